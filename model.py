@@ -1,0 +1,451 @@
+"""
+The network: a spatial encoder turns each 2-frame clip into one token, a temporal transformer lets the tokens
+of a window see each other, a linear head spots the actions of each token.
+
+    frames (B, T, 3, H, W) -> clips of T_s = 2 frames -> spatial encoder, one token per clip   (B, L, D)
+                           -> masked tokens replaced, positions added -> temporal transformer  (B, L, D)
+                           -> projector (stage 2) or head (stage 3)                            (B, L, K)
+
+Paper Sec. 3 and App. A.1. Modules carry timm's parameter names (patch_embed, cls_token, pos_embed,
+blocks.i.attn.qkv, ...), so that public weights fit without a table. Letters as in data.py; N patches per
+frame.
+
+Also here: configurations, checkpoints. Nothing here reads data or trains.
+"""
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from data import CLIP_FRAMES, SOCCERNET_CLASSES, DataError
+
+LN_EPS = 1e-6                         # everywhere, Swin included (timm's own Swin has 1e-5)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides the shape of the weights, plus what the weights expect as input.
+
+    Stored in every checkpoint as a plain dict; the next stage builds from it, not from flags.
+    """
+    model: str                        # a name of MODELS
+    spatial: str = "vit"              # "vit": CLS token per clip; "swin": mean over the last map
+    image_size: int = 224
+    patch_size: int = 16
+    embed_dim: int = 192              # of the first stage, for Swin
+    depth: tuple = (12,)              # blocks; one number per stage for Swin
+    num_heads: tuple = (3,)
+    mlp_ratio: float = 4.0
+    temporal_depth: int = 4
+    temporal_heads: int = 3
+    window_tokens: int = 64           # T_l: positions of the temporal transformer
+    drop_path: float = 0.1            # rises linearly to this over the depth (official code)
+    normalize_per_frame: bool = False  # see data.normalize
+    classes: tuple = SOCCERNET_CLASSES
+
+    @property
+    def width(self):
+        """D, the width of a token."""
+        return self.embed_dim * (2 ** (len(self.depth) - 1))
+
+
+MODELS = {
+    "vivit_tiny": Config("vivit_tiny"),
+    "vivit_small": Config("vivit_small", embed_dim=384, num_heads=(6,), temporal_heads=6),
+    "viswin_tiny": Config("viswin_tiny", spatial="swin", patch_size=4, embed_dim=96,
+                          depth=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), temporal_heads=3),
+    # Ours, for two CPU cores and 48-pixel frames: what the demo trains.
+    "vivit_micro": Config("vivit_micro", image_size=48, patch_size=12, embed_dim=128, depth=(3,),
+                          num_heads=(4,), mlp_ratio=2.0, temporal_depth=2, temporal_heads=4,
+                          drop_path=0.0, normalize_per_frame=True),
+}
+
+
+# ------------------------------------------------------------------ transformer blocks
+class Attention(nn.Module):
+    """Multi-head self-attention over (B, N, D); `bias` (heads, N, N) or (B, heads, N, N) is added to the
+    logits (Swin)."""
+
+    def __init__(self, dim, num_heads):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x, bias=None):
+        B, N, D = x.shape
+        qkv = self.qkv(x).view(B, N, 3, self.num_heads, D // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)                              # each (B, heads, N, D/heads)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)       # (B, heads, N, D/heads)
+        return self.proj(x.transpose(1, 2).reshape(B, N, D))
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim, hidden):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class DropPath(nn.Module):
+    """Drops a sample's whole residual branch with probability p (stochastic depth)."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x):
+        if not self.training or self.p == 0:
+            return x
+        keep = 1 - self.p
+        return x * x.new_empty(len(x), *[1] * (x.dim() - 1)).bernoulli_(keep).div_(keep)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, dim, num_heads, mlp_ratio, drop_path):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=LN_EPS)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=LN_EPS)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x):
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def make_blocks(depth, dim, num_heads, mlp_ratio, drop_path):
+    """Drop path grows linearly from 0 at the first block to `drop_path` at the last."""
+    rates = torch.linspace(0, drop_path, depth).tolist()
+    return nn.Sequential(*[Block(dim, num_heads, mlp_ratio, rate) for rate in rates])
+
+
+class TubeletEmbed(nn.Module):
+    """Non-overlapping 2 x P x P tubelets -> D. The weight is that of a Conv3d (its name and shape in timm
+    and in the official code); with stride = kernel that convolution is one matrix product."""
+
+    def __init__(self, patch_size, dim, norm=False):
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv3d(3, dim, (CLIP_FRAMES, patch_size, patch_size),
+                              (CLIP_FRAMES, patch_size, patch_size))
+        self.norm = nn.LayerNorm(dim, eps=LN_EPS) if norm else nn.Identity()
+
+    def forward(self, clips):                                             # (B, 2, 3, H, W)
+        B, T, C, H, W = clips.shape
+        P = self.patch_size
+        x = clips.view(B, T, C, H // P, P, W // P, P).permute(0, 3, 5, 2, 1, 4, 6)
+        x = x.reshape(B, (H // P) * (W // P), C * T * P * P)              # (B, N, 3 * 2 * P * P)
+        return self.norm(F.linear(x, self.proj.weight.flatten(1), self.proj.bias))    # (B, N, D)
+
+
+# ------------------------------------------------------------------ spatial encoders: clips -> tokens
+class ViT(nn.Module):
+    """A clip's token is its CLS token after the last norm. The CLS token has a position of its own."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        n_patches = (cfg.image_size // cfg.patch_size) ** 2
+        self.patch_embed = TubeletEmbed(cfg.patch_size, cfg.embed_dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, cfg.embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + n_patches, cfg.embed_dim))
+        self.blocks = make_blocks(cfg.depth[0], cfg.embed_dim, cfg.num_heads[0], cfg.mlp_ratio,
+                                  cfg.drop_path)
+        self.norm = nn.LayerNorm(cfg.embed_dim, eps=LN_EPS)
+
+    def forward(self, clips):                                             # (B, 2, 3, H, W)
+        x = self.patch_embed(clips)                                       # (B, N, D)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed  # (B, 1 + N, D)
+        return self.norm(self.blocks(x)[:, 0])                            # (B, D)
+
+
+class WindowAttention(Attention):
+    """Self-attention inside 7 x 7 windows, with a learned bias per head for each relative position."""
+
+    def __init__(self, dim, num_heads, window):
+        super().__init__(dim, num_heads)
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, num_heads))
+        row, column = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
+        place = torch.stack([row.flatten(), column.flatten()])            # (2, 49)
+        relative = place[:, :, None] - place[:, None] + window - 1        # (2, 49, 49), from 0
+        index = relative[0] * (2 * window - 1) + relative[1]              # (49, 49)
+        self.register_buffer("relative_position_index", index, persistent=False)
+
+    def forward(self, x, mask=None):                   # x (B * windows, 49, D), mask (windows, 49, 49)
+        bias = self.relative_position_bias_table[self.relative_position_index]         # (49, 49, heads)
+        bias = bias.permute(2, 0, 1)[None]                                # (1, heads, 49, 49)
+        if mask is not None:
+            bias = bias + mask[:, None]                                   # (windows, heads, 49, 49)
+            bias = bias.repeat(len(x) // len(mask), 1, 1, 1)              # (B * windows, heads, 49, 49)
+        return super().forward(x, bias.to(x.dtype))
+
+
+class SwinBlock(nn.Module):
+    """A block whose attention runs in windows; every second block shifts the windows by half of one, so
+    that information crosses their borders."""
+
+    def __init__(self, dim, num_heads, side, window, shifted, mlp_ratio, drop_path):
+        super().__init__()
+        self.side, self.window = side, window
+        self.shift = window // 2 if shifted and side > window else 0
+        self.norm1 = nn.LayerNorm(dim, eps=LN_EPS)
+        self.attn = WindowAttention(dim, num_heads, window)
+        self.norm2 = nn.LayerNorm(dim, eps=LN_EPS)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+        self.register_buffer("attn_mask", self.make_mask() if self.shift else None, persistent=False)
+
+    def make_mask(self):
+        """(windows, 49, 49): -100 between positions that the cyclic shift brought together from opposite
+        borders of the map, 0 elsewhere."""
+        band = torch.zeros(self.side)                                     # three bands per axis
+        band[-self.window:-self.shift], band[-self.shift:] = 1, 2
+        region = self.to_windows((3 * band[:, None] + band)[None, :, :, None])[:, :, 0]   # (windows, 49)
+        return (region[:, :, None] != region[:, None]).float() * -100.0
+
+    def to_windows(self, x):                                              # (B, side, side, D)
+        B, side, _, D = x.shape
+        n, w = side // self.window, self.window
+        return x.view(B, n, w, n, w, D).transpose(2, 3).reshape(B * n * n, w * w, D)
+
+    def from_windows(self, x):                                            # (B * n * n, 49, D)
+        n, w, D = self.side // self.window, self.window, x.shape[2]
+        return x.view(-1, n, n, w, w, D).transpose(2, 3).reshape(-1, self.side, self.side, D)
+
+    def forward(self, x):                                                 # (B, side * side, D)
+        B, N, D = x.shape
+        y = self.norm1(x).view(B, self.side, self.side, D)
+        if self.shift:
+            y = torch.roll(y, (-self.shift, -self.shift), (1, 2))
+        y = self.from_windows(self.attn(self.to_windows(y), self.attn_mask))
+        if self.shift:
+            y = torch.roll(y, (self.shift, self.shift), (1, 2))
+        x = x + self.drop_path(y.reshape(B, N, D))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class PatchMerging(nn.Module):
+    """Halves the map's side and doubles its width: four neighbours -> norm -> linear."""
+
+    def __init__(self, dim, side):
+        super().__init__()
+        self.side = side
+        self.norm = nn.LayerNorm(4 * dim, eps=LN_EPS)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x):                                                 # (B, side * side, D)
+        B, _, D = x.shape
+        x = x.view(B, self.side // 2, 2, self.side // 2, 2, D)
+        x = x.permute(0, 1, 3, 4, 2, 5)          # neighbours in the order (0,0) (1,0) (0,1) (1,1)
+        return self.reduction(self.norm(x.reshape(B, -1, 4 * D)))         # (B, side * side / 4, 2 D)
+
+
+class Swin(nn.Module):
+    """Swin-T; a clip's token is the mean of the last 7 x 7 map. Names as in timm 0.6: a stage ends with its
+    `downsample`."""
+
+    def __init__(self, cfg, window=7):
+        super().__init__()
+        self.patch_embed = TubeletEmbed(cfg.patch_size, cfg.embed_dim, norm=True)
+        rates = iter(torch.linspace(0, cfg.drop_path, sum(cfg.depth)).tolist())
+        self.layers = nn.ModuleList()
+        for i, depth in enumerate(cfg.depth):
+            dim, side = cfg.embed_dim * 2 ** i, cfg.image_size // cfg.patch_size // 2 ** i
+            layer = nn.Module()
+            layer.blocks = nn.Sequential(*[
+                SwinBlock(dim, cfg.num_heads[i], side, window, j % 2 == 1, cfg.mlp_ratio, next(rates))
+                for j in range(depth)])
+            if i < len(cfg.depth) - 1:
+                layer.downsample = PatchMerging(dim, side)
+            self.layers.append(layer)
+        self.norm = nn.LayerNorm(cfg.width, eps=LN_EPS)
+
+    def forward(self, clips):                                             # (B, 2, 3, H, W)
+        x = self.patch_embed(clips)                                       # (B, 56 * 56, 96)
+        for layer in self.layers:
+            x = layer.blocks(x)
+            if hasattr(layer, "downsample"):
+                x = layer.downsample(x)                                   # a quarter as many, twice as wide
+        return self.norm(x).mean(1)                                       # (B, 768)
+
+
+# ------------------------------------------------------------------ temporal transformer: tokens -> tokens
+class Temporal(nn.Module):
+    """Full attention over the tokens of a window; learned positions, no CLS token."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, cfg.width))      # stays 0 until trained
+        self.pos_embed = nn.Parameter(torch.zeros(1, cfg.window_tokens, cfg.width))
+        self.blocks = make_blocks(cfg.temporal_depth, cfg.width, cfg.temporal_heads, cfg.mlp_ratio,
+                                  cfg.drop_path)
+        self.norm = nn.LayerNorm(cfg.width, eps=LN_EPS)
+
+    def forward(self, h):                                                 # (B, L, D), L <= window_tokens
+        return self.norm(self.blocks(h + self.pos_embed[:, :h.shape[1]]))
+
+
+# ------------------------------------------------------------------ the whole
+def initialize(module):
+    """timm's ViT initialisation: truncated normal of 0.02 for linear weights, positions and CLS token, He
+    for the patch embedding, zero for biases and the mask token. Returns the module."""
+    for name, parameter in module.named_parameters():
+        leaf = name.rsplit(".", 1)[-1]
+        if leaf == "bias" or leaf == "mask_token":
+            nn.init.zeros_(parameter)
+        elif parameter.dim() == 5:
+            nn.init.kaiming_normal_(parameter, mode="fan_in", nonlinearity="relu")
+        elif parameter.dim() > 1:                         # norm weights are 1-d and stay 1
+            nn.init.trunc_normal_(parameter, std=0.02)
+    return module
+
+
+def spatial_encoder(cfg):
+    """f_s alone, as stage 1 trains it: clips (B, 2, 3, H, W) -> tokens (B, D)."""
+    return initialize({"vit": ViT, "swin": Swin}[cfg.spatial](cfg))
+
+
+class Comedian(nn.Module):
+    """What the stages call: `encode`, `contextualize`, `tokens`, `spot`; they never reach inside."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.cfg = cfg
+        self.spatial = spatial_encoder(cfg)
+        self.temporal = initialize(Temporal(cfg))
+        self.head = initialize(nn.Linear(cfg.width, len(cfg.classes)))
+        nn.init.normal_(self.head.weight, std=0.01)                       # official code
+
+    def encode(self, clips):
+        """f_s: clips (B, 2, 3, H, W) -> tokens (B, D). Clips never see each other."""
+        return self.spatial(clips)
+
+    def contextualize(self, h):
+        """t_s: spatial tokens (B, L, D) -> tokens with the context of their window (B, L, D)."""
+        return self.temporal(h)
+
+    def tokens(self, frames, keep=None):
+        """frames (B, T, 3, H, W) -> (B, L, D), L = T / 2.
+
+        keep (B, n) int64: the tokens of each window that are *not* masked (see `random_keep`). The masked
+        ones are dropped before the spatial encoder and replaced by the mask token after it: as the clips
+        do not see each other this equals encoding all and replacing, for less work.
+        """
+        B, T, C, H, W = frames.shape
+        L, n = T // CLIP_FRAMES, T // CLIP_FRAMES if keep is None else keep.shape[1]
+        clips = frames.reshape(B, L, CLIP_FRAMES, C, H, W)
+        if keep is not None:
+            clips = clips[torch.arange(B, device=keep.device)[:, None], keep]          # (B, n, 2, C, H, W)
+        h = self.encode(clips.reshape(B * n, CLIP_FRAMES, C, H, W)).view(B, n, -1)     # (B, n, D)
+        if keep is not None:
+            masked = self.temporal.mask_token.to(h.dtype).expand(B, L, -1)             # (B, L, D)
+            h = masked.scatter(1, keep[:, :, None].expand(-1, -1, h.shape[2]), h)
+        return self.contextualize(h)
+
+    def spot(self, tokens):
+        """c_s: (B, L, D) -> (B, L, K) logits; a sigmoid makes them scores."""
+        return self.head(tokens)
+
+    def copy_spatial_to_temporal(self):
+        """Starts the temporal transformer from the first spatial blocks and the spatial norm.
+
+        The official code does this for ViViT when stage 2 begins (facts: not in the paper).
+        """
+        for block, source in zip(self.temporal.blocks, self.spatial.blocks, strict=False):
+            block.load_state_dict(source.state_dict())
+        self.temporal.norm.load_state_dict(self.spatial.norm.state_dict())
+
+
+def random_keep(n_windows, n_tokens, ratio):
+    """(B, L - floor(ratio L)) int64, sorted: for each window the tokens that stay; None if all do."""
+    n_masked = int(n_tokens * ratio)
+    if not n_masked:
+        return None
+    return torch.rand(n_windows, n_tokens).argsort(1)[:, n_masked:].sort(1).values
+
+
+class Projector(nn.Sequential):
+    """An MLP with GELU between its layers and no norm (official code); its stage throws it away at the end.
+    dims: in, hidden, ..., out. `last_bias` is False for stage 1's predictor."""
+
+    def __init__(self, *dims, last_bias=True):
+        layers = []
+        for i in range(len(dims) - 1):
+            last = i == len(dims) - 2
+            layers += [nn.Linear(dims[i], dims[i + 1], bias=last_bias or not last), nn.GELU()]
+        super().__init__(*layers[:-1])
+        initialize(self)
+
+
+def decay_groups(*modules, weight_decay):
+    """AdamW's parameter groups: no decay for biases, norms, positions, CLS and mask tokens."""
+    decay, rest = [], []
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            leaf = name.rsplit(".", 1)[-1]
+            exempt = parameter.dim() < 2 or leaf in ("pos_embed", "cls_token", "mask_token")
+            (rest if exempt else decay).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+# ------------------------------------------------------------------ checkpoints
+def save_checkpoint(path, **content):
+    """Tensors and plain values only, so that `torch.load(weights_only=True)` reads it. Written beside the
+    old file and then renamed over it: a kill at any moment leaves a whole checkpoint."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, f"{path}.tmp")
+    os.replace(f"{path}.tmp", path)
+
+
+def load_checkpoint(path):
+    """The dict that `save_checkpoint` wrote, on the CPU."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such checkpoint") from None
+    except Exception as error:  # noqa: BLE001  (torch.load raises whatever the file's bytes lead to)
+        raise DataError(f"{path}: not a checkpoint, or damaged ({type(error).__name__})") from None
+    if not isinstance(checkpoint, dict) or not {"model", "config", "stage"} <= set(checkpoint):
+        raise DataError(f"{path}: not a checkpoint of this project's stages")
+    return checkpoint
+
+
+def config_of(checkpoint):
+    """Config from the plain dict in a checkpoint (lists become tuples again)."""
+    plain = {key: tuple(value) if isinstance(value, list) else value
+             for key, value in checkpoint["config"].items()}
+    return Config(**plain)
+
+
+def load_parts(model, checkpoint, parts, path):
+    """Copies the weights whose names begin with one of `parts` ("spatial.", ...) into `model`.
+
+    Every parameter of those parts must be there with its shape; DataError lists what does not fit.
+    """
+    own = {name: value for name, value in model.state_dict().items() if name.startswith(tuple(parts))}
+    given = {name: value for name, value in checkpoint["model"].items() if name.startswith(tuple(parts))}
+    wrong = [f"{name} missing" for name in own if name not in given]
+    wrong += [f"{name} unknown" for name in given if name not in own]
+    wrong += [f"{name} is {tuple(given[name].shape)}, model has {tuple(own[name].shape)}"
+              for name in own if name in given and given[name].shape != own[name].shape]
+    if wrong:
+        raise DataError(f"{path}: does not fit this model: {'; '.join(wrong[:5])}"
+                        f"{f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''}")
+    model.load_state_dict(given, strict=False)            # complete by the check above
+
+
+def with_changes(name_or_config, **changes):
+    """A Config from a name of MODELS (or a Config) with the given fields replaced; None keeps a field."""
+    cfg = MODELS[name_or_config] if isinstance(name_or_config, str) else name_or_config
+    return dataclasses.replace(cfg, **{k: v for k, v in changes.items() if v is not None})

@@ -1,0 +1,262 @@
+"""
+Stage 1: the spatial encoder learns, from unlabelled clips, what distinguishes one second from another.
+
+    python stage1_spatial.py --data frames/                                    # the paper's setting, one GPU
+    python stage1_spatial.py --data frames/ --model vivit_micro --batch 64 --steps 20          # a laptop
+
+Reads   <data>/**/1_224p/00000001.jpg ...      frames; labels are not looked at     (layouts: data.py)
+Writes  <out>/last.pt, <out>/log.txt           stage 2 starts from last.pt
+Method  paper Sec. 3.2, App. A.3: MoCo with projector, predictor, momentum encoder and queue, Eq. 1-2.
+
+Differences from the paper: none by default. What it leaves open is taken from the official code: GELU heads
+without norm, EMA 0.99 -> 1 on a cosine, crops of the broadcast's aspect squeezed to a square, drop path 0.1,
+gradient norm clipped at 1. The demo draws its batches otherwise: --halves-per-batch, --negatives batch.
+"""
+import argparse
+import copy
+import functools
+import math
+import resource
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+import data
+from model import (MODELS, Projector, config_of, decay_groups, load_checkpoint,
+                   save_checkpoint, spatial_encoder, with_changes)
+
+
+# ------------------------------------------------------------------ options
+def parse_args(argv=None):
+    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = p.add_argument
+    add("--data", required=True, help="folder with frames, any layout data.py knows")
+    add("--out", default="runs/stage1", help="folder for last.pt and log.txt")
+    add("--model", default="vivit_tiny", choices=MODELS, help="network; stage 1 trains its spatial encoder")
+    add("--epochs", type=int, default=100, help="passes over all clips (official YAML: 200, README's: 100)")
+    add("--steps", type=int, default=0, help="optimiser steps in all, instead of --epochs; 0 = off")
+    add("--batch", type=int, default=1024, help="clips per step")
+    add("--accumulate", type=int, default=1, help="split the batch into this many passes (less memory)")
+    add("--lr", type=float, default=5e-4, help="peak learning rate for a batch of 256; scales with --batch")
+    add("--warmup-epochs", type=float, default=10, help="share of --epochs with rising learning rate")
+    add("--weight-decay", type=float, default=0.05, help="AdamW; not on biases, norms, positions")
+    add("--clip-grad", type=float, default=1.0, help="largest gradient norm (official code)")
+    add("--tau", type=float, default=0.1, help="temperature of Eq. 2")
+    add("--momentum", type=float, default=0.99, help="of the target branch, to 1 on a cosine (official code)")
+    add("--queue", type=int, default=65536, help="negatives kept from earlier steps")
+    add("--negatives", choices=["queue", "batch"], default="queue",
+        help="batch: the other clips of the (micro-)batch instead of the queue (ours, for small runs)")
+    add("--halves-per-batch", type=int, default=0,
+        help="draw each batch from this many halves (ours: kit and pitch then tell nothing); 0 = all clips, "
+             "shuffled (paper)")
+    add("--crop-scale", type=float, nargs=2, default=[0.2, 1.0], help="share of the frame in a crop")
+    add("--color", type=float, nargs=4, default=[0.4, 0.4, 0.2, 0.1],
+        help="jitter of brightness, contrast, saturation, hue")
+    add("--bf16", action=argparse.BooleanOptionalAction, default=None,
+        help="bfloat16 autocast; None = where a CUDA device has it")
+    add("--workers", type=int, default=0, help="decoding threads; 0 = one per core")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--seed", type=int, default=0)
+    add("--log-every", type=int, default=20, help="steps per log line")
+    add("--save-every", type=int, default=500, help="steps per checkpoint")
+    add("--resume", action="store_true", help="go on from <out>/last.pt, exactly")
+    return p.parse_args(argv)
+
+
+# ------------------------------------------------------------------ data: which clips, which views
+@functools.lru_cache(maxsize=2)
+def epoch_order(seed, epoch, n_clips):
+    return np.random.default_rng([seed, epoch]).permutation(n_clips)
+
+
+def pick_clips(step, args, halves):
+    """The clips of a step as pairs (half, first frame): a function of (seed, step) and nothing else."""
+    ends = np.cumsum([half.n_tokens for half in halves])              # clips, counted over all halves
+    if args.halves_per_batch:
+        rng = np.random.default_rng([args.seed, step])
+        chosen = rng.choice(len(halves), min(args.halves_per_batch, len(halves)), replace=False)
+        clips = np.concatenate([np.arange(ends[h] - halves[h].n_tokens, ends[h]) for h in chosen])
+        clips = rng.choice(clips, args.batch, replace=len(clips) < args.batch)
+    else:                                                             # every 1-s clip, once an epoch
+        epoch, place = divmod(step, ends[-1] // args.batch)
+        clips = epoch_order(args.seed, epoch, ends[-1])[place * args.batch:(place + 1) * args.batch]
+    which = np.searchsorted(ends, clips, side="right")
+    return [(halves[h], data.CLIP_FRAMES * int(clip - ends[h] + halves[h].n_tokens))
+            for h, clip in zip(which, clips, strict=True)]
+
+
+def views(frames, cfg, args, device):
+    """Two views X^1 ~ A^1, X^2 ~ A^2 of each clip: (B, 2, H, W, 3) uint8 -> twice (B, 2, 3, S, S).
+
+    The two distributions differ in blur (always / rarely) and solarisation (never / sometimes).
+    """
+    x = data.to_float(frames, device)                                 # (B, 2, 3, H, W)
+    height, width = x.shape[3:]
+    ratio = np.array([0.75, 1.25]) * width / height                   # crops keep about the frame's aspect
+    pair = []
+    for blur_p, solarize_p in ((1.0, 0.0), (0.1, 0.2)):
+        view = data.crop_resize(x, data.random_boxes(len(x), height, width, args.crop_scale, ratio),
+                                cfg.image_size)                       # (B, 2, 3, S, S)
+        view = data.color_jitter(view, args.color, p=0.8)
+        view = data.grayscale(view, p=0.2)
+        view = data.gaussian_blur(view, p=blur_p)
+        view = data.solarize(view, p=solarize_p)
+        view = data.hflip(view, p=0.5)
+        pair.append(data.normalize(view, cfg.normalize_per_frame))
+    return pair
+
+
+# ------------------------------------------------------------------ the loss
+def moco_loss(z, k, queue, tau):
+    """Minus l_M of Eq. 2, averaged over the batch:
+
+        l_M(z, k) = log  exp(z.k / tau) / (exp(z.k / tau) + sum_j exp(z.Q_j / tau))
+
+    z, k (B, D) unit vectors, k without gradient, of two views of the same clips; queue (M, D) unit vectors,
+    or None: then the other clips of the batch are the negatives Q.
+    """
+    if queue is None:
+        logits = z @ k.T / tau                                        # (B, B), positives on the diagonal
+        return F.cross_entropy(logits, torch.arange(len(z), device=z.device))
+    positive = (z * k).sum(1, keepdim=True)                           # (B, 1)
+    logits = torch.cat([positive, z @ queue.T], 1) / tau              # (B, 1 + M), positives first
+    return F.cross_entropy(logits, torch.zeros(len(z), dtype=torch.long, device=z.device))
+
+
+def lr_at(step, total, args):
+    """Linear warm-up from 0, then a cosine to 0."""
+    peak, warmup = args.lr * args.batch / 256, total * args.warmup_epochs / args.epochs
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def memory_gb(device):
+    """Largest memory so far: of the GPU if there is one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2 ** 30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+
+
+# ------------------------------------------------------------------ run
+def main(args):
+    device = torch.device(args.device)
+    bf16 = args.bf16 if args.bf16 is not None else device.type == "cuda" and torch.cuda.is_bf16_supported()
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    if args.batch % args.accumulate:
+        raise data.DataError(f"--batch {args.batch} cannot be split into {args.accumulate} equal parts")
+
+    # -- data
+    halves = data.find_halves(args.data)
+    print(data.describe(halves, args.data))
+    n_clips = sum(half.n_tokens for half in halves)
+    if n_clips < args.batch:
+        raise data.DataError(f"{args.data}: {n_clips} clips are fewer than one --batch of {args.batch}")
+    total = args.steps or args.epochs * (n_clips // args.batch)
+    reader = data.FrameReader(args.workers)
+
+    # -- network: online branch f_s with projector and predictor g_s; target branch f_t, its slow copy
+    torch.manual_seed(args.seed)
+    cfg = with_changes(args.model)
+    hidden = 2048 if args.model == "vivit_small" else 1024            # official heads; paper: 1024
+    online = nn.Sequential(spatial_encoder(cfg), Projector(cfg.width, hidden, hidden, 256)).to(device)
+    target = copy.deepcopy(online).requires_grad_(False)
+    predictor = Projector(256, hidden, 256, last_bias=False).to(device)
+    queue = None
+    if args.negatives == "queue":
+        queue = F.normalize(torch.randn(args.queue, 256), dim=1).to(device)        # (M, 256)
+    optimizer = torch.optim.AdamW(decay_groups(online, predictor, weight_decay=args.weight_decay),
+                                  fused=device.type == "cuda")
+    print(f"stage 1: {args.model}, {sum(p.numel() for p in online[0].parameters()):,} spatial parameters, "
+          f"{n_clips:,} clips, {total:,} steps of {args.batch} on {device}, bf16 {'on' if bf16 else 'off'}")
+
+    # -- resume
+    out, start = Path(args.out), 0
+    if args.resume:
+        state = load_checkpoint(out / "last.pt")
+        if config_of(state) != cfg or state["stage"] != 1:
+            raise data.DataError(f"{out / 'last.pt'}: is not a stage-1 run of {args.model}")
+        online.load_state_dict(state["online"])
+        target.load_state_dict(state["target"])
+        predictor.load_state_dict(state["predictor"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+        if queue is not None:
+            queue.copy_(state["queue"])
+    elif (out / "last.pt").exists():
+        raise data.DataError(f"{out / 'last.pt'}: there is a run already; --resume it or choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+
+    # -- train
+    def load(step):
+        return reader.read(pick_clips(step, args, halves), data.CLIP_FRAMES)          # (B, 2, H, W, 3)
+
+    bar = tqdm(data.ahead(load, range(start, total)), desc="stage 1", total=total, initial=start,
+               unit="step", disable=None)
+    seen, since, loss_sum = 0, time.time(), torch.zeros((), device=device)
+    for step, frames in enumerate(bar, start):
+        # -- what this stage is about ----------------------------------
+        torch.manual_seed(args.seed * 1_000_003 + step)               # all of this step's randomness
+        for group in optimizer.param_groups:
+            group["lr"] = lr_at(step, total, args)
+        keys = []
+        for part in frames.chunk(args.accumulate):                    # (b, 2, H, W, 3)
+            both = torch.cat(views(part, cfg, args, device))          # (2b, 2, 3, S, S)
+            with autocast:
+                z = predictor(online(both))                           # (2b, 256)
+                with torch.no_grad():
+                    k = target(both)                                  # (2b, 256)
+            z1, z2 = F.normalize(z.float(), dim=1).chunk(2)           # (b, 256) each
+            k1, k2 = F.normalize(k.float(), dim=1).chunk(2)
+            loss = (moco_loss(z1, k2, queue, args.tau) + moco_loss(z2, k1, queue, args.tau)) / 2   # Eq. 1
+            (loss / args.accumulate).backward()
+            loss_sum += loss.detach() / args.accumulate
+            keys += [k1, k2]
+        norm = nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]],
+                                        args.clip_grad)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():                                         # f_t <- m f_t + (1 - m) f_s
+            m = 1 - (1 - args.momentum) * (1 + math.cos(math.pi * step / total)) / 2
+            torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - m)
+            if queue is not None:                                     # the oldest keys make room
+                keys = torch.cat(keys)                                # (2B, 256)
+                place = torch.arange(step * len(keys), (step + 1) * len(keys), device=device) % len(queue)
+                queue[place] = keys
+        # -- everything below is bookkeeping ---------------------------
+        step, seen = step + 1, seen + len(frames)
+        if step % args.log_every == 0 or step == total:
+            n, loss_mean = (step - 1) % args.log_every + 1, loss_sum.item()
+            if not math.isfinite(loss_mean):
+                raise data.DataError(f"step {step}: the loss is {loss_mean}; the last good checkpoint is "
+                                     f"{out / 'last.pt'}; try a lower --lr")
+            line = (f"stage 1 | step {step}/{total} | loss {loss_mean / min(n, step - start):.4f} | "
+                    f"lr {optimizer.param_groups[0]['lr']:.2e} | grad {norm.item():.2f} | "
+                    f"{seen / (time.time() - since):.0f} clips/s | {memory_gb(device):.1f} GB")
+            tqdm.write(line)
+            with open(out / "log.txt", "a") as log:
+                log.write(line + "\n")
+            seen, since = 0, time.time()
+            loss_sum.zero_()
+        if step % args.save_every == 0 or step == total:
+            save_checkpoint(out / "last.pt", stage=1, step=step, config=asdict(cfg), args=vars(args),
+                            model={f"spatial.{k}": v for k, v in online[0].state_dict().items()},
+                            online=online.state_dict(), target=target.state_dict(), queue=queue,
+                            predictor=predictor.state_dict(), optimizer=optimizer.state_dict())
+    print(f"stage 1: done; {out / 'last.pt'} is what stage 2 starts from (--init)")
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args())
+    except data.DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
