@@ -1,0 +1,360 @@
+"""
+What these tests prove about evaluate.py and the predictions half of data.py:
+  1. the results equal the official evaluator's to the last digit: on cases recorded from it, on
+     seeded matches beside it in the same process, and on a published result
+  2. what that program crashes on is one line here
+  3. the sweep is what one would do by hand, setting by setting
+"""
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import data
+import evaluate
+import ops
+
+ROOT = Path(__file__).resolve().parents[1]
+CASES = sorted((ROOT / "tests/fixtures/metric_cases").glob("*.json"))
+SHARED = ROOT.parent / "shared/fixtures"
+
+
+def write_match(folder, annotations, predictions):
+    folder.mkdir(parents=True)
+    (folder / evaluate.LABELS).write_text(json.dumps({"annotations": annotations}))
+    (folder / evaluate.PREDICTIONS).write_text(json.dumps({"predictions": predictions}))
+
+
+def score_files(root, classes, framerate=2):
+    labels = {match: data.read_labels(path, classes)
+              for match, path in data.find_files(root, evaluate.LABELS).items()}
+    predictions = {match: data.read_predictions(path, classes)
+                   for match, path in data.find_files(root, evaluate.PREDICTIONS).items()}
+    return evaluate.score(labels, predictions, classes, framerate)
+
+
+def run(*arguments):
+    """The command as a user types it. Returns what it printed."""
+    evaluate.main(evaluate.parse_args([str(argument) for argument in arguments]))
+
+
+# ------------------------------------------------------------------ against the official evaluator
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_recorded_case(path, tmp_path):
+    case = json.loads(path.read_text())
+    for g, game in enumerate(case["games"]):
+        write_match(tmp_path / f"game{g}", game["annotations"], game["predictions"])
+    if "expected_exception" in case:      # a traceback there; here a line that names the file
+        with pytest.raises(data.DataError, match="game0.*position"):
+            score_files(tmp_path, case["classes"], case["framerate"])
+    else:
+        assert score_files(tmp_path, case["classes"], case["framerate"]) == case["expected"]
+
+
+def test_cases_are_there():
+    assert len(CASES) == 51               # an empty folder must not pass for a green test
+
+
+SEEDED_CLASSES = ("Goal", "Foul", "Corner", "Penalty", "Offside")
+
+
+def random_match(rng):
+    """Few distinct times and confidences, so that ties and duplicates are common."""
+    def event(n_ms):
+        position_ms = int(rng.choice([rng.integers(n_ms), 500 * rng.integers(40), 7_200_000 + 500]))
+        return {"gameTime": f"{rng.integers(1, 4)} - {position_ms // 60000:02d}:07",
+                "label": str(rng.choice([*SEEDED_CLASSES[:4], "Throw-in"])),      # never Offside
+                "position": position_ms if rng.random() < 0.3 else str(position_ms)}
+
+    annotations = [event(60_000) for _ in range(rng.integers(40))]
+    for annotation in annotations:
+        annotation["visibility"] = str(rng.choice(["visible", "not shown", "unknown"]))
+        for key in rng.choice(["position", "visibility", "team"], 1):
+            if rng.random() < 0.3:
+                annotation.pop(key, None)
+    predictions = [event(62_000) | {"half": str(rng.integers(1, 4))} for _ in range(200)]
+    for prediction in predictions:
+        if prediction["label"] == "Foul" and rng.random() < 0.9:
+            prediction["label"] = "Offside"
+        confidence = rng.choice([0.0, -0.5, 0.25, 1.0, 1.5, rng.random(), rng.integers(200) / 199])
+        prediction["confidence"] = str(confidence) if rng.random() < 0.3 else float(confidence)
+        if rng.random() < 0.02:
+            prediction["confidence"] = ["nan", "inf", " 0.5 ", None][rng.integers(4)]
+    return annotations, predictions
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_equals_official_evaluator(seed, tmp_path):
+    official = pytest.importorskip(
+        "SoccerNet.Evaluation.ActionSpotting",
+        reason="the official evaluator is absent: pip install --no-deps SoccerNet==0.2.0")
+    rng = np.random.default_rng(seed)
+    for g in range(rng.integers(1, 4)):
+        annotations, predictions = random_match(rng)
+        write_match(tmp_path / "labels" / f"game{g}", annotations, [])
+        write_match(tmp_path / "spots" / f"game{g}", [], predictions)
+        (tmp_path / "labels" / f"game{g}" / evaluate.PREDICTIONS).unlink()
+    labels = data.find_files(tmp_path / "labels", evaluate.LABELS)
+    ours = evaluate.score(
+        {match: data.read_labels(path, SEEDED_CLASSES) for match, path in labels.items()},
+        {match: data.read_predictions(tmp_path / "spots" / match / evaluate.PREDICTIONS,
+                                      SEEDED_CLASSES) for match in labels}, SEEDED_CLASSES)
+    for metric, result in ours.items():
+        expected = official.evaluate(
+            str(tmp_path / "labels"), str(tmp_path / "spots"), metric=metric, dataset=None,
+            EVENT_DICTIONARY={name: k for k, name in enumerate(SEEDED_CLASSES)})
+        assert result == {key: np.asarray(value).tolist() for key, value in expected.items()}, metric
+    assert ours["loose"]["a_mAP"] > 0.01                   # the match is not trivially empty
+
+
+@pytest.mark.parametrize("folder, labels, predictions", [
+    ("soccernet_netvlad_v2_5games", "labels.zip", "predictions.zip"),
+    ("soccernet_netvlad_v2", "labels_test_reconstructed.zip", "results_spotting_test.zip")])
+def test_published_netvlad(folder, labels, predictions, tmp_path, capsys):
+    fixture = SHARED / folder
+    if not fixture.is_dir():
+        pytest.skip(f"{fixture} is absent: SoccerNet's labels are not ours to publish")
+    run("--labels", fixture / labels, "--predictions", fixture / predictions,
+        "--json", tmp_path / "metrics.json", "--chance")
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    expected = json.loads((fixture / "expected.json").read_text())["metrics"]
+    by_chance = written.pop("chance")
+    assert written == expected
+    assert by_chance["tight"]["a_mAP"] < expected["tight"]["a_mAP"] / 2
+    assert f"{100 * expected['tight']['a_mAP']:.2f}" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------ files, and bad ones
+def spots(*rows):
+    """data.Detections from rows (half, label, position_ms, confidence)."""
+    return data.Detections(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def test_write_then_read(tmp_path):
+    path = tmp_path / "league" / "a match" / evaluate.PREDICTIONS
+    classes = ("Goal", "Yellow->red card")
+    data.write_predictions(path, "league/a match", spots(
+        (2, 0, 61_000, 0.5), (1, 1, 5_999_500, np.float32(0.1)), (1, 0, 7_000, 1.0)), classes)
+    content = json.loads(path.read_text())
+    assert content["UrlLocal"] == "league/a match"
+    assert content["predictions"][0] == {"gameTime": "1 - 00:07", "label": "Goal",
+                                         "position": "7000", "half": "1", "confidence": 1.0}
+    assert [entry["gameTime"] for entry in content["predictions"]] == [
+        "1 - 00:07", "1 - 99:59", "2 - 01:01"]             # by half, then by time
+    back = data.read_predictions(path, classes)
+    assert back.confidence.tolist() == [1.0, float(np.float32(0.1)), 0.5]     # not rounded
+    assert back.label.tolist() == [0, 1, 0] and back.position_ms.tolist() == [7000, 5_999_500, 61_000]
+    assert os.listdir(path.parent) == [evaluate.PREDICTIONS]                  # nothing left beside it
+
+
+def test_unwritable_place_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(data.DataError, match="file/x.json: cannot be written"):
+        data.write_predictions(tmp_path / "file" / "x.json", "", spots((1, 0, 0, 0.5)), ("Goal",))
+
+
+GOAL = {"gameTime": "1 - 00:50", "label": "Goal", "position": "50000"}
+SPOT = GOAL | {"half": "1", "confidence": 0.9}
+
+
+@pytest.mark.parametrize("annotation, prediction, message", [
+    (GOAL | {"gameTime": "later"}, SPOT, "Labels-v2.json: annotation 0 .*gameTime"),
+    (GOAL | {"position": "soon"}, SPOT, "Labels-v2.json: annotation 0 .*position"),
+    ({"label": "Goal"}, SPOT, "Labels-v2.json: annotation 0 .*gameTime"),
+    (GOAL | {"position": "-7200500"}, SPOT, "labels of game: position -7200500"),
+    (GOAL, SPOT | {"position": "-7200500"}, "predictions of game: position -7200500"),
+    (GOAL, GOAL | {"confidence": 0.9}, "results_spotting.json: prediction 0 .*half"),
+    (GOAL, SPOT | {"confidence": "high"}, "results_spotting.json: prediction 0 .*confidence"),
+    (GOAL, SPOT | {"position": float("inf")}, "results_spotting.json: prediction 0 .*position"),
+    (GOAL, SPOT | {"label": ["Goal"]}, "results_spotting.json: prediction 0 .*label"),
+    (GOAL, "Goal", "results_spotting.json: prediction 0"),
+])
+def test_bad_entries(annotation, prediction, message, tmp_path):
+    write_match(tmp_path / "game", [annotation], [prediction])
+    with pytest.raises(data.DataError, match=message):
+        run("--labels", tmp_path, "--predictions", tmp_path)
+
+
+def test_bad_files(tmp_path):
+    write_match(tmp_path / "labels" / "game", [GOAL], [SPOT])
+    write_match(tmp_path / "others" / "other game", [GOAL], [SPOT])
+    (tmp_path / "broken/game").mkdir(parents=True)
+    (tmp_path / "broken/game" / evaluate.PREDICTIONS).write_text('{"predictions": [')
+    (tmp_path / "no.zip").write_text("zip?")
+    for predictions, message in [
+            ("others", "no results_spotting.json for 'game'.*1 of 1.*'other game'"),
+            ("broken", "broken/game/results_spotting.json: not a SoccerNet prediction file"),
+            ("no.zip", "no.zip: no such folder, and not a zip"),
+            ("nowhere", "nowhere: no such folder")]:
+        with pytest.raises(data.DataError, match=message):
+            run("--labels", tmp_path / "labels", "--predictions", tmp_path / predictions)
+    with pytest.raises(data.DataError, match="two matches or more"):
+        run("--labels", tmp_path / "labels", "--predictions", tmp_path / "labels", "--chance")
+    with pytest.raises(data.DataError, match="x.json: cannot be written"):
+        run("--labels", tmp_path / "labels", "--predictions", tmp_path / "labels",
+            "--json", tmp_path / "absent" / "x.json")
+
+
+def test_mistake_on_the_command_line_is_one_line_and_exit_2(tmp_path):
+    done = subprocess.run([sys.executable, ROOT / "evaluate.py", "--labels", tmp_path,
+                           "--predictions", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path}: no Labels-v2.json")
+    assert done.stderr.count("\n") == 1
+
+
+def test_zip_and_folder_read_alike(tmp_path):
+    write_match(tmp_path / "in/league/the game", [GOAL], [SPOT])
+    for name in (evaluate.LABELS, evaluate.PREDICTIONS):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            archive.write(tmp_path / "in/league/the game" / name, f"league/the game/{name}")
+    results = []
+    for labels, predictions in [("in", "in"), (f"{evaluate.LABELS}.zip", "in"),
+                                (f"{evaluate.LABELS}.zip", f"{evaluate.PREDICTIONS}.zip")]:
+        run("--labels", tmp_path / labels, "--predictions", tmp_path / predictions,
+            "--json", tmp_path / "metrics.json")
+        results.append(json.loads((tmp_path / "metrics.json").read_text()))
+    assert results[0] == results[1] == results[2]
+    assert results[0]["tight"]["a_mAP_per_class"][data.SOCCERNET_CLASSES.index("Goal")] == 1.0
+
+
+# ------------------------------------------------------------------ chance and the table
+def perfect(events):
+    return spots(*((event.half, event.label, event.position_ms, 1.0) for event in events))
+
+
+def test_chance_is_the_score_on_the_other_matches():
+    labels = {"a": [data.Event(1, 0, 10_000, True)], "b": [data.Event(1, 0, 10_500, True)],
+              "c": [data.Event(1, 0, 500_000, True)]}
+    predictions = {match: perfect(events) for match, events in labels.items()}
+    assert evaluate.score(labels, predictions, ["Goal"])["tight"]["a_mAP"] == 1.0
+    # Shift 1 scores a on b's predictions (half a second off: a hit at every delta), b on c's and c
+    # on a's (misses): precision 1/3, recall 1/3, so AP = 4/11 * 1/3. Shift 2: only b on a's hits.
+    assert evaluate.chance(labels, predictions, ["Goal"])["tight"]["a_mAP"] == pytest.approx(4 / 33)
+    assert evaluate.chance(labels, predictions, ["Goal"], max_shifts=1)["tight"]["a_mAP"] == (
+        pytest.approx(4 / 33))
+    identical = {"a": labels["a"], "b": labels["a"]}
+    same = {match: perfect(events) for match, events in identical.items()}
+    assert evaluate.chance(identical, same, ["Goal"])["loose"]["a_mAP"] == 1.0
+
+
+def test_table_marks_what_has_no_event():
+    labels = {"a": [data.Event(1, 0, 10_000, True), data.Event(2, 1, 10_000, False),
+                    data.Event(3, 2, 10_000, True)]}       # half 3 does not exist for the metric
+    results = evaluate.score(labels, {"a": perfect(labels["a"])}, ["Goal", "Foul", "Red card"])
+    lines = evaluate.table(results, labels, ["Goal", "Foul", "Red card"], results).splitlines()
+    assert "1 matches, 2 events (1 hidden" in lines[0]
+    assert lines[1].split()[:4] == ["events", "hidden", "t-AmAP", "chance"]
+    assert lines[2].split()[:5] == ["all", "2", "1", "66.67", "66.67"]
+    assert lines[3].split()[:7] == ["Goal", "1", "0", "100.0", "100.0", "100.0", "-"]
+    assert lines[4].split()[:7] == ["Foul", "1", "1", "100.0", "100.0", "-", "100.0"]
+    assert set(lines[5].split()[4:]) == {"-"}
+    assert lines[6].startswith("1 of 3 classes have no event")
+
+
+# ------------------------------------------------------------------ the sweep
+def store_scores(root, rng, n_matches=3, window=16, stride=8):
+    """scores.npz and labels of a few short matches, the last of them with one half only."""
+    for g in range(n_matches):
+        arrays = {"classes": np.array(["Goal", "Foul", "Red card"]), "url_local": f"match {g}"}
+        annotations = []
+        for h, n_tokens in [(1, 61 + g), (2, 0 if g == n_matches - 1 else 40)]:
+            starts = data.window_starts(n_tokens, window, stride) if n_tokens else []
+            scores = rng.integers(0, 40, (len(starts), window, 3)) / 40     # ties are common
+            arrays |= {f"windows_{h}": scores.astype(np.float32),
+                       f"starts_{h}": np.array(starts, np.int64), f"tokens_{h}": n_tokens}
+            annotations += [{"gameTime": f"{h} - 00:{t:02d}", "position": str(1000 * t + 300),
+                             "label": "Goal" if t % 2 else "Foul"}
+                            for t in rng.integers(0, n_tokens, 6 if n_tokens else 0)]
+        write_match(root / f"match {g}", annotations, [])
+        np.savez(root / f"match {g}" / evaluate.SCORES, **arrays)
+
+
+def read_stored(root):
+    matches, classes, windows = evaluate.read_scores(root)
+    labels = {match: data.read_labels(root / match / evaluate.LABELS, classes) for match in matches}
+    return matches, classes, windows, labels
+
+
+@pytest.mark.parametrize("kind", list(evaluate.NMS))
+@pytest.mark.parametrize("merge, ignored_s, window_s", [("max", 0, 5), ("mean", 3, 4)])
+def test_sweep_equals_doing_it_by_hand(merge, ignored_s, window_s, kind, tmp_path):
+    store_scores(tmp_path, np.random.default_rng(0))
+    matches, classes, windows, labels = read_stored(tmp_path)
+    overall, per_class = evaluate.sweep(windows, evaluate.stack_labels(labels), [merge], [ignored_s],
+                                        [window_s])
+    # By hand: one match at a time, through the reference ops and a file, as infer.py writes it.
+    predictions = {}
+    for match in matches:
+        stored, found = np.load(tmp_path / match / evaluate.SCORES), []
+        for h in (1, 2):
+            scores = torch.from_numpy(stored[f"windows_{h}"])
+            length = torch.tensor([int(stored[f"tokens_{h}"])])
+            merged = ops.merge_windows_ref(
+                scores, torch.from_numpy(stored[f"starts_{h}"]),
+                torch.zeros(len(scores), dtype=torch.int64), length, ignored_s, merge)
+            if kind == "soft":
+                kept = ops.soft_nms_ref(merged, length, window_s)
+            else:
+                kept = ops.hard_nms_ref(merged, length, window_s, mode=kind.split()[1])
+            found += [(h, k, 1000 * t, kept[t, k].item()) for t, k in (kept >= 0).nonzero().tolist()]
+        data.write_predictions(tmp_path / match / evaluate.PREDICTIONS, match, spots(*found), classes)
+        predictions[match] = data.read_predictions(tmp_path / match / evaluate.PREDICTIONS, classes)
+    by_hand = evaluate.score(labels, predictions, classes)["tight"]
+    n = list(evaluate.NMS).index(kind)
+    assert overall[0, 0, n, 0] == by_hand["a_mAP"] > 0
+    assert per_class[0, 0, n, 0].tolist() == by_hand["a_mAP_per_class"]
+
+
+def test_per_class_windows_by_hand():
+    per_class = np.zeros((1, 2, 1, 3, 3))                  # one merge, 2 spans, one NMS, 3 windows
+    per_class[0, 0, 0] = [[.9, .1, 0], [.5, .2, 0], [.4, .3, 0]]      # (W, K)
+    per_class[0, 1, 0] = [[.3, .3, 0], [.4, .4, 0], [.3, .5, 0]]
+    m, e, w = evaluate.per_class_windows(per_class, 0)
+    # Best single windows are worth (.9 + .3) / 3 at the first span and (.4 + .5) / 3 at the second;
+    # the class without events follows the window that is best in common, the first.
+    assert (m, e, w.tolist()) == (0, 0, [0, 2, 0])
+
+
+def test_sweep_command(tmp_path, capsys, monkeypatch):
+    store_scores(tmp_path, np.random.default_rng(1))
+    monkeypatch.setattr(evaluate, "IGNORED_S", (0, 3, 6))
+    run("--sweep", "--scores", tmp_path, "--labels", tmp_path, "--per-class",
+        "--json", tmp_path / "sweep.json", "--plot", tmp_path / "sweep.png")
+    out = capsys.readouterr().out
+    settings = json.loads((tmp_path / "sweep.json").read_text())
+    best = max(settings, key=lambda setting: setting["a_mAP"])
+    assert len(settings) == 2 * 3 * len(evaluate.NMS) * len(evaluate.WINDOWS_S)
+    assert f"{100 * best['a_mAP']:.2f} %" in out
+    assert "Chosen on these very matches" in out and "Red card" in out
+    assert "From 6 s ignored on" in out                    # 16-s windows every 8 s cover up to 4 s
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    # A window per class cannot be worse than one for all of them, with the same kind of NMS.
+    together = float(out.split("t-AmAP ")[-1].split(" %")[0])
+    assert together >= round(100 * best["a_mAP"], 2)
+
+
+def test_sweep_refuses(tmp_path):
+    store_scores(tmp_path, np.random.default_rng(2), n_matches=2)
+    second = tmp_path / "match 1" / evaluate.SCORES
+    stored = dict(np.load(second))
+    (tmp_path / "match 1" / evaluate.LABELS).unlink()
+    with pytest.raises(data.DataError, match="no Labels-v2.json for 'match 1'.*1 of 2"):
+        run("--sweep", "--scores", tmp_path, "--labels", tmp_path)
+    for change, message in [({"classes": np.array(["Goal", "Foul", "Offside"])}, "other classes"),
+                            ({"windows_2": stored["windows_1"][:, :8]}, "another window length")]:
+        np.savez(second, **stored | change)
+        with pytest.raises(data.DataError, match=f"match 1/scores.npz: .*{message}.*'match 0'"):
+            evaluate.read_scores(tmp_path)
+    np.savez(second, classes=stored["classes"])
+    with pytest.raises(data.DataError, match="match 1/scores.npz: not scores that infer.py stored"):
+        evaluate.read_scores(tmp_path)
+    second.write_bytes(b"PK\3\4 cut short")
+    with pytest.raises(data.DataError, match="match 1/scores.npz: not scores that infer.py stored"):
+        evaluate.read_scores(tmp_path)
