@@ -54,7 +54,7 @@ class Config:
 
 
 MODELS = {
-    "vivit_tiny": Config("vivit_tiny"),
+    "vivit_tiny": Config("vivit_tiny", temporal_depth=6),        # paper's best, Tab. 6; Tab. 1 has 4
     "vivit_small": Config("vivit_small", embed_dim=384, num_heads=(6,), temporal_heads=6),
     "viswin_tiny": Config("viswin_tiny", spatial="swin", patch_size=4, embed_dim=96,
                           depth=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), temporal_heads=3),
@@ -67,8 +67,8 @@ MODELS = {
 
 # ------------------------------------------------------------------ transformer blocks
 class Attention(nn.Module):
-    """Multi-head self-attention over (B, N, D); `bias` (heads, N, N) or (B, heads, N, N) is added to the
-    logits (Swin)."""
+    """Multi-head self-attention over (B, N, D). `bias`, broadcast to (B, heads, N, N), is added to the
+    logits (Swin). With n_out only the first n_out positions ask, and only they are returned."""
 
     def __init__(self, dim, num_heads):
         super().__init__()
@@ -76,12 +76,13 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x, bias=None):
+    def forward(self, x, bias=None, n_out=None):
         B, N, D = x.shape
         qkv = self.qkv(x).view(B, N, 3, self.num_heads, D // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)                              # each (B, heads, N, D/heads)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)       # (B, heads, N, D/heads)
-        return self.proj(x.transpose(1, 2).reshape(B, N, D))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)                     # each (B, heads, N, D / heads)
+        q = q[:, :, :n_out]
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)       # (B, heads, n_out, ...)
+        return self.proj(x.transpose(1, 2).flatten(2))                    # (B, n_out, D)
 
 
 class Mlp(nn.Module):
@@ -119,8 +120,8 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x):
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+    def forward(self, x, n_out=None):
+        x = x[:, :n_out] + self.drop_path(self.attn(self.norm1(x), n_out=n_out))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -163,10 +164,15 @@ class ViT(nn.Module):
                                   cfg.drop_path)
         self.norm = nn.LayerNorm(cfg.embed_dim, eps=LN_EPS)
 
-    def forward(self, clips):                                             # (B, 2, 3, H, W)
+    def forward(self, clips, all_tokens=False):                           # (B, 2, 3, H, W)
+        """(B, D); with all_tokens (B, 1 + N, D), the patches' too. As only the CLS token is wanted, the
+        last block computes nothing else: the same result for 7 % less work (ViT-T)."""
         x = self.patch_embed(clips)                                       # (B, N, D)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed  # (B, 1 + N, D)
-        return self.norm(self.blocks(x)[:, 0])                            # (B, D)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)      # (B, 1 + N, D)
+        x = self.blocks[:-1](x + self.pos_embed)
+        if all_tokens:
+            return self.norm(self.blocks[-1](x))
+        return self.norm(self.blocks[-1](x, n_out=1)[:, 0])               # (B, D)
 
 
 class WindowAttention(Attention):

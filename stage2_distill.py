@@ -47,7 +47,7 @@ def parse_args(argv=None):
     add("--out", default="runs/stage2", help="folder for last.pt and log.txt")
     add("--model", default="vivit_tiny", choices=MODELS, help="network; with --init it must be the same")
     add("--window", type=int, default=64, help="tokens (seconds at 2 fps) per window; paper: 32, best 64")
-    add("--temporal-depth", type=int, default=None, help="blocks; default the model's 4, paper's best 6")
+    add("--temporal-depth", type=int, default=None, help="blocks; None = the model's (ViViT-T 6: paper's best)")
     add("--temporal-init", choices=["copy", "random"], default="copy",
         help="copy: from the first spatial blocks (official code, ViViT); random: as the paper reads")
     add("--epochs", type=int, default=100)

@@ -1,0 +1,365 @@
+"""
+Stage 3: the network learns to spot actions, from labels.
+
+    python stage3_finetune.py --data frames/train --valid frames/valid --init runs/stage2/last.pt
+    python stage3_finetune.py --data frames/train --model vivit_micro --window 32 --batch 4 --steps 20
+
+Reads   <data>/**/1_224p/00000001.jpg ...      frames of the matches that have labels; others are left out
+        <data>/**/Labels-v2.json               (or below --labels)
+        --init                                 stage 2's (or stage 1's) last.pt; without it: from scratch
+Writes  <out>/last.pt, <out>/best.pt, <out>/log.txt      infer.py spots with either checkpoint
+Method  paper Sec. 3.4, App. A.5: a linear head, Eq. 7; first the head alone, then everything.
+
+Differences from the paper: none by default. From the official code: a radius of 0.5 s, the full binary
+cross-entropy (Eq. 7 prints the positive half), windows of a half that do not overlap but for the two at its
+ends, the head phase without masking or drop path, both phases without warm-up, gradient clipping.
+"""
+import argparse
+import functools
+import math
+import resource
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+import data
+import evaluate
+import infer
+from model import (MODELS, Comedian, config_of, decay_groups, load_checkpoint, load_parts, random_keep,
+                   save_checkpoint, with_changes)
+
+
+# ------------------------------------------------------------------ options
+def parse_args(argv=None):
+    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = p.add_argument
+    add("--data", required=True, help="folder with frames, any layout data.py knows")
+    add("--labels", help="root of the labels; default: --data")
+    add("--classes", help="file with a class per line; default: the 17 of SoccerNet-v2")
+    add("--valid", help="folder with labelled matches to choose best.pt on; default: none")
+    add("--valid-every", type=int, default=5, help="epochs between validations")
+    add("--init", help="checkpoint of stage 2 or 1 for the transformers; default: random weights")
+    add("--out", default="runs/stage3", help="folder for last.pt, best.pt and log.txt")
+    add("--model", default="vivit_tiny", choices=MODELS, help="network; with --init it must be the same")
+    add("--window", type=int, default=64, help="tokens (seconds at 2 fps) per window; stage 2's, if any")
+    add("--head-epochs", type=int, default=30, help="first phase: the head alone")
+    add("--epochs", type=int, default=20, help="second phase: everything (paper: 20, ViSwin 10)")
+    add("--head-steps", type=int, default=0, help="optimiser steps, instead of --head-epochs; 0 = off")
+    add("--steps", type=int, default=0, help="optimiser steps, instead of --epochs; 0 = off")
+    add("--head-phase", choices=["head", "temporal"], default="head",
+        help="head: the frozen rest sees augmented frames (paper); temporal: the temporal transformer learns "
+             "too, on spatial tokens that are computed once per half, plain and mirrored (ours, cheap)")
+    add("--windows-per-half", type=int, default=25, help="per epoch (paper: 50 per match)")
+    add("--batch", type=int, default=64, help="windows per step")
+    add("--accumulate", type=int, default=1, help="split the batch into this many passes (less memory)")
+    add("--lr", type=float, default=5e-4, help="peak for 256 windows of 64 frames; scales with both "
+                                               "(paper: ViViT 5e-4, ViSwin 3e-4)")
+    add("--head-lr", type=float, default=None, help="the same for the first phase; None = --lr")
+    add("--weight-decay", type=float, default=0.05, help="AdamW; not on biases, norms, positions")
+    add("--clip-grad", type=float, default=1.0, help="largest gradient norm (official code)")
+    add("--mask", type=float, default=0.25, help="share of tokens masked in the second phase, alpha_2")
+    add("--mixup", type=float, default=0.1, help="Beta(a, a), one coefficient per window; 0 = off")
+    add("--radius", type=float, default=0.5, help="seconds from an action to the frames it labels")
+    add("--color", type=float, nargs=4, default=[0.4, 0.4, 0.4, 0.0],
+        help="jitter of brightness, contrast, saturation, hue (0: cards keep their colour)")
+    add("--bf16", action=argparse.BooleanOptionalAction, default=None,
+        help="bfloat16 autocast; None = where a CUDA device has it")
+    add("--workers", type=int, default=0, help="decoding threads; 0 = one per core")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--seed", type=int, default=0)
+    add("--log-every", type=int, default=20, help="steps per log line")
+    add("--save-every", type=int, default=500, help="steps per checkpoint")
+    add("--resume", action="store_true", help="go on from <out>/last.pt, exactly")
+    return p.parse_args(argv)
+
+
+# ------------------------------------------------------------------ data: which windows, which view
+def labelled(root, labels_root, classes):
+    """Halves of the labelled matches below `root` and {match: events}; says what it found."""
+    halves = data.find_halves(root)
+    print(data.describe(halves, root))
+    paths = {half.match: Path(labels_root) / half.match / evaluate.LABELS for half in halves}
+    events = {match: data.read_labels(path, classes) for match, path in paths.items() if path.exists()}
+    if not events:
+        raise data.DataError(f"{labels_root}: none of the {len(paths)} matches has a {evaluate.LABELS}; "
+                             "give --labels the folder they are kept in")
+    counts = np.bincount([event.label for match in events.values() for event in match],
+                         minlength=len(classes))
+    print(f"data: {len(events)} of {len(paths)} matches have labels: "
+          + ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True)))
+    return [half for half in halves if half.match in events], events
+
+
+@functools.lru_cache(maxsize=2)
+def epoch_windows(seed, epoch, n_frames, window_frames, per_half):
+    """All windows of an epoch in random order, as pairs (half index, first frame).
+
+    Of every half the first and the last window (kick-offs, last-second actions) and up to per_half - 2
+    others that do not overlap each other: sorted random offsets into the room that they leave.
+    """
+    rng, windows = np.random.default_rng([seed, epoch]), []
+    for h, frames in enumerate(n_frames):
+        n = min(per_half - 2, frames // window_frames)
+        offsets = np.sort(rng.integers(0, frames - n * window_frames + 1, n))
+        starts = [0, frames - window_frames, *(offsets + window_frames * np.arange(n)).tolist()]
+        windows += [(h, start) for start in starts]
+    return [windows[i] for i in rng.permutation(len(windows))]
+
+
+def pick_windows(step, args, n_frames):
+    """The windows of a step: a function of (seed, step) alone. Epochs follow each other without a seam."""
+    picks, place = [], step * args.batch
+    while len(picks) < args.batch:
+        per_epoch = len(epoch_windows(args.seed, 0, n_frames, data.CLIP_FRAMES * args.window,
+                                      args.windows_per_half))
+        epoch, i = divmod(place + len(picks), per_epoch)
+        order = epoch_windows(args.seed, epoch, n_frames, data.CLIP_FRAMES * args.window,
+                              args.windows_per_half)
+        picks += order[i:i + args.batch - len(picks)]
+    return picks
+
+
+def token_labels(frame_labels, first_frame, n_tokens):
+    """(n_frames, K) bool -> (L, K) float: a token is positive if one of its clip's frames is."""
+    window = frame_labels[first_frame:first_frame + data.CLIP_FRAMES * n_tokens]
+    return window.reshape(n_tokens, data.CLIP_FRAMES, -1).any(1).astype(np.float32)
+
+
+def view(frames, cfg, args, device):
+    """X ~ A^4: (B, T, H, W, 3) uint8 -> (B, T, 3, S, S); one draw per window, no crop."""
+    x = data.resize(data.to_float(frames, device), cfg.image_size)    # (B, T, 3, S, S)
+    x = data.color_jitter(x, args.color, p=0.8)
+    x = data.gaussian_blur(x, p=0.5)
+    x = data.hflip(x, p=0.5)
+    return data.normalize(x, cfg.normalize_per_frame)
+
+
+def mixup(x, y, alpha):
+    """Every window mixed with another of the batch, x (B, ...) and labels y (B, L, K) alike.
+
+    BCE is linear in its labels, so mixed labels give the mixed loss lam BCE(y1) + (1 - lam) BCE(y2).
+    """
+    if not alpha:
+        return x, y
+    lam = torch.distributions.Beta(alpha, alpha).sample((len(x),)).to(x.device)       # (B,)
+    other = torch.randperm(len(x)).to(x.device)
+
+    def mix(v):
+        return torch.lerp(v[other], v, lam.view(-1, *[1] * (v.dim() - 1)).to(v.dtype))
+
+    return mix(x), mix(y)
+
+
+# ------------------------------------------------------------------ the loss
+def bce_loss(logits, y):
+    """Eq. 7 with both terms, the classes independent of each other:
+
+        L = -1/(T_l C) sum_t sum_c  y_tc log sigma(l_tc) + (1 - y_tc) log (1 - sigma(l_tc))
+
+    logits, y (B, L, K); the mean over windows too.
+    """
+    return F.binary_cross_entropy_with_logits(logits, y)
+
+
+def lr_at(step, total, peak, args):
+    """A cosine from the scaled peak to 1 % of it; no warm-up."""
+    peak = peak * args.batch / 256 * data.CLIP_FRAMES * args.window / 64
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / total)))
+
+
+def memory_gb(device):
+    """Largest memory so far: of the GPU if there is one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2 ** 30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+
+
+def validate(model, halves, events, reader, device, autocast):
+    """t-AmAP in [0, 1] with infer.py's default post-processing."""
+    stride = max(1, model.cfg.window_tokens // 2)
+    tokens = infer.encode_halves(model, halves, reader, device, autocast)
+    per_half = [(*infer.window_scores(model, h, stride, autocast), half.n_tokens) for half, h in tokens]
+    which, label, token, confidence = infer.detect(infer.stack_halves(per_half), halves[0].token_s)
+    predictions = {}
+    for match in events:
+        index = [i for i, half in enumerate(halves) if half.match == match]
+        mine = [torch.isin(which, torch.tensor(index))]
+        local = torch.searchsorted(torch.tensor(index), which[mine[0]])
+        predictions[match] = infer.as_detections(
+            [halves[i] for i in index], (local, label[mine[0]], token[mine[0]], confidence[mine[0]]))
+    return evaluate.score(events, predictions, model.cfg.classes)["tight"]["a_mAP"]
+
+
+# ------------------------------------------------------------------ run
+def main(args):
+    device = torch.device(args.device)
+    bf16 = args.bf16 if args.bf16 is not None else device.type == "cuda" and torch.cuda.is_bf16_supported()
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    if args.batch % args.accumulate:
+        raise data.DataError(f"--batch {args.batch} cannot be split into {args.accumulate} equal parts")
+
+    # -- data
+    classes = data.read_classes(args.classes)
+    halves, events = labelled(args.data, args.labels or args.data, classes)
+    halves = data.of_length(halves, args.window, "a window")
+    truth = [data.frame_labels(events[half.match], half, args.radius, len(classes)) for half in halves]
+    if args.valid:
+        valid_halves, valid_events = labelled(args.valid, args.valid, classes)
+    n_frames = tuple(half.n_frames for half in halves)
+    per_epoch = len(epoch_windows(args.seed, 0, n_frames, data.CLIP_FRAMES * args.window,
+                                  args.windows_per_half))
+    head_steps = args.head_steps or args.head_epochs * per_epoch // args.batch
+    total = head_steps + (args.steps or args.epochs * per_epoch // args.batch)
+    reader = data.FrameReader(args.workers)
+
+    # -- network: both transformers and the head
+    torch.manual_seed(args.seed)
+    if args.init:
+        before = load_checkpoint(args.init)
+        cfg = config_of(before)
+        if before["stage"] == 2 and cfg.window_tokens != args.window:
+            raise data.DataError(f"{args.init}: was trained on windows of {cfg.window_tokens} tokens; "
+                                 f"give --window {cfg.window_tokens}")
+        cfg = with_changes(cfg, window_tokens=args.window, classes=classes)
+    else:
+        cfg = with_changes(args.model, window_tokens=args.window, classes=classes)
+    model = Comedian(cfg)
+    if args.init:
+        load_parts(model, before, ["spatial."] + ["temporal."] * (before["stage"] >= 2), args.init)
+    model = model.to(device)
+    print(f"stage 3: {cfg.model}, {sum(p.numel() for p in model.parameters()):,} parameters, "
+          f"{head_steps:,} + {total - head_steps:,} steps of {args.batch} windows of {args.window} tokens "
+          f"on {device}, bf16 {'on' if bf16 else 'off'}")
+
+    def phase_optimizer(step):
+        """AdamW over what learns in the phase of `step`; each phase starts a new one."""
+        learning = [model.head] if args.head_phase == "head" else [model.head, model.temporal]
+        learning = learning if step < head_steps else [model]
+        model.requires_grad_(False)
+        for module in learning:
+            module.requires_grad_(True)
+        return torch.optim.AdamW(decay_groups(*learning, weight_decay=args.weight_decay),
+                                 fused=device.type == "cuda")
+
+    # -- resume
+    out, start, best = Path(args.out), 0, -1.0
+    if args.resume:
+        state = load_checkpoint(out / "last.pt")
+        if config_of(state) != cfg or state["stage"] != 3:
+            raise data.DataError(f"{out / 'last.pt'}: is not a stage-3 run of this model")
+        model.load_state_dict(state["model"])
+        start, best = state["step"], state["best"]
+        optimizer = phase_optimizer(start)
+        if start != head_steps:                                       # there the new phase begins
+            optimizer.load_state_dict(state["optimizer"])
+    elif (out / "last.pt").exists():
+        raise data.DataError(f"{out / 'last.pt'}: there is a run already; --resume it or choose another --out")
+    else:
+        optimizer = phase_optimizer(0)
+    out.mkdir(parents=True, exist_ok=True)
+
+    # -- train
+    cached = args.head_phase == "temporal"
+    tokens = []                                                       # per half (2, n_tokens, D)
+    if cached and start < head_steps:
+        plain, mirrored = ([h for _, h in infer.encode_halves(model, halves, reader, device, autocast, flip=f)]
+                           for f in (False, True))
+        tokens = [torch.stack(pair) for pair in zip(plain, mirrored, strict=True)]
+
+    def load(step):
+        picks = pick_windows(step, args, n_frames)
+        if cached and step < head_steps:                              # clips of the cache begin on even frames
+            picks = [(h, first // data.CLIP_FRAMES * data.CLIP_FRAMES) for h, first in picks]
+            x = picks
+        else:
+            x = reader.read([(halves[h], first) for h, first in picks], data.CLIP_FRAMES * args.window)
+        y = np.stack([token_labels(truth[h], first, args.window) for h, first in picks])
+        return x, torch.from_numpy(y)                                 # (B, T, H, W, 3), (B, L, K)
+
+    bar = tqdm(data.ahead(load, range(start, total)), desc="stage 3", total=total, initial=start,
+               unit="step", disable=None)
+    seen, since, loss_sum = 0, time.time(), torch.zeros((), device=device)
+    for step, (frames, labels) in enumerate(bar, start):
+        # -- what this stage is about ----------------------------------
+        torch.manual_seed(args.seed * 1_000_003 + step)               # all of this step's randomness
+        head_only = step < head_steps
+        if step == head_steps and head_steps:
+            optimizer = phase_optimizer(step)
+        for group in optimizer.param_groups:
+            group["lr"] = (lr_at(step, head_steps, args.head_lr or args.lr, args) if head_only else
+                           lr_at(step - head_steps, total - head_steps, args.lr, args))
+        model.train(not head_only)
+        labels = labels.to(device, non_blocking=True)                 # (B, L, K)
+        parts = labels.chunk(args.accumulate)
+        for j, y in enumerate(parts):
+            part = frames[j * len(y):(j + 1) * len(y)]
+            if head_only and cached:
+                flip = torch.randint(0, 2, (len(y),)).tolist()
+                first = [f // data.CLIP_FRAMES for _, f in part]
+                h = torch.stack([tokens[i][m, t:t + args.window]
+                                 for (i, _), m, t in zip(part, flip, first, strict=True)])      # (b, L, D)
+                h, y = mixup(h, y, args.mixup)
+                with autocast:
+                    logits = model.spot(model.contextualize(h))       # (b, L, K)
+            else:
+                x, y = mixup(view(part, cfg, args, device), y, args.mixup)            # (b, T, 3, S, S)
+                keep = None if head_only else random_keep(len(y), args.window, args.mask)
+                keep = keep if keep is None else keep.to(device)
+                with autocast, torch.set_grad_enabled(not head_only):
+                    z = model.tokens(x, keep)                         # (b, L, D)
+                with autocast:
+                    logits = model.spot(z)                            # (b, L, K)
+            loss = bce_loss(logits.float(), y)
+            (loss / args.accumulate).backward()
+            loss_sum += loss.detach() / args.accumulate
+        norm = nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]],
+                                        args.clip_grad)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        # -- everything below is bookkeeping ---------------------------
+        step, seen = step + 1, seen + labels.shape[0] * labels.shape[1]
+        if step % args.log_every == 0 or step == total:
+            n, loss_mean = (step - 1) % args.log_every + 1, loss_sum.item()
+            if not math.isfinite(loss_mean):
+                raise data.DataError(f"step {step}: the loss is {loss_mean}; the last good checkpoint is "
+                                     f"{out / 'last.pt'}; try a lower --lr")
+            line = (f"stage 3 | step {step}/{total} | loss {loss_mean / min(n, step - start):.4f} | "
+                    f"lr {optimizer.param_groups[0]['lr']:.2e} | grad {norm.item():.2f} | "
+                    f"{seen / (time.time() - since):.0f} clips/s | {memory_gb(device):.1f} GB")
+            tqdm.write(line)
+            with open(out / "log.txt", "a") as log:
+                log.write(line + "\n")
+            seen, since = 0, time.time()
+            loss_sum.zero_()
+        better = False
+        if args.valid and (step % max(1, args.valid_every * per_epoch // args.batch) == 0 or step == total):
+            amap = validate(model, valid_halves, valid_events, reader, device, autocast)
+            better, best = amap > best, max(amap, best)
+            line = f"stage 3 | step {step}/{total} | valid t-AmAP {100 * amap:.2f} % | best {100 * best:.2f} %"
+            tqdm.write(line)
+            with open(out / "log.txt", "a") as log:
+                log.write(line + "\n")
+            since = time.time()
+        if better or step % args.save_every == 0 or step == total:
+            state = dict(stage=3, step=step, best=best, config=asdict(cfg), args=vars(args),
+                         model=model.state_dict(), optimizer=optimizer.state_dict())
+            save_checkpoint(out / "last.pt", **state)
+            if better:
+                save_checkpoint(out / "best.pt", **state)
+    print(f"stage 3: done; {out / ('best.pt' if args.valid else 'last.pt')} is what infer.py takes")
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args())
+    except data.DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
