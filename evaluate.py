@@ -23,8 +23,10 @@ import itertools
 import json
 import sys
 import time
+import zipfile
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -171,8 +173,8 @@ def table(results, labels, classes, by_chance=None):
             cell.rjust(max(7, len(title) + 2)) for cell, title in zip(cells, titles, strict=True))
 
     titles = ["events", "hidden", *(title for title, _, _ in columns)]
-    lines = [f"{len(labels)} matches, {len(events):,} events ({count[1].sum():,} hidden: annotated "
-             "though not shown); scores in %", row("", titles),
+    lines = [f"matches: {len(labels)}, events: {len(events):,}, hidden (annotated though not shown):"
+             f" {count[1].sum():,}; scores in %", row("", titles),
              row("all", [f"{count.sum():,}", f"{count[1].sum():,}",
                          *(f"{100 * result['a_mAP' + seen]:.2f}" for _, result, seen in columns)])]
     for k, name in enumerate(classes):
@@ -189,59 +191,71 @@ def table(results, labels, classes, by_chance=None):
 
 
 # ------------------------------------------------------------------ the sweep
-def read_scores(root):
-    """Stored window scores of all matches below `root`, end to end for ops.merge_windows.
+class Stored(NamedTuple):
+    """Window scores of many matches, end to end for ops.merge_windows; 2 halves a match."""
+    matches: list
+    classes: tuple
+    token_s: float                    # seconds from token to token
+    windows: tuple                    # scores (N, L, K), start (N,), half (N,), length (H,)
 
-    Returns (matches, classes, windows): windows is the tuple scores (N, L, K), start (N,),
-    half (N,), length (H,) with two halves per match. One token is one second.
-    """
-    scores, start, half, length = [], [], [], []
-    files, first = data.find_files(root, SCORES), None
+
+def read_scores(root):
+    """The Stored of all scores.npz below `root`. Raises DataError if they are not of one model."""
+    files, parts, length, kinds = data.find_files(root, SCORES), [], [], []
     for g, path in enumerate(files.values()):
         try:
             with np.load(path) as stored:
-                classes = tuple(stored["classes"].tolist())
-                halves = [[stored[f"{name}_{h}"] for name in ("windows", "starts", "tokens")]
-                          for h in (1, 2)]
-        except (OSError, ValueError, KeyError) as error:
+                halves = [h for h in (1, 2) if f"windows_{h}" in stored]
+                for h in halves:
+                    scores, start = stored[f"windows_{h}"], stored[f"starts_{h}"]
+                    parts.append((torch.from_numpy(scores.astype(np.float32)),
+                                  torch.from_numpy(start.astype(np.int64)),
+                                  torch.full((len(start),), 2 * g + h - 1)))
+                    kinds.append((tuple(stored["classes"].tolist()), float(stored["token_s"]),
+                                  scores.shape[1:]))
+                length += [int(stored[f"tokens_{h}"]) if h in halves else 0 for h in (1, 2)]
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise data.DataError(f"{path}: not scores that infer.py stored ({error})") from None
-        shape = (classes, halves[0][0].shape[1:])
-        if shape != (first := first or shape) or halves[1][0].shape[1:] != shape[1]:
-            raise data.DataError(f"{path}: other classes or another window length than in "
-                                 f"{next(iter(files))!r}; sweep over the scores of one model")
-        for h, (windows, starts, tokens) in enumerate(halves):
-            scores.append(torch.from_numpy(windows.astype(np.float32)))
-            start.append(torch.from_numpy(starts.astype(np.int64)))
-            half.append(torch.full((len(starts),), 2 * g + h))
-            length.append(int(tokens))
-    windows = torch.cat(scores), torch.cat(start), torch.cat(half), torch.tensor(length)
-    return list(files), first[0], windows
+        if len(set(kinds)) > 1:
+            raise data.DataError(f"{path}: other classes, or another length of windows or tokens, "
+                                 "than the matches before; sweep over the scores of one model")
+    if not parts:
+        raise data.DataError(f"{root}: its {SCORES} files hold no half 1 or 2")
+    windows = *map(torch.cat, zip(*parts, strict=True)), torch.tensor(length)
+    return Stored(list(files), *kinds[0][:2], windows)
 
 
-def tight(kept, length, truth):
-    """t-AmAP and its value per class (K,) of what an NMS kept, (S, K) with one token per second."""
+def tight(kept, stored, truth):
+    """t-AmAP and its value per class (K,) of what an NMS kept, (S, K); truth: stack_labels."""
+    length = stored.windows[-1]
     half, label, token, confidence = ops.detections(kept, length)
-    ap = ops.average_map(half, label, 2 * token, confidence.double(), *truth, len(length),
+    position_ms = np.round(np.arange(length.max()) * (1000 * stored.token_s))   # as infer.py writes
+    frame = torch.from_numpy(frames(position_ms, 2, "scores"))[token]
+    ap = ops.average_map(half, label, frame, confidence.double(), *truth, len(length),
                          kept.shape[1], 2 * torch.tensor(METRICS["tight"]))[0].numpy()    # (5, K)
     return trapezoid([np.mean(classes) for classes in ap]), trapezoid(ap)
 
 
-def sweep(windows, truth, merges, ignored_s, windows_s):
+def merge(stored, ignored_s, mode):
+    """Scores (S, K) of all seconds, `ignored_s` seconds left out at both ends of every window."""
+    return ops.merge_windows(*stored.windows, edge=round(ignored_s / stored.token_s), mode=mode)
+
+
+def sweep(stored, truth, merges, ignored_s, windows_s):
     """t-AmAP of every setting: (M, E, N, W) over all classes, and (M, E, N, W, K) per class.
 
-    windows as from read_scores, truth as from stack_labels; N runs over NMS. Nothing is encoded
-    again: per setting, one NMS and one metric; per merge and ignored span, one merge.
+    stored as from read_scores, truth as from stack_labels; N runs over NMS. Nothing is encoded
+    again: per merge and ignored span one merge, per setting one NMS and one metric.
     """
-    *_, length = windows
     grid = (len(merges), len(ignored_s), len(NMS), len(windows_s))
-    overall, per_class = np.zeros(grid), np.zeros((*grid, windows[0].shape[2]))
+    overall, per_class = np.zeros(grid), np.zeros((*grid, len(stored.classes)))
     with tqdm(total=overall.size, desc="sweep", unit=" settings", leave=False) as bar:
         for m, e in np.ndindex(grid[:2]):
-            merged = ops.merge_windows(*windows, edge=ignored_s[e], mode=merges[m])   # (S, K)
+            merged = merge(stored, ignored_s[e], merges[m])               # (S, K)
             for (n, nms), (w, window_s) in itertools.product(enumerate(NMS.values()),
                                                              enumerate(windows_s)):
-                kept = nms(merged, length, window_s)                      # (S, K), -1: not kept
-                overall[m, e, n, w], per_class[m, e, n, w] = tight(kept, length, truth)
+                kept = nms(merged, stored.windows[-1], window_s / stored.token_s)     # (S, K)
+                overall[m, e, n, w], per_class[m, e, n, w] = tight(kept, stored, truth)
                 bar.update()
     return overall, per_class
 
@@ -287,40 +301,42 @@ def draw(path, overall):
 # ------------------------------------------------------------------ the command
 def run_sweep(args):
     began = time.perf_counter()
-    matches, classes, windows = read_scores(args.scores)
-    files = data.find_files(args.labels, LABELS)
-    unlabelled = [match for match in matches if match not in files]
+    stored, files = read_scores(args.scores), data.find_files(args.labels, LABELS)
+    unlabelled = [match for match in stored.matches if match not in files]
     if unlabelled:
         raise data.DataError(f"{args.labels}: no {LABELS} for {unlabelled[0]!r} "
-                             f"({len(unlabelled)} of {len(matches)} matches with scores)")
-    labels = {match: data.read_labels(files[match], classes) for match in matches}
-    truth = stack_labels(labels)
-    overall, per_class = sweep(windows, truth, MERGES, IGNORED_S, WINDOWS_S)
-    best = {kind: np.unravel_index(overall[:, :, n].argmax(), overall[:, :, n].shape)
-            for n, kind in enumerate(NMS)}
-    print(f"{overall.size} settings on {len(matches)} matches in "
+                             f"({len(unlabelled)} of {len(stored.matches)} matches with scores)")
+    truth = stack_labels({match: data.read_labels(files[match], stored.classes)
+                          for match in stored.matches})
+    overall, per_class = sweep(stored, truth, MERGES, IGNORED_S, WINDOWS_S)
+
+    print(f"{overall.size} settings on {len(stored.matches)} matches in "
           f"{time.perf_counter() - began:.0f} s; the best of each NMS:")
     print("NMS          merge  ignored  window   t-AmAP")
-    for n, (kind, (m, e, w)) in enumerate(best.items()):
+    for n, kind in enumerate(NMS):
+        m, e, w = np.unravel_index(overall[:, :, n].argmax(), overall[:, :, n].shape)
         print(f"{kind:12} {MERGES[m]:5}  {IGNORED_S[e]:5} s {WINDOWS_S[w]:5} s   "
               f"{100 * overall[m, e, n, w]:6.2f} %")
-    covered = [ops.merge_windows(torch.ones_like(windows[0]), *windows[1:], edge=edge).min() > 0
-               for edge in IGNORED_S]
-    if not all(covered):
-        print(f"From {IGNORED_S[covered.index(False)]} s ignored on, these windows leave seconds "
-              "uncovered: nothing is spotted there.")
+    ones = stored._replace(windows=(torch.ones_like(stored.windows[0]), *stored.windows[1:]))
+    for ignored_s in IGNORED_S:
+        if not merge(ones, ignored_s, "max").all():
+            print(f"From {ignored_s} s ignored on, these windows leave seconds uncovered: "
+                  "nothing is spotted there.")
+            break
     if args.per_class:
-        n = int(np.argmax([overall[:, :, n].max() for n in range(len(NMS))]))
+        n = int(overall.max((0, 1, 3)).argmax())
         kind = list(NMS)[n]
         m, e, w = per_class_windows(per_class, n)
         window_s = torch.tensor(WINDOWS_S, dtype=torch.float64)[w]        # (K,)
-        merged = ops.merge_windows(*windows, edge=IGNORED_S[e], mode=MERGES[m])
-        together, alone = tight(NMS[kind](merged, windows[-1], window_s), windows[-1], truth)
-        print(f"\nA window per class, {kind}, {MERGES[m]}, {IGNORED_S[e]} s ignored: "
+        kept = NMS[kind](merge(stored, IGNORED_S[e], MERGES[m]), stored.windows[-1],
+                         window_s / stored.token_s)
+        together, alone = tight(kept, stored, truth)
+        print(f"\nA window for each class, {kind}, {MERGES[m]}, {IGNORED_S[e]} s ignored: "
               f"t-AmAP {100 * together:.2f} %")
-        for k, name in enumerate(classes):
-            print(f"{name:{max(map(len, classes))}} {window_s[k]:3.0f} s {100 * alone[k]:6.1f} %")
+        for name, seconds, value in zip(stored.classes, window_s, alone, strict=True):
+            print(f"{name:{max(map(len, stored.classes))}} {seconds:3.0f} s {100 * value:6.1f} %")
     print("Chosen on these very matches: the numbers to report are those of other matches.")
+
     if args.json:
         write_json(args.json, [
             {"nms": kind, "merge": MERGES[m], "ignored_s": IGNORED_S[e], "window_s": WINDOWS_S[w],
@@ -331,21 +347,25 @@ def run_sweep(args):
         print(f"curves: {args.plot}")
 
 
-def run_score(args):
-    classes = data.read_classes(args.classes)
+def run_score(args, classes):
     label_files = data.find_files(args.labels, LABELS)
     found = data.find_files(args.predictions, PREDICTIONS)
     missing = [match for match in label_files if match not in found]
-    if missing:
+    if args.only_predicted and len(missing) < len(label_files):
+        label_files = {match: path for match, path in label_files.items() if match in found}
+    elif missing:
         raise data.DataError(
             f"{args.predictions}: no {PREDICTIONS} for {missing[0]!r} ({len(missing)} of "
             f"{len(label_files)} labelled matches; it has {next(iter(found))!r}, for one): "
-            "give --labels the folder whose matches were predicted")
+            "give --labels the folder that was predicted, or see --only-predicted")
     labels = {match: data.read_labels(path, classes) for match, path in label_files.items()}
     predictions = {match: data.read_predictions(found[match], classes) for match in label_files}
     results = score(labels, predictions, classes)
     by_chance = chance(labels, predictions, classes) if args.chance else None
     print(table(results, labels, classes, by_chance))
+    if args.only_predicted and missing:
+        print(f"{len(missing)} of {len(missing) + len(labels)} labelled matches: no predictions, "
+              "left out of every number.")
     if len(found) > len(labels):
         print(f"{len(found) - len(labels)} predicted matches have no labels in {args.labels}: "
               "left out.")
@@ -369,6 +389,8 @@ def parse_args(argv=None):
     parser.add_argument("--classes", metavar="FILE",
                         help="a class per line (none: the 17 of SoccerNet-v2; unused by --sweep)")
     parser.add_argument("--json", metavar="FILE", help="write every number here")
+    parser.add_argument("--only-predicted", action="store_true",
+                        help="leave out labelled matches without predictions, not an error then")
     parser.add_argument("--chance", action="store_true",
                         help="also score the predictions against other matches' labels")
     parser.add_argument("--sweep", action="store_true",
@@ -385,8 +407,12 @@ def parse_args(argv=None):
     return args
 
 
-def main(args):
-    (run_sweep if args.sweep else run_score)(args)
+def main(args, classes=None):
+    """classes: names that the caller knows already; otherwise those of --classes."""
+    if args.sweep:
+        run_sweep(args)
+    else:
+        run_score(args, classes or data.read_classes(args.classes))
 
 
 if __name__ == "__main__":
