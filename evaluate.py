@@ -71,7 +71,8 @@ def frames(position_ms, framerate, name):
 def stack(matches, framerate, what):
     """{match: columns half, label, position_ms, value} -> one tensor per column over all matches.
 
-    Half h = 1, 2 of the g-th match becomes 2 g + h - 1; positions become frames; other halves go.
+    Half h = 1, 2 of the g-th match becomes 2 g + h - 1; positions become frames; other halves are
+    left out, as officially.
     """
     half, label, frame, value = [], [], [], []
     for g, (match, columns) in enumerate(matches.items()):
@@ -173,8 +174,8 @@ def table(results, labels, classes, by_chance=None):
             cell.rjust(max(7, len(title) + 2)) for cell, title in zip(cells, titles, strict=True))
 
     titles = ["events", "hidden", *(title for title, _, _ in columns)]
-    lines = [f"matches: {len(labels)}, events: {len(events):,}, hidden (annotated though not shown):"
-             f" {count[1].sum():,}; scores in %", row("", titles),
+    lines = [f"matches: {len(labels)}, events: {len(events):,}, hidden (annotated, but not shown): "
+             f"{count[1].sum():,}; scores in %", row("", titles),
              row("all", [f"{count.sum():,}", f"{count[1].sum():,}",
                          *(f"{100 * result['a_mAP' + seen]:.2f}" for _, result, seen in columns)])]
     for k, name in enumerate(classes):
@@ -363,6 +364,8 @@ def run_score(args, classes):
     results = score(labels, predictions, classes)
     by_chance = chance(labels, predictions, classes) if args.chance else None
     print(table(results, labels, classes, by_chance))
+    if not any(labels.values()):
+        print(f"No event in {args.labels} is of these classes; name others with --classes FILE.")
     if args.only_predicted and missing:
         print(f"{len(missing)} of {len(missing) + len(labels)} labelled matches: no predictions, "
               "left out of every number.")

@@ -80,7 +80,8 @@ def random_match(rng):
     """
     def event(label):
         position_ms = int(rng.choice([rng.integers(60_000), 500 * rng.integers(40), 7_200_500]))
-        return {"gameTime": f"{rng.integers(1, 4)} - {position_ms // 60_000:02d}:07", "label": label,
+        return {"gameTime": f"{rng.integers(1, 4)} - {position_ms // 60_000:02d}:07",
+                "label": label,
                 "position": position_ms if rng.random() < 0.3 else str(position_ms)}
 
     annotations, predictions = [], []
@@ -271,7 +272,7 @@ def test_table_marks_what_has_no_event():
                     data.Event(3, 2, 10_000, True)]}       # half 3 does not exist for the metric
     results = evaluate.score(labels, {"a": perfect(labels["a"])}, ["Goal", "Foul", "Red card"])
     lines = evaluate.table(results, labels, ["Goal", "Foul", "Red card"], results).splitlines()
-    assert lines[0].startswith("matches: 1, events: 2, hidden (annotated though not shown): 1")
+    assert lines[0].startswith("matches: 1, events: 2, hidden (annotated, but not shown): 1")
     assert lines[1].split()[:4] == ["events", "hidden", "t-AmAP", "chance"]
     assert lines[2].split()[:5] == ["all", "2", "1", "66.67", "66.67"]
     assert lines[3].split()[:7] == ["Goal", "1", "0", "100.0", "100.0", "100.0", "-"]
@@ -383,6 +384,13 @@ def test_sweep_refuses(tmp_path):
     path.write_bytes(b"PK\3\4 cut short")
     with pytest.raises(data.DataError, match="match 1/scores.npz: not scores that infer.py stored"):
         evaluate.read_scores(tmp_path)
+
+
+def test_foreign_classes_get_a_hint(tmp_path, capsys):
+    write_match(tmp_path / "game", [GOAL], [SPOT])
+    (tmp_path / "classes.txt").write_text("Serve\nBounce\n")
+    run("--labels", tmp_path, "--predictions", tmp_path, "--classes", tmp_path / "classes.txt")
+    assert f"No event in {tmp_path} is of these classes" in capsys.readouterr().out
 
 
 def test_only_predicted(tmp_path, capsys):
