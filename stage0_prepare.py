@@ -1,27 +1,28 @@
 """
 Stage 0: everything that is made once and then kept on disk.
 
-    python stage0_prepare.py synthetic --out data/demo                       # what `make demo` trains on
-    python stage0_prepare.py synthetic --out /tmp/few --train 4 --labelled 2 --test 1
+    python stage0_prepare.py synthetic --out data/demo              # what `make demo` trains on
+    python stage0_prepare.py synthetic --out few --train 4 --labelled 2 --test 1       # seconds
 
-`synthetic` renders small football matches, so that the whole pipeline can be watched without a video.
-Same flags, same bytes, whatever the number of processes. In SoccerNet's own layout it
+`synthetic` renders small football matches, so that the whole pipeline can be watched without a
+video. Same flags, same bytes, whatever the number of processes. In SoccerNet's own layout it
 
-writes  <out>/{train,test}/<league>/<season>/<match>/{1,2}_224p/00000001.jpg ...   2 frames per second
-        <match>/{1,2}_physics.npy       stand-in teacher features, (seconds, 64) float32, every match
-        <match>/Labels-v2.json          the first --labelled train matches, and every test match
-        <out>/classes.txt               the 8 classes, by SoccerNet's names and in its order
-        <out>/synthetic.json            the settings; a second call with the same ones finds it and returns
+writes  <out>/{train,test}/<league>/<season>/<match>/
+            {1,2}_224p/00000001.jpg ...   frames, 2 per second
+            {1,2}_physics.npy             stand-in teacher features, (seconds, 64) float32
+            Labels-v2.json                in the first --labelled train matches, in every test match
+        <out>/classes.txt                 the 8 classes, by SoccerNet's names and in its order
+        <out>/synthetic.json              the settings; a second call with the same ones returns
 
 How a half comes about, in the order of this file:
-  1. `Script` writes it: beats (where everyone is, and when), cuts (what the broadcast shows), events.
-  2. `on_screen` samples the beats at the times of the frames; between beats all move in straight lines.
+  1. `Script` writes it: beats (where everyone is, when), cuts (what the broadcast shows), events.
+  2. `on_screen` samples it at the times of the frames; between beats all walk in straight lines.
   3. `Painter` draws what is on screen: a plain top-down pitch, or one of three close-ups.
   4. `physics` measures what is on screen, and `teacher` turns that into features.
 
-The teacher stands in for features of a large pretrained network. It is privileged, for it reads the
-simulator's state, but only what a perfect eye could read from one frame and its neighbours: kind of shot,
-camera, ball, players, referee. It never sees an event or which part of the script is being played.
+The teacher stands in for the features of a large pretrained network. It is privileged: it reads the
+simulator's state, though only what a perfect eye could read from a frame and its neighbours (kind
+of shot, camera, ball, players, referee). It never sees an event, nor which part of the script runs.
 Units: metres from the centre spot, x along the pitch; seconds from the start of the half.
 """
 import argparse
@@ -38,25 +39,26 @@ from tqdm import tqdm
 from data import DEFAULT_FPS, SOCCERNET_CLASSES, DataError, cv2
 
 CLASSES = tuple(name for name in SOCCERNET_CLASSES if name in {
-    "Kick-off", "Goal", "Substitution", "Shots off target", "Throw-in", "Foul", "Corner", "Yellow card"})
+    "Kick-off", "Goal", "Substitution", "Shots off target", "Throw-in", "Foul", "Corner",
+    "Yellow card"})
 
-# ------------------------------------------------------------------ knobs: what is to be seen, and how long
-# Ranges are (low, high), drawn anew each time. Two frames a second show a cue of 3 s about six times.
+# ------------------------------------------------------------------ knobs: what is seen, how long
+# Ranges are (low, high), drawn anew each time. At two frames a second, 3 s are six frames.
 LENGTH_M, WIDTH_M = 105, 68            # a pitch
 MARGIN_M = 7                           # grass beyond the lines that the camera may show
 WIDE_M, TIGHT_M = 44, 30               # what the camera sees across, in play and at a stop
-PLAYER_M, BALL_M = 1.5, 1.1            # radius; far larger than life, to be seen at about a pixel per metre
+PLAYER_M, BALL_M = 1.5, 1.1            # radius; larger than life, for a metre is about a pixel
 
-OPEN_PLAY_S = (5.0, 11.0)              # between incidents; sets the rate of events
+OPEN_PLAY_S = (6.0, 13.0)              # between incidents; sets the rate of events
 PASS_S = (0.9, 1.8)
 FLIGHT_S = 0.8                         # a shot, a cross, a throw
 WAIT_S = (1.6, 3.0)                    # ball and players in place, until it is kicked or thrown
 WALK_S = 2.0                           # from a stop to the places for the restart
-CHEER_AFTER_S = (0.8, 1.3)             # from goal to the close-up; until then it could be a shot off target
+CHEER_AFTER_S = (0.8, 1.3)             # from goal to close-up; so long it could be a miss
 CHEER_S = (3.5, 5.0)
 DOWN_S = 4.0                           # a fouled player stays on the ground
-CARD_AFTER_S, CARD_S = (0.5, 1.0), (3.0, 4.0)      # close-up without card, then with it
-SWAP_AFTER_S, SWAP_S = (1.5, 2.5), (2.0, 3.0)      # board is up until the substitute steps in; after that
+CARD_AFTER_S, CARD_S = (0.5, 1.0), (3.0, 4.0)      # referee close by without the card; with it
+SWAP_AFTER_S, SWAP_S = (1.5, 2.5), (2.0, 3.0)      # touchline until one steps in; after that
 REPLAY_S, REPLAY_SPEED = (3.0, 4.0), 0.5
 REPLAY_AGO_S = 8                       # a replay over a restart shows what was then
 P_REPLAY = 0.25                        # after a goal, a miss, a foul without card
@@ -76,9 +78,10 @@ FORMATION = np.array([[-47, 0], [-24, -13], [-24, 13], [-9, 0], [8, -12], [8, 12
 class Script:
     """One half, written beat by beat from the start whistle on.
 
-    beats   list of (second, scene (14, 2), metres across); everyone walks straight from beat to beat
-    cuts    list of (second, kind, team, value); the shot lasts until the next cut. `value` is the second
-            the card goes up (CARD), the substitute steps in (BENCH), the replayed scene began (REPLAY)
+    beats   list of (second, scene (14, 2), metres across); all walk straight from beat to beat
+    cuts    list of (second, kind, team, value); the shot lasts until the next cut. `value` is the
+            second when the card goes up (CARD), the substitute steps in (BENCH), the replayed scene
+            began (REPLAY)
     falls   list of (from second, to second, player)
     events  list of (second, label, team, shown)
     """
@@ -128,15 +131,16 @@ class Script:
             self.cut(WIDE)
 
     def replay(self, since_s):
-        """The last scene again, slower. The match goes on meanwhile: nobody waits for television."""
+        """The last scene again, slower. Meanwhile the match goes on: `now_s` runs as ever."""
         self.cut(REPLAY, value=since_s)
 
     # -- where people stand
     def in_play(self, ball, carrier=None):
-        """(12, 2): both teams in formation, drawn towards the ball; one of team `carrier` has it."""
+        """(12, 2): two formations drawn towards the ball, which one of team `carrier` has."""
         ball, players = np.asarray(ball, float), np.empty((12, 2))
         for rows, way in zip(TEAMS, self.attack, strict=True):
-            players[rows] = FORMATION * way * 0.7 + ball * (0.6, 0.5) + self.rng.normal(0, 2, (6, 2))
+            players[rows] = FORMATION * way * 0.7 + ball * (0.6, 0.5)
+            players[rows] += self.rng.normal(0, 2, (6, 2))
             players[rows][0] = -47 * way, ball[1] * 0.15                  # the keeper stays at home
         if carrier is not None:
             players[self.nearest(players, ball, carrier)] = ball - (self.attack[carrier] * 1.5, 0)
@@ -220,7 +224,7 @@ class Script:
         self.move(FLIGHT_S, ball=(way * 56, side * self.rng.uniform(12, 20)))     # turned behind
         spot = np.array([way * 52, side * 33.5])
         players = self.in_play((way * 40, 0))
-        for rows in TEAMS:                                                # all but keepers to the box
+        for rows in TEAMS:                                 # all but the keepers into the box
             players[rows][1:] = self.rng.uniform((38, -10), (49, 10), (5, 2)) * (way, 1)
         players[TEAMS[team].start + 5] = spot + (way, side)
         players[TEAMS[1 - team].start] = way * 51, 0
@@ -234,7 +238,7 @@ class Script:
     def throw_in(self, team):
         side, way = self.rng.choice([-1, 1]), self.attack[team]
         x = np.clip(self.scene[BALL, 0] + self.rng.uniform(-10, 10), -40, 40)
-        self.move(1.2, ball=(x, side * 38), players=self.in_play((x, side * 28)))     # over the line
+        self.move(1.2, ball=(x, side * 38), players=self.in_play((x, side * 28)))     # out
         spot = np.array([x, side * 35.5])
         players = self.in_play((x, side * 24))
         players[self.nearest(players, spot, team)] = spot + (0, side * 2)
@@ -252,7 +256,7 @@ class Script:
         self.event("Foul", 1 - team)
         foul_s = self.now_s
         self.falls.append((foul_s, foul_s + DOWN_S, victim))
-        self.move(1.0, referee=ball - (0, 4), across_m=TIGHT_M)           # all stop, the whistle comes
+        self.move(1.0, referee=ball - (0, 4), across_m=TIGHT_M)     # all stop, the whistle
         self.move(self.rng.uniform(1.0, 2.0))
         if self.rng.random() < P_CARD:
             after_s = self.rng.uniform(*CARD_AFTER_S)
@@ -295,7 +299,8 @@ def on_screen(script, seconds):
     time = np.arange(int(seconds * DEFAULT_FPS)) / DEFAULT_FPS             # (F,)
     cut_s, kind, team, value = (np.array(column) for column in zip(*script.cuts, strict=True))
     cut = np.searchsorted(cut_s, time, side="right") - 1
-    shot = dict(time=time, kind=kind[cut], team=team[cut], value=value[cut], since=time - cut_s[cut])
+    shot = dict(time=time, since=time - cut_s[cut],
+                kind=kind[cut], team=team[cut], value=value[cut])
     clock = np.where(shot["kind"] == REPLAY, shot["value"] + REPLAY_SPEED * shot["since"], time)
 
     beat_s, scenes, across = (np.array(column) for column in zip(*script.beats, strict=True))
@@ -307,9 +312,9 @@ def on_screen(script, seconds):
         return values[right - 1] * (1 - weight) + values[right] * weight
 
     shot["scene"], shot["across"] = at(clock, scenes), at(clock, across)
-    # A camera operator knows where the ball goes: the mean place of the ball from 1 s ago to 1 s from now.
+    # An operator foresees where the ball goes: its mean place from 1 s ago to 1 s from now.
     camera = np.mean([at(clock + dt, scenes[:, BALL]) for dt in np.linspace(-1, 1, 5)], axis=0)
-    reach = np.array([LENGTH_M, WIDTH_M]) / 2 + MARGIN_M - shot["across"][:, None] / 2       # (F, 2)
+    reach = np.array([LENGTH_M, WIDTH_M]) / 2 + MARGIN_M - shot["across"][:, None] / 2     # (F, 2)
     shot["camera"] = camera.clip(-reach, reach)
     shot["down"] = np.zeros((len(time), 12), bool)
     for start_s, stop_s, player in script.falls:
@@ -318,8 +323,9 @@ def on_screen(script, seconds):
 
 
 # ------------------------------------------------------------------ 3. pictures
+# Colours are red, green, blue.
 KITS = {"red": (205, 35, 35), "blue": (35, 60, 200), "white": (240, 240, 240),
-        "orange": (240, 130, 20), "sky": (110, 190, 245), "purple": (120, 30, 140)}      # red, green, blue
+        "orange": (240, 130, 20), "sky": (110, 190, 245), "purple": (120, 30, 140)}
 PAIRS = (("red", "white"), ("blue", "white"), ("red", "sky"), ("orange", "blue"),
          ("purple", "white"), ("red", "blue"))                             # told apart at 3 pixels
 GRASS, LINE, BALL_COLOUR, BLACK = (60, 140, 55), (235, 240, 235), (255, 230, 20), (25, 25, 30)
@@ -333,9 +339,10 @@ class Painter:
     def __init__(self, rng, size):
         self.size, self.canvas = size, 2 * size            # drawn at twice the size, then halved
         light = rng.uniform(0.9, 1.08)
-        self.colours = {name: tuple(int(min(255, light * c)) for c in rgb[::-1])         # OpenCV: BGR
-                        for name, rgb in {**KITS, "line": LINE, "ball": BALL_COLOUR, "black": BLACK,
-                                          "skin": SKIN, "track": TRACK, "board": BOARD}.items()}
+        named = {**KITS, "line": LINE, "ball": BALL_COLOUR, "black": BLACK, "skin": SKIN,
+                 "track": TRACK, "board": BOARD}
+        self.colours = {name: tuple(int(min(255, light * c)) for c in rgb[::-1])
+                        for name, rgb in named.items()}                    # OpenCV wants BGR
         self.kits = PAIRS[rng.integers(len(PAIRS))][::rng.choice([-1, 1])]
         grass = light * (np.array(GRASS[::-1]) + rng.uniform(-12, 12, 3))
         self.grass = tuple(int(c) for c in grass)
@@ -345,7 +352,7 @@ class Painter:
     def draw_pitch(self, stripe_m, contrast):
         """The whole pitch as a texture, (metres * scale, metres * scale, 3)."""
         scale, half_x, half_y = self.texture_scale, LENGTH_M / 2, WIDTH_M / 2
-        edge = 2 * MARGIN_M                                # so that no camera sees beyond the texture
+        edge = 2 * MARGIN_M                                # no camera sees beyond the texture
         n_x, n_y = int((LENGTH_M + 2 * edge) * scale), int((WIDTH_M + 2 * edge) * scale)
         dark = np.floor(np.arange(n_x) / scale / stripe_m) % 2 * contrast             # (n_x,)
         image = np.ones((n_y, 1, 1)) * (1 - dark)[:, None] * np.array(self.grass)
@@ -360,7 +367,8 @@ class Painter:
         for end in (-1, 1):                                # penalty box, goal area, goal
             boxes += [(end * half_x, -20, end * (half_x - 16.5), 20),
                       (end * half_x, -9, end * (half_x - 5.5), 9)]
-            cv2.rectangle(image, place(end * half_x, -4.5), place(end * (half_x + 3), 4.5), white, -1)
+            cv2.rectangle(image, place(end * half_x, -4.5), place(end * (half_x + 3), 4.5),
+                          white, -1)
         for x0, y0, x1, y1 in boxes:
             cv2.rectangle(image, place(x0, y0), place(x1, y1), white, width)
         cv2.line(image, place(0, -half_y), place(0, half_y), white, width)
@@ -377,9 +385,11 @@ class Painter:
         elif kind == BENCH:
             image = self.bench(team, shot["time"][i] - shot["value"][i])
         else:
-            image = self.wide(shot["scene"][i], shot["down"][i], shot["camera"][i], shot["across"][i])
+            image = self.wide(shot["scene"][i], shot["down"][i], shot["camera"][i],
+                              shot["across"][i])
         if kind == REPLAY:                                 # the broadcaster's frame around a replay
-            cv2.rectangle(image, (0, 0), (self.canvas - 1,) * 2, self.colours["board"], self.canvas // 12)
+            cv2.rectangle(image, (0, 0), (self.canvas - 1,) * 2, self.colours["board"],
+                          self.canvas // 12)
         return cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA)
 
     def wide(self, scene, down, camera, across):
@@ -387,17 +397,17 @@ class Painter:
         zoom = scale / self.texture_scale
         corner = np.array([LENGTH_M, WIDTH_M]) / 2 + 2 * MARGIN_M + camera - across / 2    # metres
         matrix = np.array([[zoom, 0, -corner[0] * scale], [0, zoom, -corner[1] * scale]])
-        image = cv2.warpAffine(self.pitch, matrix, (self.canvas, self.canvas), flags=cv2.INTER_LINEAR)
+        image = cv2.warpAffine(self.pitch, matrix, (self.canvas, self.canvas))
         unit = scale * 2 ** SUBPIXEL
         xy = ((scene - camera + across / 2) * unit).astype(int).tolist()
-        for row in range(13):
-            colour = self.colours["black"] if row == REFEREE else self.colours[self.kits[row // 6]]
-            if row < 12 and down[row]:                     # full length on the grass
-                axes = int(2.2 * PLAYER_M * unit), int(0.7 * PLAYER_M * unit)
-                cv2.ellipse(image, tuple(xy[row]), axes, 0, 0, 360, colour, -1, cv2.LINE_AA, SUBPIXEL)
-            else:
-                cv2.circle(image, xy[row], int(PLAYER_M * unit), colour, -1, cv2.LINE_AA, SUBPIXEL)
-        cv2.circle(image, xy[BALL], int(BALL_M * unit), self.colours["ball"], -1, cv2.LINE_AA, SUBPIXEL)
+        round_ = (0, 0, 360)                               # a whole ellipse, not turned
+        for row in (*range(13), BALL):                     # the ball last, over everyone
+            name = {REFEREE: "black", BALL: "ball"}.get(row) or self.kits[row // 6]
+            radius = BALL_M if row == BALL else PLAYER_M
+            lying = row < 12 and down[row]                 # full length on the grass
+            axes = (2.2 * radius, 0.7 * radius) if lying else (radius, radius)
+            cv2.ellipse(image, xy[row], [int(a * unit) for a in axes], *round_,
+                        self.colours[name], -1, cv2.LINE_AA, SUBPIXEL)
         return image
 
     # -- close-ups; coordinates are shares of the picture
@@ -412,8 +422,8 @@ class Painter:
             cv2.circle(image, self.at(*hand), width // 2, self.colours["skin"], -1, cv2.LINE_AA)
         cv2.ellipse(image, self.at(x, y + 0.65 * height), self.at(0.25 * height, 0.42 * height),
                     0, 0, 360, shirt, -1, cv2.LINE_AA)
-        cv2.circle(image, self.at(x, y + 0.12 * height), self.at(0.15 * height)[0], self.colours["skin"],
-                   -1, cv2.LINE_AA)
+        cv2.circle(image, self.at(x, y + 0.12 * height), self.at(0.15 * height)[0],
+                   self.colours["skin"], -1, cv2.LINE_AA)
 
     def blank(self):
         image = np.empty((self.canvas, self.canvas, 3), np.uint8)
@@ -430,7 +440,8 @@ class Painter:
 
     def card(self, raised):
         image = self.blank()
-        self.person(image, 0.42, 0.3, 0.8, self.colours["black"], arms=[(0.72, 0.3)] if raised else [])
+        self.person(image, 0.42, 0.3, 0.8, self.colours["black"],
+                    arms=[(0.72, 0.3)] if raised else [])
         if raised:
             cv2.rectangle(image, self.at(0.64, 0.06), self.at(0.84, 0.32), self.colours["ball"], -1)
         return image
@@ -439,12 +450,14 @@ class Painter:
         """Touchline with the board; one goes off to the left, the other comes on from the right."""
         image, shirt = self.blank(), self.colours[self.kits[team]]
         image[int(0.6 * self.canvas):] = self.colours["track"]
-        cv2.line(image, self.at(0, 0.6), self.at(1, 0.6), self.colours["line"], max(1, self.canvas // 24))
+        cv2.line(image, self.at(0, 0.6), self.at(1, 0.6), self.colours["line"], self.canvas // 24)
         self.person(image, 0.5, 0.35, 0.5, self.colours["black"])
         if to_swap_s < 1:                                  # the board comes down after the swap
-            cv2.rectangle(image, self.at(0.28, 0.06), self.at(0.72, 0.32), self.colours["board"], -1)
-            cv2.rectangle(image, self.at(0.33, 0.12), self.at(0.46, 0.26), (30, 30, 220), -1)
-            cv2.rectangle(image, self.at(0.54, 0.12), self.at(0.67, 0.26), (40, 170, 40), -1)
+            for left, right, colour in ((0.28, 0.72, self.colours["board"]),
+                                        (0.33, 0.46, (30, 30, 220)), (0.54, 0.67, (40, 170, 40))):
+                inset = 0 if right - left > 0.2 else 0.06
+                cv2.rectangle(image, self.at(left, 0.06 + inset), self.at(right, 0.32 - inset),
+                              colour, -1)
         step = 0.2 * np.clip(to_swap_s, -1.5, 1.5)
         self.person(image, 0.2 - step / 2, 0.45 + step, 0.35, shirt)
         self.person(image, 0.8 - step / 2, 0.45 - step, 0.35, shirt)
@@ -459,8 +472,9 @@ NEAREST = 6                            # players measured one by one
 
 
 def physics(shot):
-    """Measures each frame: (F, 34) float. A mirrored picture measures the same, since stages 1 and 2 flip
-    frames left to right: lengths along x are taken without sign. Close-ups measure only their kind."""
+    """Measures each of F frames: (F, P) float. A mirrored picture measures the same, since stages 1
+    and 2 flip frames left to right: lengths along x are taken without sign. Of a close-up only its
+    kind is known, the rest is NaN."""
     scene, camera, across = shot["scene"], shot["camera"], shot["across"]
     kinds = np.eye(5)[shot["kind"]]                                        # (F, 5)
     ball = scene[:, BALL]                                                  # (F, 2)
@@ -474,7 +488,8 @@ def physics(shot):
     numbers = np.column_stack([
         across, abs(camera[:, 0]), camera[:, 1], abs(ball), ball[:, 1], abs(velocity), pace,
         abs(near[..., 0]), near[..., 1], abs(referee[:, 0]), referee[:, 1],
-        np.sort(distance, 1)[:, [0, 3, 11]], abs(home.mean(1) - away.mean(1)), home.std(1), away.std(1)])
+        np.sort(distance, 1)[:, [0, 3, 11]], abs(home.mean(1) - away.mean(1)), home.std(1),
+        away.std(1)])
     numbers[np.isin(shot["kind"], (CHEER, CARD, BENCH))] = np.nan          # not to be seen
     return np.column_stack([kinds, numbers])
 
@@ -483,8 +498,8 @@ def physics(shot):
 def teacher_basis():
     """The same for every match: mean and deviation of 20 halves that belong to no data set, and a
     random projection. Returns (mean (P,), deviation (P,), projection (P, 64))."""
-    measured = np.concatenate([physics(on_screen(Script(np.random.default_rng([2023, i]), 180, 1), 180))
-                               for i in range(20)])
+    scripts = [Script(np.random.default_rng([2023, i]), 180, half=1) for i in range(20)]
+    measured = np.concatenate([physics(on_screen(script, 180)) for script in scripts])
     rng = np.random.default_rng(2023)
     projection = rng.normal(0, measured.shape[1] ** -0.5, (measured.shape[1], TEACHER_WIDTH))
     return np.nanmean(measured, 0), np.nanstd(measured, 0) + 1e-6, projection
@@ -493,20 +508,20 @@ def teacher_basis():
 def teacher(shot, rng):
     """Features of a half, (seconds, 64) float32; row k stands for seconds [k, k + 1)."""
     mean, deviation, projection = teacher_basis()
-    state = np.nan_to_num((physics(shot) - mean) / deviation)              # (F, P); unseen: the mean
+    state = np.nan_to_num((physics(shot) - mean) / deviation)              # (F, P); NaN: the mean
     per_second = state[:len(state) // 2 * 2].reshape(-1, 2, state.shape[1]).mean(1)      # (S, P)
     padded = np.pad(per_second, ((TEACHER_CONTEXT_S,) * 2, (0, 0)), mode="edge")
-    around = np.mean([padded[k:k + len(per_second)] for k in range(2 * TEACHER_CONTEXT_S + 1)], axis=0)
+    around = np.mean([padded[k:k + len(per_second)] for k in range(2 * TEACHER_CONTEXT_S + 1)], 0)
     features = np.tanh(around @ projection)                                # (S, 64)
     return (features + rng.normal(0, TEACHER_NOISE, features.shape)).astype(np.float32)
 
 
 # ------------------------------------------------------------------ a match on disk
 LEAGUE = "synthetic_league/2030-2031"
-TOWNS = ("Ashford", "Brook", "Castle", "Dale", "Elm", "Fern", "Grange", "Hill", "Isle", "Kirk", "Lake",
-         "Moor", "North", "Oak", "Pine", "Quay", "Ridge", "Stone", "Thorn", "Vale")
+TOWNS = ("Ashford", "Brook", "Castle", "Dale", "Elm", "Fern", "Grange", "Hill", "Isle", "Kirk",
+         "Lake", "Moor", "North", "Oak", "Pine", "Quay", "Ridge", "Stone", "Thorn", "Vale")
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)              # full colour: the ball is two pixels wide
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)              # full colour: the ball is 2 pixels wide
 
 
 def write_match(job):
@@ -525,9 +540,9 @@ def write_match(job):
     name = f"{day} - 18-00 {home} {score} {away}"
     folder = Path(out, split, LEAGUE, name)
     shots = [on_screen(script, seconds) for script in scripts]
-    features = [teacher(shot, rng) for shot in shots]      # drawn before the frames: no order to keep
     if (folder / "2_physics.npy").exists():
         return
+    features = [teacher(shot, rng) for shot in shots]      # (seconds, 64) each
 
     for half, shot in enumerate(shots, start=1):
         frames = folder / f"{half}_224p"
@@ -543,8 +558,9 @@ def write_match(job):
             for half in (1, 2) for time, label, team, shown in sorted(events[half - 1])]
         date = f"{day.astype(object):%d/%m/%Y} - 18:00"
         write_whole(folder / "Labels-v2.json", json.dumps({
-            "UrlLocal": f"{LEAGUE}/{name}/", "UrlYoutube": "", "gameAwayTeam": away, "gameDate": date,
-            "gameHomeTeam": home, "gameScore": score, "annotations": annotations}, indent=1))
+            "UrlLocal": f"{LEAGUE}/{name}/", "UrlYoutube": "", "gameAwayTeam": away,
+            "gameDate": date, "gameHomeTeam": home, "gameScore": score,
+            "annotations": annotations}, indent=1))
     np.save(folder / "1_physics.npy", features[0])
     np.save(folder / ".2_physics.npy", features[1])
     os.replace(folder / ".2_physics.npy", folder / "2_physics.npy")        # last: the match is done
@@ -569,15 +585,20 @@ def synthetic(args):
 
     out, record = Path(args.out), Path(args.out, "synthetic.json")
     if record.exists():
-        found = json.loads(record.read_text(encoding="utf-8"))
-        if found["settings"] != settings:
-            raise DataError(f"{record}: rendered with other settings ({found['settings']}); "
-                            "remove the folder or choose another --out")
-        if found["finished"]:
+        try:
+            found = json.loads(record.read_text(encoding="utf-8"))
+            found, finished = found["settings"], found["finished"]
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f"{record}: not a record of this command; "
+                            "choose another --out") from None
+        if found != settings:
+            raise DataError(f"{record}: rendered with other settings ({found}); remove the folder "
+                            "or choose another --out")
+        if finished:
             print(f"{out}: already there")
             return
-    elif out.exists() and any(out.iterdir()):
-        raise DataError(f"{out}: is not empty and not made by this command; choose another --out")
+    elif out.exists() and (out.is_file() or any(out.iterdir())):
+        raise DataError(f"{out}: there is something not made by this command; choose another --out")
 
     out.mkdir(parents=True, exist_ok=True)
     write_whole(record, json.dumps({"settings": settings, "finished": False}))
@@ -596,7 +617,7 @@ def synthetic(args):
 def parse_args():
     p = argparse.ArgumentParser(description="Makes once what the stages read.")
     commands = p.add_subparsers(dest="command", required=True)
-    s = commands.add_parser("synthetic", help="render small matches with labels and teacher features",
+    s = commands.add_parser("synthetic", help="render small matches, labels, teacher features",
                             formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     s.add_argument("--out", required=True, help="folder to make")
     s.add_argument("--train", type=int, default=75, help="matches to train on, two halves each")
@@ -605,7 +626,7 @@ def parse_args():
     s.add_argument("--seconds", type=int, default=180, help="length of a half")
     s.add_argument("--size", type=int, default=48, help="height and width of a frame in pixels")
     s.add_argument("--seed", type=int, default=0, help="another seed, other matches")
-    s.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes; the result is the same")
+    s.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes side by side")
     s.set_defaults(run=synthetic)
     return p.parse_args()
 
@@ -614,6 +635,6 @@ if __name__ == "__main__":
     try:
         args = parse_args()
         args.run(args)
-    except DataError as error:
+    except (DataError, OSError) as error:                  # OSError: disk full, folder not ours
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
