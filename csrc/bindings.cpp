@@ -1,0 +1,315 @@
+// The only file that knows torch: schemas, argument checks, threads. An index of this folder is at
+// the end.
+//
+// Written against torch's stable ABI (2.11 and later): one build then serves every torch from
+// there on. Work is handed out half by half to as many threads as torch.get_num_threads() allows;
+// no kernel's result depends on their number.
+#include <pybind11/pybind11.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <atomic>
+#include <cmath>
+#include <numeric>
+#include <sstream>
+#include <stdexcept>
+
+#include "kernels.h"
+
+namespace comedian {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// ----- checks: argument, rule, what was got ------------------------------------------------------
+template <typename... Words>
+void require(bool met, const Words&... words) {
+  if (met) return;
+  std::ostringstream message;
+  (message << ... << words);
+  throw std::invalid_argument(message.str());  // Python sees a ValueError
+}
+
+std::string shape_of(const Tensor& t) {
+  std::ostringstream s;
+  s << "(";
+  for (int64_t d = 0; d < t.dim(); ++d) s << (d ? ", " : "") << t.size(d);
+  s << (t.dim() == 1 ? ",)" : ")");
+  return s.str();
+}
+
+const char* name_of(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float: return "float32";
+    case ScalarType::Double: return "float64";
+    case ScalarType::Long: return "int64";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Bool: return "bool";
+    case ScalarType::Half: return "float16";
+    case ScalarType::BFloat16: return "bfloat16";
+    default: return "another type";
+  }
+}
+
+void require_cpu(const char* name, const Tensor& t) {
+  require(t.is_cpu(), name, " must be on the CPU, got a tensor elsewhere; pass ", name, ".cpu()");
+}
+
+// A 1-d tensor of the given type and, unless n < 0, of length n.
+Tensor vector_of(const char* name, const Tensor& t, ScalarType type, int64_t n, const char* length) {
+  require_cpu(name, t);
+  require(t.scalar_type() == type, name, " must be ", name_of(type), ", got ", name_of(t.scalar_type()));
+  require(t.dim() == 1 && (n < 0 || t.size(0) == n), name, " must have shape (", length, ",)",
+          n < 0 ? "" : " = (" + std::to_string(n) + ",)", ", got ", shape_of(t));
+  return torch::stable::contiguous(t);
+}
+
+Tensor scores_of(const char* name, const Tensor& t, int64_t dim, const char* shape) {
+  require_cpu(name, t);
+  require(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double, name,
+          " must be float32 or float64, got ", name_of(t.scalar_type()));
+  require(t.dim() == dim, name, " must have shape ", shape, ", got ", shape_of(t));
+  return torch::stable::contiguous(t);
+}
+
+const int64_t* ints(const Tensor& t) { return static_cast<const int64_t*>(t.const_data_ptr()); }
+int64_t* mutable_ints(const Tensor& t) { return static_cast<int64_t*>(t.mutable_data_ptr()); }
+
+// First token of each half, and the total behind them: (H,) tokens per half -> (H + 1,).
+std::vector<int64_t> offsets_of(const Tensor& length) {
+  std::vector<int64_t> offset(length.size(0) + 1, 0);
+  for (int64_t h = 0; h < length.size(0); ++h) {
+    const int64_t tokens = ints(length)[h];
+    require(tokens >= 0 && tokens <= (int64_t(1) << 40), "length must be >= 0 (and below 2^40) tokens, got ",
+            tokens, " for half ", h);
+    offset[h + 1] = offset[h] + tokens;
+  }
+  return offset;
+}
+
+// As offsets_of, for a table (S, K) of scores that must have one row per token.
+std::vector<int64_t> offsets_of_rows(const char* name, const Tensor& table, const Tensor& length) {
+  std::vector<int64_t> offset = offsets_of(length);
+  require(table.size(0) == offset.back(), name, " must have one row per token, sum(length) = ",
+          offset.back(), ", got ", table.size(0), " rows");
+  return offset;
+}
+
+// ----- threads -----------------------------------------------------------------------------------
+// Runs work(i) for i in [0, n), on all threads; each takes the next item when it is done with one,
+// because halves differ in length.
+template <typename Work>
+void for_each_item(int64_t n, const Work& work) {
+  std::atomic<int64_t> next{0};
+  const int64_t n_workers = std::min<int64_t>(n, torch::stable::get_num_threads());
+  torch::stable::parallel_for(0, n_workers, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t worker = begin; worker < end; ++worker)
+      for (int64_t i; (i = next.fetch_add(1)) < n;) work(i);
+  });
+}
+
+// Calls f with a null pointer of the scores' type, to pick the template.
+template <typename F>
+void dispatch(const Tensor& scores, const F& f) {
+  if (scores.scalar_type() == ScalarType::Float) f(static_cast<float*>(nullptr));
+  else f(static_cast<double*>(nullptr));
+}
+
+// ----- operators ---------------------------------------------------------------------------------
+Tensor merge_windows_cpu(const Tensor& scores_, const Tensor& start_, const Tensor& half_,
+                         const Tensor& length_, int64_t edge, bool mean) {
+  const Tensor scores = scores_of("scores", scores_, 3, "(N, L, K)");
+  const int64_t n = scores.size(0), window_tokens = scores.size(1), n_classes = scores.size(2);
+  const Tensor start = vector_of("start", start_, ScalarType::Long, n, "N");
+  const Tensor half = vector_of("half", half_, ScalarType::Long, n, "N");
+  const Tensor length = vector_of("length", length_, ScalarType::Long, -1, "H");
+  const std::vector<int64_t> offset = offsets_of(length);
+  const int64_t n_halves = length.size(0);
+  require(edge >= 0, "edge must be >= 0 tokens, got ", edge);
+  std::vector<int64_t> first(n_halves + 1, 0);  // first window of each half
+  for (int64_t w = 0; w < n; ++w) {
+    const int64_t h = ints(half)[w];
+    require(ints(start)[w] >= 0, "start must be >= 0, got ", ints(start)[w], " for window ", w);
+    require(h >= 0 && h < n_halves, "half must be in [0, ", n_halves, "), got ", h, " for window ", w);
+    require(w == 0 || ints(half)[w - 1] <= h, "half must not decrease, got ", ints(half)[w - 1], " then ",
+            h, " at window ", w);
+    ++first[h + 1];
+  }
+  std::partial_sum(first.begin(), first.end(), first.begin());
+
+  Tensor merged = torch::stable::empty({offset.back(), n_classes}, scores.scalar_type());
+  dispatch(scores, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    const T* in = static_cast<const T*>(scores.const_data_ptr());
+    T* out = static_cast<T*>(merged.mutable_data_ptr());
+    for_each_item(n_halves, [&](int64_t h) {
+      merge_windows(in + first[h] * window_tokens * n_classes, ints(start) + first[h],
+                    first[h + 1] - first[h], window_tokens, n_classes, offset[h + 1] - offset[h], edge,
+                    mean, out + offset[h] * n_classes);
+    });
+  });
+  return merged;
+}
+
+// What both kinds of NMS share: the checks, and one call of suppress(rows, n_rows, K, window, out)
+// per half.
+template <typename Suppress>
+Tensor nms_by_half(const Tensor& scores_, const Tensor& length_, const Tensor& window_, double threshold,
+                   const Suppress& suppress) {
+  const Tensor scores = scores_of("scores", scores_, 2, "(S, K)");
+  const int64_t n_classes = scores.size(1);
+  const Tensor length = vector_of("length", length_, ScalarType::Long, -1, "H");
+  const Tensor window = vector_of("window", window_, ScalarType::Double, n_classes, "K");
+  const std::vector<int64_t> offset = offsets_of_rows("scores", scores, length);
+  const double* widths = static_cast<const double*>(window.const_data_ptr());
+  for (int64_t k = 0; k < n_classes; ++k)
+    require(widths[k] >= 0 && std::isfinite(widths[k]), "window must be finite and >= 0 tokens, got ",
+            widths[k], " for class ", k);
+  require(threshold >= 0, "threshold must be >= 0, got ", threshold);
+
+  Tensor kept = torch::stable::empty({scores.size(0), n_classes}, scores.scalar_type());
+  dispatch(scores, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    const T* in = static_cast<const T*>(scores.const_data_ptr());
+    T* out = static_cast<T*>(kept.mutable_data_ptr());
+    for_each_item(length.size(0), [&](int64_t h) {
+      suppress(in + offset[h] * n_classes, offset[h + 1] - offset[h], n_classes, widths,
+               out + offset[h] * n_classes);
+    });
+  });
+  return kept;
+}
+
+Tensor soft_nms_cpu(const Tensor& scores, const Tensor& length, const Tensor& window, double threshold,
+                    double min_weight) {
+  require(min_weight >= 0 && min_weight <= 1, "min_weight must be in [0, 1], got ", min_weight);
+  return nms_by_half(scores, length, window, threshold,
+                     [&](const auto* rows, int64_t n_rows, int64_t n_classes, const double* widths, auto* out) {
+                       soft_nms(rows, n_rows, n_classes, widths, threshold, min_weight, out);
+                     });
+}
+
+Tensor hard_nms_cpu(const Tensor& scores, const Tensor& length, const Tensor& window, double threshold,
+                    bool local) {
+  return nms_by_half(scores, length, window, threshold,
+                     [&](const auto* rows, int64_t n_rows, int64_t n_classes, const double* widths, auto* out) {
+                       hard_nms(rows, n_rows, n_classes, widths, threshold, local, out);
+                     });
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> detections_cpu(const Tensor& kept_, const Tensor& length_) {
+  const Tensor kept = scores_of("kept", kept_, 2, "(S, K)");
+  const Tensor length = vector_of("length", length_, ScalarType::Long, -1, "H");
+  const std::vector<int64_t> offset = offsets_of_rows("kept", kept, length);
+  const int64_t n_classes = kept.size(1), n_halves = length.size(0);
+  Tensor half, cls, token, score;
+  dispatch(kept, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    const T* in = static_cast<const T*>(kept.const_data_ptr());
+    std::vector<int64_t> first(n_halves + 1, 0);  // first detection of each half
+    for_each_item(n_halves, [&](int64_t h) {
+      count_detections(in + offset[h] * n_classes, offset[h + 1] - offset[h], n_classes, &first[h + 1]);
+    });
+    std::partial_sum(first.begin(), first.end(), first.begin());
+    half = torch::stable::empty({first.back()}, ScalarType::Long);
+    cls = torch::stable::empty({first.back()}, ScalarType::Long);
+    token = torch::stable::empty({first.back()}, ScalarType::Long);
+    score = torch::stable::empty({first.back()}, kept.scalar_type());
+    int64_t *const to_half = mutable_ints(half), *const to_class = mutable_ints(cls);
+    int64_t* const to_token = mutable_ints(token);
+    T* const to_score = static_cast<T*>(score.mutable_data_ptr());
+    for_each_item(n_halves, [&](int64_t h) {
+      list_detections(in + offset[h] * n_classes, offset[h + 1] - offset[h], n_classes, h,
+                      to_half + first[h], to_class + first[h], to_token + first[h], to_score + first[h]);
+    });
+  });
+  return {half, cls, token, score};
+}
+
+// Groups the events named `who`, or says which of them is out of range.
+template <typename Value>
+void group_or_refuse(const std::string& who, const Tensor& half, const Tensor& cls, const Tensor& frame,
+                     const Tensor& value, int64_t n_halves, int64_t n_classes, Events<Value>& grouped) {
+  const int64_t bad = group_events(ints(half), ints(cls), ints(frame),
+                                   static_cast<const Value*>(value.const_data_ptr()), half.size(0), n_halves,
+                                   n_classes, grouped);
+  if (bad < 0) return;
+  const int64_t h = ints(half)[bad], c = ints(cls)[bad], f = ints(frame)[bad];
+  require(h >= 0 && h < n_halves, who, "_half must be in [0, ", n_halves, "), got ", h, " at event ", bad);
+  require(c >= 0 && c < n_classes, who, "_class must be in [0, ", n_classes, "), got ", c, " at event ", bad);
+  require(false, who, "_frame must be >= 0, got ", f, " at event ", bad);
+}
+
+Tensor average_map_cpu(const Tensor& pred_half, const Tensor& pred_class, const Tensor& pred_frame,
+                       const Tensor& pred_score, const Tensor& gt_half, const Tensor& gt_class,
+                       const Tensor& gt_frame, const Tensor& gt_visible, int64_t n_halves, int64_t n_classes,
+                       const Tensor& delta_frames) {
+  const Tensor p_half = vector_of("pred_half", pred_half, ScalarType::Long, -1, "P");
+  const int64_t n_predictions = p_half.size(0);
+  const Tensor p_class = vector_of("pred_class", pred_class, ScalarType::Long, n_predictions, "P");
+  const Tensor p_frame = vector_of("pred_frame", pred_frame, ScalarType::Long, n_predictions, "P");
+  const Tensor p_score = vector_of("pred_score", pred_score, ScalarType::Double, n_predictions, "P");
+  const Tensor g_half = vector_of("gt_half", gt_half, ScalarType::Long, -1, "G");
+  const int64_t n_labels = g_half.size(0);
+  const Tensor g_class = vector_of("gt_class", gt_class, ScalarType::Long, n_labels, "G");
+  const Tensor g_frame = vector_of("gt_frame", gt_frame, ScalarType::Long, n_labels, "G");
+  const Tensor g_visible = vector_of("gt_visible", gt_visible, ScalarType::Bool, n_labels, "G");
+  const Tensor deltas = vector_of("delta_frames", delta_frames, ScalarType::Long, -1, "D");
+  const int64_t n_deltas = deltas.size(0);
+  require(n_halves >= 0, "n_halves must be >= 0, got ", n_halves);
+  require(n_classes >= 0, "n_classes must be >= 0, got ", n_classes);
+  for (int64_t d = 0; d < n_deltas; ++d)
+    require(ints(deltas)[d] >= 0, "delta_frames must be >= 0, got ", ints(deltas)[d], " at ", d);
+
+  Events<double> predictions;
+  Events<uint8_t> labels;
+  group_or_refuse("pred", p_half, p_class, p_frame, p_score, n_halves, n_classes, predictions);
+  group_or_refuse("gt", g_half, g_class, g_frame, g_visible, n_halves, n_classes, labels);
+
+  // One item of work is a class in a few of the halves; their tallies are added up afterwards.
+  const int64_t n_parts = std::max<int64_t>(1, std::min<int64_t>(n_halves, 2 * torch::stable::get_num_threads()));
+  const int64_t size = tally_size(n_deltas);
+  std::vector<int64_t> tallies(n_classes * n_parts * size, 0);
+  for_each_item(n_classes * n_parts, [&](int64_t item) {
+    const int64_t cls = item / n_parts, part = item % n_parts;
+    tally_class(predictions, labels, cls, n_classes, n_halves * part / n_parts,
+                n_halves * (part + 1) / n_parts, ints(deltas), n_deltas, tallies.data() + item * size);
+  });
+  Tensor ap = torch::stable::empty({3, n_deltas, n_classes}, ScalarType::Double);
+  double* const out = static_cast<double*>(ap.mutable_data_ptr());
+  for_each_item(n_classes, [&](int64_t cls) {
+    int64_t* const total = tallies.data() + cls * n_parts * size;
+    for (int64_t part = 1; part < n_parts; ++part)
+      for (int64_t i = 0; i < size; ++i) total[i] += total[part * size + i];
+    average_precision(total, n_deltas, out + cls, n_classes, n_deltas * n_classes);
+  });
+  return ap;
+}
+
+}  // namespace
+}  // namespace comedian
+
+// ----- index: every operator with its signature; shapes and rules are at the head of each kernel's file -----
+STABLE_TORCH_LIBRARY(comedian, m) {
+  m.def("merge_windows(Tensor scores, Tensor start, Tensor half, Tensor length, int edge, bool mean) -> Tensor");
+  m.def("soft_nms(Tensor scores, Tensor length, Tensor window, float threshold, float min_weight) -> Tensor");
+  m.def("hard_nms(Tensor scores, Tensor length, Tensor window, float threshold, bool local) -> Tensor");
+  m.def("detections(Tensor kept, Tensor length) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("average_map(Tensor pred_half, Tensor pred_class, Tensor pred_frame, Tensor pred_score, "
+        "Tensor gt_half, Tensor gt_class, Tensor gt_frame, Tensor gt_visible, "
+        "int n_halves, int n_classes, Tensor delta_frames) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(comedian, CPU, m) {
+  m.impl("merge_windows", TORCH_BOX(&comedian::merge_windows_cpu));
+  m.impl("soft_nms", TORCH_BOX(&comedian::soft_nms_cpu));
+  m.impl("hard_nms", TORCH_BOX(&comedian::hard_nms_cpu));
+  m.impl("detections", TORCH_BOX(&comedian::detections_cpu));
+  m.impl("average_map", TORCH_BOX(&comedian::average_map_cpu));
+}
+
+// `import comedian_C` registers the operators above. ops.py compares the hash with csrc/ as it is
+// now.
+PYBIND11_MODULE(comedian_C, m) { m.attr("source_hash") = COMEDIAN_SOURCE_HASH; }

@@ -1,0 +1,46 @@
+// detections: what an NMS kept, from a table to a list.
+//
+//   kept (T, K)  a score where there is a detection, negative (or NaN) where there is none
+//   -> half, cls, token (M,), score (M,): by class, then by token
+//
+// In two calls, because the caller must know M to make room: count_detections says how many each
+// half holds, list_detections writes them. The order (half, class, token) is the one in which
+// average_map needs no sorting. Cost O(T K).
+#include "kernels.h"
+
+#include <memory>
+
+namespace comedian {
+
+template <typename T>
+void count_detections(const T* kept, int64_t length, int64_t n_classes, int64_t* count) {
+  int64_t n = 0;
+  for (int64_t i = 0; i < length * n_classes; ++i) n += kept[i] >= 0;
+  *count = n;
+}
+
+template <typename T>
+void list_detections(const T* kept, int64_t length, int64_t n_classes, int64_t half_index,
+                     int64_t* half, int64_t* cls, int64_t* token, T* score) {
+  const std::unique_ptr<T[]> columns(new T[length * n_classes]);
+  to_columns(kept, length, n_classes, columns.get());
+  int64_t n = 0;
+  for (int64_t k = 0; k < n_classes; ++k)
+    for (int64_t t = 0; t < length; ++t) {
+      const T s = columns[k * length + t];
+      if (!(s >= 0)) continue;
+      half[n] = half_index;
+      cls[n] = k;
+      token[n] = t;
+      score[n++] = s;
+    }
+}
+
+template void count_detections(const float*, int64_t, int64_t, int64_t*);
+template void count_detections(const double*, int64_t, int64_t, int64_t*);
+template void list_detections(const float*, int64_t, int64_t, int64_t, int64_t*, int64_t*,
+                              int64_t*, float*);
+template void list_detections(const double*, int64_t, int64_t, int64_t, int64_t*, int64_t*,
+                              int64_t*, double*);
+
+}  // namespace comedian
