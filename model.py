@@ -127,7 +127,7 @@ class Block(nn.Module):
 
 def make_blocks(depth, dim, num_heads, mlp_ratio, drop_path):
     """Drop path grows linearly from 0 at the first block to `drop_path` at the last."""
-    rates = torch.linspace(0, drop_path, depth).tolist()
+    rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
     return nn.Sequential(*[Block(dim, num_heads, mlp_ratio, rate) for rate in rates])
 
 
@@ -263,7 +263,7 @@ class Swin(nn.Module):
     def __init__(self, cfg, window=7):
         super().__init__()
         self.patch_embed = TubeletEmbed(cfg.patch_size, cfg.embed_dim, norm=True)
-        rates = iter(torch.linspace(0, cfg.drop_path, sum(cfg.depth)).tolist())
+        rates = iter(torch.linspace(0, cfg.drop_path, sum(cfg.depth), device="cpu").tolist())
         self.layers = nn.ModuleList()
         for i, depth in enumerate(cfg.depth):
             dim, side = cfg.embed_dim * 2 ** i, cfg.image_size // cfg.patch_size // 2 ** i
