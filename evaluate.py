@@ -230,7 +230,7 @@ def tight(kept, stored, truth):
     """t-AmAP and its value per class (K,) of what an NMS kept, (S, K); truth: stack_labels."""
     length = stored.windows[-1]
     half, label, token, confidence = ops.detections(kept, length)
-    position_ms = np.round(np.arange(length.max()) * (1000 * stored.token_s))   # as infer.py writes
+    position_ms = np.round(np.arange(int(length.max())) * (1000 * stored.token_s))   # infer.py
     frame = torch.from_numpy(frames(position_ms, 2, "scores"))[token]
     ap = ops.average_map(half, label, frame, confidence.double(), *truth, len(length),
                          kept.shape[1], 2 * torch.tensor(METRICS["tight"]))[0].numpy()    # (5, K)
@@ -250,7 +250,7 @@ def sweep(stored, truth, merges, ignored_s, windows_s):
     """
     grid = (len(merges), len(ignored_s), len(NMS), len(windows_s))
     overall, per_class = np.zeros(grid), np.zeros((*grid, len(stored.classes)))
-    with tqdm(total=overall.size, desc="sweep", unit=" settings", leave=False) as bar:
+    with tqdm(total=overall.size, desc="sweep", unit=" settings", disable=None) as bar:
         for m, e in np.ndindex(grid[:2]):
             merged = merge(stored, ignored_s[e], merges[m])               # (S, K)
             for (n, nms), (w, window_s) in itertools.product(enumerate(NMS.values()),

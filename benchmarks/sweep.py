@@ -39,11 +39,11 @@ def workload(n_matches, n_tokens=2700, window=64, seed=0):
             label = rng.choice(len(classes), len(second), p=share)
             labels[f"match {g}"] += [data.Event(h, int(c), int(1000 * s), bool(rng.random() > 0.17))
                                      for s, c in zip(second, label, strict=True)]
-            logit = rng.normal(-6, 1.2, (n_tokens, len(classes)))                     # (T, K)
+            logit = rng.normal(-8.5, 1.2, (n_tokens, len(classes)))                   # (T, K)
             token = np.clip(second + rng.normal(0, 0.7, len(second)), 0, n_tokens - 1).astype(int)
-            for away, height in [(-2, 2.0), (-1, 4.0), (0, 6.0), (1, 4.0), (2, 2.0)]:
+            for away, height in [(-2, 4), (-1, 7), (0, 10), (1, 7), (2, 4)]:
                 near = np.clip(token + away, 0, n_tokens - 1)
-                np.add.at(logit, (near, label), height * rng.uniform(0.2, 1, len(second)))
+                np.add.at(logit, (near, label), height * rng.uniform(0.3, 1, len(second)))
             seen = logit[starts[:, None] + np.arange(window)]                         # (n, L, K)
             seen += rng.normal(0, 0.5, seen.shape)         # each window has its own opinion
             scores.append(torch.from_numpy(seen.astype(np.float32)).sigmoid())
