@@ -67,7 +67,7 @@ def read_classes(path=None):
 # ------------------------------------------------------------------ matches and halves
 @dataclass(frozen=True)
 class Half:
-    """One video as a folder of images: `prefix`, number with `digits` digits (0: not padded), `suffix`."""
+    """One video as a folder of images: `prefix`, number with `digits` digits (1: not padded), `suffix`."""
     match: str                        # folder of the match, relative to the root
     number: int                       # 1 or 2 in SoccerNet
     folder: str
@@ -132,13 +132,13 @@ def find_halves(root):
 def frame_folder(match, number, folder, images):
     """A Half from the regex matches of its image names; checks that the numbering has no hole."""
     numbers = sorted(int(m[2]) for m in images)
-    if numbers[-1] - numbers[0] + 1 != len(numbers):
-        have = set(numbers)
+    have = set(numbers)
+    if not numbers[-1] - numbers[0] + 1 == len(numbers) == len(have):
         hole = next((i for i in range(numbers[0], numbers[-1]) if i not in have), numbers[0])
         raise DataError(f"{folder}: frame number {hole} is missing or there twice "
                         f"({len(numbers)} images, numbers {numbers[0]} to {numbers[-1]})")
     sample = images[0]
-    digits = len(sample[2]) if any(m[2][0] == "0" and len(m[2]) > 1 for m in images) else 0
+    digits = min(len(m[2]) for m in images)                # 1 where numbers are not padded
     fps = DEFAULT_FPS
     if (folder / "fps.txt").exists():
         text = (folder / "fps.txt").read_text().strip()
@@ -369,7 +369,7 @@ def open_features(root, half, name):
     except FileNotFoundError:
         raise DataError(f"{path}: no teacher features for this half; see --features and "
                         "--features-name") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path}: not a plain .npy array ({error})") from None
     if features.ndim != 2 or not len(features):
         raise DataError(f"{path}: features must have shape (seconds, width), got {features.shape}")
@@ -389,15 +389,21 @@ def window_starts(n_tokens, window, stride):
 
 
 # ------------------------------------------------------------------ images in batch
-# Each takes x (B, T, 3, H, W) float in [0, 1] and one number per sample, (B,): all T frames of a clip or
-# window share the draw, so that the only motion the network sees is the match's own. The numbers are drawn
-# on the CPU (the same draw on every device) and moved here.
+# Each takes x (B, T, 3, H, W), float in [0, 1], and draws one number per sample: all T frames of a clip
+# or window share it, so that the only motion the network sees is the match's own. Draws are made on the
+# CPU (the same on every device). `p` is the share of samples that an operation touches; only they are
+# worked on, and x is changed in place where it keeps its size.
 LUMA = (0.299, 0.587, 0.114)          # ITU-R BT.601, as in every image library
 
 
 def to_float(frames, device):
     """(B, T, H, W, 3) uint8 on the host -> (B, T, 3, H, W) float32 grey levels 0..255 on `device`."""
-    return frames.to(device, non_blocking=True).permute(0, 1, 4, 2, 3).float()
+    return frames.to(device, non_blocking=True).permute(0, 1, 4, 2, 3).contiguous().float()
+
+
+def some(n, p, device):
+    """Which of n samples: indices, each there with probability p."""
+    return torch.nonzero(torch.rand(n) < p)[:, 0].to(device)
 
 
 def per_sample(values, x):
@@ -406,37 +412,40 @@ def per_sample(values, x):
 
 
 def separable(x, rows, columns):
-    """x (B, T, C, H, W) -> rows (B, H', H) @ x @ columns (B, W', W)^T: (B, T, C, H', W').
+    """rows (B, H', H) @ x (B, T, C, H, W) @ columns (B, W', W)^T -> (B, T, C, H', W').
 
-    Resizing, cropping and blurring are all of this form: two matrix products, one draw per sample.
+    Resizing, cropping and blurring are all of this form: two matrix products per sample.
     """
-    x = x @ columns.transpose(1, 2)[:, None, None]                    # (B, T, C, H, W')
-    return rows[:, None, None] @ x                                    # (B, T, C, H', W')
+    B, T, C, H, W = x.shape
+    x = x.reshape(B, T * C * H, W) @ columns.to(x).transpose(1, 2)            # (B, T C H, W')
+    x = x.view(B, T * C, H, columns.shape[1]).transpose(1, 2).flatten(2)      # (B, H, T C W')
+    x = (rows.to(x) @ x).view(B, rows.shape[1], T, C, columns.shape[1])       # (B, H', T, C, W')
+    return x.permute(0, 2, 3, 1, 4).contiguous()
 
 
 def resize_matrix(start, length, n_in, n_out):
     """(B, n_out, n_in): bilinear resampling of pixels [start, start + length) to n_out pixels.
 
-    With antialiasing, as PIL and torch's antialias=True: the triangle is widened by the shrink factor and
-    cut off at the crop's border. start, length: (B,).
+    With antialiasing, as PIL and torch's antialias=True: the triangle is widened by the shrink factor
+    and cut off at the crop's border. start, length: (B,).
     """
     start, length = start.view(-1, 1, 1).float(), length.view(-1, 1, 1).float()
-    scale = length / n_out                                            # input pixels per output pixel
-    centre = start + (torch.arange(n_out)[:, None] + 0.5) * scale     # (B, n_out, 1)
-    pixel = torch.arange(n_in)[None, None] + 0.5                      # (1, 1, n_in)
+    scale = length / n_out                                    # input pixels per output pixel
+    centre = start + (torch.arange(n_out)[:, None] + 0.5) * scale             # (B, n_out, 1)
+    pixel = torch.arange(n_in)[None, None] + 0.5                              # (1, 1, n_in)
     weight = (1 - (pixel - centre).abs() / scale.clamp(min=1)).clamp(min=0)
-    weight = weight * ((pixel > start) & (pixel < start + length))    # (B, n_out, n_in)
+    weight = weight * ((pixel > start) & (pixel < start + length))            # (B, n_out, n_in)
     return weight / weight.sum(2, keepdim=True)
 
 
 def crop_resize(x, box, size):
-    """Cuts box (B, 4) = top, left, height, width out of x and resizes it to size x size.
+    """Cuts box (B, 4) = top, left, height, width out of x, in grey levels 0..255, to size x size.
 
-    Values are rounded to grey levels as if the resized image had been stored, then scaled to [0, 1].
+    Rounded to grey levels as if the resized image had been stored, then scaled to [0, 1].
     """
     top, left, height, width = box.unbind(1)
-    rows = resize_matrix(top, height, x.shape[3], size).to(x.device)
-    columns = resize_matrix(left, width, x.shape[4], size).to(x.device)
+    rows = resize_matrix(top, height, x.shape[3], size)
+    columns = resize_matrix(left, width, x.shape[4], size)
     return separable(x, rows, columns).round_().clamp_(0, 255).div_(255)
 
 
@@ -454,12 +463,12 @@ def random_boxes(n, height, width, scale, ratio):
     Like torchvision's RandomResizedCrop: ten tries per box, then the largest box of legal aspect.
     """
     area = height * width * torch.empty(n, 10).uniform_(*scale)
-    aspect = torch.empty(n, 10).uniform_(*np.log(ratio)).exp()        # log-uniform
+    aspect = torch.empty(n, 10).uniform_(*np.log(ratio)).exp()                # log-uniform
     w, h = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
     fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
-    first = fits.int().argmax(1, keepdim=True)                        # the first try that fits
+    first = fits.int().argmax(1, keepdim=True)                                # the first try that fits
     w, h = w.gather(1, first)[:, 0], h.gather(1, first)[:, 0]
-    none = ~fits.any(1)                                               # fallback, centred
+    none = ~fits.any(1)                                                       # fallback, centred
     legal = min(max(width / height, ratio[0]), ratio[1])
     w[none], h[none] = round(min(width, height * legal)), round(min(height, width / legal))
     place = torch.rand(2, n)
@@ -471,10 +480,12 @@ def random_boxes(n, height, width, scale, ratio):
 
 def luminance(x):
     """(B, T, 3, H, W) -> (B, T, 1, H, W)."""
-    return (x * x.new_tensor(LUMA).view(3, 1, 1)).sum(2, keepdim=True)
+    red, green, blue = x.split(1, dim=2)
+    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
 
 
 def brightness(x, factor):
+    """x times factor (B,); new tensor, like the next three."""
     return (x * per_sample(factor, x)).clamp_(0, 1)
 
 
@@ -491,65 +502,75 @@ def saturation(x, factor):
 
 def hue(x, shift):
     """Turns the colour circle by `shift` of a full turn, in [-0.5, 0.5] (through HSV)."""
-    top, bottom = x.amax(2), x.amin(2)                                # (B, T, H, W)
+    top, bottom = x.amax(2), x.amin(2)                                        # (B, T, H, W)
     red, green, blue = x.unbind(2)
     chroma = (top - bottom).clamp(min=1e-8)
     h = torch.where(top == red, (green - blue) / chroma,
-                    torch.where(top == green, 2 + (blue - red) / chroma, 4 + (red - green) / chroma))
+                    torch.where(top == green, 2 + (blue - red) / chroma,
+                                4 + (red - green) / chroma))
     h = h + 6 * per_sample(shift, x)[:, :, 0]
-    # Channel n of a colour with hue h (in sixths of a turn), value v and chroma c is v - c * m(n + h):
-    # the closed form of the six-case HSV to RGB table.
-    k = (torch.stack([h + 5, h + 3, h + 1], 2)) % 6                   # (B, T, 3, H, W)
+    # A channel of a colour with hue h (in sixths of a turn), value v and chroma c is v - c * m(n + h)
+    # with n = 5, 3, 1 for red, green, blue: the closed form of the six-case HSV to RGB table.
+    k = torch.stack([h + 5, h + 3, h + 1], 2) % 6                             # (B, T, 3, H, W)
     return top[:, :, None] - (top - bottom)[:, :, None] * torch.minimum(k, 4 - k).clamp(0, 1)
 
 
 def color_jitter(x, strength, p):
     """Brightness, contrast, saturation and hue by factors within 1 +- strength, in random order.
 
-    strength: four numbers (0 = off). A sample is jittered with probability p; the order is one per batch.
+    strength: four numbers (0 = off). The order is one per batch.
     """
-    chosen = torch.rand(len(x)) < p
-    for i in torch.randperm(4).tolist():
-        if strength[i]:
-            draw = torch.empty(len(x)).uniform_(-strength[i], strength[i]) * chosen
-            x = (brightness, contrast, saturation, hue)[i](x, draw if i == 3 else 1 + draw)
+    i = some(len(x), p, x.device)
+    part = x[i]
+    for k in torch.randperm(4).tolist():
+        if strength[k]:
+            draw = torch.empty(len(i)).uniform_(-strength[k], strength[k])
+            part = hue(part, draw) if k == 3 else (brightness, contrast, saturation)[k](part, 1 + draw)
+    x[i] = part
     return x
 
 
 def grayscale(x, p):
-    return saturation(x, 1 - (torch.rand(len(x)) < p).float())
+    """Same luminance in all channels."""
+    i = some(len(x), p, x.device)
+    x[i] = luminance(x[i]).expand(-1, -1, 3, -1, -1)
+    return x
 
 
 def blur_matrix(sigma, n, radius):
-    """(B, n, n): Gaussian blur of n pixels, edges reflected; the identity where sigma is 0."""
+    """(B, n, n): Gaussian blur of n pixels with 2 radius + 1 taps, edges reflected. sigma (B,) pixels."""
     offset = torch.arange(-radius, radius + 1)
-    weight = torch.exp(-0.5 * (offset / sigma.clamp(min=1e-3)[:, None]) ** 2)      # (B, 2r+1)
+    weight = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)                 # (B, 2 radius + 1)
     weight = weight / weight.sum(1, keepdim=True)
-    source = (torch.arange(n)[:, None] + offset).abs()                # reflected at 0 ...
-    source = (n - 1) - ((n - 1) - source).abs()                       # ... and at n - 1
+    source = (torch.arange(n)[:, None] + offset).abs()                        # reflected at 0 ...
+    source = (n - 1) - ((n - 1) - source).abs()                               # ... and at n - 1
     matrix = torch.zeros(len(sigma), n, n)
     return matrix.scatter_add_(2, source.expand(len(sigma), -1, -1),
                                weight[:, None].expand(-1, n, -1))
 
 
 def gaussian_blur(x, p, sigma=(0.1, 2.0), radius=11):
-    """Blur with probability p. sigma and radius in pixels of a 224-pixel frame, scaled to x's size."""
-    draw = torch.empty(len(x)).uniform_(*sigma) * (torch.rand(len(x)) < p) * (x.shape[4] / 224)
+    """sigma and radius (11: 23 taps) in pixels of a 224-pixel frame, scaled to x's width."""
+    i = some(len(x), p, x.device)
+    draw = torch.empty(len(i)).uniform_(*sigma) * (x.shape[4] / 224)
     radius = max(1, round(radius * x.shape[4] / 224))
-    rows, columns = (blur_matrix(draw, n, radius).to(x.device) for n in x.shape[3:])
-    return separable(x, rows, columns)
+    x[i] = separable(x[i], *(blur_matrix(draw, n, radius) for n in x.shape[3:]))
+    return x
 
 
 def solarize(x, p, threshold=0.5):
     """Inverts the pixels at or above the threshold."""
-    chosen = per_sample(torch.rand(len(x)) < p, x).bool()
-    return torch.where(chosen & (x >= threshold), 1 - x, x)
+    i = some(len(x), p, x.device)
+    part = x[i]
+    x[i] = torch.where(part >= threshold, 1 - part, part)
+    return x
 
 
 def hflip(x, p):
     """Mirrors left and right."""
-    chosen = per_sample(torch.rand(len(x)) < p, x).bool()
-    return torch.where(chosen, x.flip(4), x)
+    i = some(len(x), p, x.device)
+    x[i] = x[i].flip(4)
+    return x
 
 
 def normalize(x, per_frame=False):
@@ -557,5 +578,7 @@ def normalize(x, per_frame=False):
     frame to mean 0 and deviation 1 over its pixels and channels (ours; small networks learn faster)."""
     if not per_frame:
         return (x - 0.45) / 0.225
-    std, mean = torch.std_mean(x, (2, 3, 4), keepdim=True, correction=0)
-    return (x - mean) / (std + 1e-3)
+    flat = x.flatten(2)                                                       # (B, T, 3 H W)
+    flat = flat - flat.mean(2, keepdim=True)
+    deviation = flat.norm(dim=2, keepdim=True) / flat.shape[2] ** 0.5
+    return flat.div_(deviation + 1e-3).view(x.shape)
