@@ -103,7 +103,7 @@ def random_match(rng):
     return annotations, predictions
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2))])
 def test_equals_official_evaluator(seed, tmp_path):
     official = pytest.importorskip(
         "SoccerNet.Evaluation.ActionSpotting",
