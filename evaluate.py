@@ -280,7 +280,7 @@ def draw(path, overall):
     import matplotlib
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for n, kind in enumerate(NMS):
         m, e, w = np.unravel_index(overall[:, :, n].argmax(), overall[:, :, n].shape)
         axes[0].plot(WINDOWS_S, 100 * overall[m, e, n], "o-",
