@@ -46,7 +46,8 @@ CLASSES = tuple(name for name in SOCCERNET_CLASSES if name in {
 # Ranges are (low, high), drawn anew each time. At two frames a second, 3 s are six frames.
 LENGTH_M, WIDTH_M = 105, 68            # a pitch
 MARGIN_M = 7                           # grass beyond the lines that the camera may show
-WIDE_M, TIGHT_M = 44, 30               # what the camera sees across, in play and at a stop
+WIDE_M, TIGHT_M = 44, 30               # what the camera sees across: in play, before a restart
+FOUL_M = 22                            # and once a player lies on the ground
 PLAYER_M, BALL_M = 1.5, 1.1            # radius; larger than life, for a metre is about a pixel
 
 OPEN_PLAY_S = (6.0, 13.0)              # between incidents; sets the rate of events
@@ -91,11 +92,12 @@ class Script:
         self.attack = (1, -1) if half == 1 else (-1, 1)    # the way each team plays, as a sign of x
         self.beats, self.cuts, self.falls, self.events = [], [(0.0, WIDE, 0, 0.0)], [], []
         self.scene, self.across_m = np.zeros((14, 2)), WIDE_M
-        self.scene[:12] = self.kick_off_places(team=int(rng.integers(2)))
+        team = int(rng.integers(2))
+        self.scene[:12] = self.kick_off_places(team)
         self.scene[REFEREE] = 0, -8
         self.beats.append((0.0, self.scene, WIDE_M))
 
-        team = self.kick_off(int(rng.integers(2)))
+        self.kick_off(team)
         while self.now_s < seconds:
             team = self.passes(team, rng.uniform(*OPEN_PLAY_S))
             incident = rng.choice(list(INCIDENTS), p=list(INCIDENTS.values()))
@@ -130,9 +132,12 @@ class Script:
         if hidden:
             self.cut(WIDE)
 
-    def replay(self, since_s):
-        """The last scene again, slower. Meanwhile the match goes on: `now_s` runs as ever."""
-        self.cut(REPLAY, value=since_s)
+    def perhaps_replay(self, since_s):
+        """The last scene again, slower, while on the pitch all wait."""
+        if self.rng.random() < P_REPLAY:
+            self.cut(REPLAY, value=since_s)
+            self.move(self.rng.uniform(*REPLAY_S))
+            self.cut(WIDE)
 
     # -- where people stand
     def in_play(self, ball, carrier=None):
@@ -193,10 +198,8 @@ class Script:
         self.cut(CHEER, team)
         self.move(self.rng.uniform(*CHEER_S), ball=(0, 0), players=self.kick_off_places(1 - team),
                   referee=(0, -8))
-        if self.rng.random() < P_REPLAY:
-            self.replay(shot_s)
-            self.move(self.rng.uniform(*REPLAY_S))
         self.cut(WIDE)
+        self.perhaps_replay(shot_s)
         return self.kick_off(1 - team)
 
     def miss(self, team):
@@ -204,16 +207,11 @@ class Script:
         self.event("Shots off target", team)
         way, shot_s = self.attack[team], self.now_s - 3
         self.move(self.rng.uniform(*CHEER_AFTER_S))
+        self.perhaps_replay(shot_s)
         spot = np.array([way * 45, self.rng.choice([-6, 6])])             # goal kick
         players = self.in_play(spot * (0.3, 1))
         players[TEAMS[1 - team].start] = spot + (3 * way, 0)              # taken by the keeper
-        replay = self.rng.random() < P_REPLAY
-        if replay:
-            self.replay(shot_s)
         self.move(WALK_S, spot, players, referee=spot * 0.5)
-        if replay:
-            self.move(self.rng.uniform(*REPLAY_S) - WALK_S)
-            self.cut(WIDE)
         self.restart(None, 1 - team, to=(way * 5, self.rng.uniform(-15, 15)))
         return 1 - team
 
@@ -256,7 +254,7 @@ class Script:
         self.event("Foul", 1 - team)
         foul_s = self.now_s
         self.falls.append((foul_s, foul_s + DOWN_S, victim))
-        self.move(1.0, referee=ball - (0, 4), across_m=TIGHT_M)     # all stop, the whistle
+        self.move(1.0, referee=ball - (0, 4), across_m=FOUL_M)      # all stop, the whistle
         self.move(self.rng.uniform(1.0, 2.0))
         if self.rng.random() < P_CARD:
             after_s = self.rng.uniform(*CARD_AFTER_S)
@@ -265,10 +263,8 @@ class Script:
             self.event("Yellow card", 1 - team)
             self.move(self.rng.uniform(*CARD_S))
             self.cut(WIDE)
-        elif self.rng.random() < P_REPLAY:
-            self.replay(foul_s - 1)
-            self.move(self.rng.uniform(*REPLAY_S))
-            self.cut(WIDE)
+        else:
+            self.perhaps_replay(foul_s - 1)
         self.restart(None, team, to=ball + (self.attack[team] * 9, self.rng.uniform(-9, 9)))
         return team
 
@@ -400,13 +396,12 @@ class Painter:
         image = cv2.warpAffine(self.pitch, matrix, (self.canvas, self.canvas))
         unit = scale * 2 ** SUBPIXEL
         xy = ((scene - camera + across / 2) * unit).astype(int).tolist()
-        round_ = (0, 0, 360)                               # a whole ellipse, not turned
         for row in (*range(13), BALL):                     # the ball last, over everyone
             name = {REFEREE: "black", BALL: "ball"}.get(row) or self.kits[row // 6]
             radius = BALL_M if row == BALL else PLAYER_M
             lying = row < 12 and down[row]                 # full length on the grass
             axes = (2.2 * radius, 0.7 * radius) if lying else (radius, radius)
-            cv2.ellipse(image, xy[row], [int(a * unit) for a in axes], *round_,
+            cv2.ellipse(image, xy[row], [int(a * unit) for a in axes], 0, 0, 360,
                         self.colours[name], -1, cv2.LINE_AA, SUBPIXEL)
         return image
 
@@ -425,6 +420,9 @@ class Painter:
         cv2.circle(image, self.at(x, y + 0.12 * height), self.at(0.15 * height)[0],
                    self.colours["skin"], -1, cv2.LINE_AA)
 
+    def block(self, image, x0, y0, x1, y1, name):
+        cv2.rectangle(image, self.at(x0, y0), self.at(x1, y1), self.colours[name], -1)
+
     def blank(self):
         image = np.empty((self.canvas, self.canvas, 3), np.uint8)
         image[:] = self.grass
@@ -439,11 +437,12 @@ class Painter:
         return image
 
     def card(self, raised):
+        """The referee, from the chest up; once `raised`, a card in the air."""
         image = self.blank()
         self.person(image, 0.42, 0.3, 0.8, self.colours["black"],
                     arms=[(0.72, 0.3)] if raised else [])
         if raised:
-            cv2.rectangle(image, self.at(0.64, 0.06), self.at(0.84, 0.32), self.colours["ball"], -1)
+            self.block(image, 0.64, 0.06, 0.84, 0.32, "ball")              # as yellow as the ball
         return image
 
     def bench(self, team, to_swap_s):
@@ -453,11 +452,9 @@ class Painter:
         cv2.line(image, self.at(0, 0.6), self.at(1, 0.6), self.colours["line"], self.canvas // 24)
         self.person(image, 0.5, 0.35, 0.5, self.colours["black"])
         if to_swap_s < 1:                                  # the board comes down after the swap
-            for left, right, colour in ((0.28, 0.72, self.colours["board"]),
-                                        (0.33, 0.46, (30, 30, 220)), (0.54, 0.67, (40, 170, 40))):
-                inset = 0 if right - left > 0.2 else 0.06
-                cv2.rectangle(image, self.at(left, 0.06 + inset), self.at(right, 0.32 - inset),
-                              colour, -1)
+            self.block(image, 0.28, 0.06, 0.72, 0.32, "board")
+            self.block(image, 0.33, 0.12, 0.46, 0.26, "red")               # number going off
+            self.block(image, 0.54, 0.12, 0.67, 0.26, "blue")              # number coming on
         step = 0.2 * np.clip(to_swap_s, -1.5, 1.5)
         self.person(image, 0.2 - step / 2, 0.45 + step, 0.35, shirt)
         self.person(image, 0.8 - step / 2, 0.45 - step, 0.35, shirt)

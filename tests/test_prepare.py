@@ -23,7 +23,7 @@ from data import DEFAULT_FPS
 from stage0_prepare import REFEREE, REPLAY, WIDE, Painter, Script, on_screen
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = dict(train=2, labelled=1, test=1, seconds=30, size=32, seed=0, jobs=2)
+SMALL = dict(train=2, labelled=1, test=1, seconds=60, size=32, seed=0, jobs=2)
 
 
 def render(out, **changes):
@@ -71,10 +71,10 @@ def test_data_reads_it(rendered):
     halves = data.find_halves(rendered)
     assert [half.number for half in halves] == [1, 2] * 3
     for half in halves:
-        assert (half.n_frames, half.fps, half.first) == (60, 2.0, 1)
-        assert data.read_frame(half.path(59)).shape == (32, 32, 3)
+        assert (half.n_frames, half.fps, half.first) == (120, 2.0, 1)
+        assert data.read_frame(half.path(119)).shape == (32, 32, 3)
         features = data.open_features(rendered, half, "physics")
-        assert features.shape == (30, 64) and features.dtype == np.float32
+        assert features.shape == (60, 64) and features.dtype == np.float32
         assert np.isfinite(features).all() and features.std() > 0.2      # more than its noise
 
 
@@ -89,24 +89,38 @@ def test_labels_follow_soccernet(rendered):
     classes = data.read_classes(rendered / "classes.txt")
     assert classes == tuple(name for name in data.SOCCERNET_CLASSES if name in classes)
     assert len(classes) == 8
-    path, = (rendered / "test").rglob("Labels-v2.json")
-    labels = json.loads(path.read_text())
-    assert labels["UrlLocal"] == path.parent.relative_to(rendered / "test").as_posix() + "/"
-    goals = {"home": 0, "away": 0}
-    for event in labels["annotations"]:
-        assert set(event) == {"gameTime", "label", "position", "team", "visibility"}
-        assert isinstance(event["position"], str)
-        half, clock = event["gameTime"].split(" - ")
-        second = int(event["position"]) // 1000
-        assert clock == f"{second // 60:02d}:{second % 60:02d}" and half in "12"
-        goals[event["team"]] += event["label"] == "Goal"
-    score = f"{goals['home']} - {goals['away']}"
-    assert labels["gameScore"] == score
-    assert path.parent.name.endswith(f"{labels['gameHomeTeam']} {score} {labels['gameAwayTeam']}")
-    assert len(data.read_labels(path, classes)) == len(labels["annotations"]) > 2
+    for path in rendered.rglob("Labels-v2.json"):
+        labels = json.loads(path.read_text())
+        assert labels["UrlLocal"] == "/".join(path.parent.parts[-3:]) + "/"
+        for event in labels["annotations"]:
+            assert set(event) == {"gameTime", "label", "position", "team", "visibility"}
+            assert isinstance(event["position"], str)
+            half, clock = event["gameTime"].split(" - ")
+            second = int(event["position"]) // 1000
+            assert clock == f"{second // 60:02d}:{second % 60:02d}" and half in "12"
+            assert event["team"] in ("home", "away")
+        assert len(data.read_labels(path, classes)) == len(labels["annotations"]) > 5
 
 
-# ------------------------------------------------------------------ 3. made once, never written over
+def test_score_counts_the_goals(tmp_path, monkeypatch):
+    stage0.teacher_basis()                                 # cached, from ordinary halves
+    monkeypatch.setattr(stage0, "INCIDENTS", {"goal": 1.0})
+    settings = {"seed": 0, "seconds": 120, "size": 32}
+    margins = set()
+    for number in range(3):
+        stage0.write_match((str(tmp_path), "train", number, True, settings))
+    for path in tmp_path.rglob("Labels-v2.json"):
+        labels = json.loads(path.read_text())
+        goals = [event["team"] for event in labels["annotations"] if event["label"] == "Goal"]
+        score = f"{goals.count('home')} - {goals.count('away')}"
+        home, away = labels["gameHomeTeam"], labels["gameAwayTeam"]
+        assert labels["gameScore"] == score
+        assert path.parent.name.endswith(f" {home} {score} {away}")
+        margins.add(goals.count("home") - goals.count("away"))
+    assert margins != {0}                                  # three draws would prove nothing
+
+
+# ------------------------------------------------------------------ 3. made once
 def test_second_call_touches_nothing(rendered, capsys):
     before = {path: path.stat().st_mtime_ns for path in rendered.rglob("*")}
     render(rendered)
@@ -216,7 +230,7 @@ def test_card_goes_up_at_its_label(scripts):
     for script in scripts:
         shot = on_screen(script, 180)
         for time, label, *_ in script.events:
-            if label == "Yellow card" and time < 178:
+            if label == "Yellow card" and time < 176:
                 after = int(np.ceil(time * DEFAULT_FPS))             # the first frame with it
                 yellow = [(abs(painter.frame(shot, i).astype(int) - painter.colours["ball"]).sum(-1)
                            < 60).sum() for i in range(after - 1, after + 6)]
@@ -226,7 +240,7 @@ def test_card_goes_up_at_its_label(scripts):
 
 
 def test_everyone_is_where_the_script_puts_them(scripts):
-    """Kick-off: all in their own halves; corner: ball at a flag; throw-in: ball over a touchline."""
+    """Kick-off: all in their own halves; corner: ball at a flag; throw-in: over a touchline."""
     for script in scripts:
         beats = {time: (scene, i) for i, (time, scene, _) in enumerate(script.beats)}
         for time, label, team, _ in script.events:
@@ -250,12 +264,13 @@ def test_everyone_is_where_the_script_puts_them(scripts):
 # ------------------------------------------------------------------ 5. the teacher
 def test_teacher_sees_only_its_second_and_its_neighbours(scripts):
     shot = on_screen(scripts[0], 180)
+    second = 60 + int(np.flatnonzero((shot["kind"] == WIDE)[120::2])[0])
     before = stage0.teacher(shot, np.random.default_rng(0))                # (180, 64)
     shot["across"] = shot["across"].copy()
-    shot["across"][[200, 201]] += 10                       # the two frames of second 100
+    shot["across"][2 * second] += 10
     after = stage0.teacher(shot, np.random.default_rng(0))
     changed = np.flatnonzero((before != after).any(1))
-    assert changed.tolist() == [99, 100, 101]
+    assert changed.tolist() == [second - 1, second, second + 1]
 
 
 def test_teacher_sees_no_events(scripts):
@@ -281,4 +296,4 @@ def test_close_ups_measure_only_their_kind(scripts):
     assert np.isfinite(numbers[~close]).all() and np.isfinite(numbers[:, :5]).all()
     moved = {**shot, "scene": shot["scene"].copy()}
     moved["scene"][:, REFEREE] += 5
-    assert (stage0.physics(moved)[~close] != numbers[~close]).any(1).all()     # it is seen elsewhere
+    assert (stage0.physics(moved)[~close] != numbers[~close]).any(1).all()   # seen elsewhere
