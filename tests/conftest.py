@@ -1,0 +1,43 @@
+"""Two tiny matches in SoccerNet's layout, for the tests that run whole stages."""
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+CLASSES = ("Goal", "Foul", "Corner")
+N_FRAMES = {("one", 1): 61, ("one", 2): 40, ("two", 1): 52, ("two", 2): 44}       # 61: odd, on purpose
+SIZE = (64, 48)                       # pixels, width x height: not square, so that frames are resized
+
+
+def write_half(folder, n_frames, rng):
+    """Frames whose colours drift, so that no two are alike."""
+    folder.mkdir(parents=True)
+    tint = rng.integers(0, 256, (n_frames // 4 + 2, 1, 1, 3))
+    for i in range(n_frames):
+        noise = rng.integers(-40, 40, (SIZE[1], SIZE[0], 3))
+        cv2.imwrite(str(folder / f"{i + 1:08d}.png"), np.clip(tint[i // 4] + noise, 0, 255))
+
+
+@pytest.fixture(scope="session")
+def matches(tmp_path_factory):
+    """The root: 2 matches with labels, teacher features ("teacher", 1 per second) and classes.txt.
+
+    Tests only read it.
+    """
+    root, rng = tmp_path_factory.mktemp("matches"), np.random.default_rng(0)
+    for match in ("one", "two"):
+        annotations = []
+        for half in (1, 2):
+            n_frames, folder = N_FRAMES[match, half], root / "league" / match
+            write_half(folder / f"{half}_224p", n_frames, rng)
+            np.save(folder / f"{half}_teacher.npy",
+                    rng.standard_normal((n_frames // 2, 12)).astype(np.float32))
+            for position_ms in rng.integers(0, 500 * n_frames, 8).tolist():
+                seconds = position_ms // 1000
+                annotations.append({"gameTime": f"{half} - 00:{seconds:02d}",
+                                    "label": CLASSES[seconds % 3], "position": str(position_ms),
+                                    "visibility": "visible" if seconds % 2 else "not shown"})
+        (folder / "Labels-v2.json").write_text(json.dumps({"annotations": annotations}))
+    (root / "classes.txt").write_text("\n".join(CLASSES))
+    return root
