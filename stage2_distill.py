@@ -145,17 +145,19 @@ def attend(q, bank, tau, q_id=None, bank_id=None):
     """log sum_k exp(q_i.P_k / tau) and the read sum_k softmax_k(q_i.P_k / tau) P_k: (n,), (n, D_t).
 
     q (n, D_t), bank (M, D_t), both of unit vectors: logits are at most 1 / tau, which takes the place of the
-    running maximum of an online softmax. Rows of the bank with bank_id equal to q_id are left out.
+    running maximum of an online softmax. Rows of the bank with bank_id equal to q_id are left out. Sums are
+    kept in float32, or in float64 for float64 vectors.
     """
-    total = q.new_zeros(len(q), dtype=torch.float32)
-    read = q.new_zeros(q.shape, dtype=torch.float32)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    total = q.new_zeros(len(q), dtype=wide)
+    read = q.new_zeros(q.shape, dtype=wide)
     for start in range(0, len(bank), CHUNK):
         rows = bank[start:start + CHUNK]                              # (c, D_t)
-        weight = torch.exp(((q.to(rows.dtype) @ rows.T).float() - 1) / tau)           # (n, c)
+        weight = torch.exp(((q.to(rows.dtype) @ rows.T).to(wide) - 1) / tau)          # (n, c)
         if q_id is not None:
             weight.masked_fill_(q_id[:, None] == bank_id[start:start + CHUNK], 0)
         total += weight.sum(1)
-        read += (weight.to(rows.dtype) @ rows).float()
+        read += (weight.to(rows.dtype) @ rows).to(wide)
     return total.log() + 1 / tau, read / total[:, None]
 
 
@@ -188,10 +190,10 @@ def soft_centroids(bank, tau_m):
     """c_i = sum_k s2_ik P_k of Eq. 4 for every row i of the bank; rows equal to P_i are left out of the
     sum. (M, D_t). It does not depend on the student: computed once."""
     # Equal rows get equal numbers: a random integer combination of their bits.
-    bits = bank.float().contiguous().view(torch.int32).long()         # (M, D_t)
     gen = torch.Generator().manual_seed(0)
     code = torch.randint(-2 ** 62, 2 ** 62, (bank.shape[1],), generator=gen).to(bank.device)
-    row_id = (bits * code).sum(1)                                     # (M,), wraps around
+    row_id = torch.cat([(rows.float().view(torch.int32) * code).sum(1)            # wraps around
+                        for rows in bank.split(CHUNK)])               # (M,)
     return torch.cat([attend(bank[i:i + 1024], bank, tau_m, row_id[i:i + 1024], row_id)[1]
                       for i in range(0, len(bank), 1024)])
 
@@ -204,7 +206,7 @@ def sce_loss_queue(z, p, queue, lam, tau, tau_m):
     own = torch.eye(p.shape[1], dtype=torch.bool, device=p.device)    # the aligned feature, by position
     own = F.pad(own, (0, len(queue)))                                 # (L, L + M)
     s2 = torch.softmax((similarity(p) / tau_m).masked_fill(own, -torch.inf), 2)       # Eq. 4
-    w = lam * own + (1 - lam) * s2                                    # Eq. 5
+    w = torch.where(own, lam, (1 - lam) * s2)                         # Eq. 5; s2 is 0 at own
     return -(w * torch.log_softmax(similarity(z) / tau, 2)).sum(2).mean()             # Eq. 3, 6
 
 
@@ -246,7 +248,11 @@ def main(args):
     bank = F.normalize(torch.from_numpy(np.concatenate(features, dtype=np.float32)), dim=1)   # (M, D_t)
     bank = bank.to(device, torch.bfloat16 if bf16 else torch.float32)
     print(f"data: bank of {len(bank):,} features x {bank.shape[1]}")
-    total = args.steps or args.epochs * (len(halves) * args.windows_per_half // args.batch)
+    per_epoch = len(halves) * args.windows_per_half
+    if not args.steps and per_epoch < args.batch:
+        raise data.DataError(f"{args.data}: {per_epoch} windows an epoch are fewer than one --batch of "
+                             f"{args.batch}; raise --windows-per-half or give --steps")
+    total = args.steps or args.epochs * (per_epoch // args.batch)
     reader = data.FrameReader(args.workers)
 
     # -- network: both transformers and a projector into the teacher's space
