@@ -1,17 +1,19 @@
 """
-Post-processing and metric: window scores -> one score per token -> detections -> average precision.
+Post-processing and metric: window scores -> a score per token -> detections -> average precision.
 
     merged = ops.merge_windows(scores, start, half, length, edge=12)   # (N, L, K) -> (S, K)
     kept = ops.soft_nms(merged, length, window=20)                     # (S, K), -1 = no detection
     half, cls, token, score = ops.detections(kept, length)             # (M,) each
-    ap = ops.average_map(half, cls, token, score.double(), ..., delta_frames)   # (3, D, K)
+    ap = ops.average_map(half, cls, token, score.double(), *labels, H, K, delta_frames)  # (3, D, K)
 
-Each operator stands here twice: `<name>_ref`, a few lines of Python written for the eye, and the kernel of
-the same name in csrc/, which must return the same bits. Read the references; run the kernels.
+Each operator stands here twice: `<name>_ref`, some lines of Python written for the eye, and the
+kernel of the same name in csrc/, which must return the same bits. Read the references; run the
+kernels.
 
-N windows, L tokens per window, K classes, H halves, S = sum(length) tokens of all halves end to end,
-M detections, D tolerances. All tensors are on the CPU; scores are float32 or float64, indices int64.
-Every window, edge and length is counted in tokens, every metric time in frames: this file knows no seconds.
+N windows, L tokens per window, K classes, H halves, S = sum(length) tokens of all halves end to
+end, M detections, D tolerances. All tensors are on the CPU; scores are float32 or float64, indices
+int64. Windows, edges and lengths are counted in tokens, the metric's times in frames: this file
+knows no seconds.
 """
 import hashlib
 import math
@@ -20,26 +22,28 @@ from pathlib import Path
 import numpy as np
 import torch
 
-# ----- the compiled extension ----------------------------------------------------------------------
+# ----- the compiled extension -------------------------------------------------------------------
 BUILD = "python setup.py build_ext --inplace   (or: pip install --no-build-isolation -e .)"
 CSRC = Path(__file__).resolve().parent / "csrc"
 
+# Importing it registers torch.ops.comedian.
 try:
-    import comedian_C                       # registers torch.ops.comedian
+    import comedian_C
 except ModuleNotFoundError as e:
     raise ImportError(f"the kernels are not built for this Python; run: {BUILD}") from e
-except ImportError as e:                    # it is there, but cannot be loaded: another torch, mostly
-    raise ImportError(f"the kernels do not fit torch {torch.__version__} ({e}); run: {BUILD}") from e
+except ImportError as e:                  # built, but cannot be loaded: for another torch, mostly
+    raise ImportError(f"the kernels do not fit torch {torch.__version__}: {e}; run: {BUILD}") from e
 
-if CSRC.is_dir():                           # absent where only the wheel is installed
-    sources = b"".join(f.read_bytes() for f in sorted(CSRC.iterdir()) if f.suffix in (".cpp", ".h"))
-    if hashlib.sha256(sources).hexdigest() != comedian_C.source_hash:
-        raise ImportError(f"the kernels are older than csrc/; run: {BUILD}")
+if CSRC.is_dir():                         # absent where only the wheel is installed
+    sources = sorted(f for f in CSRC.iterdir() if f.suffix in (".cpp", ".h"))
+    source_hash = hashlib.sha256(b"".join(f.read_bytes() for f in sources)).hexdigest()
+    if source_hash != comedian_C.source_hash:
+        raise ImportError(f"the kernels were built from other sources than csrc/; run: {BUILD}")
 
 kernels = torch.ops.comedian
 
 
-def choice(name, value, first, second):
+def is_second(name, value, first, second):
     """True where `value` is the second of two allowed words."""
     if value not in (first, second):
         raise ValueError(f"{name} must be {first!r} or {second!r}, got {value!r}")
@@ -47,39 +51,41 @@ def choice(name, value, first, second):
 
 
 def per_class(window, scores):
-    """One width or K of them -> (K,) float64."""
+    """One width, or one per class -> (K,) float64."""
     window = torch.as_tensor(window, dtype=torch.float64)
     return window.repeat(scores.shape[-1]) if window.dim() == 0 else window
 
 
-# ----- merge_windows -------------------------------------------------------------------------------
+# ----- merge_windows ----------------------------------------------------------------------------
 def merge_windows(scores, start, half, length, edge=0, mode="max"):
     """Merges overlapping windows into one score per token and class.
 
-    scores (N, L, K); start (N,) first token of each window in its half, >= 0; half (N,) which half, not
-    decreasing; length (H,) tokens per half. Returns (S, K).
+    scores (N, L, K); start (N,) first token of each window in its half, >= 0; half (N,) which half,
+    not decreasing; length (H,) tokens per half. Returns (S, K).
 
-    A window ignores its `edge` first and last tokens, except within `edge` of the half's own ends, which
-    no other window sees better. (The official COMEDIAN code compares token counts with seconds there and
-    loses the last seconds of every half.) Tokens at or beyond `length` are ignored: a half may be shorter
-    than a window. mode "max" (NaN wins) or "mean" (sum in window order / count). An uncovered token scores 0.
+    A window ignores its `edge` first and last tokens, except those at most `edge` tokens from the
+    half's own ends, which no other window sees better. (The official COMEDIAN code mixes two units
+    there and loses the last seconds of every half.) Tokens at or beyond `length` are ignored: a
+    half may be shorter than a window. mode "max" (NaN wins) or "mean" (sum in window order,
+    over count). A token that no window covers scores 0.
     """
-    return kernels.merge_windows(scores, start, half, length, edge, choice("mode", mode, "max", "mean"))
+    mean = is_second("mode", mode, "max", "mean")
+    return kernels.merge_windows(scores, start, half, length, edge, mean)
 
 
 def merge_windows_ref(scores, start, half, length, edge=0, mode="max"):
     """merge_windows, a token at a time."""
     L, K = scores.shape[1:]
-    merged = []
+    merged = [scores.new_zeros(0, K)]
     for h, T in enumerate(length.tolist()):
-        best = torch.zeros(T, K, dtype=scores.dtype)
-        count = [0] * T
+        best = scores.new_zeros(T, K)
+        count = [0] * T                                                       # windows so far
         for w in (half == h).nonzero().flatten().tolist():
             s = int(start[w])
             for t in range(s, min(s + L, T)):
-                first_tokens = t - s < edge and t >= edge
-                last_tokens = s + L - 1 - t < edge and T - 1 - t >= edge
-                if first_tokens or last_tokens:
+                among_first = t - s < edge and t > edge
+                among_last = s + L - 1 - t < edge and T - 1 - t > edge
+                if among_first or among_last:
                     continue
                 new = scores[w, t - s]                                        # (K,)
                 if count[t] == 0:
@@ -92,71 +98,76 @@ def merge_windows_ref(scores, start, half, length, edge=0, mode="max"):
         if mode == "mean":
             best /= torch.tensor(count, dtype=scores.dtype).clamp(min=1)[:, None]
         merged.append(best)
-    return torch.cat(merged) if merged else scores.new_zeros(0, K)            # (S, K)
+    return torch.cat(merged)                                                  # (S, K)
 
 
-# ----- soft_nms ------------------------------------------------------------------------------------
+# ----- soft_nms ---------------------------------------------------------------------------------
 def soft_nms(scores, length, window, threshold=0.001, min_weight=0.0):
-    """Linear soft NMS, per half and class: neighbours of a detection lose score, the closer the more.
+    """Linear soft NMS, per half and class: the neighbours of a detection lose score.
 
-    scores (S, K); length (H,); window: total width in tokens (a float >= 0, or K of them). While the best
-    score s_m is >= threshold and > 0, token m is a detection with that score, and with radius = window / 2
-        s_i <- s_i * clip(min_weight + (1 - min_weight) |i - m| / radius, 0, 1)   for |i - m| <= ceil(radius)
-    Equal scores: the earlier token first. All arithmetic in the scores' type. window 0 decays nothing; NaN
-    is never a detection. Returns (S, K): each detection's score when it was picked, -1 elsewhere.
+    scores (S, K); length (H,); window: total width in tokens, >= 0, whole or not, or K of them.
+    While the best score s_m is >= threshold and > 0, token m is a detection with that score, and
+        s_i <- s_i * clip(min_weight + (1 - min_weight) * (|i - m| / radius), 0, 1)
+    for |i - m| <= ceil(radius), radius = window / 2. Equal scores: the earlier token first. All
+    arithmetic is in the scores' type. window 0 decays nothing. NaN is never a detection.
+    Returns (S, K): each detection's score when it was picked, -1 elsewhere.
 
-    Equals the official COMEDIAN code's soft NMS; spivak's ScoreDecayLinear is this with twice the window.
+    Equals the official COMEDIAN code's perform_soft_NMS, and spivak's ScoreDecayLinear of half the
+    window.
     """
-    return kernels.soft_nms(scores, length, per_class(window, scores), threshold, min_weight)
+    window = per_class(window, scores)
+    return kernels.soft_nms(scores, length, window, threshold, min_weight)
 
 
 def soft_nms_ref(scores, length, window, threshold=0.001, min_weight=0.0):
     """soft_nms as its definition reads."""
-    kept = torch.full_like(scores, -1, memory_format=torch.contiguous_format)
+    kept = torch.full(scores.shape, -1, dtype=scores.dtype)
     threshold = scores.new_tensor(threshold)
     begin = 0
     for T in length.tolist():
         for k, width in enumerate(per_class(window, scores).tolist()):
             s = scores[begin:begin + T, k].clone()                            # (T,)
             radius = width / 2
-            distance = torch.arange(T, dtype=s.dtype)
+            token = torch.arange(T, dtype=s.dtype)
             while (alive := (s >= threshold) & (s > 0)).any():
                 m = int(torch.where(alive, s, -1).argmax())                   # the first of equals
                 kept[begin + m, k] = s[m]
-                d = (distance - m).abs()
-                decay = (min_weight + (1 - min_weight) * d / radius).clamp(0, 1)
-                s = torch.where(d <= math.ceil(radius), s * decay, s)
+                d = (token - m).abs()
+                weight = (min_weight + (1 - min_weight) * (d / radius)).clamp(0, 1)
+                s = torch.where(d <= math.ceil(radius), s * weight, s)
                 s[m] = -1
         begin += T
     return kept
 
 
-# ----- hard_nms ------------------------------------------------------------------------------------
+# ----- hard_nms ---------------------------------------------------------------------------------
 def hard_nms(scores, length, window, threshold=0.001, mode="greedy"):
-    """Hard NMS, per half and class; a score below `threshold` (>= 0), or NaN, is never a detection.
+    """Hard NMS, per half and class. NaN and scores below `threshold` (>= 0) are never detections.
 
-    scores (S, K); length (H,); window: total width in tokens (a float >= 0, or K of them).
-    mode "greedy": while the best score is >= threshold it is a detection, and tokens of
-        [m - window/2, m + int(window/2)) are removed: the SoccerNet DevKit's get_spot_from_NMS, which is one
-        token shorter on the right. Equal scores: the earlier token first. With window 0 or 1 the DevKit
-        never ends, for its range misses m itself; here the detection is removed in any case.
-    mode "local": keeps what no score within int(window/2) on either side exceeds: the official COMEDIAN
-        code's perform_hard_NMS. Equal maxima all stay, and a suppressed peak still suppresses.
+    scores (S, K); length (H,); window: total width in tokens, >= 0, whole or not, or K of them.
+    mode "greedy": while the best score is >= threshold it is a detection, and the tokens in
+        [m - window/2, m + int(window/2)) are removed: the SoccerNet DevKit's get_spot_from_NMS,
+        one token shorter on the right. Equal scores: the earlier token first. With window 0 or 1
+        the DevKit never ends, for its range misses m itself; here a detection is always removed.
+    mode "local": keeps what no score within int(window/2) on either side exceeds: the official
+        COMEDIAN code's perform_hard_NMS. Equal maxima all stay, and a suppressed peak still
+        suppresses.
     Returns (S, K): the detection's score, -1 elsewhere.
     """
-    return kernels.hard_nms(scores, length, per_class(window, scores), threshold,
-                            choice("mode", mode, "greedy", "local"))
+    window, local = per_class(window, scores), is_second("mode", mode, "greedy", "local")
+    return kernels.hard_nms(scores, length, window, threshold, local)
 
 
 def hard_nms_ref(scores, length, window, threshold=0.001, mode="greedy"):
     """hard_nms as its definition reads."""
-    kept = torch.full_like(scores, -1, memory_format=torch.contiguous_format)
+    kept = torch.full(scores.shape, -1, dtype=scores.dtype)
     threshold = scores.new_tensor(threshold)
     begin = 0
     for T in length.tolist():
         for k, width in enumerate(per_class(window, scores).tolist()):
-            s = torch.where(scores[begin:begin + T, k] >= threshold, scores[begin:begin + T, k], -1)
-            out = kept[begin:begin + T, k]                                    # (T,), a view
+            s = scores[begin:begin + T, k]                                    # (T,)
+            s = torch.where(s >= threshold, s, -1)
+            out = kept[begin:begin + T, k]                                    # a view
             if mode == "greedy":
                 while T > 0 and s.max() >= threshold:
                     m = int(s.argmax())                                       # the first of equals
@@ -172,106 +183,110 @@ def hard_nms_ref(scores, length, window, threshold=0.001, mode="greedy"):
     return kept
 
 
-# ----- detections ----------------------------------------------------------------------------------
+# ----- detections -------------------------------------------------------------------------------
 def detections(kept, length):
-    """What an NMS kept, as a list: (half, class, token, score), each (M,), ordered by half, class, token.
+    """What an NMS kept, as a list: (half, class, token, score), each (M,), in that order.
 
-    kept (S, K), length (H,). Negative and NaN entries are no detections. token counts from the half's start;
-    score has the type of `kept`. In this order average_map need not sort.
+    kept (S, K), length (H,). Negative and NaN entries are no detections. token counts from the
+    start of its half; score has the type of `kept`. In this order average_map need not sort.
     """
     return kernels.detections(kept, length)
 
 
 def detections_ref(kept, length):
     """detections, a half at a time."""
-    found = [(torch.full_like(token, h), cls, token, part[token, cls])
-             for h, part in enumerate(kept.split(length.tolist()))
-             for cls, token in [(part.T >= 0).nonzero().T]]
-    if not found:
-        return (*(torch.zeros(0, dtype=torch.int64) for _ in range(3)), kept.new_zeros(0))
+    none = length.new_zeros(0)
+    found = [(none, none, none, kept.new_zeros(0))]
+    for h, part in enumerate(kept.split(length.tolist())):                    # (T, K)
+        cls, token = (part.T >= 0).nonzero().unbind(1)
+        found.append((torch.full_like(token, h), cls, token, part[token, cls]))
     return tuple(torch.cat(column) for column in zip(*found, strict=True))
 
 
-# ----- average_map ---------------------------------------------------------------------------------
-def average_map(pred_half, pred_class, pred_frame, pred_score, gt_half, gt_class, gt_frame, gt_visible,
-                n_halves, n_classes, delta_frames):
-    """Average precision of spotted events, to the last bit as SoccerNet 0.2.0's evaluator computes it.
+# ----- average_map ------------------------------------------------------------------------------
+def average_map(pred_half, pred_class, pred_frame, pred_score,
+                gt_half, gt_class, gt_frame, gt_visible, n_halves, n_classes, delta_frames):
+    """Average precision of spotted events, to the last bit as SoccerNet 0.2.0's evaluator has it.
 
-    Predictions: half, class, frame (P,) int64, score (P,) float64. Labels: half, class, frame (G,) int64,
-    visible (G,) bool. Frames are >= 0; any order; of events with the same half, class and frame the last
-    counts, and a prediction with a negative or NaN score is none (but does replace an earlier one).
-    delta_frames (D,) int64: full widths of the tolerance, so a prediction at f may match a label at g iff
-    |f - g| <= delta_frames / 2. Returns (3, D, K) float64: AP over [any, visible, unshown] labels.
+    Predictions: half, class, frame (P,) int64, score (P,) float64. Labels: half, class, frame (G,)
+    int64, visible (G,) bool. Frames are >= 0. Any order; of events with the same half, class and
+    frame the last one counts, and a prediction whose score is negative or NaN is none (though it
+    does replace an earlier one). delta_frames (D,) int64: full widths of the tolerance, so that a
+    prediction at f may match a label at g iff |f - g| <= delta_frames / 2.
+    Returns (3, D, K) float64: AP over [any, visible, unshown] labels.
 
-    The mean over classes and the trapezoid over tolerances, which make the Average-mAP, are in evaluate.py.
+    The mean over classes and the trapezoid over tolerances that make it an Average-mAP, and the
+    times that make it a tight one, are in evaluate.py.
     """
-    return kernels.average_map(pred_half, pred_class, pred_frame, pred_score, gt_half, gt_class, gt_frame,
-                               gt_visible, n_halves, n_classes, delta_frames)
+    return kernels.average_map(pred_half, pred_class, pred_frame, pred_score, gt_half, gt_class,
+                               gt_frame, gt_visible, n_halves, n_classes, delta_frames)
+
+
+def average_map_ref(pred_half, pred_class, pred_frame, pred_score,
+                    gt_half, gt_class, gt_frame, gt_visible, n_halves, n_classes, delta_frames):
+    """average_map as the official rules read, one class and tolerance after the other."""
+    predictions = by_group(pred_half, pred_class, pred_frame, pred_score, n_halves, n_classes)
+    labels = by_group(gt_half, gt_class, gt_frame, gt_visible, n_halves, n_classes)
+    ap = torch.zeros(3, len(delta_frames), n_classes, dtype=torch.float64)
+    for k in range(n_classes):
+        truth = [labels[h, k] for h in range(n_halves)]
+        n_any, n_visible = sum(map(len, truth)), sum(sum(half.values()) for half in truth)
+        for d, delta in enumerate(delta_frames.tolist()):
+            found = []                                        # one row per prediction, all halves
+            for h in range(n_halves):
+                here = {f: s for f, s in predictions[h, k].items() if s >= 0}
+                taken = match(truth[h], here, delta)
+                found += [(s, f in taken, near_visible(f, truth[h])) for f, s in here.items()]
+            scores, hits, visible = np.array(found, dtype=float).reshape(-1, 3).T
+            hits, visible = hits.astype(bool), visible.astype(bool)
+            ap[0, d, k] = eleven_points(scores, hits, n_any)
+            ap[1, d, k] = eleven_points(scores[visible], hits[visible], n_visible)
+            ap[2, d, k] = eleven_points(scores[~visible], hits[~visible], n_any - n_visible)
+    return ap
+
+
+def by_group(half, cls, frame, value, n_halves, n_classes):
+    """{(half, class): {frame: value}}; of events at the same place the last one stays."""
+    grouped = {(h, k): {} for h in range(n_halves) for k in range(n_classes)}
+    for h, k, f, v in zip(*(x.tolist() for x in (half, cls, frame, value)), strict=True):
+        grouped[h, k][f] = v
+    return grouped
 
 
 def match(labels, predictions, delta):
-    """Frames of the predictions that a label takes; labels and predictions are {frame: value} of one half
-    and class. In ascending order each label takes the best prediction left to it, the earliest of equals."""
+    """Frames of the predictions that some label takes, in one half and class; both {frame: value}.
+    In ascending order each label takes the best prediction left to it, the earliest of equals."""
     taken = set()
     for g in sorted(labels):
         near = [f for f in sorted(predictions) if f not in taken and abs(f - g) <= delta / 2]
         if near:
-            taken.add(max(near, key=predictions.get))                         # max: the first of equals
+            taken.add(max(near, key=predictions.get))         # max returns the first of equals
     return taken
 
 
-def region(frame, labels):
-    """Whether the label closest to `frame` is visible. A midpoint, rounded down, belongs to the later label;
-    where there is no label at all, a prediction counts as unshown."""
+def near_visible(frame, labels):
+    """Whether the label closest to `frame` is visible. A midpoint, rounded down, belongs to the
+    later label; where there is no label at all, a prediction counts as unshown."""
     order = sorted(labels)
     passed = sum((a + b) // 2 <= frame for a, b in zip(order, order[1:], strict=False))
     return bool(order) and labels[order[passed]]
 
 
-def average_map_ref(pred_half, pred_class, pred_frame, pred_score, gt_half, gt_class, gt_frame, gt_visible,
-                    n_halves, n_classes, delta_frames):
-    """average_map as the official rules read, one class, tolerance and kind of label after the other."""
-    predictions = {(h, k): {} for h in range(n_halves) for k in range(n_classes)}
-    labels = {(h, k): {} for h in range(n_halves) for k in range(n_classes)}
-    for h, k, frame, score in zip(*(x.tolist() for x in (pred_half, pred_class, pred_frame, pred_score)),
-                                  strict=True):
-        predictions[h, k][frame] = score                                      # the last one counts
-    for h, k, frame, visible in zip(*(x.tolist() for x in (gt_half, gt_class, gt_frame, gt_visible)),
-                                    strict=True):
-        labels[h, k][frame] = visible
-    predictions = {group: {f: s for f, s in events.items() if s >= 0} for group, events in predictions.items()}
-
-    ap = torch.zeros(3, len(delta_frames), n_classes, dtype=torch.float64)
-    for k in range(n_classes):
-        for d, delta in enumerate(delta_frames.tolist()):
-            scores, hits, shown = [], [], []                                  # one entry per prediction
-            for h in range(n_halves):
-                taken = match(labels[h, k], predictions[h, k], delta)
-                for frame, score in predictions[h, k].items():
-                    scores.append(score)
-                    hits.append(frame in taken)
-                    shown.append(region(frame, labels[h, k]))
-            scores, hits, shown = np.array(scores), np.array(hits, dtype=bool), np.array(shown, dtype=bool)
-            n_visible = sum(sum(labels[h, k].values()) for h in range(n_halves))
-            n_any = sum(len(labels[h, k]) for h in range(n_halves))
-            for r, (chosen, n_labels) in enumerate([(shown | True, n_any), (shown, n_visible),
-                                                    (~shown, n_any - n_visible)]):
-                ap[r, d, k] = eleven_points(scores[chosen], hits[chosen], n_labels)
-    return ap
-
-
 def eleven_points(scores, hits, n_labels):
-    """AP of one class: precision and recall at 200 thresholds, then the mean over recall 0, 0.1 .. 1 of the
-    best precision at that recall or more. scores (P,), hits (P,) bool."""
-    curve = []                                                                # (recall, precision)
+    """AP of one class. scores (P,), hits (P,) bool: whether a prediction matched one of n_labels.
+    Precision and recall at 200 thresholds, then the mean over recall 0, 0.1 .. 1 of the best
+    precision at that recall or more."""
+    recalls, precisions = [], []
     for threshold in np.linspace(0, 1, 200):
-        reached = scores >= threshold
-        found = int((hits & reached).sum())
-        curve.append((found / n_labels if n_labels else 0.0, found / int(reached.sum()) if found else 0.0))
-    return sum(max((p for r, p in curve if r >= level), default=0.0) for level in np.arange(11) / 10) / 11
+        n_reached, n_hits = int((scores >= threshold).sum()), int(hits[scores >= threshold].sum())
+        recalls.append(n_hits / n_labels if n_labels else 0.0)
+        precisions.append(n_hits / n_reached if n_reached else 0.0)
+    curve = list(zip(recalls, precisions, strict=True))
+    return sum(max([p for r, p in curve if r >= level], default=0.0)
+               for level in np.arange(11) / 10) / 11
 
 
-# ----- shapes without data, for torch.compile and torch.export --------------------------------------
+# ----- shapes without data, for torch.compile and torch.export ----------------------------------
 @torch.library.register_fake("comedian::merge_windows")
 def _(scores, start, half, length, edge, mean):
     return scores.new_empty(torch.library.get_ctx().new_dynamic_size(), scores.shape[2])
@@ -279,12 +294,12 @@ def _(scores, start, half, length, edge, mean):
 
 @torch.library.register_fake("comedian::soft_nms")
 def _(scores, length, window, threshold, min_weight):
-    return torch.empty_like(scores, memory_format=torch.contiguous_format)
+    return scores.new_empty(scores.shape)
 
 
 @torch.library.register_fake("comedian::hard_nms")
 def _(scores, length, window, threshold, local):
-    return torch.empty_like(scores, memory_format=torch.contiguous_format)
+    return scores.new_empty(scores.shape)
 
 
 @torch.library.register_fake("comedian::detections")
@@ -294,6 +309,6 @@ def _(kept, length):
 
 
 @torch.library.register_fake("comedian::average_map")
-def _(pred_half, pred_class, pred_frame, pred_score, gt_half, gt_class, gt_frame, gt_visible,
-      n_halves, n_classes, delta_frames):
+def _(pred_half, pred_class, pred_frame, pred_score,
+      gt_half, gt_class, gt_frame, gt_visible, n_halves, n_classes, delta_frames):
     return pred_score.new_empty(3, delta_frames.shape[0], n_classes)

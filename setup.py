@@ -1,11 +1,11 @@
 """
 Builds the kernels: csrc/*.cpp -> comedian_C, next to ops.py.
 
-    pip install --no-build-isolation -e .     # into this environment; or, without installing anything:
+    pip install --no-build-isolation -e .     # into this environment, or, installing nothing:
     python setup.py build_ext --inplace
 
---no-build-isolation because pip would otherwise fetch a second torch only to compile against it. One
-build serves every torch from 2.11 on (stable ABI), and the Python version it was built with.
+--no-build-isolation because pip would otherwise fetch a second torch only to compile against it.
+One build serves every torch from 2.11 on (stable ABI), on the Python version it was built with.
 """
 import hashlib
 import os
@@ -37,9 +37,9 @@ if not shutil.which(compiler.split()[0]):
 # setuptools wants paths relative to this file, and is called from this folder by pip.
 os.chdir(Path(__file__).resolve().parent)
 sources = sorted(str(f) for f in Path("csrc").glob("*.cpp") if f.name != "fuzz_main.cpp")
-# ops.py computes the same hash at import: a build older than its sources is then refused.
-source_hash = hashlib.sha256(b"".join(
-    f.read_bytes() for f in sorted(Path("csrc").iterdir()) if f.suffix in (".cpp", ".h"))).hexdigest()
+# ops.py computes the same hash at import and refuses a build that is older than its sources.
+hashed = sorted(f for f in Path("csrc").iterdir() if f.suffix in (".cpp", ".h"))
+source_hash = hashlib.sha256(b"".join(f.read_bytes() for f in hashed)).hexdigest()
 
 kernels = CppExtension(
     "comedian_C",

@@ -2,7 +2,8 @@
 // last bit.
 //
 //   predictions: half, class, frame, score (P,)     labels: half, class, frame, visible (G,)
-//   delta_frames (D,) full widths >= 0              -> ap (3, D, K) for any, visible, unshown labels
+//   delta_frames (D,) full widths >= 0
+//   -> ap (3, D, K) for any, visible, unshown labels
 //
 // Events may come in any order. Of several with the same half, class and frame the last one
 // counts, for labels and predictions alike. A prediction whose score is negative or NaN is none.

@@ -9,6 +9,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <numeric>
@@ -23,7 +24,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// ----- checks: argument, rule, what was got ------------------------------------------------------
+// ----- checks: argument, rule, what was got ----------------------------------------------------
 template <typename... Words>
 void require(bool met, const Words&... words) {
   if (met) return;
@@ -58,9 +59,11 @@ void require_cpu(const char* name, const Tensor& t) {
 }
 
 // A 1-d tensor of the given type and, unless n < 0, of length n.
-Tensor vector_of(const char* name, const Tensor& t, ScalarType type, int64_t n, const char* length) {
+Tensor vector_of(const char* name, const Tensor& t, ScalarType type, int64_t n,
+                 const char* length) {
   require_cpu(name, t);
-  require(t.scalar_type() == type, name, " must be ", name_of(type), ", got ", name_of(t.scalar_type()));
+  require(t.scalar_type() == type, name, " must be ", name_of(type), ", got ",
+          name_of(t.scalar_type()));
   require(t.dim() == 1 && (n < 0 || t.size(0) == n), name, " must have shape (", length, ",)",
           n < 0 ? "" : " = (" + std::to_string(n) + ",)", ", got ", shape_of(t));
   return torch::stable::contiguous(t);
@@ -77,13 +80,15 @@ Tensor scores_of(const char* name, const Tensor& t, int64_t dim, const char* sha
 const int64_t* ints(const Tensor& t) { return static_cast<const int64_t*>(t.const_data_ptr()); }
 int64_t* mutable_ints(const Tensor& t) { return static_cast<int64_t*>(t.mutable_data_ptr()); }
 
+constexpr int64_t kMostTokens = int64_t(1) << 40;  // so that no index can overflow
+
 // First token of each half, and the total behind them: (H,) tokens per half -> (H + 1,).
 std::vector<int64_t> offsets_of(const Tensor& length) {
   std::vector<int64_t> offset(length.size(0) + 1, 0);
   for (int64_t h = 0; h < length.size(0); ++h) {
     const int64_t tokens = ints(length)[h];
-    require(tokens >= 0 && tokens <= (int64_t(1) << 40), "length must be >= 0 (and below 2^40) tokens, got ",
-            tokens, " for half ", h);
+    require(tokens >= 0 && tokens <= kMostTokens, "length must be in [0, ", kMostTokens,
+            "] tokens, got ", tokens, " for half ", h);
     offset[h + 1] = offset[h] + tokens;
   }
   return offset;
@@ -97,7 +102,7 @@ std::vector<int64_t> offsets_of_rows(const char* name, const Tensor& table, cons
   return offset;
 }
 
-// ----- threads -----------------------------------------------------------------------------------
+// ----- threads ---------------------------------------------------------------------------------
 // Runs work(i) for i in [0, n), on all threads; each takes the next item when it is done with one,
 // because halves differ in length.
 template <typename Work>
@@ -117,7 +122,7 @@ void dispatch(const Tensor& scores, const F& f) {
   else f(static_cast<double*>(nullptr));
 }
 
-// ----- operators ---------------------------------------------------------------------------------
+// ----- operators -------------------------------------------------------------------------------
 Tensor merge_windows_cpu(const Tensor& scores_, const Tensor& start_, const Tensor& half_,
                          const Tensor& length_, int64_t edge, bool mean) {
   const Tensor scores = scores_of("scores", scores_, 3, "(N, L, K)");
@@ -132,9 +137,10 @@ Tensor merge_windows_cpu(const Tensor& scores_, const Tensor& start_, const Tens
   for (int64_t w = 0; w < n; ++w) {
     const int64_t h = ints(half)[w];
     require(ints(start)[w] >= 0, "start must be >= 0, got ", ints(start)[w], " for window ", w);
-    require(h >= 0 && h < n_halves, "half must be in [0, ", n_halves, "), got ", h, " for window ", w);
-    require(w == 0 || ints(half)[w - 1] <= h, "half must not decrease, got ", ints(half)[w - 1], " then ",
-            h, " at window ", w);
+    require(h >= 0 && h < n_halves, "half must be in [0, ", n_halves, "), got ", h, " for window ",
+            w);
+    require(w == 0 || ints(half)[w - 1] <= h, "half must not decrease, got ", ints(half)[w - 1],
+            " then ", h, " at window ", w);
     ++first[h + 1];
   }
   std::partial_sum(first.begin(), first.end(), first.begin());
@@ -146,18 +152,17 @@ Tensor merge_windows_cpu(const Tensor& scores_, const Tensor& start_, const Tens
     T* out = static_cast<T*>(merged.mutable_data_ptr());
     for_each_item(n_halves, [&](int64_t h) {
       merge_windows(in + first[h] * window_tokens * n_classes, ints(start) + first[h],
-                    first[h + 1] - first[h], window_tokens, n_classes, offset[h + 1] - offset[h], edge,
-                    mean, out + offset[h] * n_classes);
+                    first[h + 1] - first[h], window_tokens, n_classes, ints(length)[h],
+                    edge, mean, out + offset[h] * n_classes);
     });
   });
   return merged;
 }
 
-// What both kinds of NMS share: the checks, and one call of suppress(rows, n_rows, K, window, out)
-// per half.
+// What both kinds of NMS share: the checks, and suppress(scores, T, window, kept) for each half.
 template <typename Suppress>
-Tensor nms_by_half(const Tensor& scores_, const Tensor& length_, const Tensor& window_, double threshold,
-                   const Suppress& suppress) {
+Tensor nms_by_half(const Tensor& scores_, const Tensor& length_, const Tensor& window_,
+                   double threshold, const Suppress& suppress) {
   const Tensor scores = scores_of("scores", scores_, 2, "(S, K)");
   const int64_t n_classes = scores.size(1);
   const Tensor length = vector_of("length", length_, ScalarType::Long, -1, "H");
@@ -165,8 +170,8 @@ Tensor nms_by_half(const Tensor& scores_, const Tensor& length_, const Tensor& w
   const std::vector<int64_t> offset = offsets_of_rows("scores", scores, length);
   const double* widths = static_cast<const double*>(window.const_data_ptr());
   for (int64_t k = 0; k < n_classes; ++k)
-    require(widths[k] >= 0 && std::isfinite(widths[k]), "window must be finite and >= 0 tokens, got ",
-            widths[k], " for class ", k);
+    require(widths[k] >= 0 && std::isfinite(widths[k]),
+            "window must be finite and >= 0 tokens, got ", widths[k], " for class ", k);
   require(threshold >= 0, "threshold must be >= 0, got ", threshold);
 
   Tensor kept = torch::stable::empty({scores.size(0), n_classes}, scores.scalar_type());
@@ -175,31 +180,31 @@ Tensor nms_by_half(const Tensor& scores_, const Tensor& length_, const Tensor& w
     const T* in = static_cast<const T*>(scores.const_data_ptr());
     T* out = static_cast<T*>(kept.mutable_data_ptr());
     for_each_item(length.size(0), [&](int64_t h) {
-      suppress(in + offset[h] * n_classes, offset[h + 1] - offset[h], n_classes, widths,
-               out + offset[h] * n_classes);
+      suppress(in + offset[h] * n_classes, ints(length)[h], widths, out + offset[h] * n_classes);
     });
   });
   return kept;
 }
 
-Tensor soft_nms_cpu(const Tensor& scores, const Tensor& length, const Tensor& window, double threshold,
-                    double min_weight) {
+Tensor soft_nms_cpu(const Tensor& scores, const Tensor& length, const Tensor& window,
+                    double threshold, double min_weight) {
   require(min_weight >= 0 && min_weight <= 1, "min_weight must be in [0, 1], got ", min_weight);
-  return nms_by_half(scores, length, window, threshold,
-                     [&](const auto* rows, int64_t n_rows, int64_t n_classes, const double* widths, auto* out) {
-                       soft_nms(rows, n_rows, n_classes, widths, threshold, min_weight, out);
-                     });
+  const auto suppress = [&](const auto* in, int64_t n_tokens, const double* widths, auto* kept) {
+    soft_nms(in, n_tokens, scores.size(1), widths, threshold, min_weight, kept);
+  };
+  return nms_by_half(scores, length, window, threshold, suppress);
 }
 
-Tensor hard_nms_cpu(const Tensor& scores, const Tensor& length, const Tensor& window, double threshold,
-                    bool local) {
-  return nms_by_half(scores, length, window, threshold,
-                     [&](const auto* rows, int64_t n_rows, int64_t n_classes, const double* widths, auto* out) {
-                       hard_nms(rows, n_rows, n_classes, widths, threshold, local, out);
-                     });
+Tensor hard_nms_cpu(const Tensor& scores, const Tensor& length, const Tensor& window,
+                    double threshold, bool local) {
+  const auto suppress = [&](const auto* in, int64_t n_tokens, const double* widths, auto* kept) {
+    hard_nms(in, n_tokens, scores.size(1), widths, threshold, local, kept);
+  };
+  return nms_by_half(scores, length, window, threshold, suppress);
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> detections_cpu(const Tensor& kept_, const Tensor& length_) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> detections_cpu(const Tensor& kept_,
+                                                          const Tensor& length_) {
   const Tensor kept = scores_of("kept", kept_, 2, "(S, K)");
   const Tensor length = vector_of("length", length_, ScalarType::Long, -1, "H");
   const std::vector<int64_t> offset = offsets_of_rows("kept", kept, length);
@@ -210,7 +215,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> detections_cpu(const Tensor& kept_, c
     const T* in = static_cast<const T*>(kept.const_data_ptr());
     std::vector<int64_t> first(n_halves + 1, 0);  // first detection of each half
     for_each_item(n_halves, [&](int64_t h) {
-      count_detections(in + offset[h] * n_classes, offset[h + 1] - offset[h], n_classes, &first[h + 1]);
+      count_detections(in + offset[h] * n_classes, ints(length)[h], n_classes,
+                       &first[h + 1]);
     });
     std::partial_sum(first.begin(), first.end(), first.begin());
     half = torch::stable::empty({first.back()}, ScalarType::Long);
@@ -221,36 +227,43 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> detections_cpu(const Tensor& kept_, c
     int64_t* const to_token = mutable_ints(token);
     T* const to_score = static_cast<T*>(score.mutable_data_ptr());
     for_each_item(n_halves, [&](int64_t h) {
-      list_detections(in + offset[h] * n_classes, offset[h + 1] - offset[h], n_classes, h,
-                      to_half + first[h], to_class + first[h], to_token + first[h], to_score + first[h]);
+      list_detections(in + offset[h] * n_classes, ints(length)[h], n_classes, h,
+                      to_half + first[h], to_class + first[h], to_token + first[h],
+                      to_score + first[h]);
     });
   });
   return {half, cls, token, score};
 }
 
+constexpr int64_t kMostGroups = int64_t(1) << 30;  // 8 GiB of offsets
+
 // Groups the events named `who`, or says which of them is out of range.
 template <typename Value>
-void group_or_refuse(const std::string& who, const Tensor& half, const Tensor& cls, const Tensor& frame,
-                     const Tensor& value, int64_t n_halves, int64_t n_classes, Events<Value>& grouped) {
+void group_or_refuse(const char* who, const Tensor& half, const Tensor& cls,
+                     const Tensor& frame, const Tensor& value, int64_t n_halves, int64_t n_classes,
+                     Events<Value>& grouped) {
   const int64_t bad = group_events(ints(half), ints(cls), ints(frame),
-                                   static_cast<const Value*>(value.const_data_ptr()), half.size(0), n_halves,
-                                   n_classes, grouped);
+                                   static_cast<const Value*>(value.const_data_ptr()), half.size(0),
+                                   n_halves, n_classes, grouped);
   if (bad < 0) return;
   const int64_t h = ints(half)[bad], c = ints(cls)[bad], f = ints(frame)[bad];
-  require(h >= 0 && h < n_halves, who, "_half must be in [0, ", n_halves, "), got ", h, " at event ", bad);
-  require(c >= 0 && c < n_classes, who, "_class must be in [0, ", n_classes, "), got ", c, " at event ", bad);
+  require(h >= 0 && h < n_halves, who, "_half must be in [0, ", n_halves, "), got ", h,
+          " at event ", bad);
+  require(c >= 0 && c < n_classes, who, "_class must be in [0, ", n_classes, "), got ", c,
+          " at event ", bad);
   require(false, who, "_frame must be >= 0, got ", f, " at event ", bad);
 }
 
 Tensor average_map_cpu(const Tensor& pred_half, const Tensor& pred_class, const Tensor& pred_frame,
                        const Tensor& pred_score, const Tensor& gt_half, const Tensor& gt_class,
-                       const Tensor& gt_frame, const Tensor& gt_visible, int64_t n_halves, int64_t n_classes,
-                       const Tensor& delta_frames) {
+                       const Tensor& gt_frame, const Tensor& gt_visible, int64_t n_halves,
+                       int64_t n_classes, const Tensor& delta_frames) {
   const Tensor p_half = vector_of("pred_half", pred_half, ScalarType::Long, -1, "P");
-  const int64_t n_predictions = p_half.size(0);
-  const Tensor p_class = vector_of("pred_class", pred_class, ScalarType::Long, n_predictions, "P");
-  const Tensor p_frame = vector_of("pred_frame", pred_frame, ScalarType::Long, n_predictions, "P");
-  const Tensor p_score = vector_of("pred_score", pred_score, ScalarType::Double, n_predictions, "P");
+  const int64_t n_predicted = p_half.size(0);
+  const Tensor p_class = vector_of("pred_class", pred_class, ScalarType::Long, n_predicted, "P");
+  const Tensor p_frame = vector_of("pred_frame", pred_frame, ScalarType::Long, n_predicted, "P");
+  const Tensor p_score =
+      vector_of("pred_score", pred_score, ScalarType::Double, n_predicted, "P");
   const Tensor g_half = vector_of("gt_half", gt_half, ScalarType::Long, -1, "G");
   const int64_t n_labels = g_half.size(0);
   const Tensor g_class = vector_of("gt_class", gt_class, ScalarType::Long, n_labels, "G");
@@ -260,6 +273,8 @@ Tensor average_map_cpu(const Tensor& pred_half, const Tensor& pred_class, const 
   const int64_t n_deltas = deltas.size(0);
   require(n_halves >= 0, "n_halves must be >= 0, got ", n_halves);
   require(n_classes >= 0, "n_classes must be >= 0, got ", n_classes);
+  require(n_classes == 0 || n_halves <= kMostGroups / n_classes, "n_halves * n_classes must be <= ",
+          kMostGroups, ", got ", n_halves, " * ", n_classes);
   for (int64_t d = 0; d < n_deltas; ++d)
     require(ints(deltas)[d] >= 0, "delta_frames must be >= 0, got ", ints(deltas)[d], " at ", d);
 
@@ -269,13 +284,15 @@ Tensor average_map_cpu(const Tensor& pred_half, const Tensor& pred_class, const 
   group_or_refuse("gt", g_half, g_class, g_frame, g_visible, n_halves, n_classes, labels);
 
   // One item of work is a class in a few of the halves; their tallies are added up afterwards.
-  const int64_t n_parts = std::max<int64_t>(1, std::min<int64_t>(n_halves, 2 * torch::stable::get_num_threads()));
+  const int64_t n_threads = torch::stable::get_num_threads();
+  const int64_t n_parts = std::max<int64_t>(1, std::min(n_halves, 2 * n_threads));
   const int64_t size = tally_size(n_deltas);
   std::vector<int64_t> tallies(n_classes * n_parts * size, 0);
   for_each_item(n_classes * n_parts, [&](int64_t item) {
     const int64_t cls = item / n_parts, part = item % n_parts;
     tally_class(predictions, labels, cls, n_classes, n_halves * part / n_parts,
-                n_halves * (part + 1) / n_parts, ints(deltas), n_deltas, tallies.data() + item * size);
+                n_halves * (part + 1) / n_parts, ints(deltas), n_deltas,
+                tallies.data() + item * size);
   });
   Tensor ap = torch::stable::empty({3, n_deltas, n_classes}, ScalarType::Double);
   double* const out = static_cast<double*>(ap.mutable_data_ptr());
@@ -291,11 +308,14 @@ Tensor average_map_cpu(const Tensor& pred_half, const Tensor& pred_class, const 
 }  // namespace
 }  // namespace comedian
 
-// ----- index: every operator with its signature; shapes and rules are at the head of each kernel's file -----
+// ----- index: every operator; shapes and rules are at the head of each kernel's file -----------
 STABLE_TORCH_LIBRARY(comedian, m) {
-  m.def("merge_windows(Tensor scores, Tensor start, Tensor half, Tensor length, int edge, bool mean) -> Tensor");
-  m.def("soft_nms(Tensor scores, Tensor length, Tensor window, float threshold, float min_weight) -> Tensor");
-  m.def("hard_nms(Tensor scores, Tensor length, Tensor window, float threshold, bool local) -> Tensor");
+  m.def("merge_windows(Tensor scores, Tensor start, Tensor half, Tensor length, "
+        "int edge, bool mean) -> Tensor");
+  m.def("soft_nms(Tensor scores, Tensor length, Tensor window, "
+        "float threshold, float min_weight) -> Tensor");
+  m.def("hard_nms(Tensor scores, Tensor length, Tensor window, "
+        "float threshold, bool local) -> Tensor");
   m.def("detections(Tensor kept, Tensor length) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("average_map(Tensor pred_half, Tensor pred_class, Tensor pred_frame, Tensor pred_score, "
         "Tensor gt_half, Tensor gt_class, Tensor gt_frame, Tensor gt_visible, "

@@ -5,8 +5,8 @@
 //
 // A window ignores its outer `edge` tokens on both sides, for there it has seen little context,
 // except where the half itself begins or ends and no other window sees more. Token t is ignored iff
-//   (t - start < edge          and  t >= edge)              the window's first tokens
-//   (start + L - 1 - t < edge  and  length - 1 - t >= edge)  its last ones
+//   (t - start < edge          and  t > edge)               the window's first tokens
+//   (start + L - 1 - t < edge  and  length - 1 - t > edge)  its last ones
 // Tokens at or beyond `length` are ignored too. What is left is merged by maximum (NaN wins, so
 // that it is seen) or by true mean: the sum in the order of the windows, over their count. A token
 // that no window covers scores 0. Same result as ops.merge_windows_ref. Cost O(N L K), each score
@@ -44,8 +44,8 @@ void merge_windows(const T* scores, const int64_t* start, int64_t n_windows, int
     const int64_t end = window_tokens < length - s ? s + window_tokens : length;
     const T* window = scores + w * window_tokens * n_classes;
     const auto ignored = [&](int64_t t) {
-      return (t - s < edge && t >= edge) ||
-             (window_tokens - 1 - (t - s) < edge && length - 1 - t >= edge);
+      return (t - s < edge && t > edge) ||
+             (window_tokens - 1 - (t - s) < edge && length - 1 - t > edge);
     };
     // Walk in runs of tokens that share one fate, so that the loops over scores are long and plain.
     for (int64_t t = s; t < end;) {

@@ -1,14 +1,14 @@
-// soft_nms: linear soft non-maximum suppression, as the official COMEDIAN code and spivak define
-// it.
+// soft_nms: linear soft non-maximum suppression as the official COMEDIAN code and spivak define it.
 //
 //   scores (T, K)   window (K,) tokens, total width, >= 0   threshold >= 0   min_weight in [0, 1]
 //   -> kept (T, K)  the score of each detection at the moment it was picked, -1 where there is none
 //
 // Per class: while the best score is >= threshold (and > 0), pick it, then multiply every score at
-// distance d <= ceil(radius), radius = window / 2, by clip(min_weight + (1 - min_weight) d /
-// radius, 0, 1). Equal scores: the earlier token first. NaN and negative scores are never picked.
-// window 0: no decay. All arithmetic, threshold included, in the type of the scores; products in
-// the order of the picks.
+// distance d <= ceil(radius), radius = window / 2, by
+//   clip(min_weight + (1 - min_weight) * (d / radius), 0, 1)
+// Equal scores: the earlier token first. NaN and negative scores are never picked. window 0: no
+// decay. All arithmetic, threshold included, in the type of the scores, in the order written here;
+// products in the order of the picks.
 //
 // Cost: linear in T. There is no global maximum to look for: every weight is <= 1, so scores only
 // fall, and two picks touch a common token only within 2R of each other (R = ceil(radius)).
@@ -69,7 +69,7 @@ void soft_nms(const T* scores, int64_t length, int64_t n_classes, const double* 
     weight.assign(2 * reach + 1, T(1));
     for (int64_t d = 1; d <= reach; ++d)
       weight[reach - d] = weight[reach + d] =
-          std::min(std::max(lowest + rest * T(d) / T(radius), T(0)), T(1));
+          std::min(std::max(lowest + rest * (T(d) / T(radius)), T(0)), T(1));
     T* x = columns.get() + k * length;
     for (int64_t t = 0; t < length; ++t) x[t] = x[t] >= least && x[t] > 0 ? x[t] : T(0);
     suppress(x, length, weight, least, kept + k, n_classes, climb);

@@ -1,0 +1,494 @@
+"""
+What these tests prove about ops.py and csrc/:
+  1. the references say what the field's programs say: cases by hand, and the answers of the
+     official evaluator, the official COMEDIAN code, the SoccerNet DevKit, CALF and spivak
+  2. each kernel equals its reference to the last bit, on ties, NaN, infinities, empty and strided
+     input, in both precisions, with one thread and with many
+  3. wrong input is refused with a message that names the argument
+  4. the registration is sound (torch.library.opcheck), and a bad build says what to do
+"""
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ops
+
+ROOT = Path(__file__).resolve().parents[1]
+FIXTURES = Path(__file__).resolve().parent / "fixtures"
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "fixtures"
+NMS_CASES = json.loads((FIXTURES / "nms_cases" / "cases.json").read_text())
+MERGE_CASES = json.loads((FIXTURES / "merge_cases" / "cases.json").read_text())
+
+
+def same(a, b):
+    """Equal to the last bit, but for the payload of a NaN."""
+    torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def column(scores, dtype=torch.float32):
+    """One class of one half -> scores (T, 1), length (1,)."""
+    return torch.tensor(scores, dtype=dtype).reshape(-1, 1), torch.tensor([len(scores)])
+
+
+def listed(kept):
+    """(T, 1) -> [[token, score], ...], the form of the fixtures."""
+    return [[t, s] for t, s in enumerate(kept.flatten().tolist()) if s >= 0]
+
+
+@pytest.fixture(params=[1, 4], ids=["1 thread", "4 threads"])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def random_scores(n, n_classes, dtype, seed, levels=20):
+    """(n, n_classes) on few levels, so that ties are common, with NaN, infinities and negatives."""
+    gen = torch.Generator().manual_seed(seed)
+    s = (torch.rand(n, n_classes, generator=gen, dtype=dtype) * levels).round() / levels
+    odd = torch.rand(n, n_classes, generator=gen)
+    for value, below in [(math.nan, .02), (math.inf, .03), (-math.inf, .04), (-.5, .08), (-0., .1)]:
+        s[(odd < below) & (odd >= below - .02)] = value
+    return s
+
+
+def relaid(t, layout):
+    """The same values, laid out otherwise in memory."""
+    if layout == "contiguous":
+        return t
+    wide = t.new_full((*t.shape[:-1], 2 * t.shape[-1]), 9)      # every other column of a wider one
+    wide[..., ::2] = t
+    return wide[..., ::2]
+
+
+# ----- merge_windows ----------------------------------------------------------------------------
+def test_merge_by_hand():
+    # A half of 8 tokens, windows of 6 at 0 and 2, edge 1: the second window's first token (2) and
+    # the first one's last (5) are ignored, while the half's own first and last are not.
+    scores = torch.tensor([[1., 2, 3, 4, 5, 9], [9, 8, 1, 6, 7, 8]])
+    args = scores.unsqueeze(-1), torch.tensor([0, 2]), torch.tensor([0, 0]), torch.tensor([8]), 1
+    for merge in ops.merge_windows_ref, ops.merge_windows:
+        assert merge(*args).flatten().tolist() == [1, 2, 3, 8, 5, 6, 7, 8]
+        assert merge(*args, mode="mean").flatten().tolist() == [1, 2, 3, 6, 3, 6, 7, 8]
+
+
+@pytest.mark.parametrize("case", MERGE_CASES, ids=lambda c: c["name"])
+@pytest.mark.parametrize("merge", [ops.merge_windows_ref, ops.merge_windows])
+def test_merge_equals_the_official_edge_rule(case, merge):
+    scores = torch.tensor(case["scores"], dtype=torch.float64)
+    start = torch.tensor(case["starts"])
+    half, length = torch.zeros_like(start), torch.tensor([case["duration_tokens"]])
+    for mode in "max", "mean":
+        got = merge(scores, start, half, length, case["edge_tokens"], mode)
+        torch.testing.assert_close(got, torch.tensor(case[mode], dtype=torch.float64),
+                                   rtol=1e-15, atol=0)
+
+
+def windows(gen, dtype=torch.float32, n=9, window_tokens=16, n_classes=3, longest=50):
+    """Some halves, none, short and long, and windows anywhere in them, also beyond their ends."""
+    length = torch.randint(0, longest, (4,), generator=gen)
+    half = torch.randint(0, 4, (n,), generator=gen).sort().values
+    start = torch.randint(0, longest, (n,), generator=gen)
+    scores = random_scores(n * window_tokens, n_classes, dtype, int(gen.initial_seed()))
+    return scores.reshape(n, window_tokens, n_classes), start, half, length
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", ["contiguous", "strided"])
+@pytest.mark.parametrize("seed", range(5))
+def test_merge_equals_reference(dtype, layout, seed, threads):
+    scores, *rest = windows(torch.Generator().manual_seed(seed), dtype)
+    for edge in 0, 1, 5, 8, 20:
+        for mode in "max", "mean":
+            same(ops.merge_windows(relaid(scores, layout), *rest, edge, mode),
+                 ops.merge_windows_ref(scores, *rest, edge, mode))
+
+
+@pytest.mark.parametrize("n, window_tokens, n_classes",
+                         [(0, 4, 2), (3, 0, 2), (3, 4, 0), (1, 1, 1)])
+def test_merge_of_nothing(n, window_tokens, n_classes):
+    gen = torch.Generator().manual_seed(0)
+    args = windows(gen, n=n, window_tokens=window_tokens, n_classes=n_classes)
+    same(ops.merge_windows(*args), ops.merge_windows_ref(*args))
+    no_halves = args[0][:0], *(torch.zeros(0, dtype=torch.int64),) * 3
+    assert ops.merge_windows(*no_halves).shape == (0, n_classes)
+
+
+# ----- NMS --------------------------------------------------------------------------------------
+NMS_BY_HAND = [   # operator, scores, window, kept, with the reason
+    ("soft", [.5, .9, .8], 4, [.25, .9, .4]),        # radius 2: half is left at distance 1
+    ("soft", [.5, .5, .5], 4, [.5, .125, .5]),       # tie: the first; then 2; both have halved 1
+    ("soft", [.9, math.nan, -.9], 4, [.9, -1, -1]),  # neither NaN nor a negative score
+    ("soft", [.9, .8], 0, [.9, .8]),                 # window 0 decays nothing
+    ("greedy", [.6, .5, .9, .8, .7], 4, [-1, -1, .9, -1, .7]),   # 2 to the left, 1 to the right
+    ("greedy", [.5, .9, .8], 2, [-1, .9, .8]),       # 1 to the left, none to the right
+    ("greedy", [.3, .3, .3, .3], 4, [.3, -1, .3, -1]),  # ties: the earlier token
+    ("greedy", [.9, .8], 0, [.9, .8]),               # the DevKit would never end
+    ("local", [.5, .9, .8, .7], 2, [-1, .9, -1, -1]),   # .8 is suppressed and still suppresses .7
+    ("local", [.9, .2, .9], 4, [.9, -1, .9]),        # equal maxima all stay
+]
+NMS = {"soft": (ops.soft_nms, ops.soft_nms_ref, {}),
+       "greedy": (ops.hard_nms, ops.hard_nms_ref, {"mode": "greedy"}),
+       "local": (ops.hard_nms, ops.hard_nms_ref, {"mode": "local"})}
+
+
+@pytest.mark.parametrize("kind, scores, window, kept", NMS_BY_HAND)
+def test_nms_by_hand(kind, scores, window, kept):
+    kernel, reference, mode = NMS[kind]
+    for nms in kernel, reference:
+        same(nms(*column(scores), window, **mode), column(kept)[0])
+
+
+@pytest.mark.parametrize("case", NMS_CASES, ids=lambda c: f"{c['name']} w{c['window']}")
+@pytest.mark.parametrize("which", [0, 1], ids=["kernel", "reference"])
+def test_nms_equals_published_programs(case, which):
+    soft, hard = NMS["soft"][which], NMS["greedy"][which]
+    expected, window, threshold = case["expected"], case["window"], case["threshold"]
+    single = column(case["scores"])
+    double = single[0].double(), single[1]
+    if expected["devkit"] != "INFINITE_LOOP":
+        assert listed(hard(*single, window, threshold)) == expected["devkit"]
+    if expected["calf"] != "INFINITE_LOOP":
+        assert listed(hard(*single, window, 0.0)) == expected["calf"]
+    assert listed(hard(*single, window, threshold, mode="local")) == expected["eztorch_hard"]
+    assert listed(soft(*single, window, threshold, case["min_weight"])) == expected["eztorch_soft"]
+    got = listed(soft(*double, 2 * window, 1e-5, case["min_weight"]))
+    assert got == expected["spivak_linear"]
+
+
+@pytest.mark.skipif(not (SHARED / "oracles").is_dir(), reason="needs ../shared/fixtures/oracles")
+@pytest.mark.parametrize("which", [0, 1], ids=["kernel", "reference"])
+def test_nms_equals_official_comedian(which):
+    stored = np.load(SHARED / "oracles/nms_eztorch.npz")
+    oracle = {key: torch.from_numpy(value) for key, value in stored.items()}
+    n_compared = 0
+    for key, expected in oracle.items():
+        part, kind, *_ = key.split("_")
+        if kind == "scores" or (part == "b" and which == 1):    # b is long for the reference
+            continue
+        scores = oracle[f"{part}_scores"]
+        window = int(key.split("_w")[1].split("_")[0])
+        length = torch.tensor([len(scores)])
+        if kind == "hard":
+            kept = NMS["local"][which](scores, length, window, 0.001, mode="local")
+            assert torch.equal(kept >= 0, expected), key
+        else:
+            threshold = 0.05 if "thr0.05" in key else 0.001
+            min_weight = 0.1 if "minw0.1" in key else 0.0
+            kept = NMS["soft"][which](scores, length, window, threshold, min_weight)
+            same(kept.clamp(min=0), expected.clamp(min=0))
+        n_compared += 1
+    assert n_compared == (16 if which == 0 else 8)
+
+
+@pytest.mark.parametrize("kind", NMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", ["contiguous", "strided"])
+@pytest.mark.parametrize("levels", [3, 20, 1000])
+def test_nms_equals_reference(kind, dtype, layout, levels, threads):
+    kernel, reference, mode = NMS[kind]
+    length = torch.tensor([0, 1, 2, 40, 0, 83, 17])
+    scores = random_scores(int(length.sum()), 3, dtype, seed=levels, levels=levels)
+    widths = [0, 1, 2, 3, 4.5, 6, 13, 1e9, torch.tensor([5, 0, 20])]
+    for window, threshold in zip(widths, [0.0, .001, .3] * 3, strict=True):
+        same(kernel(relaid(scores, layout), length, window, threshold, **mode),
+             reference(scores, length, window, threshold, **mode))
+    if kind == "soft":
+        for min_weight in .1, 1:
+            same(kernel(scores, length, 7, .001, min_weight),
+                 reference(scores, length, 7, .001, min_weight))
+
+
+@pytest.mark.parametrize("kind", NMS)
+def test_nms_on_ramps(kind):
+    """Monotone scores make the kernels climb the longest way; a short one is compared in full."""
+    kernel, reference, mode = NMS[kind]
+    for ramp in torch.linspace(0, 1, 200), torch.linspace(1, 0, 200), torch.ones(200):
+        scores, length = ramp[:, None], torch.tensor([200])
+        same(kernel(scores, length, 8, **mode), reference(scores, length, 8, **mode))
+
+
+@pytest.mark.parametrize("kind", NMS)
+def test_nms_of_nothing(kind):
+    kernel, _, mode = NMS[kind]
+    none = torch.zeros(0, dtype=torch.int64)
+    assert kernel(torch.zeros(0, 3), none, 5, **mode).shape == (0, 3)
+    assert kernel(torch.zeros(4, 0), torch.tensor([4]), 5, **mode).shape == (4, 0)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "strided"])
+def test_detections_equal_reference(layout, threads):
+    length = torch.tensor([0, 5, 70, 0, 33])
+    kept = random_scores(108, 4, torch.float32, seed=1)
+    for got, expected in zip(ops.detections(relaid(kept, layout), length),
+                             ops.detections_ref(kept, length), strict=True):
+        same(got, expected)
+
+
+def test_detections_of_nothing():
+    for kept, length in [(torch.full((3, 2), -1.), [3]), (torch.zeros(0, 2), []),
+                         (torch.zeros(2, 0), [2])]:
+        found = ops.detections(kept, torch.tensor(length, dtype=torch.int64))
+        assert [len(x) for x in found] == [0] * 4
+
+
+# ----- average_map ------------------------------------------------------------------------------
+def average_map_of(predictions, labels, delta_frames, average_map=ops.average_map):
+    """Lists of (half, class, frame, score) and (half, class, frame, visible) -> AP (3, D, K)."""
+    def columns(rows, last_type):
+        *places, last = zip(*rows, strict=True) if rows else [()] * 4
+        return (*(torch.tensor(x, dtype=torch.int64) for x in places),
+                torch.tensor(last, dtype=last_type))
+
+    return average_map(*columns(predictions, torch.float64), *columns(labels, torch.bool), 2, 1,
+                       torch.tensor(delta_frames))
+
+
+AP_BY_HAND = [   # predictions, labels, delta, AP (any, visible, unshown), with the reason
+    ([(0, 0, 10, .9)], [(0, 0, 10, True)], 2, (1, 1, 0)),
+    ([(0, 0, 11, .9)], [(0, 0, 10, True)], 2, (1, 1, 0)),        # 1 <= 2 / 2: a match
+    ([(0, 0, 12, .9)], [(0, 0, 10, True)], 2, (0, 0, 0)),
+    ([(1, 0, 10, .9)], [(0, 0, 10, True)], 2, (0, 0, 0)),        # the other half
+    ([(0, 0, 10, .9), (0, 0, 11, .8)], [(0, 0, 10, True)], 4, (1, 1, 0)),  # a duplicate below
+    ([(0, 0, 10, .8), (0, 0, 11, .9)], [(0, 0, 10, True)], 4, (1, 1, 0)),  # not the nearest
+    ([(0, 0, 50, .9), (0, 0, 10, .8)], [(0, 0, 10, True)], 2, (.5, .5, 0)),  # a false alarm
+    ([(0, 0, 50, .9), (0, 0, 50, -1.), (0, 0, 10, .8)], [(0, 0, 10, True)], 2, (1, 1, 0)),  # erased
+    ([(0, 0, 10, .9)], [(0, 0, 10, False)], 2, (1, 0, 1)),
+    ([(0, 0, 10, .9)], [(0, 0, 10, True), (0, 0, 90, True)], 2, (6 / 11, 6 / 11, 0)),  # recall 0.5
+    ([], [(0, 0, 10, True)], 2, (0, 0, 0)),
+    ([(0, 0, 10, .9)], [], 2, (0, 0, 0)),
+]
+
+
+@pytest.mark.parametrize("predictions, labels, delta, expected", AP_BY_HAND)
+@pytest.mark.parametrize("average_map", [ops.average_map_ref, ops.average_map])
+def test_average_map_by_hand(predictions, labels, delta, expected, average_map):
+    got = average_map_of(predictions, labels, [delta], average_map).flatten()
+    torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=1e-15, atol=0)
+
+
+def random_events(seed, n_halves=4, n_classes=3, n_predictions=120, n_labels=25, last_frame=60):
+    """Arguments of average_map, unordered, some twice; scores tied, negative, NaN or infinite."""
+    gen = torch.Generator().manual_seed(seed)
+
+    def index(high, n):
+        return torch.randint(0, high, (n,), generator=gen)
+
+    score = random_scores(n_predictions, 1, torch.float64, seed, levels=[5, 199, 1000][seed % 3])
+    return [index(n_halves, n_predictions), index(n_classes, n_predictions),
+            index(last_frame, n_predictions), score.flatten(),
+            index(n_halves, n_labels), index(n_classes, n_labels), index(last_frame, n_labels),
+            torch.rand(n_labels, generator=gen) < .7, n_halves, n_classes,
+            torch.tensor([0, 1, 2, 3, 5, 10, 24, 120])]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_average_map_equals_reference(seed, threads):
+    events = random_events(seed)
+    same(ops.average_map(*events), ops.average_map_ref(*events))
+
+
+@pytest.mark.parametrize("n_predictions, n_labels", [(0, 0), (0, 9), (9, 0)])
+def test_average_map_of_nothing(n_predictions, n_labels):
+    events = random_events(0, n_predictions=n_predictions, n_labels=n_labels)
+    same(ops.average_map(*events), ops.average_map_ref(*events))
+
+
+def test_average_map_does_not_depend_on_order():
+    """Events in the order of ops.detections are used where they lie; any other order is sorted."""
+    half, cls, frame, score, *rest = random_events(1)
+    places = torch.stack([half, cls, frame], 1).tolist()
+    last = dict(zip(map(tuple, places), score.tolist(), strict=True))
+    ordered = torch.tensor([(*place, last[place]) for place in sorted(last)], dtype=torch.float64)
+    same(ops.average_map(*ordered[:, :3].long().T, ordered[:, 3], *rest),
+         ops.average_map(half, cls, frame, score, *rest))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_average_map_equals_the_official_evaluator(seed):
+    """On its own arrays: (rows, classes) per half, labels 0 / 1 / -1, predictions -1 where none."""
+    official = pytest.importorskip("SoccerNet.Evaluation.ActionSpotting")
+    n_halves, n_classes, rows = 6, 4, 120
+    events = random_events(seed, n_halves, n_classes, 200, 40, rows)
+    events[3] = events[3].nan_to_num(nan=-1.0)                # its arrays hold no NaN
+    targets, found = np.zeros((n_halves, rows, n_classes)), -np.ones((n_halves, rows, n_classes))
+    for h, k, f, s in zip(*(x.tolist() for x in events[:4]), strict=True):
+        found[h, f, k] = s
+    for h, k, f, visible in zip(*(x.tolist() for x in events[4:8]), strict=True):
+        targets[h, f, k] = 1 if visible else -1
+    closest = np.zeros_like(targets) - 1
+    for h in range(n_halves):
+        for k in range(n_classes):
+            frames = np.flatnonzero(targets[h, :, k])
+            cuts = [0, *((frames[1:] + frames[:-1]) // 2), rows]
+            for i, f in enumerate(frames):
+                closest[h, cuts[i]:cuts[i + 1], k] = targets[h, f, k]
+    events[-1] = torch.tensor([2, 4, 10, 60])                 # 1, 2, 5, 30 s at 2 frames a second
+    ap = ops.average_map(*events)
+    for d, delta_s in enumerate([1, 2, 5, 30]):
+        _, any_, _, visible, _, unshown = official.average_mAP(targets, found, closest, 2,
+                                                               deltas=np.array([delta_s]))
+        same(ap[:, d], torch.tensor(np.array([any_, visible, unshown])))
+
+
+# ----- any input at all -------------------------------------------------------------------------
+SPECIAL = [0.0, -0.0, .25, .5, 1.0, 2.0, -1.0, math.nan, math.inf, -math.inf]
+SCORE = st.one_of(st.sampled_from(SPECIAL), st.floats(0, 1, width=32))
+FRAME = st.integers(0, 30)
+ZERO_ONE = st.integers(0, 1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(lengths=st.lists(st.integers(0, 25), max_size=4), n_classes=st.integers(0, 3),
+       data=st.data(), window=st.one_of(st.integers(0, 30), st.floats(0, 60)),
+       threshold=st.sampled_from([0, .001, .5, 1]), min_weight=st.sampled_from([0, .1, .5, 1]),
+       dtype=st.sampled_from([torch.float32, torch.float64]))
+def test_nms_of_anything(lengths, n_classes, data, window, threshold, min_weight, dtype):
+    n = sum(lengths) * n_classes
+    scores = data.draw(st.lists(SCORE, min_size=n, max_size=n))
+    scores = torch.tensor(scores, dtype=dtype).reshape(sum(lengths), n_classes)
+    length = torch.tensor(lengths, dtype=torch.int64)
+    same(ops.soft_nms(scores, length, window, threshold, min_weight),
+         ops.soft_nms_ref(scores, length, window, threshold, min_weight))
+    for mode in "greedy", "local":
+        kept = ops.hard_nms(scores, length, window, threshold, mode)
+        same(kept, ops.hard_nms_ref(scores, length, window, threshold, mode))
+        for got, expected in zip(ops.detections(kept, length), ops.detections_ref(kept, length),
+                                 strict=True):
+            same(got, expected)
+
+
+@settings(max_examples=100, deadline=None)
+@given(lengths=st.lists(st.integers(0, 30), min_size=1, max_size=3),
+       window_tokens=st.integers(1, 12), edge=st.integers(0, 15),
+       mode=st.sampled_from(["max", "mean"]), data=st.data())
+def test_merge_of_anything(lengths, window_tokens, edge, mode, data):
+    where = st.tuples(st.integers(0, len(lengths) - 1), st.integers(0, 40))
+    half, start = torch.tensor(sorted(data.draw(st.lists(where, min_size=1, max_size=6)))).T
+    n = len(half) * window_tokens
+    scores = torch.tensor(data.draw(st.lists(SCORE, min_size=n, max_size=n)))
+    args = scores.reshape(-1, window_tokens, 1), start, half, torch.tensor(lengths), edge, mode
+    same(ops.merge_windows(*args), ops.merge_windows_ref(*args))
+
+
+@settings(max_examples=150, deadline=None)
+@given(predictions=st.lists(st.tuples(ZERO_ONE, st.just(0), FRAME, SCORE), max_size=30),
+       labels=st.lists(st.tuples(ZERO_ONE, st.just(0), FRAME, st.booleans()), max_size=10),
+       deltas=st.lists(st.integers(0, 40), min_size=1, max_size=3))
+def test_average_map_of_anything(predictions, labels, deltas):
+    same(average_map_of(predictions, labels, deltas),
+         average_map_of(predictions, labels, deltas, ops.average_map_ref))
+
+
+# ----- refusals ---------------------------------------------------------------------------------
+SCORES, LENGTH = torch.rand(6, 2), torch.tensor([2, 4])
+WINDOWS = {"scores": torch.rand(2, 3, 1), "start": torch.tensor([0, 1]),
+           "half": torch.tensor([0, 0]), "length": torch.tensor([4])}
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: ops.soft_nms(SCORES.half(), LENGTH, 5),
+     "scores must be float32 or float64, got float16"),
+    (lambda: ops.soft_nms(SCORES[0], LENGTH, 5), r"scores must have shape \(S, K\), got \(2,\)"),
+    (lambda: ops.soft_nms(SCORES, LENGTH.int(), 5), "length must be int64, got int32"),
+    (lambda: ops.soft_nms(SCORES, LENGTH[:1], 5), r"sum\(length\) = 2, got 6 rows"),
+    (lambda: ops.soft_nms(SCORES, torch.tensor([-1, 7]), 5),
+     "length must be in .* got -1 for half 0"),
+    (lambda: ops.soft_nms(SCORES, LENGTH, -1), "window must be finite and >= 0 tokens, got -1"),
+    (lambda: ops.soft_nms(SCORES, LENGTH, math.inf), "window must be finite"),
+    (lambda: ops.soft_nms(SCORES, LENGTH, [1, 2, 3]),
+     r"window must have shape \(K,\) = \(2,\), got \(3,\)"),
+    (lambda: ops.soft_nms(SCORES, LENGTH, 5, threshold=-1), "threshold must be >= 0, got -1"),
+    (lambda: ops.soft_nms(SCORES, LENGTH, 5, threshold=math.nan),
+     "threshold must be >= 0, got nan"),
+    (lambda: ops.soft_nms(SCORES, LENGTH, 5, min_weight=2),
+     r"min_weight must be in \[0, 1\], got 2"),
+    (lambda: ops.hard_nms(SCORES, LENGTH, 5, threshold=-1), "threshold must be >= 0, got -1"),
+    (lambda: ops.hard_nms(SCORES, LENGTH, 5, mode="soft"),
+     "mode must be 'greedy' or 'local', got 'soft'"),
+    (lambda: ops.detections(SCORES, LENGTH[:1]), r"kept must have one row per token"),
+    (lambda: ops.merge_windows(**{**WINDOWS, "mode": "sum"}),
+     "mode must be 'max' or 'mean', got 'sum'"),
+    (lambda: ops.merge_windows(**{**WINDOWS, "scores": SCORES}),
+     r"scores must have shape \(N, L, K\)"),
+    (lambda: ops.merge_windows(**{**WINDOWS, "edge": -1}), "edge must be >= 0 tokens, got -1"),
+    (lambda: ops.merge_windows(**{**WINDOWS, "start": torch.tensor([0, -1])}),
+     "start must be >= 0, got -1"),
+    (lambda: ops.merge_windows(**{**WINDOWS, "half": torch.tensor([0, 1])}),
+     r"half must be in \[0, 1\), got 1"),
+    (lambda: ops.merge_windows(**{**WINDOWS, "half": torch.tensor([1, 0]), "length": LENGTH}),
+     "half must not decrease, got 1 then 0 at window 1"),
+    (lambda: average_map_of([(2, 0, 5, .5)], [], [2]),
+     r"pred_half must be in \[0, 2\), got 2 at event 0"),
+    (lambda: average_map_of([(0, 1, 5, .5)], [], [2]), r"pred_class must be in \[0, 1\), got 1"),
+    (lambda: average_map_of([], [(0, 0, -5, True)], [2]), "gt_frame must be >= 0, got -5"),
+    (lambda: average_map_of([], [], [-2]), "delta_frames must be >= 0, got -2"),
+])
+def test_refuses(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_refuses_wrong_average_map_types():
+    events = random_events(0)
+    for i, wrong, message in [
+            (3, events[3].float(), "pred_score must be float64, got float32"),
+            (7, events[7].long(), "gt_visible must be bool, got int64"),
+            (1, events[1][:5], r"pred_class must have shape \(P,\) = \(120,\), got \(5,\)"),
+            (8, 2**62, r"n_halves \* n_classes must be <= ")]:
+        with pytest.raises(ValueError, match=message):
+            ops.average_map(*events[:i], wrong, *events[i + 1:])
+
+
+# ----- registration and build -------------------------------------------------------------------
+def test_opcheck():
+    window = torch.tensor([5.0, 2.0], dtype=torch.float64)
+    for name, args in [("soft_nms", (SCORES, LENGTH, window, .1, .0)),
+                       ("hard_nms", (SCORES, LENGTH, window, .1, False)),
+                       ("detections", (SCORES, LENGTH)),
+                       ("merge_windows", (*WINDOWS.values(), 1, False)),
+                       ("average_map", tuple(random_events(0)))]:
+        torch.library.opcheck(getattr(torch.ops.comedian, name).default, args)
+
+
+def newer_source(folder):
+    (folder / "csrc" / "soft_nms.cpp").write_text("// newer")
+
+
+def no_extension(folder):
+    next(folder.glob("comedian_C*")).unlink()
+
+
+def broken_extension(folder):
+    next(folder.glob("comedian_C*")).write_text("not a library")
+
+
+@pytest.mark.parametrize("spoil, message", [(newer_source, "other sources than csrc/"),
+                                            (no_extension, "not built for this Python"),
+                                            (broken_extension, "do not fit torch")])
+def test_a_bad_build_says_what_to_do(tmp_path, spoil, message):
+    """As a user meets it: ops.py, csrc/ and the extension in a folder of their own."""
+    import comedian_C
+    shutil.copy(ROOT / "ops.py", tmp_path)
+    shutil.copy(comedian_C.__file__, tmp_path)
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    spoil(tmp_path)
+    # An editable install of the project must not stand in for what is missing here.
+    script = ("import sys; "
+              "sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in str(f)]; "
+              f"sys.path.insert(0, {str(tmp_path)!r}); import ops")
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True,
+                         text=True)
+    assert run.returncode != 0
+    last_line = run.stderr.strip().splitlines()[-1]
+    assert message in last_line and "python setup.py build_ext --inplace" in last_line
