@@ -541,21 +541,22 @@ def plain_box(rng, height, width, scale, ratio):
 
 @pytest.mark.parametrize("height, width, scale, ratio", [
     (224, 398, (0.2, 1.0), (1.3275, 2.2125)),             # stage 1's crops (facts, section 2)
-    (48, 48, (0.2, 1.0), (0.75, 1.25)), (20, 60, (0.5, 1.0), (0.8, 1.2))])
+    (20, 60, (0.5, 1.0), (0.8, 1.2)),                     # most tries do not fit
+    (6, 8, (0.2, 1.0), (0.25, 4.0))])                      # few pixels, wide range
 def test_random_boxes(height, width, scale, ratio):
-    """Legal, and spread like the boxes of the plain rule."""
+    """Legal, and spread like the boxes of the plain rule: each tenth of the frame has its share."""
     torch.manual_seed(0)
-    boxes = data.random_boxes(20_000, height, width, scale, ratio).numpy()
+    boxes = data.random_boxes(40_000, height, width, scale, ratio).numpy()
     top, left, h, w = boxes.T
     assert (boxes == boxes.round()).all()
     assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] >= 1).all()
     assert (top + h <= height).all() and (left + w <= width).all()
     rng = np.random.default_rng(0)
-    plain = np.array([plain_box(rng, height, width, scale, ratio) for _ in range(5_000)])
+    plain = np.array([plain_box(rng, height, width, scale, ratio) for _ in range(20_000)])
     for column, full in zip(range(4), (height, width, height, width), strict=True):
-        quantiles = np.arange(0.05, 1, 0.05)
-        off = np.quantile(boxes[:, column], quantiles) - np.quantile(plain[:, column], quantiles)
-        assert np.abs(off).max() <= max(1, 0.025 * full)
+        got, expected = (np.histogram(b[:, column], bins=10, range=(0, full))[0] / len(b)
+                         for b in (boxes, plain))
+        np.testing.assert_allclose(got, expected, atol=0.02)      # 5 standard deviations
 
 
 @pytest.mark.parametrize("height, width, ratio, box", [
