@@ -428,10 +428,8 @@ def load_checkpoint(path):
 
 
 def config_of(checkpoint):
-    """Config from the plain dict in a checkpoint (lists become tuples again)."""
-    plain = {key: tuple(value) if isinstance(value, list) else value
-             for key, value in checkpoint["config"].items()}
-    return Config(**plain)
+    """Config from the plain dict in a checkpoint."""
+    return Config(**checkpoint["config"])
 
 
 def load_parts(model, checkpoint, parts, path):
