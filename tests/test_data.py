@@ -573,10 +573,10 @@ def test_normalize():
     x = images()
     torch.testing.assert_close(data.normalize(x.clone()), (x - 0.45) / 0.225)
     got = data.normalize(x.clone(), per_frame=True)
-    for b, t in np.ndindex(3, 2):
-        frame = x[b, t].double()
-        expected = (frame - frame.mean()) / (frame.std(correction=0) + 1e-3)
-        torch.testing.assert_close(got[b, t].double(), expected, rtol=0, atol=1e-5)
+    for b, t, c in np.ndindex(3, 2, 3):
+        channel = x[b, t, c].double()
+        expected = (channel - channel.mean()) / (channel.std(correction=0) + 1e-3)
+        torch.testing.assert_close(got[b, t, c].double(), expected, rtol=0, atol=1e-5)
     flat = torch.full((1, 1, 3, 4, 4), 0.3)               # a black screen must not explode
     assert data.normalize(flat, per_frame=True).abs().max() < 1e-3
 

@@ -11,7 +11,7 @@ import math
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -474,19 +474,20 @@ def test_equation_1_in_the_stage(matches, tmp_path, monkeypatch):
     losses, backward, original = [], torch.Tensor.backward, stage1.views
     monkeypatch.setattr(torch.Tensor, "backward", lambda t: losses.append(t.item()) or backward(t))
     monkeypatch.setattr(stage1, "views", lambda *a: views.append(original(*a)) or views[-1])
-    run(1, matches, tmp_path, "--steps", "2")
+    saved = record(monkeypatch, stage1, "save_checkpoint")
+    run(1, matches, tmp_path, "--steps", "2", "--save-every", "1", "--momentum", "0.5")
     for step in range(2):
         (z1, k2, queue, tau), (z2, k1, *_) = (args for args, _ in calls[2 * step:2 * step + 2])
         l1, l2 = stage1.moco_loss(z1, k2, queue, tau), stage1.moco_loss(z2, k1, queue, tau)
         assert losses[step] == pytest.approx((l1 + l2).item() / 2, rel=1e-6) and tau == 0.1
         for vectors, n in ((z1, 8), (k1, 8), (z2, 8), (k2, 8), (queue, 40)):
             torch.testing.assert_close(vectors.norm(dim=1), torch.ones(n))
-    # At the first step the target is still the online branch: its keys can be computed again.
-    torch.manual_seed(5)
+    # Keys come from the target as the step before left it: they can be computed again.
     cfg = model.MODELS["vivit_micro"]
     target = torch.nn.Sequential(model.spatial_encoder(cfg), model.Projector(128, 1024, 1024, 256))
-    (_, k2, *_), (_, k1, *_) = (args for args, _ in calls[:2])
-    for view, k in zip(views[0], (k1, k2), strict=True):
+    target.load_state_dict(saved[0][1]["target"])
+    (_, k2, *_), (_, k1, *_) = (args for args, _ in calls[2:4])
+    for view, k in zip(views[1], (k1, k2), strict=True):
         torch.testing.assert_close(F.normalize(target(view), dim=1), k, rtol=1e-4, atol=1e-5)
 
 
@@ -675,6 +676,26 @@ def test_the_loss_in_the_log_is_the_mean_since_the_last_line(matches, tmp_path, 
     assert logged == pytest.approx([np.mean(steps[:4]), np.mean(steps[4:])], abs=6e-5)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_loss_in_the_log_after_a_resume(stage, matches, tmp_path, monkeypatch):
+    """It is the mean since the resume: what came before is in no memory."""
+    losses, backward, clip = [], torch.Tensor.backward, torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.Tensor, "backward", lambda t: losses.append(t.item()) or backward(t))
+
+    def killed(*args):
+        if len(losses) == 4:
+            raise KeyboardInterrupt
+        return clip(*args)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(stage, matches, tmp_path, "--log-every", "5", "--save-every", "3")
+    run(stage, matches, tmp_path, "--log-every", "5", "--save-every", "3", "--resume")
+    logged = [float(re.search(r"loss (\S+)", line)[1])
+              for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert logged == pytest.approx([np.mean(losses[4:6]), losses[6]], abs=6e-5)
+
+
 def test_each_stage_starts_from_the_one_before(matches, tmp_path):
     """Stage 2 takes over the spatial encoder and copies its blocks; stage 3 takes both
     transformers. With a learning rate of 0 the weights can be seen where they arrived."""
@@ -800,6 +821,17 @@ def test_a_checkpoint_of_another_kind_is_refused(matches, tmp_path, monkeypatch)
     (tmp_path / "2" / "last.pt").write_bytes(b"PK" + bytes(100))
     with pytest.raises(DataError, match="last.pt: not a checkpoint, or damaged"):
         run(3, matches, tmp_path / "3", "--init", last)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_another_stage_is_not_resumed(stage, matches, tmp_path):
+    cfg = replace(model.MODELS["vivit_micro"], window_tokens=64 if stage == 1 else 8)
+    if stage == 3:
+        cfg = replace(cfg, classes=data.read_classes(matches / "classes.txt"))
+    model.save_checkpoint(tmp_path / "last.pt", stage=4 - stage if stage != 2 else 1, step=1,
+                          config=asdict(cfg), model={})
+    with pytest.raises(DataError, match=f"last.pt: is not a stage-{stage} run of"):
+        run(stage, matches, tmp_path, "--resume")
 
 
 def test_features_of_different_widths_are_refused(matches, tmp_path):
