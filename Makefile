@@ -44,3 +44,63 @@ quick: $(VENV)/.dev $(VENV)/.kernels
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check -q .
+
+sanitize: $(VENV)/.dev
+	./csrc/sanitize.sh $(PY)
+
+# ---------------------------------------------------------------- the demo
+# 75 matches to look at, 10 of them labelled, and 12 unseen ones to be judged on; two halves of 3 minutes
+# each. vivit_micro and windows of 32 s; learning rates are given for the paper's batch and scale to about
+# 1e-3 and 2e-3 here. What differs from the paper is said in README, "The demo".
+SEED   ?= 0
+DEMO   := data/demo-$(SEED)
+RUNS   ?= runs/demo-$(SEED)
+COLOR  := --color 0.2 0.2 0.1 0
+STAGE3 := --data $(DEMO)/train --classes $(DEMO)/classes.txt --model vivit_micro --window 32 --batch 8 \
+          --prior 0.015 --mask 0 $(COLOR) --log-every 50 --seed $(SEED)
+
+.PHONY: demo demo-scratch clean-demo
+demo: $(RUNS)/test/metrics.json $(RUNS)/curves.png $(RUNS)/timeline.png
+	@echo
+	@echo "predictions    $(RUNS)/test/<match>/results_spotting.json"
+	@echo "scores, truth  $(RUNS)/timeline.png"
+	@echo "loss curves    $(RUNS)/curves.png"
+	@echo "every number   $(RUNS)/test/metrics.json"
+
+$(DEMO)/synthetic.json: stage0_prepare.py | $(VENV)/.run
+	$(PY) stage0_prepare.py synthetic --out $(DEMO) --seed $(SEED)
+
+# Stage 1 tells clips of few halves apart: kit and pitch are then no help, play is (ours, --halves-per-batch).
+$(RUNS)/stage1/last.pt: $(DEMO)/synthetic.json | $(VENV)/.kernels
+	$(PY) stage1_spatial.py --data $(DEMO)/train --model vivit_micro --out $(RUNS)/stage1 --steps 300 \
+	  --batch 128 --lr 2e-3 --momentum 0.95 --negatives batch --halves-per-batch 4 --crop-scale 0.6 1 \
+	  $(COLOR) --log-every 50 --seed $(SEED)
+
+$(RUNS)/stage2/last.pt: $(RUNS)/stage1/last.pt
+	$(PY) stage2_distill.py --data $(DEMO)/train --features-name physics --init $< --out $(RUNS)/stage2 \
+	  --window 32 --steps 500 --batch 8 --lr 0.064 $(COLOR) --log-every 50 --seed $(SEED)
+
+# The temporal transformer learns with the head while the spatial tokens stand still: 300 cheap steps.
+$(RUNS)/stage3/last.pt: $(RUNS)/stage2/last.pt
+	$(PY) stage3_finetune.py $(STAGE3) --init $< --out $(RUNS)/stage3 \
+	  --head-phase temporal --head-steps 300 --head-lr 0.064 --steps 150 --lr 0.032
+
+$(RUNS)/test/metrics.json: $(RUNS)/stage3/last.pt
+	$(PY) infer.py --data $(DEMO)/test --checkpoint $< --out $(RUNS)/test --chance --json $@
+
+$(RUNS)/curves.png: $(RUNS)/stage3/last.pt
+	$(PY) report.py curves $(wildcard $(RUNS)/stage[123]) --out $@
+
+$(RUNS)/timeline.png: $(RUNS)/test/metrics.json
+	$(PY) report.py timeline $(RUNS)/test --labels $(DEMO)/test --out $@
+
+# As many fine-tuning steps, all of them through the whole network, from random weights.
+demo-scratch: RUNS := runs/demo-scratch-$(SEED)
+demo-scratch: $(DEMO)/synthetic.json | $(VENV)/.kernels
+	@test ! -e $(RUNS) || { echo "error: $(RUNS) is there already; make clean-demo" >&2; exit 2; }
+	$(PY) stage3_finetune.py $(STAGE3) --out $(RUNS)/stage3 --head-epochs 0 --steps 450 --lr 0.064
+	$(PY) infer.py --data $(DEMO)/test --checkpoint $(RUNS)/stage3/last.pt --out $(RUNS)/test \
+	  --chance --json $(RUNS)/test/metrics.json
+
+clean-demo:
+	rm -rf $(RUNS) runs/demo-scratch-$(SEED)

@@ -466,7 +466,7 @@ def random_boxes(n, height, width, scale, ratio):
     aspect = torch.empty(n, 10).uniform_(*np.log(ratio)).exp()                # log-uniform
     w, h = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
     fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
-    first = fits.int().argmax(1, keepdim=True)                                # the first try that fits
+    first = fits.int().argmax(1, keepdim=True)                             # the first try that fits
     w, h = w.gather(1, first)[:, 0], h.gather(1, first)[:, 0]
     none = ~fits.any(1)                                                       # fallback, centred
     legal = min(max(width / height, ratio[0]), ratio[1])
@@ -575,10 +575,10 @@ def hflip(x, p):
 
 def normalize(x, per_frame=False):
     """What the network eats: (x - 0.45) / 0.225 (official code, all channels), or, with per_frame, each
-    frame to mean 0 and deviation 1 over its pixels and channels (ours; small networks learn faster)."""
+    channel of each frame to mean 0 and deviation 1 (ours; small networks learn much faster)."""
     if not per_frame:
         return (x - 0.45) / 0.225
-    flat = x.flatten(2)                                                       # (B, T, 3 H W)
-    flat = flat - flat.mean(2, keepdim=True)
-    deviation = flat.norm(dim=2, keepdim=True) / flat.shape[2] ** 0.5
+    flat = x.flatten(3)                                                       # (B, T, 3, H W)
+    flat = flat - flat.mean(3, keepdim=True)
+    deviation = flat.norm(dim=3, keepdim=True) / flat.shape[3] ** 0.5
     return flat.div_(deviation + 1e-3).view(x.shape)

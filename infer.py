@@ -39,6 +39,8 @@ def parse_args(argv=None):
     add("--data", required=True, help="folder with frames, any layout data.py knows")
     add("--checkpoint", required=True, help="stage 3's best.pt or last.pt")
     add("--labels", help="root of the labels; default: --data")
+    add("--chance", action="store_true", help="beside the table, what chance reaches (evaluate.py)")
+    add("--json", metavar="FILE", help="write every number of the table here (evaluate.py)")
     add("--out", default="runs/infer", help="folder for results_spotting.json and scores.npz per match")
     add("--stride", type=int, default=0, help="tokens from window to window; 0 = half a window (paper)")
     add("--ignore", type=int, default=None,
@@ -71,14 +73,14 @@ def encode_halves(model, halves, reader, device, autocast, batch=256, flip=False
 
     model.eval()
     tokens = []
-    for (half, clips), frames in zip(jobs, data.ahead(load, jobs), strict=True):      # (b, 2, H, W, 3)
-        x = data.resize(data.to_float(frames, device), model.cfg.image_size)          # (b, 2, 3, S, S)
+    for (half, clips), frames in zip(jobs, data.ahead(load, jobs), strict=True):   # (b, 2, H, W, 3)
+        x = data.resize(data.to_float(frames, device), model.cfg.image_size)       # (b, 2, 3, S, S)
         if flip:
             x = x.flip(4)
         with autocast:
             tokens.append(model.encode(data.normalize(x, model.cfg.normalize_per_frame)).float())
         if clips.stop == half.n_tokens:
-            yield half, torch.cat(tokens)                                             # (n_tokens, D)
+            yield half, torch.cat(tokens)                                            # (n_tokens, D)
             tokens = []
 
 
@@ -181,7 +183,9 @@ def main(args):
     # -- score, if there is a truth
     labels = args.labels or args.data
     if any((Path(labels) / half.match / evaluate.LABELS).exists() for half in halves):
-        evaluate.main(evaluate.parse_args(["--predictions", str(out), "--labels", labels]), cfg.classes)
+        evaluate.main(evaluate.parse_args(
+            ["--predictions", str(out), "--labels", labels, "--only-predicted"]
+            + ["--chance"] * args.chance + (["--json", args.json] if args.json else [])), cfg.classes)
 
 
 if __name__ == "__main__":

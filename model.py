@@ -54,7 +54,7 @@ class Config:
 
 
 MODELS = {
-    "vivit_tiny": Config("vivit_tiny", temporal_depth=6),        # paper's best, Tab. 6; Tab. 1 has 4
+    "vivit_tiny": Config("vivit_tiny", temporal_depth=6),       # paper's best, Tab. 6; Tab. 1 has 4
     "vivit_small": Config("vivit_small", embed_dim=384, num_heads=(6,), temporal_heads=6),
     "viswin_tiny": Config("viswin_tiny", spatial="swin", patch_size=4, embed_dim=96,
                           depth=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), temporal_heads=3),
@@ -150,7 +150,7 @@ class TubeletEmbed(nn.Module):
         return self.norm(F.linear(x, self.proj.weight.flatten(1), self.proj.bias))    # (B, N, D)
 
 
-# ------------------------------------------------------------------ spatial encoders: clips -> tokens
+# ------------------------------------------------------ spatial encoders: clips -> tokens
 class ViT(nn.Module):
     """A clip's token is its CLS token after the last norm. The CLS token has a position of its own."""
 
@@ -187,12 +187,12 @@ class WindowAttention(Attention):
         index = relative[0] * (2 * window - 1) + relative[1]              # (49, 49)
         self.register_buffer("relative_position_index", index, persistent=False)
 
-    def forward(self, x, mask=None):                   # x (B * windows, 49, D), mask (windows, 49, 49)
-        bias = self.relative_position_bias_table[self.relative_position_index]         # (49, 49, heads)
+    def forward(self, x, mask=None):                # x (B * windows, 49, D), mask (windows, 49, 49)
+        bias = self.relative_position_bias_table[self.relative_position_index]     # (49, 49, heads)
         bias = bias.permute(2, 0, 1)[None]                                # (1, heads, 49, 49)
         if mask is not None:
             bias = bias + mask[:, None]                                   # (windows, heads, 49, 49)
-            bias = bias.repeat(len(x) // len(mask), 1, 1, 1)              # (B * windows, heads, 49, 49)
+            bias = bias.repeat(len(x) // len(mask), 1, 1, 1)          # (B * windows, heads, 49, 49)
         return super().forward(x, bias.to(x.dtype))
 
 
@@ -253,7 +253,7 @@ class PatchMerging(nn.Module):
         B, _, D = x.shape
         x = x.view(B, self.side // 2, 2, self.side // 2, 2, D)
         x = x.permute(0, 1, 3, 4, 2, 5)          # neighbours in the order (0,0) (1,0) (0,1) (1,1)
-        return self.reduction(self.norm(x.reshape(B, -1, 4 * D)))         # (B, side * side / 4, 2 D)
+        return self.reduction(self.norm(x.reshape(B, -1, 4 * D)))        # (B, side * side / 4, 2 D)
 
 
 class Swin(nn.Module):
@@ -281,11 +281,11 @@ class Swin(nn.Module):
         for layer in self.layers:
             x = layer.blocks(x)
             if hasattr(layer, "downsample"):
-                x = layer.downsample(x)                                   # a quarter as many, twice as wide
+                x = layer.downsample(x)                           # a quarter as many, twice as wide
         return self.norm(x).mean(1)                                       # (B, 768)
 
 
-# ------------------------------------------------------------------ temporal transformer: tokens -> tokens
+# ------------------------------------------------------ temporal transformer: tokens -> tokens
 class Temporal(nn.Module):
     """Full attention over the tokens of a window; learned positions, no CLS token."""
 
@@ -297,7 +297,7 @@ class Temporal(nn.Module):
                                   cfg.drop_path)
         self.norm = nn.LayerNorm(cfg.width, eps=LN_EPS)
 
-    def forward(self, h):                                                 # (B, L, D), L <= window_tokens
+    def forward(self, h):                                            # (B, L, D), L <= window_tokens
         return self.norm(self.blocks(h + self.pos_embed[:, :h.shape[1]]))
 
 
@@ -351,7 +351,7 @@ class Comedian(nn.Module):
         L, n = T // CLIP_FRAMES, T // CLIP_FRAMES if keep is None else keep.shape[1]
         clips = frames.reshape(B, L, CLIP_FRAMES, C, H, W)
         if keep is not None:
-            clips = clips[torch.arange(B, device=keep.device)[:, None], keep]          # (B, n, 2, C, H, W)
+            clips = clips[torch.arange(B, device=keep.device)[:, None], keep]   # (B, n, 2, C, H, W)
         h = self.encode(clips.reshape(B * n, CLIP_FRAMES, C, H, W)).view(B, n, -1)     # (B, n, D)
         if keep is not None:
             masked = self.temporal.mask_token.to(h.dtype).expand(B, L, -1)             # (B, L, D)

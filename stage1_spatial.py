@@ -1,8 +1,8 @@
 """
 Stage 1: the spatial encoder learns, from unlabelled clips, what distinguishes one second from another.
 
-    python stage1_spatial.py --data frames/                                    # the paper's setting, one GPU
-    python stage1_spatial.py --data frames/ --model vivit_micro --batch 64 --steps 20          # a laptop
+    python stage1_spatial.py --data frames/                           # the paper's setting, one GPU
+    python stage1_spatial.py --data frames/ --model vivit_micro --batch 64 --steps 20     # a laptop
 
 Reads   <data>/**/1_224p/00000001.jpg ...      frames; labels are not looked at     (layouts: data.py)
 Writes  <out>/last.pt, <out>/log.txt           stage 2 starts from last.pt
@@ -79,13 +79,13 @@ def epoch_order(seed, epoch, n_clips):
 
 def pick_clips(step, args, halves):
     """The clips of a step as pairs (half, first frame): a function of (seed, step) and nothing else."""
-    ends = np.cumsum([half.n_tokens for half in halves])              # clips, counted over all halves
+    ends = np.cumsum([half.n_tokens for half in halves])            # clips, counted over all halves
     if args.halves_per_batch:
         rng = np.random.default_rng([args.seed, step])
         chosen = rng.choice(len(halves), min(args.halves_per_batch, len(halves)), replace=False)
         clips = np.concatenate([np.arange(ends[h] - halves[h].n_tokens, ends[h]) for h in chosen])
         clips = rng.choice(clips, args.batch, replace=len(clips) < args.batch)
-    else:                                                             # every 1-s clip, once an epoch
+    else:                                                            # every 1-s clip, once an epoch
         epoch, place = divmod(step, ends[-1] // args.batch)
         clips = epoch_order(args.seed, epoch, ends[-1])[place * args.batch:(place + 1) * args.batch]
     which = np.searchsorted(ends, clips, side="right")
@@ -100,7 +100,7 @@ def views(frames, cfg, args, device):
     """
     x = data.to_float(frames, device)                                 # (B, 2, 3, H, W)
     height, width = x.shape[3:]
-    ratio = np.array([0.75, 1.25]) * width / height                   # crops keep about the frame's aspect
+    ratio = np.array([0.75, 1.25]) * width / height            # crops keep about the frame's aspect
     pair = []
     for blur_p, solarize_p in ((1.0, 0.0), (0.1, 0.2)):
         view = data.crop_resize(x, data.random_boxes(len(x), height, width, args.crop_scale, ratio),
@@ -124,7 +124,7 @@ def moco_loss(z, k, queue, tau):
     or None: then the other clips of the batch are the negatives Q.
     """
     if queue is None:
-        logits = z @ k.T / tau                                        # (B, B), positives on the diagonal
+        logits = z @ k.T / tau                                   # (B, B), positives on the diagonal
         return F.cross_entropy(logits, torch.arange(len(z), device=z.device))
     positive = (z * k).sum(1, keepdim=True)                           # (B, 1)
     logits = torch.cat([positive, z @ queue.T], 1) / tau              # (B, 1 + M), positives first
@@ -197,14 +197,14 @@ def main(args):
 
     # -- train
     def load(step):
-        return reader.read(pick_clips(step, args, halves), data.CLIP_FRAMES)          # (B, 2, H, W, 3)
+        return reader.read(pick_clips(step, args, halves), data.CLIP_FRAMES)       # (B, 2, H, W, 3)
 
     bar = tqdm(data.ahead(load, range(start, total)), desc="stage 1", total=total, initial=start,
                unit="step", disable=None)
     seen, since, loss_sum = 0, time.time(), torch.zeros((), device=device)
     for step, frames in enumerate(bar, start):
         # -- what this stage is about ----------------------------------
-        torch.manual_seed(args.seed * 1_000_003 + step)               # all of this step's randomness
+        torch.manual_seed(args.seed * 1_000_003 + step)              # all of this step's randomness
         for group in optimizer.param_groups:
             group["lr"] = lr_at(step, total, args)
         keys = []

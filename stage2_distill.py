@@ -1,7 +1,7 @@
 """
 Stage 2: every token of a window learns to name, among all seconds of the data set, its own and its like.
 
-    python stage2_distill.py --data frames/ --init runs/stage1/last.pt          # the paper's setting
+    python stage2_distill.py --data frames/ --init runs/stage1/last.pt         # the paper's setting
     python stage2_distill.py --data frames/ --model vivit_micro --window 32 --batch 4 --steps 20
 
 Reads   <data>/**/1_224p/00000001.jpg ...        frames
@@ -138,7 +138,7 @@ def view(frames, cfg, args, device):
 #
 # Both c_i and the gradient of the last term, sum_k s1_ik P_k / tau, are *attention reads* of the bank: its
 # rows averaged with softmax weights. So the bank is streamed in chunks, and only sums are kept.
-CHUNK = 8192                          # bank rows at a time: (tokens x CHUNK) is all that is ever stored
+CHUNK = 8192                      # bank rows at a time: (tokens x CHUNK) is all that is ever stored
 
 
 def attend(q, bank, tau, q_id=None, bank_id=None):
@@ -309,7 +309,7 @@ def main(args):
     seen, since, loss_sum = 0, time.time(), torch.zeros((), device=device)
     for step, (frames, rows) in enumerate(bar, start):
         # -- what this stage is about ----------------------------------
-        torch.manual_seed(args.seed * 1_000_003 + step)               # all of this step's randomness
+        torch.manual_seed(args.seed * 1_000_003 + step)              # all of this step's randomness
         for group in optimizer.param_groups:
             group["lr"] = lr_at(step, total, args)
         rows = rows.to(device, non_blocking=True)                     # (B, L)
@@ -331,7 +331,7 @@ def main(args):
                                         args.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if args.bank == "queue":                                      # the oldest features make room
+        if args.bank == "queue":                                     # the oldest features make room
             place = torch.arange(step * rows.numel(), (step + 1) * rows.numel(), device=device)
             queue[place % len(queue)] = bank[rows.flatten()]
         # -- everything below is bookkeeping ---------------------------

@@ -67,6 +67,9 @@ def parse_args(argv=None):
     add("--clip-grad", type=float, default=1.0, help="largest gradient norm (official code)")
     add("--mask", type=float, default=0.25, help="share of tokens masked in the second phase, alpha_2")
     add("--mixup", type=float, default=0.1, help="Beta(a, a), one coefficient per window; 0 = off")
+    add("--prior", type=float, default=0.5,
+        help="score of every class before training; 0.5 = head bias 0 (official code), "
+             "the share of positive tokens is a better start for few steps")
     add("--radius", type=float, default=0.5, help="seconds from an action to the frames it labels")
     add("--color", type=float, nargs=4, default=[0.4, 0.4, 0.4, 0.0],
         help="jitter of brightness, contrast, saturation, hue (0: cards keep their colour)")
@@ -107,7 +110,7 @@ def epoch_windows(seed, epoch, n_frames, window_frames, per_half):
     """
     rng, windows = np.random.default_rng([seed, epoch]), []
     for h, frames in enumerate(n_frames):
-        n = min(per_half - 2, frames // window_frames)
+        n = min(max(0, per_half - 2), frames // window_frames)
         offsets = np.sort(rng.integers(0, frames - n * window_frames + 1, n))
         starts = [0, frames - window_frames, *(offsets + window_frames * np.arange(n)).tolist()]
         windows += [(h, start) for start in starts]
@@ -234,6 +237,7 @@ def main(args):
     model = Comedian(cfg)
     if args.init:
         load_parts(model, before, ["spatial."] + ["temporal."] * (before["stage"] >= 2), args.init)
+    nn.init.constant_(model.head.bias, math.log(args.prior / (1 - args.prior)))
     model = model.to(device)
     print(f"stage 3: {cfg.model}, {sum(p.numel() for p in model.parameters()):,} parameters, "
           f"{head_steps:,} + {total - head_steps:,} steps of {args.batch} windows of {args.window} tokens "
@@ -276,7 +280,7 @@ def main(args):
 
     def load(step):
         picks = pick_windows(step, args, n_frames)
-        if cached and step < head_steps:                              # clips of the cache begin on even frames
+        if cached and step < head_steps:                   # clips of the cache begin on even frames
             picks = [(h, first // data.CLIP_FRAMES * data.CLIP_FRAMES) for h, first in picks]
             x = picks
         else:
@@ -289,7 +293,7 @@ def main(args):
     seen, since, loss_sum = 0, time.time(), torch.zeros((), device=device)
     for step, (frames, labels) in enumerate(bar, start):
         # -- what this stage is about ----------------------------------
-        torch.manual_seed(args.seed * 1_000_003 + step)               # all of this step's randomness
+        torch.manual_seed(args.seed * 1_000_003 + step)              # all of this step's randomness
         head_only = step < head_steps
         if step == head_steps and head_steps:
             optimizer = phase_optimizer(step)
@@ -310,7 +314,7 @@ def main(args):
                 with autocast:
                     logits = model.spot(model.contextualize(h))       # (b, L, K)
             else:
-                x, y = mixup(view(part, cfg, args, device), y, args.mixup)            # (b, T, 3, S, S)
+                x, y = mixup(view(part, cfg, args, device), y, args.mixup)         # (b, T, 3, S, S)
                 keep = None if head_only else random_keep(len(y), args.window, args.mask)
                 keep = keep if keep is None else keep.to(device)
                 with autocast, torch.set_grad_enabled(not head_only):
