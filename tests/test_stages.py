@@ -38,6 +38,23 @@ def unit(*shape, seed=0):
     return F.normalize(torch.randn(*shape, generator=gen, dtype=torch.float64), dim=-1)
 
 
+def record(monkeypatch, owner, name):
+    """Wraps owner.name; returns the list of its calls as pairs (args, kwargs), tensors copied."""
+    calls, original = [], getattr(owner, name)
+
+    def copied(value):
+        if isinstance(value, dict):
+            return {key: copied(v) for key, v in value.items()}
+        return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+    def wrapped(*args, **kwargs):
+        calls.append(([copied(value) for value in args], copied(kwargs)))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapped)
+    return calls
+
+
 # ------------------------------------------------------------------ 1. the equations
 def test_equation_1_and_2():
     """l_M with a queue, as loops; L = -(l_M(z1, k2) + l_M(z2, k1)) / 2 is what the stage adds
@@ -418,6 +435,43 @@ def test_labels_of_a_token():
     assert got.dtype == np.float32 and got.tolist() == [[0, 0], [0, 1], [0, 0], [0, 0]]
 
 
+RECIPES = {                           # stage -> operations, strengths and probabilities (facts, 2-4)
+    1: [("color_jitter", [0.4, 0.4, 0.2, 0.1], 0.8), ("grayscale", 0.2), ("gaussian_blur", 1.0),
+        ("solarize", 0.0), ("hflip", 0.5),
+        ("color_jitter", [0.4, 0.4, 0.2, 0.1], 0.8), ("grayscale", 0.2), ("gaussian_blur", 0.1),
+        ("solarize", 0.2), ("hflip", 0.5)],
+    2: [("color_jitter", [0.8, 0.8, 0.4, 0.2], 0.8), ("grayscale", 0.2), ("gaussian_blur", 0.5),
+        ("solarize", 0.2), ("hflip", 0.5)],
+    3: [("color_jitter", [0.4, 0.4, 0.4, 0.0], 0.8), ("gaussian_blur", 0.5), ("hflip", 0.5)]}
+
+
+@pytest.mark.parametrize("stage", RECIPES)
+def test_the_views_recipe(stage, monkeypatch):
+    """Each stage's own augmentations, in their order; normalised at the end, and only there."""
+    calls = []
+    for name in ("color_jitter", "grayscale", "gaussian_blur", "solarize", "hflip", "normalize"):
+        def spy(x, *args, name=name, original=getattr(data, name), **kwargs):
+            calls.append((name, *args, *kwargs.values()))
+            return original(x, *args, **kwargs)
+        monkeypatch.setattr(data, name, spy)
+    boxes = record(monkeypatch, data, "random_boxes")
+    frames = torch.randint(0, 256, (3, 2, 56, 100, 3), dtype=torch.uint8)         # (B, T, H, W, 3)
+    cfg, cpu = model.MODELS["vivit_micro"], torch.device("cpu")
+    args = {1: args1, 2: args2, 3: args3}[stage]()
+    made = stage1.views(frames, cfg, args, cpu) if stage == 1 else [
+        {2: stage2, 3: stage3}[stage].view(frames, cfg, args, cpu)]
+    assert [call for call in calls if call[0] != "normalize"] == RECIPES[stage]
+    assert calls[-1] == ("normalize", True) and len(calls) == len(RECIPES[stage]) + len(made)
+    assert all(view.shape == (3, 2, 3, 48, 48) for view in made)
+    if stage == 1:                                        # two crops of about the frame's aspect
+        for (n, height, width, scale, ratio), _ in boxes:
+            assert (n, height, width, scale) == (3, 56, 100, [0.2, 1.0])
+            np.testing.assert_allclose(ratio, [0.75 * 100 / 56, 1.25 * 100 / 56])
+        assert len(boxes) == 2 and not torch.equal(*made)
+    else:
+        assert not boxes
+
+
 # ------------------------------------------------------------------ 3. inside a run
 COMMON = ["--model", "vivit_micro", "--workers", "1", "--device", "cpu", "--log-every", "2",
           "--lr", "0.01", "--seed", "5"]
@@ -448,23 +502,6 @@ def with_drop_path(monkeypatch):
     """The micro network has none of its own; a stage must be exact with it, too."""
     cfg = replace(model.MODELS["vivit_micro"], drop_path=0.2)
     monkeypatch.setitem(model.MODELS, "vivit_micro", cfg)
-
-
-def record(monkeypatch, owner, name):
-    """Wraps owner.name; returns the list of its calls as pairs (args, kwargs), tensors copied."""
-    calls, original = [], getattr(owner, name)
-
-    def copied(value):
-        if isinstance(value, dict):
-            return {key: copied(v) for key, v in value.items()}
-        return value.detach().clone() if isinstance(value, torch.Tensor) else value
-
-    def wrapped(*args, **kwargs):
-        calls.append(([copied(value) for value in args], copied(kwargs)))
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, wrapped)
-    return calls
 
 
 def test_equation_1_in_the_stage(matches, tmp_path, monkeypatch):
