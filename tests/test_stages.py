@@ -435,7 +435,7 @@ def test_labels_of_a_token():
     assert got.dtype == np.float32 and got.tolist() == [[0, 0], [0, 1], [0, 0], [0, 0]]
 
 
-RECIPES = {                           # stage -> operations, strengths and probabilities (facts, 2-4)
+RECIPES = {          # stage -> operations, strengths and probabilities (facts, 2-4)
     1: [("color_jitter", [0.4, 0.4, 0.2, 0.1], 0.8), ("grayscale", 0.2), ("gaussian_blur", 1.0),
         ("solarize", 0.0), ("hflip", 0.5),
         ("color_jitter", [0.4, 0.4, 0.2, 0.1], 0.8), ("grayscale", 0.2), ("gaussian_blur", 0.1),
@@ -449,11 +449,15 @@ RECIPES = {                           # stage -> operations, strengths and proba
 def test_the_views_recipe(stage, monkeypatch):
     """Each stage's own augmentations, in their order; normalised at the end, and only there."""
     calls = []
-    for name in ("color_jitter", "grayscale", "gaussian_blur", "solarize", "hflip", "normalize"):
-        def spy(x, *args, name=name, original=getattr(data, name), **kwargs):
+
+    def spy(name, original):
+        def called(x, *args, **kwargs):
             calls.append((name, *args, *kwargs.values()))
             return original(x, *args, **kwargs)
-        monkeypatch.setattr(data, name, spy)
+        return called
+
+    for name in ("color_jitter", "grayscale", "gaussian_blur", "solarize", "hflip", "normalize"):
+        monkeypatch.setattr(data, name, spy(name, getattr(data, name)))
     boxes = record(monkeypatch, data, "random_boxes")
     frames = torch.randint(0, 256, (3, 2, 56, 100, 3), dtype=torch.uint8)         # (B, T, H, W, 3)
     cfg, cpu = model.MODELS["vivit_micro"], torch.device("cpu")
