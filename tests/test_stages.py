@@ -571,6 +571,31 @@ def test_momentum_encoder(matches, tmp_path, monkeypatch):
                for name in model.spatial_encoder(model.MODELS["vivit_micro"]).state_dict())
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_queue_of_stage_2(accumulate, matches, tmp_path, monkeypatch):
+    """--bank queue: 65,536 random unit vectors to begin with; the 32 features of a step, those of
+    the tokens' own seconds, go in after it, from the front."""
+    calls = record(monkeypatch, stage2, "sce_loss_queue")
+    state = run(2, matches, tmp_path, "--bank", "queue", "--accumulate", str(accumulate))
+    first = calls[0][0][2]
+    torch.testing.assert_close(first.norm(dim=1), torch.ones(65536))
+    pushed = torch.zeros(0, 12)
+    for step in range(6):
+        of_step = [args for args, _ in calls[step * accumulate:(step + 1) * accumulate]]
+        for z, p, queue, *constants in of_step:
+            assert z.shape == p.shape == (4 // accumulate, 8, 12) and constants == [0.5, 0.1, 0.07]
+            assert torch.equal(queue[:len(pushed)], pushed)
+            assert torch.equal(queue[len(pushed):], first[len(pushed):])
+        pushed = torch.cat([pushed, *(p.flatten(0, 1) for _, p, *_ in of_step)])
+    assert torch.equal(state["queue"][:192], pushed)
+    halves, args = data.find_halves(matches), args2("--batch", "4", "--window", "8", "--seed", "5")
+    for b, (h, first) in enumerate(stage2.pick_windows(0, args, halves)):
+        seconds = [min((first + 2 * k + 1) // 2, halves[h].n_frames // 2 - 1) for k in range(8)]
+        rows = np.load(matches / halves[h].match / f"{halves[h].number}_teacher.npy")[seconds]
+        expected = F.normalize(torch.from_numpy(rows), dim=1)
+        torch.testing.assert_close(pushed[8 * b:8 * b + 8], expected)
+
+
 def gradients(monkeypatch):
     """The list that will hold every parameter's gradient before each clipping."""
     calls, original = [], torch.nn.utils.clip_grad_norm_
