@@ -6,6 +6,7 @@
 #   make sanitize      the kernels' tests under the address and undefined-behaviour sanitizers
 #   make clean-demo    forget runs/demo and runs/demo-scratch, so that the next make demo trains anew
 SHELL  := /bin/bash
+export PYTHONUNBUFFERED := 1
 .DELETE_ON_ERROR:
 PYTHON ?= python3
 VENV   := .venv
@@ -89,7 +90,7 @@ $(RUNS)/test/metrics.json: $(RUNS)/stage3/last.pt
 	$(PY) infer.py --data $(DEMO)/test --checkpoint $< --out $(RUNS)/test --chance --json $@
 
 $(RUNS)/curves.png: $(RUNS)/stage3/last.pt
-	$(PY) report.py curves $(wildcard $(RUNS)/stage[123]) --out $@
+	$(PY) report.py curves $(RUNS)/stage[123] --out $@
 
 $(RUNS)/timeline.png: $(RUNS)/test/metrics.json
 	$(PY) report.py timeline $(RUNS)/test --labels $(DEMO)/test --out $@

@@ -21,6 +21,7 @@ import concurrent.futures
 import json
 import os
 import re
+import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +33,9 @@ import torch
 try:
     import cv2
 except ImportError as error:          # the wheel needs libGL, which servers often lack
-    raise SystemExit(f"error: OpenCV cannot be imported ({error}).\n"
-                     "On a machine without a screen: pip uninstall opencv-python; "
-                     "pip install opencv-python-headless") from None
+    print(f"error: OpenCV cannot be imported ({error}); on a machine without a screen: pip uninstall "
+          "opencv-python && pip install opencv-python-headless", file=sys.stderr)
+    sys.exit(2)
 
 CLIP_FRAMES = 2                       # T_s: one clip, one tubelet, one token
 DEFAULT_FPS = 2.0                     # the paper's sampling rate, unless fps.txt says otherwise
