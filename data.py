@@ -1,20 +1,22 @@
 """
-What lies on disk, and what comes off it: matches, halves, frames, labels, teacher features, the windows of
-a half; and the batched image operations that every stage's views are made of.
+What lies on disk, and what comes off it: matches, halves, frames, labels, teacher features, the
+windows of a half; and the batched image operations that every stage's views are made of.
 
 Layout (SoccerNet's own; any depth of folders above a match):
 
-    <root>/<league>/<season>/<match>/1_224p/00000001.jpg ...   frames of half 1, 2 per second
-    <root>/<league>/<season>/<match>/Labels-v2.json            labels, if the match has any
-    <root>/<league>/<season>/<match>/1_<name>.npy              teacher features of half 1, (seconds, D_t)
+    <root>/<league>/<season>/<match>/1_224p/00000001.jpg  frames of half 1, 2 per second
+    <root>/<league>/<season>/<match>/Labels-v2.json       labels, if the match has any
+    <root>/<league>/<season>/<match>/1_<name>.npy         teacher features of half 1, (seconds, D_t)
 
-A folder of images is a half; the folder that holds it is a match. `1/000000.jpg` (with `fps.txt` beside the
-images) and `half1/frame0.jpg` are read as well: frames sort by number, and the first number is whatever it is.
+A folder of images is a half; the folder that holds it is a match. `1/000000.jpg` (with
+`fps.txt` beside the images) and `half1/frame0.jpg` are read as well: frames sort by number, and
+the first number is whatever it is.
 
-Letters, here and in all files: B batch, T frames, L tokens per window (the paper's T_l), D width, K classes,
-H W pixels. A clip is T_s = 2 frames and becomes one token: at 2 fps token k of a half covers seconds [k, k+1).
+Letters, here and in all files: B batch, T frames, L tokens per window (the paper's T_l),
+D width, K classes, H W pixels. A clip is T_s = 2 frames and becomes one token: at 2 fps token k
+of a half covers seconds [k, k+1).
 
-Nothing here knows a loss or a stage. Randomness comes in as arguments: functions take what was drawn.
+Nothing here knows a loss or stage. Randomness comes in as arguments: functions take what was drawn.
 """
 import collections
 import concurrent.futures
@@ -33,8 +35,8 @@ import torch
 try:
     import cv2
 except ImportError as error:          # the wheel needs libGL, which servers often lack
-    print(f"error: OpenCV cannot be imported ({error}); on a machine without a screen: pip uninstall "
-          "opencv-python && pip install opencv-python-headless", file=sys.stderr)
+    print(f"error: OpenCV cannot be imported ({error}); on a machine without a screen: "
+          "pip uninstall opencv-python && pip install opencv-python-headless", file=sys.stderr)
     sys.exit(2)
 
 CLIP_FRAMES = 2                       # T_s: one clip, one tubelet, one token
@@ -48,11 +50,11 @@ SOCCERNET_CLASSES = (
 
 
 class DataError(ValueError):
-    """Something on disk or on the command line is not as it must be; the message is for the user."""
+    """Something on disk or the command line is not as it must be; the message is for the user."""
 
 
 def read_classes(path=None):
-    """Class names: SoccerNet's 17, or one name per line of the file `path`. Returns a tuple of str."""
+    """Class names: SoccerNet's 17, or one per line of the file `path`. Returns a tuple of str."""
     if path is None:
         return SOCCERNET_CLASSES
     try:
@@ -68,7 +70,8 @@ def read_classes(path=None):
 # ------------------------------------------------------------------ matches and halves
 @dataclass(frozen=True)
 class Half:
-    """One video as a folder of images: `prefix`, number with `digits` digits (1: not padded), `suffix`."""
+    """One video as a folder of images: `prefix`, number with `digits` digits
+    (1: not padded), `suffix`."""
     match: str                        # folder of the match, relative to the root
     number: int                       # 1 or 2 in SoccerNet
     folder: str
@@ -91,7 +94,8 @@ class Half:
 
     def path(self, frame):
         """The file of frame `frame`, counted from 0."""
-        return f"{self.folder}/{self.prefix}{str(self.first + frame).zfill(self.digits)}{self.suffix}"
+        return (f"{self.folder}/{self.prefix}"
+                f"{str(self.first + frame).zfill(self.digits)}{self.suffix}")
 
 
 IMAGE_NAME = re.compile(r"(.*?)(\d+)(\.(?:jpg|jpeg|png))", re.IGNORECASE)
@@ -101,8 +105,8 @@ HALF_NAME = re.compile(r"(?:half[_-]?)?(\d)(?:_.*)?", re.IGNORECASE)      # 1_22
 def find_halves(root):
     """All halves below `root`, sorted by match and number.
 
-    Raises DataError if there are none, if frames are missing in the middle of a half, or if two folders
-    claim to be the same half.
+    Raises DataError if there are none, if frames are missing in the middle of a half, or if two
+    folders claim to be the same half.
     """
     root = Path(root)
     if not root.is_dir():
@@ -149,17 +153,19 @@ def frame_folder(match, number, folder, images):
             raise DataError(f"{folder / 'fps.txt'}: wants one number, got {text!r}") from None
         if not 0 < fps < 1000:
             raise DataError(f"{folder / 'fps.txt'}: frames per second must be positive, got {text}")
-    return Half(match, number, str(folder), sample[1], digits, sample[3], numbers[0], len(numbers), fps)
+    return Half(match, number, str(folder), sample[1], digits, sample[3],
+                numbers[0], len(numbers), fps)
 
 
 def of_length(halves, n_tokens, what):
-    """Those halves with at least `n_tokens` tokens; says how many are too short, refuses if all are."""
+    """Halves with at least `n_tokens` tokens; says how many are too short, refuses if all are."""
     long = [half for half in halves if half.n_tokens >= n_tokens]
     if not long:
         raise DataError(f"no half is as long as {what} ({n_tokens} tokens; the longest has "
                         f"{max(half.n_tokens for half in halves)}): choose a shorter --window")
     if len(long) < len(halves):
-        print(f"data: {len(halves) - len(long)} of {len(halves)} halves are shorter than {what}: left out")
+        print(f"data: {len(halves) - len(long)} of {len(halves)} halves are shorter than {what}: "
+              "left out")
     return long
 
 
@@ -183,7 +189,7 @@ def read_frame(path):
 
 
 class FrameReader:
-    """Decodes the frames of many clips or windows with a pool of threads (OpenCV frees the lock)."""
+    """Decodes the frames of many clips or windows in a pool of threads (OpenCV frees the lock)."""
 
     def __init__(self, workers=0):
         self.pool = concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count())
@@ -199,8 +205,10 @@ class FrameReader:
             for t in range(n_frames):
                 image = read_frame(half.path(first + t))
                 if image.shape != shape:
-                    raise DataError(f"{half.path(first + t)}: {image.shape[1]}x{image.shape[0]} pixels, "
-                                    f"others have {shape[1]}x{shape[0]}: frames of one run need one size")
+                    raise DataError(f"{half.path(first + t)}: "
+                                    f"{image.shape[1]}x{image.shape[0]} pixels, "
+                                    f"others have {shape[1]}x{shape[0]}: "
+                                    "frames of one run need one size")
                 out[b, t] = image
 
         for _ in self.pool.map(decode, range(len(picks))):
@@ -209,7 +217,7 @@ class FrameReader:
 
 
 def ahead(load, steps, depth=2):
-    """Yields load(step) for each of `steps` in order, computed up to `depth` steps ahead in a thread.
+    """Yields load(step) for `steps` in order, computed up to `depth` steps ahead in a thread.
 
     `load` must depend on the step alone: then nothing is lost or repeated when a run is resumed.
     """
@@ -248,8 +256,9 @@ def read_list(path, key, what):
 def read_labels(path, classes):
     """Events of a Labels-v2.json as the official evaluator reads them, in file order.
 
-    `position` counts if there is one, else `gameTime`'s minutes and seconds (its last two digits each, as
-    there); labels outside `classes` are left out. Raises DataError for what that program crashes on.
+    `position` counts if there is one, else `gameTime`'s minutes and seconds (its last two
+    digits each, as there); labels outside `classes` are left out. Raises DataError for what
+    that program crashes on.
     """
     index = {name: k for k, name in enumerate(classes)}
     events = []
@@ -263,13 +272,13 @@ def read_labels(path, classes):
                 events.append(Event(half, index[annotation["label"]], position_ms,
                                     annotation.get("visibility") != "not shown"))
         except (KeyError, ValueError, TypeError, IndexError, OverflowError) as error:
-            raise DataError(f"{path}: annotation {number} has a malformed or missing gameTime, position or "
-                            f"label ({type(error).__name__}: {error})") from None
+            raise DataError(f"{path}: annotation {number} has a malformed or missing gameTime, "
+                            f"position or label ({type(error).__name__}: {error})") from None
     return events
 
 
 def frame_labels(events, half, radius_s, n_classes):
-    """(n_frames, K) bool: frame i carries class c iff an event of c lies within `radius_s` of i / fps.
+    """(n_frames, K) bool: frame i has class c iff an event of c lies within `radius_s` of i / fps.
 
     The bound is inclusive and the same for all classes, visible or not (the paper's epsilon).
     """
@@ -293,7 +302,8 @@ class Detections(NamedTuple):
 def find_files(source, name):
     """{match: path} of every file called `name` below a folder or in a zip, sorted by match.
 
-    The match is the file's folder relative to `source`. Paths into a zip are zipfile.Path: they open alike.
+    The match is the file's folder relative to `source`.
+    Paths into a zip are zipfile.Path: they open alike.
     """
     source = Path(source)
     if source.is_dir():
@@ -309,7 +319,8 @@ def find_files(source, name):
     else:
         raise DataError(f"{source}: no such folder, and not a zip file either")
     if not found:
-        raise DataError(f"{source}: no {name} in it; it must lie at <league>/<season>/<match>/{name}, "
+        raise DataError(f"{source}: no {name} in it; "
+                        f"it must lie at <league>/<season>/<match>/{name}, "
                         "or in any other folder of its own per match")
     return dict(sorted(found.items()))
 
@@ -317,8 +328,9 @@ def find_files(source, name):
 def read_predictions(path, classes):
     """Detections of a results_spotting.json as the official evaluator reads them, in file order.
 
-    Numbers may be written as strings. Labels outside `classes` and halves other than 1 and 2 are left out.
-    Raises DataError for what that program crashes on: `position` must be whole milliseconds, for one.
+    Numbers may be written as strings. Labels outside `classes` and halves other than 1 and 2
+    are left out. Raises DataError for what that program crashes on: `position` must be whole
+    milliseconds, for one.
     """
     index = {name: k for k, name in enumerate(classes)}
     rows = []
@@ -332,10 +344,12 @@ def read_predictions(path, classes):
             rows.append((half, label, position_ms,
                          float("nan") if confidence is None else float(confidence)))
         except (KeyError, ValueError, TypeError, OverflowError) as error:
-            raise DataError(f"{path}: prediction {number} has a malformed or missing label, half, position "
-                            f"(whole ms) or confidence ({type(error).__name__}: {error})") from None
+            raise DataError(f"{path}: prediction {number} has a malformed or missing "
+                            "label, half, position (whole ms) or confidence "
+                            f"({type(error).__name__}: {error})") from None
     table = np.array(rows, np.float64).reshape(-1, 4)                    # (n, 4)
-    return Detections(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2], table[:, 3])
+    return Detections(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64),
+                      table[:, 2], table[:, 3])
 
 
 def write_predictions(path, url_local, detections, classes):
@@ -379,7 +393,7 @@ def open_features(root, half, name):
 
 # ------------------------------------------------------------------ windows of a half
 def window_starts(n_tokens, window, stride):
-    """First tokens of the windows that cover a half: 0, stride, 2 stride, ... and one that ends with it.
+    """First tokens of windows that cover a half: 0, stride, 2 stride, ... and one ending with it.
 
     A half shorter than the window gets one window, as long as the half.
     """
@@ -390,15 +404,15 @@ def window_starts(n_tokens, window, stride):
 
 
 # ------------------------------------------------------------------ images in batch
-# Each takes x (B, T, 3, H, W), float in [0, 1], and draws one number per sample: all T frames of a clip
-# or window share it, so that the only motion the network sees is the match's own. Draws are made on the
-# CPU (the same on every device). `p` is the share of samples that an operation touches; only they are
-# worked on, and x is changed in place where it keeps its size.
+# Each takes x (B, T, 3, H, W), float in [0, 1], and draws one number per sample: all T frames of a
+# clip or window share it, so that the only motion the network sees is the match's own. Draws are
+# made on the CPU (the same on every device). `p` is the share of samples that an operation touches;
+# only they are worked on, and x is changed in place where it keeps its size.
 LUMA = (0.299, 0.587, 0.114)          # ITU-R BT.601, as in every image library
 
 
 def to_float(frames, device):
-    """(B, T, H, W, 3) uint8 on the host -> (B, T, 3, H, W) float32 grey levels 0..255 on `device`."""
+    """(B, T, H, W, 3) uint8 on host -> (B, T, 3, H, W) float32 grey levels 0..255 on `device`."""
     return frames.to(device, non_blocking=True).permute(0, 1, 4, 2, 3).contiguous().float()
 
 
@@ -427,8 +441,8 @@ def separable(x, rows, columns):
 def resize_matrix(start, length, n_in, n_out):
     """(B, n_out, n_in): bilinear resampling of pixels [start, start + length) to n_out pixels.
 
-    With antialiasing, as PIL and torch's antialias=True: the triangle is widened by the shrink factor
-    and cut off at the crop's border. start, length: (B,).
+    With antialiasing, as PIL and torch's antialias=True: the triangle is widened by the shrink
+    factor and cut off at the crop's border. start, length: (B,).
     """
     start, length = start.view(-1, 1, 1).float(), length.view(-1, 1, 1).float()
     scale = length / n_out                                    # input pixels per output pixel
@@ -451,7 +465,7 @@ def crop_resize(x, box, size):
 
 
 def resize(x, size):
-    """The whole frame squeezed to size x size (398x224 loses its aspect, as in the official code)."""
+    """Whole frames squeezed to size x size (398x224 loses its aspect, as in the official code)."""
     if x.shape[3] == x.shape[4] == size:
         return x / 255
     box = torch.tensor([[0, 0, x.shape[3], x.shape[4]]])
@@ -459,7 +473,7 @@ def resize(x, size):
 
 
 def random_boxes(n, height, width, scale, ratio):
-    """(n, 4) boxes of random area (a share `scale` of the frame) and aspect `ratio` = width / height.
+    """(n, 4) boxes of random area (share `scale` of the frame) and aspect `ratio` = width / height.
 
     Like torchvision's RandomResizedCrop: ten tries per box, then the largest box of legal aspect.
     """
@@ -510,8 +524,9 @@ def hue(x, shift):
                     torch.where(top == green, 2 + (blue - red) / chroma,
                                 4 + (red - green) / chroma))
     h = h + 6 * per_sample(shift, x)[:, :, 0]
-    # A channel of a colour with hue h (in sixths of a turn), value v and chroma c is v - c * m(n + h)
-    # with n = 5, 3, 1 for red, green, blue: the closed form of the six-case HSV to RGB table.
+    # A channel of a colour with hue h (in sixths of a turn), value v and chroma c is
+    # v - c * m(n + h) with n = 5, 3, 1 for red, green, blue: the closed form of the six-case
+    # HSV to RGB table.
     k = torch.stack([h + 5, h + 3, h + 1], 2) % 6                             # (B, T, 3, H, W)
     return top[:, :, None] - (top - bottom)[:, :, None] * torch.minimum(k, 4 - k).clamp(0, 1)
 
@@ -526,7 +541,8 @@ def color_jitter(x, strength, p):
     for k in torch.randperm(4).tolist():
         if strength[k]:
             draw = torch.empty(len(i)).uniform_(-strength[k], strength[k])
-            part = hue(part, draw) if k == 3 else (brightness, contrast, saturation)[k](part, 1 + draw)
+            part = (hue(part, draw) if k == 3
+                    else (brightness, contrast, saturation)[k](part, 1 + draw))
     x[i] = part
     return x
 
@@ -539,7 +555,10 @@ def grayscale(x, p):
 
 
 def blur_matrix(sigma, n, radius):
-    """(B, n, n): Gaussian blur of n pixels with 2 radius + 1 taps, edges reflected. sigma (B,) pixels."""
+    """(B, n, n): Gaussian blur of n pixels with 2 radius + 1 taps, edges reflected.
+
+    sigma (B,) in pixels.
+    """
     offset = torch.arange(-radius, radius + 1)
     weight = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)                 # (B, 2 radius + 1)
     weight = weight / weight.sum(1, keepdim=True)
@@ -575,8 +594,9 @@ def hflip(x, p):
 
 
 def normalize(x, per_frame=False):
-    """What the network eats: (x - 0.45) / 0.225 (official code, all channels), or, with per_frame, each
-    channel of each frame to mean 0 and deviation 1 (ours; small networks learn much faster)."""
+    """What the network eats: (x - 0.45) / 0.225 (official code, all channels), or, with
+    per_frame, each channel of each frame to mean 0 and deviation 1 (ours; small
+    networks learn much faster)."""
     if not per_frame:
         return (x - 0.45) / 0.225
     flat = x.flatten(3)                                                       # (B, T, 3, H W)

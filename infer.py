@@ -1,19 +1,22 @@
 """
-Inference: every half -> scores per second and class -> spotted actions, and the metric if there are labels.
+Inference: every half -> scores per second and class -> spotted actions,
+and the metric if there are labels.
 
     python infer.py --data frames/test --checkpoint runs/stage3/best.pt --out runs/test
 
-Reads   <data>/**/1_224p/00000001.jpg ...      frames, any layout data.py knows
-        <data>/**/Labels-v2.json               if there (or below --labels): then the table is printed
-Writes  <out>/<match>/results_spotting.json    the actions, in SoccerNet's format
-        <out>/<match>/scores.npz               the windows' scores: evaluate.py --sweep starts from them
-Method  paper Sec. 3.4 (end), 4.1 and App. B: sliding windows with half overlap, seconds near a window's edge
-        ignored, maximum of what is left, non-maximum suppression.
+Reads   <data>/**/1_224p/00000001.jpg ...    frames, any layout data.py knows
+        <data>/**/Labels-v2.json             if there (or below --labels): then the table is printed
+Writes  <out>/<match>/results_spotting.json  the actions, in SoccerNet's format
+        <out>/<match>/scores.npz             windows' scores: evaluate.py --sweep starts from them
+Method  paper Sec. 3.4 (end), 4.1 and App. B: sliding windows with half overlap, seconds near a
+        window's edge ignored, maximum of what is left, non-maximum suppression.
 
-A clip's spatial token does not depend on the window it is seen in. So each clip is encoded once per half and
-only the temporal transformer runs per window: the same scores as window by window, for half the work.
+A clip's spatial token does not depend on the window it is seen in. So each clip is encoded
+once per half and only the temporal transformer runs per window: the same scores as window
+by window, for half the work.
 
-Differences from the official code: the last seconds of a half are scored (there, a unit bug drops them).
+Differences from the official code: the last seconds of a half are scored
+(there, a unit bug drops them).
 """
 import argparse
 import itertools
@@ -41,12 +44,15 @@ def parse_args(argv=None):
     add("--labels", help="root of the labels; default: --data")
     add("--chance", action="store_true", help="beside the table, what chance reaches (evaluate.py)")
     add("--json", metavar="FILE", help="write every number of the table here (evaluate.py)")
-    add("--out", default="runs/infer", help="folder for results_spotting.json and scores.npz per match")
-    add("--stride", type=int, default=0, help="tokens from window to window; 0 = half a window (paper)")
+    add("--out", default="runs/infer",
+        help="folder for results_spotting.json and scores.npz per match")
+    add("--stride", type=int, default=0,
+        help="tokens from window to window; 0 = half a window (paper)")
     add("--ignore", type=int, default=None,
         help="tokens ignored at each edge of a window; None = 3/16 of it (paper's best: 12 of 64)")
     add("--merge", choices=["max", "mean"], default="max", help="of overlapping windows")
-    add("--nms", choices=list(evaluate.NMS), default="soft", help="paper's best: soft; its default: hard")
+    add("--nms", choices=list(evaluate.NMS), default="soft",
+        help="paper's best: soft; its default: hard")
     add("--nms-window", type=float, default=10, help="full width, seconds (paper: soft 10, hard 3)")
     add("--threshold", type=float, default=0.001, help="lowest score of an action (official code)")
     add("--batch", type=int, default=256, help="clips encoded at a time")
@@ -60,7 +66,7 @@ def parse_args(argv=None):
 # ------------------------------------------------------------------ frames -> scores
 @torch.no_grad()
 def encode_halves(model, halves, reader, device, autocast, batch=256, flip=False):
-    """Yields (half, h): h (n_tokens, D) float32 on `device`, the spatial token of every clip of the half.
+    """Yields (half, h): h (n_tokens, D) float32 on `device`, the spatial tokens of all its clips.
 
     Decodes ahead while the network works. flip: mirror the frames (stage 3 caches both).
     """
@@ -86,7 +92,7 @@ def encode_halves(model, halves, reader, device, autocast, batch=256, flip=False
 
 @torch.no_grad()
 def window_scores(model, h, stride, autocast, batch=64):
-    """Spatial tokens h (n_tokens, D) of a half -> scores (N, L, K) in [0, 1] and starts (N,), on the CPU.
+    """Spatial tokens h (n_tokens, D) of a half -> scores (N, L, K) in [0, 1], starts (N,), on CPU.
 
     A half shorter than the window is one window, padded with zeros that merging leaves out.
     """
@@ -103,9 +109,11 @@ def window_scores(model, h, stride, autocast, batch=64):
 
 
 def stack_halves(per_half):
-    """[(scores (N_i, L, K), starts (N_i,), n_tokens)] -> the arguments of ops.merge_windows, end to end."""
+    """[(scores (N_i, L, K), starts (N_i,), n_tokens)]
+    -> the arguments of ops.merge_windows, end to end."""
     scores, starts, lengths = zip(*per_half, strict=True)
-    half = torch.repeat_interleave(torch.arange(len(scores)), torch.tensor([len(s) for s in starts]))
+    half = torch.repeat_interleave(torch.arange(len(scores)),
+                                   torch.tensor([len(s) for s in starts]))
     return torch.cat(scores), torch.cat(starts), half, torch.tensor(lengths)
 
 
@@ -115,7 +123,8 @@ def default_ignore(window):
     return window * 3 // 16
 
 
-def detect(windows, token_s=1.0, ignore=None, merge="max", nms="soft", nms_window=10, threshold=0.001):
+def detect(windows, token_s=1.0, ignore=None, merge="max", nms="soft", nms_window=10,
+           threshold=0.001):
     """Window scores -> actions: half index (n,), class (n,), token (n,), confidence (n,).
 
     windows: as `stack_halves` returns them. ignore in tokens, nms_window in seconds.
@@ -138,7 +147,8 @@ def as_detections(halves, spotted):
 # ------------------------------------------------------------------ run
 def main(args):
     device = torch.device(args.device)
-    bf16 = args.bf16 if args.bf16 is not None else device.type == "cuda" and torch.cuda.is_bf16_supported()
+    bf16 = (args.bf16 if args.bf16 is not None
+            else device.type == "cuda" and torch.cuda.is_bf16_supported())
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
     # -- data
@@ -148,8 +158,8 @@ def main(args):
     # -- network
     checkpoint = load_checkpoint(args.checkpoint)
     if checkpoint["stage"] != 3:
-        raise data.DataError(f"{args.checkpoint}: comes from stage {checkpoint['stage']} and has no trained "
-                             "head; --checkpoint wants one of stage 3")
+        raise data.DataError(f"{args.checkpoint}: comes from stage {checkpoint['stage']} "
+                             "and has no trained head; --checkpoint wants one of stage 3")
     cfg = config_of(checkpoint)
     model = Comedian(cfg)
     load_parts(model, checkpoint, [""], args.checkpoint)
@@ -157,15 +167,17 @@ def main(args):
     stride = args.stride or max(1, cfg.window_tokens // 2)
     ignore = default_ignore(cfg.window_tokens) if args.ignore is None else args.ignore
     if not 1 <= stride <= cfg.window_tokens - 2 * ignore:
-        raise data.DataError(f"--stride {stride} with --ignore {ignore} leaves seconds that no window of "
-                             f"{cfg.window_tokens} scores; --stride + 2 * --ignore must not exceed it")
+        raise data.DataError(f"--stride {stride} with --ignore {ignore} leaves seconds "
+                             f"that no window of {cfg.window_tokens} scores; "
+                             "--stride + 2 * --ignore must not exceed it")
 
     # -- spot
     out, reader, since = Path(args.out), data.FrameReader(args.workers), time.time()
     encoded = encode_halves(model, halves, reader, device, autocast, args.batch)
     bar = tqdm(encoded, desc="infer", total=len(halves), unit="half", disable=None)
     for match, group in itertools.groupby(bar, key=lambda pair: pair[0].match):
-        group = [(half, *window_scores(model, h, stride, autocast), half.n_tokens) for half, h in group]
+        group = [(half, *window_scores(model, h, stride, autocast), half.n_tokens)
+                 for half, h in group]
         of_match = [half for half, *_ in group]
         (out / match).mkdir(parents=True, exist_ok=True)
         np.savez(out / match / "scores.npz", classes=np.array(cfg.classes), url_local=match,
@@ -173,19 +185,21 @@ def main(args):
                  **{f"windows_{half.number}": scores.numpy() for half, scores, _, _ in group},
                  **{f"starts_{half.number}": starts.numpy() for half, _, starts, _ in group},
                  **{f"tokens_{half.number}": n for half, _, _, n in group})
-        spotted = detect(stack_halves([rest for _, *rest in group]), of_match[0].token_s, ignore, args.merge,
-                         args.nms, args.nms_window, args.threshold)
+        spotted = detect(stack_halves([rest for _, *rest in group]), of_match[0].token_s,
+                         ignore, args.merge, args.nms, args.nms_window, args.threshold)
         data.write_predictions(out / match / evaluate.PREDICTIONS, match,
                                as_detections(of_match, spotted), cfg.classes)
     hours = sum(half.n_frames / half.fps for half in halves) / 3600
-    print(f"infer: {hours:.2f} h of video in {time.time() - since:.1f} s; {out}/<match>/results_spotting.json")
+    print(f"infer: {hours:.2f} h of video in {time.time() - since:.1f} s; "
+          f"{out}/<match>/results_spotting.json")
 
     # -- score, if there is a truth
     labels = args.labels or args.data
     if any((Path(labels) / half.match / evaluate.LABELS).exists() for half in halves):
         evaluate.main(evaluate.parse_args(
             ["--predictions", str(out), "--labels", labels, "--only-predicted"]
-            + ["--chance"] * args.chance + (["--json", args.json] if args.json else [])), cfg.classes)
+            + ["--chance"] * args.chance
+            + (["--json", args.json] if args.json else [])), cfg.classes)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """
-The network: a spatial encoder turns each 2-frame clip into one token, a temporal transformer lets the tokens
-of a window see each other, a linear head spots the actions of each token.
+The network: a spatial encoder turns each 2-frame clip into one token, a temporal transformer lets
+the tokens of a window see each other, a linear head spots the actions of each token.
 
-    frames (B, T, 3, H, W) -> clips of T_s = 2 frames -> spatial encoder, one token per clip   (B, L, D)
-                           -> masked tokens replaced, positions added -> temporal transformer  (B, L, D)
-                           -> projector (stage 2) or head (stage 3)                            (B, L, K)
+    frames (B, T, 3, H, W)
+        -> clips of T_s = 2 frames -> spatial encoder, one token per clip      (B, L, D)
+        -> masked tokens replaced, positions added -> temporal transformer     (B, L, D)
+        -> projector (stage 2) or head (stage 3)                               (B, L, K)
 
-Paper Sec. 3 and App. A.1. Modules carry timm's parameter names (patch_embed, cls_token, pos_embed,
-blocks.i.attn.qkv, ...), so that public weights fit without a table. Letters as in data.py; N patches per
-frame.
+Paper Sec. 3 and App. A.1. Modules carry timm's parameter names (patch_embed, cls_token,
+pos_embed, blocks.i.attn.qkv, ...), so that public weights fit without a table. Letters as in
+data.py; N patches per frame.
 
 Also here: configurations, checkpoints. Nothing here reads data or trains.
 """
@@ -67,8 +68,8 @@ MODELS = {
 
 # ------------------------------------------------------------------ transformer blocks
 class Attention(nn.Module):
-    """Multi-head self-attention over (B, N, D). `bias`, broadcast to (B, heads, N, N), is added to the
-    logits (Swin). With n_out only the first n_out positions ask, and only they are returned."""
+    """Multi-head self-attention over (B, N, D). `bias`, broadcast to (B, heads, N, N), is added to
+    the logits (Swin). With n_out only the first n_out positions ask, and only they are returned."""
 
     def __init__(self, dim, num_heads):
         super().__init__()
@@ -132,8 +133,9 @@ def make_blocks(depth, dim, num_heads, mlp_ratio, drop_path):
 
 
 class TubeletEmbed(nn.Module):
-    """Non-overlapping 2 x P x P tubelets -> D. The weight is that of a Conv3d (its name and shape in timm
-    and in the official code); with stride = kernel that convolution is one matrix product."""
+    """Non-overlapping 2 x P x P tubelets -> D. The weight is that of a Conv3d (its name
+    and shape in timm and in the official code); with stride = kernel that convolution
+    is one matrix product."""
 
     def __init__(self, patch_size, dim, norm=False):
         super().__init__()
@@ -152,7 +154,7 @@ class TubeletEmbed(nn.Module):
 
 # ------------------------------------------------------ spatial encoders: clips -> tokens
 class ViT(nn.Module):
-    """A clip's token is its CLS token after the last norm. The CLS token has a position of its own."""
+    """A clip's token is its CLS token after the last norm. The CLS token has its own position."""
 
     def __init__(self, cfg):
         super().__init__()
@@ -165,8 +167,8 @@ class ViT(nn.Module):
         self.norm = nn.LayerNorm(cfg.embed_dim, eps=LN_EPS)
 
     def forward(self, clips, all_tokens=False):                           # (B, 2, 3, H, W)
-        """(B, D); with all_tokens (B, 1 + N, D), the patches' too. As only the CLS token is wanted, the
-        last block computes nothing else: the same result for 7 % less work (ViT-T)."""
+        """(B, D); with all_tokens (B, 1 + N, D), the patches' too. As only the CLS token is wanted,
+        the last block computes nothing else: the same result for 7 % less work (ViT-T)."""
         x = self.patch_embed(clips)                                       # (B, N, D)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)      # (B, 1 + N, D)
         x = self.blocks[:-1](x + self.pos_embed)
@@ -176,11 +178,12 @@ class ViT(nn.Module):
 
 
 class WindowAttention(Attention):
-    """Self-attention inside 7 x 7 windows, with a learned bias per head for each relative position."""
+    """Self-attention inside 7 x 7 windows, with a learned bias per head and relative position."""
 
     def __init__(self, dim, num_heads, window):
         super().__init__(dim, num_heads)
-        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, num_heads))
+        self.relative_position_bias_table = nn.Parameter(
+            torch.zeros((2 * window - 1) ** 2, num_heads))
         row, column = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
         place = torch.stack([row.flatten(), column.flatten()])            # (2, 49)
         relative = place[:, :, None] - place[:, None] + window - 1        # (2, 49, 49), from 0
@@ -197,8 +200,8 @@ class WindowAttention(Attention):
 
 
 class SwinBlock(nn.Module):
-    """A block whose attention runs in windows; every second block shifts the windows by half of one, so
-    that information crosses their borders."""
+    """A block whose attention runs in windows; every second block shifts the windows by half of
+    one, so that information crosses their borders."""
 
     def __init__(self, dim, num_heads, side, window, shifted, mlp_ratio, drop_path):
         super().__init__()
@@ -209,14 +212,16 @@ class SwinBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=LN_EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
-        self.register_buffer("attn_mask", self.make_mask() if self.shift else None, persistent=False)
+        self.register_buffer("attn_mask", self.make_mask() if self.shift else None,
+                             persistent=False)
 
     def make_mask(self):
-        """(windows, 49, 49): -100 between positions that the cyclic shift brought together from opposite
-        borders of the map, 0 elsewhere."""
+        """(windows, 49, 49): -100 between positions that the cyclic shift brought together from
+        opposite borders of the map, 0 elsewhere."""
         band = torch.zeros(self.side)                                     # three bands per axis
         band[-self.window:-self.shift], band[-self.shift:] = 1, 2
-        region = self.to_windows((3 * band[:, None] + band)[None, :, :, None])[:, :, 0]   # (windows, 49)
+        region = self.to_windows(
+            (3 * band[:, None] + band)[None, :, :, None])[:, :, 0]        # (windows, 49)
         return (region[:, :, None] != region[:, None]).float() * -100.0
 
     def to_windows(self, x):                                              # (B, side, side, D)
@@ -257,8 +262,8 @@ class PatchMerging(nn.Module):
 
 
 class Swin(nn.Module):
-    """Swin-T; a clip's token is the mean of the last 7 x 7 map. Names as in timm 0.6: a stage ends with its
-    `downsample`."""
+    """Swin-T; a clip's token is the mean of the last 7 x 7 map. Names as in timm 0.6: a stage
+    ends with its `downsample`."""
 
     def __init__(self, cfg, window=7):
         super().__init__()
@@ -269,7 +274,8 @@ class Swin(nn.Module):
             dim, side = cfg.embed_dim * 2 ** i, cfg.image_size // cfg.patch_size // 2 ** i
             layer = nn.Module()
             layer.blocks = nn.Sequential(*[
-                SwinBlock(dim, cfg.num_heads[i], side, window, j % 2 == 1, cfg.mlp_ratio, next(rates))
+                SwinBlock(dim, cfg.num_heads[i], side, window, j % 2 == 1, cfg.mlp_ratio,
+                          next(rates))
                 for j in range(depth)])
             if i < len(cfg.depth) - 1:
                 layer.downsample = PatchMerging(dim, side)
@@ -303,8 +309,8 @@ class Temporal(nn.Module):
 
 # ------------------------------------------------------------------ the whole
 def initialize(module):
-    """timm's ViT initialisation: truncated normal of 0.02 for linear weights, positions and CLS token, He
-    for the patch embedding, zero for biases and the mask token. Returns the module."""
+    """timm's ViT initialisation: truncated normal of 0.02 for linear weights, positions and CLS
+    token, He for the patch embedding, zero for biases and the mask token. Returns the module."""
     for name, parameter in module.named_parameters():
         leaf = name.rsplit(".", 1)[-1]
         if leaf == "bias" or leaf == "mask_token":
@@ -322,7 +328,7 @@ def spatial_encoder(cfg):
 
 
 class Comedian(nn.Module):
-    """What the stages call: `encode`, `contextualize`, `tokens`, `spot`; they never reach inside."""
+    """What stages call: `encode`, `contextualize`, `tokens`, `spot`; they never reach inside."""
 
     def __init__(self, cfg):
         super().__init__()
@@ -343,9 +349,9 @@ class Comedian(nn.Module):
     def tokens(self, frames, keep=None):
         """frames (B, T, 3, H, W) -> (B, L, D), L = T / 2.
 
-        keep (B, n) int64: the tokens of each window that are *not* masked (see `random_keep`). The masked
-        ones are dropped before the spatial encoder and replaced by the mask token after it: as the clips
-        do not see each other this equals encoding all and replacing, for less work.
+        keep (B, n) int64: the tokens of each window that are *not* masked (see `random_keep`). The
+        masked ones are dropped before the spatial encoder and replaced by the mask token after it:
+        as the clips do not see each other this equals encoding all and replacing, for less work.
         """
         B, T, C, H, W = frames.shape
         L, n = T // CLIP_FRAMES, T // CLIP_FRAMES if keep is None else keep.shape[1]
@@ -373,7 +379,7 @@ class Comedian(nn.Module):
 
 
 def random_keep(n_windows, n_tokens, ratio):
-    """(B, L - floor(ratio L)) int64, sorted: for each window the tokens that stay; None if all do."""
+    """(B, L - floor(ratio L)) int64, sorted: each window's tokens that stay; None if all do."""
     n_masked = int(n_tokens * ratio)
     if not n_masked:
         return None
@@ -381,8 +387,8 @@ def random_keep(n_windows, n_tokens, ratio):
 
 
 class Projector(nn.Sequential):
-    """An MLP with GELU between its layers and no norm (official code); its stage throws it away at the end.
-    dims: in, hidden, ..., out. `last_bias` is False for stage 1's predictor."""
+    """An MLP with GELU between its layers and no norm (official code); its stage throws it away at
+    the end. dims: in, hidden, ..., out. `last_bias` is False for stage 1's predictor."""
 
     def __init__(self, *dims, last_bias=True):
         layers = []
@@ -406,8 +412,8 @@ def decay_groups(*modules, weight_decay):
 
 # ------------------------------------------------------------------ checkpoints
 def save_checkpoint(path, **content):
-    """Tensors and plain values only, so that `torch.load(weights_only=True)` reads it. Written beside the
-    old file and then renamed over it: a kill at any moment leaves a whole checkpoint."""
+    """Tensors and plain values only, so that `torch.load(weights_only=True)` reads it. Written
+    beside the old file and then renamed over it: a kill at any moment leaves a whole checkpoint."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, f"{path}.tmp")
@@ -420,7 +426,7 @@ def load_checkpoint(path):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise DataError(f"{path}: no such checkpoint") from None
-    except Exception as error:  # noqa: BLE001  (torch.load raises whatever the file's bytes lead to)
+    except Exception as error:  # noqa: BLE001  (torch.load raises whatever the bytes lead to)
         raise DataError(f"{path}: not a checkpoint, or damaged ({type(error).__name__})") from None
     if not isinstance(checkpoint, dict) or not {"model", "config", "stage"} <= set(checkpoint):
         raise DataError(f"{path}: not a checkpoint of this project's stages")
@@ -437,8 +443,10 @@ def load_parts(model, checkpoint, parts, path):
 
     Every parameter of those parts must be there with its shape; DataError lists what does not fit.
     """
-    own = {name: value for name, value in model.state_dict().items() if name.startswith(tuple(parts))}
-    given = {name: value for name, value in checkpoint["model"].items() if name.startswith(tuple(parts))}
+    own = {name: value for name, value in model.state_dict().items()
+           if name.startswith(tuple(parts))}
+    given = {name: value for name, value in checkpoint["model"].items()
+             if name.startswith(tuple(parts))}
     wrong = [f"{name} missing" for name in own if name not in given]
     wrong += [f"{name} unknown" for name in given if name not in own]
     wrong += [f"{name} is {tuple(given[name].shape)}, model has {tuple(own[name].shape)}"
@@ -450,6 +458,6 @@ def load_parts(model, checkpoint, parts, path):
 
 
 def with_changes(name_or_config, **changes):
-    """A Config from a name of MODELS (or a Config) with the given fields replaced; None keeps a field."""
+    """A Config from a name of MODELS (or a Config) with fields replaced; None keeps a field."""
     cfg = MODELS[name_or_config] if isinstance(name_or_config, str) else name_or_config
     return dataclasses.replace(cfg, **{k: v for k, v in changes.items() if v is not None})
