@@ -183,7 +183,7 @@ def test_a_perfect_network_gets_full_marks(matches, checkpoint, tmp_path, monkey
     """Scores planted where the labels are, from the first to the last second: t-AmAP 100 % needs
     every position within half a second, in the right half, with the right class."""
     events = {("one", 1): [(0, 0), (14, 1), (29, 2)], ("one", 2): [(19, 0), (3, 1)],
-              ("two", 1): [(25, 2)], ("two", 2): [(21, 1), (7, 0)]}
+              ("two", 1): [(25, 2)], ("two", 2): [(22, 1), (7, 0)]}
     for match in ("one", "two"):
         labels = [{"gameTime": f"{half} - 00:00", "label": CLASSES[label],
                    "position": str(1000 * token)} for half in (1, 2)
@@ -220,7 +220,7 @@ def test_stored_scores_give_the_same_spots(matches, checkpoint, tmp_path):
     infer_main("--data", matches, "--checkpoint", checkpoint, "--out", tmp_path)
     stored = evaluate.read_scores(tmp_path)
     assert stored.matches == ["league/one", "league/two"] and stored.classes == CLASSES
-    assert stored.windows[-1].tolist() == [30, 20, 26, 22] and stored.token_s == 1.0
+    assert stored.windows[-1].tolist() == [30, 20, 26, 23] and stored.token_s == 1.0
     which, label, token, confidence = infer.detect(stored.windows)
     for g, match in enumerate(stored.matches):
         written = data.read_predictions(tmp_path / match / "results_spotting.json", CLASSES)

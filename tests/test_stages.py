@@ -596,6 +596,17 @@ def test_the_queue_of_stage_2(accumulate, matches, tmp_path, monkeypatch):
         torch.testing.assert_close(pushed[8 * b:8 * b + 8], expected)
 
 
+def test_the_masks_of_stage_2(matches, tmp_path, monkeypatch):
+    """A quarter of the tokens of every window, other ones in every step; none with --mask 0."""
+    keeps, tokens = [], model.Comedian.tokens
+    monkeypatch.setattr(model.Comedian, "tokens",
+                        lambda self, x, keep: keeps.append(keep) or tokens(self, x, keep))
+    run(2, matches, tmp_path / "1", "--steps", "2")
+    run(2, matches, tmp_path / "2", "--steps", "1", "--mask", "0")
+    assert keeps[0].shape == keeps[1].shape == (4, 6) and not torch.equal(keeps[0], keeps[1])
+    assert len(keeps[0].unique(dim=0)) > 1 and keeps[2] is None
+
+
 def gradients(monkeypatch):
     """The list that will hold every parameter's gradient before each clipping."""
     calls, original = [], torch.nn.utils.clip_grad_norm_
@@ -853,7 +864,7 @@ def test_the_cached_head_phase_sees_what_encoding_would_give(matches, tmp_path, 
 
 MISTAKES = {                          # stage, options, the one line
     "no such folder": (1, ["--data", "nowhere"], "nowhere: no such folder"),
-    "too few clips": (1, ["--batch", "99"], "98 clips are fewer than one --batch of 99"),
+    "too few clips": (1, ["--batch", "120"], "99 clips are fewer than one --batch of 120"),
     "uneven parts": (1, ["--accumulate", "3"], "--batch 8 cannot be split into 3 equal parts"),
     "nothing to resume": (1, ["--resume"], "last.pt: no such checkpoint"),
     "no features": (2, ["--features-name", "resnet"], "1_resnet.npy: no teacher features"),
