@@ -8,6 +8,7 @@
 // average_map needs no sorting. Cost O(T K).
 #include "kernels.h"
 
+#include <algorithm>
 #include <memory>
 
 namespace comedian {
@@ -24,16 +25,22 @@ void list_detections(const T* kept, int64_t length, int64_t n_classes, int64_t h
                      int64_t* half, int64_t* cls, int64_t* token, T* score) {
   const std::unique_ptr<T[]> columns(new T[length * n_classes]);
   to_columns(kept, length, n_classes, columns.get());
-  int64_t n = 0;
-  for (int64_t k = 0; k < n_classes; ++k)
+  std::vector<int64_t> found(length);
+  for (int64_t k = 0; k < n_classes; ++k) {
+    const T* column = columns.get() + k * length;
+    // Every token is written down and the next one overwrites it unless it is a detection: where
+    // detections lie cannot be foreseen, and a wrongly predicted branch costs more than a store.
+    int64_t n = 0;
     for (int64_t t = 0; t < length; ++t) {
-      const T s = columns[k * length + t];
-      if (!(s >= 0)) continue;
-      half[n] = half_index;
-      cls[n] = k;
-      token[n] = t;
-      score[n++] = s;
+      found[n] = t;
+      n += column[t] >= 0;
     }
+    for (int64_t i = 0; i < n; ++i) score[i] = column[found[i]];
+    std::copy(found.begin(), found.begin() + n, token);
+    std::fill(half, half + n, half_index);
+    std::fill(cls, cls + n, k);
+    half += n, cls += n, token += n, score += n;
+  }
 }
 
 template void count_detections(const float*, int64_t, int64_t, int64_t*);

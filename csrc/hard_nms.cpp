@@ -14,9 +14,9 @@
 //   either side exceeds. Equal maxima all stay, and a suppressed peak still suppresses.
 // NaN is never kept and suppresses nothing. threshold is taken in the type of the scores.
 //
-// Cost: linear in T. greedy: whoever beats all that could remove it can be picked at once, so a
-// scan from the left climbs from peak to peak; local: sliding maximum by van Herk's block
-// prefixes. Same result as ops.hard_nms_ref, bit by bit.
+// Cost. greedy: linear in T, for whoever beats all that could remove it can be picked at once, so a
+// scan from the left climbs from peak to peak. local: T log(window), sliding maxima by doubling.
+// Same result as ops.hard_nms_ref, bit by bit.
 #include "kernels.h"
 
 #include <algorithm>
@@ -32,43 +32,52 @@ constexpr int kRemoved = -1;  // below every threshold
 template <typename T>
 void suppress_greedily(T* x, int64_t length, int64_t left, int64_t right, T* kept, int64_t stride,
                        std::vector<int64_t>& climb) {
-  for (int64_t from = 0; from < length; ++from) {
-    // Left of `from` all is settled. `climb` holds a rising path: each entry is the best within
-    // `left` to the right of the one before, so nothing left of its top is better.
-    while (x[from] != T(kRemoved)) {
-      if (climb.empty()) climb.push_back(from);
+  int64_t from = 0;  // all to the left of it is settled
+  while (from < length) {
+    if (x[from] == T(kRemoved)) {
+      ++from;
+      continue;
+    }
+    // A rising path of peaks: each is the best within `left` to the right of the one before, so
+    // nothing to the left of its top is better than that.
+    climb.push_back(from);
+    int64_t seen = 0, end = 0;  // nothing between the top and `seen` is better than the top
+    while (!climb.empty()) {
       const int64_t top = climb.back();
-      const int64_t better =
-          first_maximum_above(x, top + 1, std::min(length, top + left + 1), x[top]);
+      const int64_t horizon = std::min(length, top + left + 1);
+      const int64_t better = first_maximum_above(x, std::max(top + 1, seen), horizon, x[top]);
       if (better >= 0) {
         climb.push_back(better);
+        seen = horizon;
         continue;
       }
       kept[top * stride] = x[top];
       const int64_t begin = std::max<int64_t>(0, top - left);
-      std::fill(x + begin, x + std::min(length, top + right + 1), T(kRemoved));
+      end = std::min(length, top + right + 1);
+      std::fill(x + begin, x + end, T(kRemoved));
       while (!climb.empty() && climb.back() >= begin) climb.pop_back();
+      seen = 0;
     }
+    from = end;  // the last pick removed `from` and all up to here
   }
 }
 
-// One class; x[-reach, length + reach) is readable and kRemoved outside [0, length).
+// One class. `x` has `reach` tokens of kRemoved before and after its `length` own ones.
 template <typename T>
 void keep_local_maxima(const T* x, int64_t length, int64_t reach, T* kept, int64_t stride,
-                       std::vector<T>& prefix, std::vector<T>& suffix) {
-  // Cut the padded column into blocks of the window's width: a window spans the tail of one block
-  // and the head of the next, whose maxima are running maxima from the right and from the left.
-  const int64_t width = 2 * reach + 1, n = length + 2 * reach;
-  prefix.resize(n);
-  suffix.resize(n);
-  const T* padded = x - reach;
-  for (int64_t i = 0; i < n; ++i)
-    prefix[i] = i % width == 0 ? padded[i] : std::max(prefix[i - 1], padded[i]);
-  for (int64_t i = n - 1; i >= 0; --i)
-    suffix[i] = i == n - 1 || (i + 1) % width == 0 ? padded[i] : std::max(suffix[i + 1], padded[i]);
-  for (int64_t t = 0; t < length; ++t)
-    if (x[t] != T(kRemoved) && x[t] >= std::max(suffix[t], prefix[t + width - 1]))
-      kept[t * stride] = x[t];
+                       std::vector<T>& ahead) {
+  // ahead[i] = maximum of the `width` tokens from i on, for width 1, 2, 4 .. up to the window's. A
+  // window is then covered by two such stretches, one from its beginning and one up to its end.
+  const int64_t window = 2 * reach + 1, n = length + 2 * reach;
+  ahead.assign(x, x + n);
+  int64_t width = 1;
+  for (; 2 * width <= window; width *= 2)
+    for (int64_t i = 0; i + 2 * width <= n; ++i) ahead[i] = larger(ahead[i + width], ahead[i]);
+  for (int64_t t = 0; t < length; ++t) {
+    const T score = x[reach + t];
+    if (score != T(kRemoved) && score >= larger(ahead[t], ahead[t + window - width]))
+      kept[t * stride] = score;
+  }
 }
 
 }  // namespace
@@ -80,7 +89,7 @@ void hard_nms(const T* scores, int64_t length, int64_t n_classes, const double* 
   const std::unique_ptr<T[]> columns(new T[length * n_classes]);
   to_columns(scores, length, n_classes, columns.get());
   std::vector<int64_t> climb;
-  std::vector<T> padded, prefix, suffix;
+  std::vector<T> padded, ahead;
   for (int64_t k = 0; k < n_classes; ++k) {
     const double half_width = std::min(window[k] / 2, double(length));  // wider changes nothing
     T* x = columns.get() + k * length;
@@ -90,7 +99,7 @@ void hard_nms(const T* scores, int64_t length, int64_t n_classes, const double* 
       padded.assign(length + 2 * reach, T(kRemoved));
       for (int64_t t = 0; t < length; ++t)
         if (x[t] >= T(threshold)) padded[reach + t] = x[t];
-      keep_local_maxima(padded.data() + reach, length, reach, kept + k, n_classes, prefix, suffix);
+      keep_local_maxima(padded.data(), length, reach, kept + k, n_classes, ahead);
     } else {
       const int64_t left = int64_t(std::ceil(half_width));
       const int64_t right = std::max<int64_t>(int64_t(half_width) - 1, 0);

@@ -76,16 +76,29 @@ void to_columns(const T* rows, int64_t length, int64_t n_classes, T* columns) {
     for (int64_t k = 0; k < n_classes; ++k) columns[k * length + t] = rows[t * n_classes + k];
 }
 
-// First index of the maximum of x[begin, end), if it exceeds `floor`; else -1.
+// The larger of two; b where a is NaN.
+template <typename T>
+T larger(T a, T b) { return a > b ? a : b; }
+
+// First index of the maximum of x[begin, end), if it exceeds `floor`; else -1. No NaN in x.
+// Most calls find nothing, so the maximum comes first, in lanes that the compiler keeps in vectors,
+// and only then its place.
 template <typename T>
 int64_t first_maximum_above(const T* x, int64_t begin, int64_t end, T floor) {
+  constexpr int64_t kLanes = 8;
   T best = floor;
-  int64_t where = -1;
-  for (int64_t i = begin; i < end; ++i) {
-    where = x[i] > best ? i : where;
-    best = x[i] > best ? x[i] : best;
+  if (end - begin < kLanes) {
+    for (int64_t i = begin; i < end; ++i) best = larger(x[i], best);
+  } else {
+    T lane[kLanes];
+    for (int64_t l = 0; l < kLanes; ++l) lane[l] = larger(x[end - kLanes + l], floor);
+    for (int64_t i = begin; i < end - kLanes; i += kLanes)
+      for (int64_t l = 0; l < kLanes; ++l) lane[l] = larger(x[i + l], lane[l]);
+    for (int64_t l = 0; l < kLanes; ++l) best = larger(lane[l], best);
   }
-  return where;
+  if (!(best > floor)) return -1;
+  while (x[begin] != best) ++begin;
+  return begin;
 }
 
 }  // namespace comedian

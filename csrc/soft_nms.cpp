@@ -28,18 +28,21 @@ template <typename T>
 void suppress(T* x, int64_t length, const std::vector<T>& weight, T threshold, T* kept,
               int64_t stride, std::vector<int64_t>& climb) {
   const int64_t reach = weight.size() / 2;  // weight[reach + d] is for distance d
+  int64_t seen = 0;  // nothing between the top of the climb and here is better than that top
   for (int64_t from = 0; from < length; ++from) {
     // Left of `from` nothing can be picked any more. `climb` holds a rising path: each entry is the
     // best within 2 reach to the right of the one before, so nothing left of its top is better.
     while (x[from] >= threshold && x[from] > 0) {
       if (climb.empty()) climb.push_back(from);
       const int64_t top = climb.back();
-      const int64_t better =
-          first_maximum_above(x, top + 1, std::min(length, top + 2 * reach + 1), x[top]);
+      const int64_t horizon = std::min(length, top + 2 * reach + 1);
+      const int64_t better = first_maximum_above(x, std::max(top + 1, seen), horizon, x[top]);
       if (better >= 0) {
         climb.push_back(better);
+        seen = horizon;
         continue;
       }
+      seen = 0;
       kept[top * stride] = x[top];
       const int64_t begin = std::max<int64_t>(0, top - reach);
       const int64_t end = std::min(length, top + reach + 1);
