@@ -205,6 +205,6 @@ def main(args):
 if __name__ == "__main__":
     try:
         main(parse_args())
-    except data.DataError as error:
+    except (data.DataError, OSError) as error:     # an OSError names its file, too
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -232,8 +232,9 @@ def main(args):
     device = torch.device(args.device)
     bf16 = args.bf16 if args.bf16 is not None else device.type == "cuda" and torch.cuda.is_bf16_supported()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
-    if args.batch % args.accumulate:
-        raise data.DataError(f"--batch {args.batch} cannot be split into {args.accumulate} equal parts")
+    if args.batch < 1 or args.accumulate < 1 or args.batch % args.accumulate:
+        raise data.DataError(f"--batch {args.batch} cannot be split into {args.accumulate} equal "
+                             "parts: --accumulate must divide it")
 
     # -- data
     halves = data.find_halves(args.data)
@@ -360,6 +361,6 @@ def main(args):
 if __name__ == "__main__":
     try:
         main(parse_args())
-    except data.DataError as error:
+    except (data.DataError, OSError) as error:     # an OSError names its file, too
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -16,6 +16,7 @@ ends, the head phase without masking or drop path, both phases without warm-up, 
 """
 import argparse
 import functools
+import itertools
 import math
 import resource
 import sys
@@ -186,18 +187,16 @@ def memory_gb(device):
 
 
 def validate(model, halves, events, reader, device, autocast):
-    """t-AmAP in [0, 1] with infer.py's default post-processing."""
-    stride = max(1, model.cfg.window_tokens // 2)
-    tokens = infer.encode_halves(model, halves, reader, device, autocast)
-    per_half = [(*infer.window_scores(model, h, stride, autocast), half.n_tokens) for half, h in tokens]
-    which, label, token, confidence = infer.detect(infer.stack_halves(per_half), halves[0].token_s)
-    predictions = {}
-    for match in events:
-        index = [i for i, half in enumerate(halves) if half.match == match]
-        mine = [torch.isin(which, torch.tensor(index))]
-        local = torch.searchsorted(torch.tensor(index), which[mine[0]])
-        predictions[match] = infer.as_detections(
-            [halves[i] for i in index], (local, label[mine[0]], token[mine[0]], confidence[mine[0]]))
+    """t-AmAP in [0, 1] of the model as it stands, with infer.py's default post-processing."""
+    stride, predictions = max(1, model.cfg.window_tokens // 2), {}
+    encoded = infer.encode_halves(model, halves, reader, device, autocast)
+    for match, group in itertools.groupby(encoded, key=lambda pair: pair[0].match):
+        group = [(half, *infer.window_scores(model, h, stride, autocast), half.n_tokens)
+                 for half, h in group]
+        of_match = [half for half, *_ in group]
+        windows = infer.stack_halves([rest for _, *rest in group])
+        spotted = infer.detect(windows, of_match[0].token_s)
+        predictions[match] = infer.as_detections(of_match, spotted)
     return evaluate.score(events, predictions, model.cfg.classes)["tight"]["a_mAP"]
 
 
@@ -206,8 +205,11 @@ def main(args):
     device = torch.device(args.device)
     bf16 = args.bf16 if args.bf16 is not None else device.type == "cuda" and torch.cuda.is_bf16_supported()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
-    if args.batch % args.accumulate:
-        raise data.DataError(f"--batch {args.batch} cannot be split into {args.accumulate} equal parts")
+    if args.batch < 1 or args.accumulate < 1 or args.batch % args.accumulate:
+        raise data.DataError(f"--batch {args.batch} cannot be split into {args.accumulate} equal "
+                             "parts: --accumulate must divide it")
+    if not 0 < args.prior < 1:
+        raise data.DataError(f"--prior {args.prior} is no score; it must lie between 0 and 1")
 
     # -- data
     classes = data.read_classes(args.classes)
@@ -364,6 +366,6 @@ def main(args):
 if __name__ == "__main__":
     try:
         main(parse_args())
-    except data.DataError as error:
+    except (data.DataError, OSError) as error:     # an OSError names its file, too
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,0 +1,267 @@
+"""
+Pictures of a run: how the losses fell, and what was spotted in a half beside what happened there.
+
+    python report.py curves runs/demo/stage1 runs/demo/stage2 runs/demo/stage3 --out curves.png
+    python report.py timeline runs/demo/test --labels data/demo/test --out timeline.png
+
+Reads   curves: the log.txt that every stage writes to its folder
+        timeline: scores.npz and results_spotting.json of one match, as infer.py wrote them, and
+        its Labels-v2.json if there are --labels
+Writes  one picture, 1200 pixels wide
+
+Nothing is scored here; evaluate.py does that. The windows' scores are merged as infer.py does by
+default: after a run with another --ignore or --merge, the dots need not lie on the curves.
+"""
+import argparse
+import difflib
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure  # no pyplot: no window, no figure left open
+from matplotlib.ticker import FuncFormatter, MultipleLocator
+
+import data
+import evaluate
+import infer
+import ops
+
+WIDTH_IN, DPI = 10, 120                         # 1200 pixels; 9 points are then 15 pixels
+CURVE, SPOTTED, TRUTH, FAINT = "#7c9cbf", "#c8553d", "#222222", "#8a8a8a"
+STYLE = {"font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False,
+         "axes.edgecolor": FAINT, "xtick.color": "#555555", "ytick.color": "#333333",
+         "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.frameon": False,
+         "text.parse_math": False}              # a $ in the name of a match is only a $
+TITLES = {1: "Stage 1: contrast", 2: "Stage 2: distillation", 3: "Stage 3: spotting"}
+TICKS_S = (5, 10, 15, 30, 60, 120, 300, 600, 900, 1800)
+ROW, FLAG = 0.65, 0.8                           # height of a score of 1 and of a true event's flag,
+                                                # where rows are 1 apart
+
+
+def save(figure, path):
+    """Writes the picture; its name's ending says the format (png, svg, pdf)."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise data.DataError(f"{path}: the picture cannot be written ({error})") from None
+
+
+# ------------------------------------------------------------------ curves
+class Log(NamedTuple):
+    """What the log.txt of one stage says."""
+    stage: int
+    total: int                        # steps that the run was to take
+    loss: np.ndarray                  # (n, 3): step, mean loss since the line before, learning rate
+    valid: np.ndarray                 # (v, 2): step, t-AmAP in %; only stage 3 validates
+
+
+STEP = re.compile(r"stage (\d) \| step (\d+)/(\d+) \| loss (\S+) \| lr (\S+) \|")
+VALID = re.compile(r"stage \d \| step (\d+)/\d+ \| valid t-AmAP (\S+) %")
+
+
+def read_log(folder):
+    """The Log in a stage's folder.
+
+    A run that was killed repeats some steps once it is resumed: the later line of a step counts.
+    Raises DataError if there is no log.txt or no loss in it.
+    """
+    path = Path(folder) / "log.txt"
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise data.DataError(f"{path}: cannot be read ({error.strerror}); curves wants the folders "
+                             "that the stages wrote, their --out") from None
+    losses, valid, last = {}, {}, None
+    for line in text.splitlines():
+        if found := STEP.match(line):
+            losses[int(found[2])] = float(found[4]), float(found[5])
+            last = found
+        elif found := VALID.match(line):
+            valid[int(found[1])] = float(found[2])
+    if last is None:
+        raise data.DataError(f"{path}: no line with a loss yet; a stage writes one every "
+                             "--log-every steps")
+    return Log(int(last[1]), int(last[3]),
+               np.array([(step, *losses[step]) for step in sorted(losses)]),
+               np.array(sorted(valid.items()), float).reshape(-1, 2))
+
+
+@matplotlib.rc_context(STYLE)
+def draw_curves(path, logs, names):
+    """One panel per run: the loss over steps, the learning rate behind it, validation if any.
+
+    logs: [Log], names: [str], what to call each run. Returns the Figure, written to `path`.
+    """
+    columns = min(3, len(logs))
+    rows = -(-len(logs) // columns)
+    figure = Figure((WIDTH_IN, 3.6 * rows), DPI, layout="constrained")
+    for i, (log, name) in enumerate(zip(logs, names, strict=True)):
+        panel = figure.add_subplot(rows, columns, i + 1)
+        step, loss, lr = log.loss.T                                           # (n,) each
+        # The rate's course says more here than its size: an area without ticks, its top named.
+        rate = panel.twinx()
+        shape = rate.fill_between(step, lr, color=FAINT, alpha=0.15, lw=0,
+                                  label=f"learning rate, logged up to {lr.max():.1e}")
+        rate.set(ylim=(0, 1.6 * lr.max() or 1), yticks=[])
+        marks, = panel.plot(step, loss, color=CURVE, lw=2, marker="o", ms=3, label="loss")
+        handles = [marks, shape]
+        if len(log.valid):
+            right = panel.twinx()
+            right.spines.right.set_visible(True)
+            handles += right.plot(*log.valid.T, color=SPOTTED, lw=1.2, marker="o", ms=4,
+                                  label=f"t-AmAP, best {log.valid[:, 1].max():.1f} %")
+            right.set_ylim(0, 1.3 * log.valid[:, 1].max() or 1)
+            right.set_ylabel("validation t-AmAP (%)", color=SPOTTED)
+        panel.set_title(TITLES.get(log.stage, f"Stage {log.stage}"), pad=20)
+        panel.text(0, 1.03, name, transform=panel.transAxes, color=FAINT, size=8)
+        panel.set(xlabel="step", ylabel="loss", xlim=(0, 1.03 * log.total))
+        panel.grid(axis="y", alpha=0.25)
+        panel.set_zorder(1)                     # the loss in front of the learning rate
+        panel.patch.set_visible(False)
+        panel.legend(handles=handles, loc="upper left", bbox_to_anchor=(-0.03, -0.17), fontsize=8)
+    save(figure, path)
+    return figure
+
+
+# ------------------------------------------------------------------ timeline
+def find_match(root, name=None):
+    """The match below `root` that is called so, or the only one whose name has `name` in it.
+
+    name None: the first match. Raises DataError, with names that are near, if none or several fit.
+    """
+    if not Path(root).is_dir():
+        raise data.DataError(f"{root}: no such folder; timeline wants the one that infer.py wrote, "
+                             "its --out")
+    matches = list(data.find_files(root, evaluate.SCORES))
+    if name is None or name in matches:
+        return name or matches[0]
+    inside = [match for match in matches if name.lower() in match.lower()]
+    if len(inside) == 1:
+        return inside[0]
+    games = {match.split("/")[-1]: match for match in matches}
+    near = inside or [games[game] for game in difflib.get_close_matches(name, games, cutoff=0.3)]
+    raise data.DataError(f"{root}: --match {name!r} is in {len(inside)} of {len(matches)} names; "
+                         f"near it: {', '.join(map(repr, (near or matches)[:3]))}")
+
+
+def read_half(folder, half):
+    """(scores (n_tokens, K) in [0, 1], token_s, classes) of one half, merged as infer.py does.
+
+    Raises DataError if infer.py stored no such half.
+    """
+    stored = evaluate.read_scores(folder)
+    window, length = stored.windows[0].shape[1], stored.windows[3].tolist()
+    if not length[half - 1]:
+        raise data.DataError(f"{Path(folder) / evaluate.SCORES}: no half {half} in it; "
+                             f"see --half {2 - bool(length[0])}")
+    merged = ops.merge_windows(*stored.windows, edge=infer.default_ignore(window))     # (S, K)
+    return merged.split(length)[half - 1].numpy(), stored.token_s, stored.classes
+
+
+def clock(seconds, _=None):
+    """125 -> 2:05. The second argument is what a tick's formatter gets besides."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+@matplotlib.rc_context(STYLE)
+def draw_timeline(path, title, half, scores, token_s, classes, spotted, events=None, threshold=0.2):
+    """One half, a row per class: the score as a curve, what was spotted, what happened.
+
+    scores     (n_tokens, K) in [0, 1], merged; token k stands at k * token_s seconds
+    spotted    data.Detections of the match; those of this half from `threshold` on are shown
+    events     [data.Event] of the match, or None where the truth is not known
+    Classes with neither are left out, unless all are. Returns the Figure, written to `path`.
+    """
+    shown = (spotted.half == half) & (spotted.confidence >= threshold)
+    label, confidence = spotted.label[shown], spotted.confidence[shown]       # (n,) each
+    spotted_s = spotted.position_ms[shown] / 1000
+    true = [event for event in events or () if event.half == half]
+    busy = {*label.tolist(), *(event.label for event in true)}
+    rows = sorted(busy) or range(len(classes))
+    foot = {k: -float(row) for row, k in enumerate(rows)}     # where rows stand, first class on top
+
+    figure = Figure((WIDTH_IN, 1.3 + 0.4 * len(foot)), DPI, layout="constrained")
+    axes = figure.add_subplot()
+    time_s = token_s * np.arange(len(scores))                                 # (n_tokens,)
+    for k, y in foot.items():
+        axes.axhline(y, color=FAINT, lw=0.5, alpha=0.5)
+        curve = axes.fill_between(time_s, y, y + ROW * scores[:, k], color=CURVE, alpha=0.75, lw=0,
+                                  label="score per second and class, 0 to 1")
+    height = np.array([foot[k] for k in label.tolist()]) + ROW * confidence   # (n,)
+    dots = axes.scatter(spotted_s, height, s=8 + 32 * confidence, color=SPOTTED, edgecolor="white",
+                        lw=0.6, zorder=3,
+                        label=f"spotted: the higher, the surer (from {threshold:g} on)")
+    handles = [curve, dots]
+    if events is not None:
+        true_s = np.array([event.position_ms for event in true]) / 1000
+        feet = np.array([foot[event.label] for event in true])
+        axes.vlines(true_s, feet, feet + FLAG, color=TRUTH, lw=0.8)
+        handles.append(axes.scatter(true_s, feet + FLAG, s=26, marker="v", facecolor="white",
+                                    edgecolor=TRUTH, lw=1, zorder=2, label="true event"))
+    end_s = token_s * len(scores)
+    step_s = next((step for step in TICKS_S if end_s / step <= 12), TICKS_S[-1])
+    axes.xaxis.set_major_locator(MultipleLocator(step_s))
+    axes.xaxis.set_major_formatter(FuncFormatter(clock))
+    axes.set(xlim=(-0.005 * end_s, 1.005 * end_s), ylim=(-len(foot) + 0.85, 1.05),
+             xlabel="time in the half (minutes:seconds)")
+    axes.set_yticks([y + ROW / 2 for y in foot.values()], [classes[k] for k in foot])
+    axes.tick_params(axis="y", length=0)
+    axes.spines.left.set_visible(False)
+    axes.grid(axis="x", alpha=0.2)
+    axes.set_title(f"{title}, half {half}", pad=26)
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3)
+    save(figure, path)
+    return figure
+
+
+# ------------------------------------------------------------------ the command
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    commands = parser.add_subparsers(dest="picture", required=True)
+    style = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    curves = commands.add_parser("curves", help="losses over steps, a panel per run", **style)
+    curves.add_argument("runs", nargs="+", help="folders with a log.txt, the --out of the stages")
+    curves.add_argument("--out", default="curves.png", help="the picture")
+    timeline = commands.add_parser("timeline", help="what was spotted in a half, and what happened",
+                                   **style)
+    timeline.add_argument("scores", help="folder that infer.py wrote, its --out")
+    timeline.add_argument("--labels", help="root of the labels; none: the truth is not drawn")
+    timeline.add_argument("--match", help="its name or a part of it; none: the first match")
+    timeline.add_argument("--half", type=int, choices=(1, 2), default=1)
+    timeline.add_argument("--threshold", type=float, default=0.2,
+                          help="lowest confidence of a spotted action that is shown")
+    timeline.add_argument("--out", default="timeline.png", help="the picture")
+    return parser.parse_args(argv)
+
+
+def main(args):
+    if args.picture == "curves":
+        names = ["/".join(Path(run).parts[-3:]) for run in args.runs]         # what fits a panel
+        draw_curves(args.out, [read_log(run) for run in args.runs], names)
+    else:
+        match = find_match(args.scores, args.match)
+        folder = Path(args.scores) / match
+        scores, token_s, classes = read_half(folder, args.half)
+        spotted = data.read_predictions(folder / evaluate.PREDICTIONS, classes)
+        events = None
+        if args.labels:
+            files = data.find_files(args.labels, evaluate.LABELS)
+            if match not in files:
+                raise data.DataError(f"{args.labels}: no {evaluate.LABELS} for {match!r}; leave "
+                                     "--labels out to draw without the truth")
+            events = data.read_labels(files[match], classes)
+        draw_timeline(args.out, folder.resolve().name, args.half, scores, token_s, classes, spotted,
+                      events, args.threshold)
+    print(f"report: {args.out}")
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args())
+    except data.DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

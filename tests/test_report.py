@@ -1,0 +1,248 @@
+"""
+What these tests prove about report.py:
+  1. a log is read as the stages write it, resumed runs too, and drawn with the numbers in it
+  2. a timeline's marks stand at the times and heights of what infer.py stored, merged as there
+  3. the pictures are there and 1200 pixels wide; wrong input is one line
+"""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgba
+
+import data
+import evaluate
+import infer
+import report
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES = ("Goal", "Foul", "Corner", "Kick-off")
+MATCHES = ("league/2031/Dale 1 - 4 Castle", "league/2031/Hill 2 - 1 North")
+STAGE2 = """\
+stage 2 | step 50/350 | loss 10.3766 | lr 1.99e-03 | grad 1.12 | 1575 clips/s | 0.6 GB
+stage 2 | step 100/350 | loss 10.2483 | lr 1.81e-03 | grad 1.27 | 1562 clips/s | 0.6 GB
+"""
+STAGE3 = """\
+stage 3 | step 4/8 | loss 0.2345 | lr 1.5e-03 | grad 0.05 | 526 clips/s | 0.6 GB
+stage 3 | step 4/8 | valid t-AmAP 1.85 % | best 1.85 %
+stage 3 | step 8/8 | loss 0.1234 | lr 2.0e-05 | grad 0.05 | 526 clips/s | 0.6 GB
+stage 3 | step 8/8 | valid t-AmAP 1.25 % | best 1.85 %
+"""
+
+
+def write_run(folder, log):
+    folder.mkdir(parents=True)
+    (folder / "log.txt").write_text(log)
+    return folder
+
+
+@pytest.fixture
+def spotted(tmp_path):
+    """(scores, labels): what infer.py leaves for two matches of one half, 40 s, windows of 16 s.
+
+    In each, a Goal is spotted at 0:12 with 0.9, a Foul at 0:30 with 0.5 and a Corner with 0.1. What
+    happened: a Goal at 12.4 s, a Kick-off that is not shown at 20 s, and a Foul in half 2.
+    """
+    starts = np.array(data.window_starts(40, 16, 8))
+    windows = np.zeros((len(starts), 16, 4), np.float32)
+    for w, start in enumerate(starts):
+        for second, label, score in ((12, 0, 0.9), (30, 1, 0.5)):
+            if 0 <= second - start < 16:
+                windows[w, second - start, label] = score
+    windows[1, 15, 2] = 1                 # second 23 at the window's edge: merging ignores it
+    found = data.Detections(np.array([1, 1, 1, 2]), np.array([0, 1, 2, 0]),
+                            np.array([12000, 30000, 5000, 7000]), np.array([0.9, 0.5, 0.1, 0.9]))
+    truth = [("1 - 00:12", "Goal", "12400", "visible"),
+             ("1 - 00:20", "Kick-off", "20000", "not shown"), ("2 - 00:08", "Foul", "8000", "visible")]
+    for match in MATCHES:
+        for root in ("scores", "labels"):
+            (tmp_path / root / match).mkdir(parents=True)
+        folder = tmp_path / "scores" / match
+        np.savez(folder / evaluate.SCORES, classes=np.array(CLASSES), token_s=1.0,
+                 url_local=match, windows_1=windows, starts_1=starts, tokens_1=40)
+        data.write_predictions(folder / evaluate.PREDICTIONS, match, found, CLASSES)
+        (tmp_path / "labels" / match / evaluate.LABELS).write_text(json.dumps({"annotations": [
+            dict(zip(("gameTime", "label", "position", "visibility"), row, strict=True))
+            for row in truth]}))
+    return tmp_path / "scores", tmp_path / "labels"
+
+
+def run(*arguments):
+    """The command as a user types it."""
+    report.main(report.parse_args([str(argument) for argument in arguments]))
+
+
+def marks(figure):
+    """{first word of the legend: (x, y) of its marks, (n, 2)} of a timeline's dots and flags."""
+    axes, = figure.axes
+    return {c.get_label().split()[0].rstrip(":"): np.asarray(c.get_offsets())
+            for c in axes.collections if c.get_label().startswith(("spotted", "true"))}
+
+
+def timeline(out, spotted, **options):
+    """The Figure of half 1 of the first match."""
+    scores, labels = spotted
+    read = report.read_half(scores / MATCHES[0], 1)
+    return report.draw_timeline(
+        out, "Dale 1 - 4 Castle", 1, *read,
+        data.read_predictions(scores / MATCHES[0] / evaluate.PREDICTIONS, CLASSES),
+        data.read_labels(labels / MATCHES[0] / evaluate.LABELS, CLASSES), **options)
+
+
+# ------------------------------------------------------------------ curves
+def test_log_as_the_stages_write_it(tmp_path):
+    log = report.read_log(write_run(tmp_path / "two", STAGE2))
+    assert (log.stage, log.total) == (2, 350) and log.valid.shape == (0, 2)
+    assert log.loss.tolist() == [[50, 10.3766, 1.99e-3], [100, 10.2483, 1.81e-3]]
+    log = report.read_log(write_run(tmp_path / "three", STAGE3))
+    assert (log.stage, log.total) == (3, 8)
+    assert log.loss[:, 1].tolist() == [0.2345, 0.1234]
+    assert log.valid.tolist() == [[4, 1.85], [8, 1.25]]
+
+
+@pytest.mark.parametrize("script", ["stage1_spatial", "stage2_distill", "stage3_finetune"])
+def test_the_stages_still_write_such_lines(script):
+    """The words that read_log looks for stand in the code that prints them."""
+    source = (ROOT / f"{script}.py").read_text()
+    assert f'"stage {script[5]} | step {{step}}/{{total}} | loss {{' in source
+    assert script[5] != "3" or "| step {step}/{total} | valid t-AmAP {" in source
+
+
+def test_log_of_a_resumed_run_counts_a_step_once(tmp_path):
+    """Killed after step 100, resumed from a checkpoint at 50: the later line of step 100 holds."""
+    again = STAGE2.splitlines()[1].replace("10.2483", "10.2000")
+    more = again.replace("step 100/350", "step 150/400")
+    log = report.read_log(write_run(tmp_path / "run", f"{STAGE2}{again}\n{more}\nstage 2 | step 2"))
+    assert log.total == 400
+    assert log.loss[:, :2].tolist() == [[50, 10.3766], [100, 10.2], [150, 10.2]]
+
+
+def test_curves(tmp_path):
+    logs = [report.read_log(write_run(tmp_path / name, text))
+            for name, text in (("two", STAGE2), ("three", STAGE3))]
+    figure = report.draw_curves(tmp_path / "new/curves.png", logs, ["runs/two", "runs/three"])
+    height, width, _ = cv2.imread(str(tmp_path / "new/curves.png")).shape
+    assert width == 1200 and 400 < height < 500
+    lines = {(line.get_label().split(",")[0], *line.get_xdata()): line.get_ydata().tolist()
+             for axes in figure.axes for line in axes.lines}
+    assert lines == {("loss", 50, 100): [10.3766, 10.2483], ("loss", 4, 8): [0.2345, 0.1234],
+                     ("t-AmAP", 4, 8): [1.85, 1.25]}
+    words = {text.get_text() for axes in figure.axes if axes.get_legend()
+             for text in axes.get_legend().get_texts()}
+    assert {"learning rate, logged up to 2.0e-03", "t-AmAP, best 1.9 %"} <= words
+
+
+def test_curves_of_many_runs_take_another_row(tmp_path):
+    log = report.read_log(write_run(tmp_path / "run", STAGE2))
+    figure = report.draw_curves(tmp_path / "four.png", [log] * 4, list("abcd"))
+    assert cv2.imread(str(tmp_path / "four.png")).shape[1] == 1200
+    panels = [axes for axes in figure.axes if axes.get_title(loc="left")]
+    assert [panel.get_subplotspec().rowspan.start for panel in panels] == [0, 0, 0, 1]
+
+
+# ------------------------------------------------------------------ timeline
+def test_scores_are_merged_as_infer_does(spotted):
+    scores, token_s, classes = report.read_half(spotted[0] / MATCHES[0], 1)
+    assert scores.shape == (40, 4) and token_s == 1 and classes == CLASSES
+    assert scores[12, 0] == np.float32(0.9) and scores[30, 1] == np.float32(0.5)
+    assert np.count_nonzero(scores) == 2  # the score at a window's edge is not among them
+    stored = evaluate.read_scores(spotted[0] / MATCHES[0]).windows
+    _, label, second, confidence = infer.detect(stored)
+    by_infer = np.zeros((40, 4), np.float32)
+    by_infer[second, label] = confidence
+    assert torch.equal(torch.from_numpy(scores), torch.from_numpy(by_infer))
+
+
+def test_marks_stand_where_things_happened(tmp_path, spotted):
+    figure = timeline(tmp_path / "timeline.png", spotted)
+    axes, = figure.axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["Goal", "Foul", "Kick-off"]
+    assert axes.get_title(loc="left") == "Dale 1 - 4 Castle, half 1"
+    found = marks(figure)                 # the rows' feet are 0, -1, -2
+    np.testing.assert_allclose(found["spotted"],
+                               [[12, 0.9 * report.ROW], [30, -1 + 0.5 * report.ROW]])
+    np.testing.assert_allclose(found["true"], [[12.4, report.FLAG], [20, -2 + report.FLAG]])
+    curves = [c for c in axes.collections if c.get_label().startswith("score")]
+    tops = [curve.get_paths()[0].vertices for curve in curves]
+    assert [tuple(top[top[:, 1].argmax()].round(4)) for top in tops[:2]] == [
+        (12, round(0.9 * report.ROW, 4)), (30, round(-1 + 0.5 * report.ROW, 4))]
+    assert [text.get_text().split()[0].rstrip(":") for text in axes.get_legend().get_texts()] == [
+        "score", "spotted", "true"]
+    lines = [c for c in axes.collections if np.allclose(c.get_edgecolor(), to_rgba(report.TRUTH))
+             and len(c.get_paths()) == 2]
+    assert [path.vertices[:, 0].tolist() for path in lines[0].get_paths()] == [[12.4] * 2, [20] * 2]
+    image = cv2.imread(str(tmp_path / "timeline.png"))
+    assert image.shape[1] == 1200 and len(np.unique(image.reshape(-1, 3), axis=0)) > 50
+
+
+@pytest.mark.parametrize("threshold, seconds", [(0.6, [12]), (0.5, [12, 30]), (0, [5, 12, 30])])
+def test_threshold_chooses_what_is_shown(tmp_path, spotted, threshold, seconds):
+    figure = timeline(tmp_path / "t.png", spotted, threshold=threshold)
+    assert marks(figure)["spotted"][:, 0].tolist() == seconds
+
+
+def test_time_is_token_s_and_ticks_read_as_a_clock(tmp_path):
+    """A half of 45 minutes, tokens of 2 s, and no event at all: then every class has its row."""
+    none = data.Detections(*(np.zeros(0, int),) * 3, np.zeros(0))
+    figure = report.draw_timeline(tmp_path / "t.png", "m", 2, np.zeros((1350, 17)), 2.0,
+                                  data.SOCCERNET_CLASSES, none)
+    axes, = figure.axes
+    assert len(axes.get_yticklabels()) == 17 and "true" not in marks(figure)
+    ticks = [text.get_text() for text in axes.get_xticklabels() if text.get_text()]
+    assert ticks[ticks.index("0:00"):][:10] == [f"{m}:00" for m in range(0, 50, 5)]
+    assert report.clock(125) == "2:05"
+    assert cv2.imread(str(tmp_path / "t.png")).shape[1] == 1200
+
+
+def test_the_command(tmp_path, spotted, capsys):
+    scores, labels = spotted
+    run("timeline", scores, "--labels", labels, "--match", "hill", "--out", tmp_path / "t.png")
+    run("curves", write_run(tmp_path / "run", STAGE3), "--out", tmp_path / "c.svg")
+    assert capsys.readouterr().out.count("report: ") == 2
+    assert (tmp_path / "t.png").stat().st_size > 5000
+    assert "Stage 3: spotting" in (tmp_path / "c.svg").read_text()
+
+
+# ------------------------------------------------------------------ what is refused
+def test_which_match(spotted):
+    assert report.find_match(spotted[0]) == MATCHES[0]
+    assert report.find_match(spotted[0], MATCHES[1]) == MATCHES[1]
+    assert report.find_match(spotted[0], "north") == MATCHES[1]
+    for name, message in (("2031/", "is in 2 of 2 names.*Dale.*Hill"),
+                          ("Hull 2 - 1 North", "near it: 'league/2031/Hill")):
+        with pytest.raises(data.DataError, match=message):
+            report.find_match(spotted[0], name)
+
+
+def test_refuses(tmp_path, spotted):
+    scores, _ = spotted
+    write_run(tmp_path / "empty", "Traceback\n")
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "other/league").mkdir(parents=True)
+    (tmp_path / "other/league" / evaluate.LABELS).write_text('{"annotations": []}')
+    for arguments, message in (
+            (["curves", tmp_path / "empty"], "empty.log.txt: no line with a loss"),
+            (["curves", tmp_path / "nothing"], "log.txt: cannot be read"),
+            (["timeline", tmp_path / "absent"], "absent: no such folder"),
+            (["timeline", tmp_path / "nothing"], "nothing: no scores.npz"),
+            (["timeline", scores, "--half", 2], "scores.npz: no half 2 in it; see --half 1"),
+            (["timeline", scores, "--labels", tmp_path / "other"],
+             "no Labels-v2.json for 'league/2031/Dale"),
+            (["timeline", scores, "--out", tmp_path / "t.xyz"], "t.xyz: the picture cannot"),
+            (["timeline", scores, "--out", tmp_path / "empty/log.txt/t.png"],
+             "t.png: the picture cannot")):
+        with pytest.raises(data.DataError, match=message):
+            run(*arguments)
+
+
+@pytest.mark.slow                         # another process: a second or two of imports
+def test_a_mistake_is_one_line_and_code_2(tmp_path):
+    done = subprocess.run([sys.executable, "report.py", "curves", str(tmp_path)], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
