@@ -58,7 +58,8 @@ def spotted(tmp_path):
     found = data.Detections(np.array([1, 1, 1, 2]), np.array([0, 1, 2, 0]),
                             np.array([12000, 30000, 5000, 7000]), np.array([0.9, 0.5, 0.1, 0.9]))
     truth = [("1 - 00:12", "Goal", "12400", "visible"),
-             ("1 - 00:20", "Kick-off", "20000", "not shown"), ("2 - 00:08", "Foul", "8000", "visible")]
+             ("1 - 00:20", "Kick-off", "20000", "not shown"),
+             ("2 - 00:08", "Foul", "8000", "visible")]
     for match in MATCHES:
         for root in ("scores", "labels"):
             (tmp_path / root / match).mkdir(parents=True)
