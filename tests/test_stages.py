@@ -301,6 +301,7 @@ def test_learning_rate_of_stage_3():
     lr = [stage3.lr_at(step, total, args.lr, args) for step in range(total + 1)]
     assert lr[0] == max(lr) == pytest.approx(2.5e-4) and lr[-1] == pytest.approx(2.5e-6)
     assert lr[500] == pytest.approx((2.5e-4 + 2.5e-6) / 2) and (np.diff(lr) < 0).all()
+    assert stage3.lr_at(0, total, args.lr, args3("--window", "32")) == pytest.approx(1.25e-4)
 
 
 def halves_of(*n_frames, fps=2.0):
@@ -358,7 +359,7 @@ def test_windows_of_stage_2(sampling):
 
 def test_windows_of_stage_3():
     """Of every half the first and the last window, and others that do not overlap each other."""
-    n_frames, window, per_half = (2000, 128, 500), 128, 12
+    n_frames, window, per_half = (2000, 128, 500, 643), 128, 12       # 643: little room to spare
     for epoch in range(20):
         windows = stage3.epoch_windows(3, epoch, n_frames, window, per_half)
         for h, frames in enumerate(n_frames):
@@ -835,10 +836,30 @@ def test_validation(matches, tmp_path):
     assert result["tight"]["a_mAP"] == pytest.approx(best["best"], abs=1e-12)
 
 
+def test_best_survives_a_resume(matches, tmp_path, monkeypatch):
+    """best.pt is replaced by better checkpoints only, the ones before a kill considered."""
+    scores, clip, steps = iter([0.5, 0.2, 0.3]), torch.nn.utils.clip_grad_norm_, []
+    options = ["--valid", str(matches), "--valid-every", "1", "--windows-per-half", "2"]
+    monkeypatch.setattr(stage3, "validate", lambda *args: next(scores))           # steps 2, 4, 6
+
+    def killed(*args):
+        steps.append(1)
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        return clip(*args)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(3, matches, tmp_path, *options, "--save-every", "1")
+    state = run(3, matches, tmp_path, *options, "--resume")
+    assert state["best"] == 0.5 and model.load_checkpoint(tmp_path / "best.pt")["step"] == 2
+
+
 def test_the_cached_head_phase_sees_what_encoding_would_give(matches, tmp_path, monkeypatch):
     """--head-phase temporal: tokens from the cache, plain or mirrored, are those of the window's
     frames."""
     seen, contextualize = [], model.Comedian.contextualize
+    losses = record(monkeypatch, stage3, "bce_loss")
     monkeypatch.setattr(model.Comedian, "contextualize",
                         lambda self, h: seen.append(h.detach().clone()) or contextualize(self, h))
     state = run(3, matches, tmp_path, "--head-phase", "temporal", "--mixup", "0", "--steps", "1",
@@ -848,7 +869,10 @@ def test_the_cached_head_phase_sees_what_encoding_would_give(matches, tmp_path, 
     halves = data.find_halves(matches)
     reader, args = data.FrameReader(1), stage3.parse_args(
         ["--data", "x", "--window", "8", "--batch", "4", "--seed", "5"])
-    mirrored = 0
+    classes, mirrored = state["config"]["classes"], 0
+    truth = {half: data.frame_labels(
+        data.read_labels(matches / half.match / "Labels-v2.json", classes), half, 0.5, 3)
+        for half in halves}
     for step in range(2):
         picks = [(halves[h], first // 2 * 2) for h, first in stage3.pick_windows(
             step, args, tuple(half.n_frames for half in halves))]
@@ -858,6 +882,8 @@ def test_the_cached_head_phase_sees_what_encoding_would_give(matches, tmp_path, 
                               for v in (x[b:b + 1], x[b:b + 1].flip(4)))
             fits = [torch.allclose(seen[step][b], h, atol=1e-4) for h in (plain, flipped)]
             assert fits in ([True, False], [False, True])
+            half, first = picks[b]
+            assert np.array_equal(losses[step][0][1][b], stage3.token_labels(truth[half], first, 8))
             mirrored += fits[1]
     assert 0 < mirrored < 8
 
