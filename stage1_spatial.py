@@ -1,16 +1,17 @@
 """
-Stage 1: the spatial encoder learns, from unlabelled clips, what distinguishes one second from another.
+Stage 1: the spatial encoder learns, from unlabelled clips, what tells one second from another.
 
     python stage1_spatial.py --data frames/                           # the paper's setting, one GPU
     python stage1_spatial.py --data frames/ --model vivit_micro --batch 64 --steps 20     # a laptop
 
-Reads   <data>/**/1_224p/00000001.jpg ...      frames; labels are not looked at     (layouts: data.py)
+Reads   <data>/**/1_224p/00000001.jpg ...      frames; labels are not looked at (layouts: data.py)
 Writes  <out>/last.pt, <out>/log.txt           stage 2 starts from last.pt
-Method  paper Sec. 3.2, App. A.3: MoCo with projector, predictor, momentum encoder and queue, Eq. 1-2.
+Method  paper Sec. 3.2, App. A.3: MoCo (projector, predictor, momentum encoder, queue), Eq. 1-2.
 
-Differences from the paper: none by default. What it leaves open is taken from the official code: GELU heads
-without norm, EMA 0.99 -> 1 on a cosine, crops of the broadcast's aspect squeezed to a square, drop path 0.1,
-gradient norm clipped at 1. The demo draws its batches otherwise: --halves-per-batch, --negatives batch.
+Differences from the paper: none by default. What it leaves open is taken from the official code:
+GELU heads without norm, EMA 0.99 -> 1 on a cosine, crops of the broadcast's aspect squeezed to
+a square, drop path 0.1, gradient norm clipped at 1. The demo draws its batches otherwise:
+--halves-per-batch, --negatives batch.
 """
 import argparse
 import copy
@@ -29,8 +30,16 @@ from torch import nn
 from tqdm import tqdm
 
 import data
-from model import (MODELS, Projector, config_of, decay_groups, load_checkpoint,
-                   save_checkpoint, spatial_encoder, with_changes)
+from model import (
+    MODELS,
+    Projector,
+    config_of,
+    decay_groups,
+    load_checkpoint,
+    save_checkpoint,
+    spatial_encoder,
+    with_changes,
+)
 
 
 # ------------------------------------------------------------------ options
@@ -40,24 +49,32 @@ def parse_args(argv=None):
     add = p.add_argument
     add("--data", required=True, help="folder with frames, any layout data.py knows")
     add("--out", default="runs/stage1", help="folder for last.pt and log.txt")
-    add("--model", default="vivit_tiny", choices=MODELS, help="network; stage 1 trains its spatial encoder")
-    add("--epochs", type=int, default=100, help="passes over all clips (official YAML: 200, README's: 100)")
+    add("--model", default="vivit_tiny", choices=MODELS,
+        help="network; stage 1 trains its spatial encoder")
+    add("--epochs", type=int, default=100,
+        help="passes over all clips (official YAML: 200, README's: 100)")
     add("--steps", type=int, default=0, help="optimiser steps in all, instead of --epochs; 0 = off")
     add("--batch", type=int, default=1024, help="clips per step")
-    add("--accumulate", type=int, default=1, help="split the batch into this many passes (less memory)")
-    add("--lr", type=float, default=5e-4, help="peak learning rate for a batch of 256; scales with --batch")
-    add("--warmup-epochs", type=float, default=10, help="share of --epochs with rising learning rate")
+    add("--accumulate", type=int, default=1,
+        help="split the batch into this many passes (less memory)")
+    add("--lr", type=float, default=5e-4,
+        help="peak learning rate for a batch of 256; scales with --batch")
+    add("--warmup-epochs", type=float, default=10,
+        help="share of --epochs with rising learning rate")
     add("--weight-decay", type=float, default=0.05, help="AdamW; not on biases, norms, positions")
     add("--clip-grad", type=float, default=1.0, help="largest gradient norm (official code)")
     add("--tau", type=float, default=0.1, help="temperature of Eq. 2")
-    add("--momentum", type=float, default=0.99, help="of the target branch, to 1 on a cosine (official code)")
+    add("--momentum", type=float, default=0.99,
+        help="of the target branch, to 1 on a cosine (official code)")
     add("--queue", type=int, default=65536, help="negatives kept from earlier steps")
     add("--negatives", choices=["queue", "batch"], default="queue",
-        help="batch: the other clips of the (micro-)batch instead of the queue (ours, for small runs)")
+        help="batch: the other clips of the (micro-)batch instead of the queue "
+             "(ours, for small runs)")
     add("--halves-per-batch", type=int, default=0,
-        help="draw each batch from this many halves (ours: kit and pitch then tell nothing); 0 = all clips, "
-             "shuffled (paper)")
-    add("--crop-scale", type=float, nargs=2, default=[0.2, 1.0], help="share of the frame in a crop")
+        help="draw each batch from this many halves (ours: kit and pitch then tell nothing); "
+             "0 = all clips, shuffled (paper)")
+    add("--crop-scale", type=float, nargs=2, default=[0.2, 1.0],
+        help="share of the frame in a crop")
     add("--color", type=float, nargs=4, default=[0.4, 0.4, 0.2, 0.1],
         help="jitter of brightness, contrast, saturation, hue")
     add("--bf16", action=argparse.BooleanOptionalAction, default=None,
@@ -78,7 +95,7 @@ def epoch_order(seed, epoch, n_clips):
 
 
 def pick_clips(step, args, halves):
-    """The clips of a step as pairs (half, first frame): a function of (seed, step) and nothing else."""
+    """The clips of a step as pairs (half, first frame): a function of (seed, step) alone."""
     ends = np.cumsum([half.n_tokens for half in halves])            # clips, counted over all halves
     if args.halves_per_batch:
         rng = np.random.default_rng([args.seed, step])
@@ -120,8 +137,8 @@ def moco_loss(z, k, queue, tau):
 
         l_M(z, k) = log  exp(z.k / tau) / (exp(z.k / tau) + sum_j exp(z.Q_j / tau))
 
-    z, k (B, D) unit vectors, k without gradient, of two views of the same clips; queue (M, D) unit vectors,
-    or None: then the other clips of the batch are the negatives Q.
+    z, k (B, D) unit vectors, k without gradient, of two views of the same clips; queue (M, D) unit
+    vectors, or None: then the other clips of the batch are the negatives Q.
     """
     if queue is None:
         logits = z @ k.T / tau                                   # (B, B), positives on the diagonal
@@ -149,7 +166,8 @@ def memory_gb(device):
 # ------------------------------------------------------------------ run
 def main(args):
     device = torch.device(args.device)
-    bf16 = args.bf16 if args.bf16 is not None else device.type == "cuda" and torch.cuda.is_bf16_supported()
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    bf16 = has_bf16 if args.bf16 is None else args.bf16
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     if args.batch < 1 or args.accumulate < 1 or args.batch % args.accumulate:
         raise data.DataError(f"--batch {args.batch} cannot be split into {args.accumulate} equal "
@@ -160,15 +178,17 @@ def main(args):
     print(data.describe(halves, args.data))
     n_clips = sum(half.n_tokens for half in halves)
     if n_clips < args.batch:
-        raise data.DataError(f"{args.data}: {n_clips} clips are fewer than one --batch of {args.batch}")
+        raise data.DataError(f"{args.data}: {n_clips} clips are fewer than one "
+                             f"--batch of {args.batch}")
     total = args.steps or args.epochs * (n_clips // args.batch)
     reader = data.FrameReader(args.workers)
 
-    # -- network: online branch f_s with projector and predictor g_s; target branch f_t, its slow copy
+    # -- network: online branch f_s with projector and predictor g_s; target f_t, its slow copy
     torch.manual_seed(args.seed)
     cfg = with_changes(args.model)
     hidden = 2048 if args.model == "vivit_small" else 1024            # official heads; paper: 1024
-    online = nn.Sequential(spatial_encoder(cfg), Projector(cfg.width, hidden, hidden, 256)).to(device)
+    online = nn.Sequential(spatial_encoder(cfg),
+                           Projector(cfg.width, hidden, hidden, 256)).to(device)
     target = copy.deepcopy(online).requires_grad_(False)
     predictor = Projector(256, hidden, 256, last_bias=False).to(device)
     queue = None
@@ -176,8 +196,9 @@ def main(args):
         queue = F.normalize(torch.randn(args.queue, 256), dim=1).to(device)        # (M, 256)
     optimizer = torch.optim.AdamW(decay_groups(online, predictor, weight_decay=args.weight_decay),
                                   fused=device.type == "cuda")
-    print(f"stage 1: {args.model}, {sum(p.numel() for p in online[0].parameters()):,} spatial parameters, "
-          f"{n_clips:,} clips, {total:,} steps of {args.batch} on {device}, bf16 {'on' if bf16 else 'off'}")
+    print(f"stage 1: {args.model}, {sum(p.numel() for p in online[0].parameters()):,} spatial "
+          f"parameters, {n_clips:,} clips, {total:,} steps of {args.batch} "
+          f"on {device}, bf16 {'on' if bf16 else 'off'}")
 
     # -- resume
     out, start = Path(args.out), 0
@@ -193,7 +214,8 @@ def main(args):
         if queue is not None:
             queue.copy_(state["queue"])
     elif (out / "last.pt").exists():
-        raise data.DataError(f"{out / 'last.pt'}: there is a run already; --resume it or choose another --out")
+        raise data.DataError(f"{out / 'last.pt'}: there is a run already; "
+                             "--resume it or choose another --out")
     out.mkdir(parents=True, exist_ok=True)
 
     # -- train
@@ -217,7 +239,8 @@ def main(args):
                     k = target(both)                                  # (2b, 256)
             z1, z2 = F.normalize(z.float(), dim=1).chunk(2)           # (b, 256) each
             k1, k2 = F.normalize(k.float(), dim=1).chunk(2)
-            loss = (moco_loss(z1, k2, queue, args.tau) + moco_loss(z2, k1, queue, args.tau)) / 2   # Eq. 1
+            loss = (moco_loss(z1, k2, queue, args.tau)                # Eq. 1
+                    + moco_loss(z2, k1, queue, args.tau)) / 2
             (loss / args.accumulate).backward()
             loss_sum += loss.detach() / args.accumulate
             keys += [k1, k2]
@@ -230,25 +253,27 @@ def main(args):
             torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - m)
             if queue is not None:                                     # the oldest keys make room
                 keys = torch.cat(keys)                                # (2B, 256)
-                place = torch.arange(step * len(keys), (step + 1) * len(keys), device=device) % len(queue)
+                place = torch.arange(step * len(keys), (step + 1) * len(keys),
+                                     device=device) % len(queue)
                 queue[place] = keys
         # -- everything below is bookkeeping ---------------------------
         step, seen = step + 1, seen + len(frames)
         if step % args.log_every == 0 or step == total:
             n, loss_mean = (step - 1) % args.log_every + 1, loss_sum.item()
             if not math.isfinite(loss_mean):
-                raise data.DataError(f"step {step}: the loss is {loss_mean}; the last good checkpoint is "
-                                     f"{out / 'last.pt'}; try a lower --lr")
-            line = (f"stage 1 | step {step}/{total} | loss {loss_mean / min(n, step - start):.4f} | "
-                    f"lr {optimizer.param_groups[0]['lr']:.2e} | grad {norm.item():.2f} | "
-                    f"{seen / (time.time() - since):.0f} clips/s | {memory_gb(device):.1f} GB")
+                raise data.DataError(f"step {step}: the loss is {loss_mean}; the last good "
+                                     f"checkpoint is {out / 'last.pt'}; try a lower --lr")
+            line = (f"stage 1 | step {step}/{total} | loss {loss_mean / min(n, step - start):.4f} "
+                    f"| lr {optimizer.param_groups[0]['lr']:.2e} | grad {norm.item():.2f} "
+                    f"| {seen / (time.time() - since):.0f} clips/s | {memory_gb(device):.1f} GB")
             tqdm.write(line)
             with open(out / "log.txt", "a") as log:
                 log.write(line + "\n")
             seen, since = 0, time.time()
             loss_sum.zero_()
         if step % args.save_every == 0 or step == total:
-            save_checkpoint(out / "last.pt", stage=1, step=step, config=asdict(cfg), args=vars(args),
+            save_checkpoint(out / "last.pt", stage=1, step=step,
+                            config=asdict(cfg), args=vars(args),
                             model={f"spatial.{k}": v for k, v in online[0].state_dict().items()},
                             online=online.state_dict(), target=target.state_dict(), queue=queue,
                             predictor=predictor.state_dict(), optimizer=optimizer.state_dict())

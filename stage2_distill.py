@@ -1,18 +1,19 @@
 """
-Stage 2: every token of a window learns to name, among all seconds of the data set, its own and its like.
+Stage 2: every token of a window learns to name, of all seconds of the data, its own and its like.
 
     python stage2_distill.py --data frames/ --init runs/stage1/last.pt         # the paper's setting
     python stage2_distill.py --data frames/ --model vivit_micro --window 32 --batch 4 --steps 20
 
-Reads   <data>/**/1_224p/00000001.jpg ...        frames
-        <features>/**/1_<features-name>.npy      teacher features, 1 per second (labels are not looked at)
-        --init                                   stage 1's last.pt; without it both transformers start anew
-Writes  <out>/last.pt, <out>/log.txt             stage 3 starts from last.pt
+Reads   <data>/**/1_224p/00000001.jpg ...      frames; labels are not looked at
+        <features>/**/1_<features-name>.npy    teacher features, 1 per second
+        --init                                 stage 1's last.pt; else both transformers start anew
+Writes  <out>/last.pt, <out>/log.txt           stage 3 starts from last.pt
 Method  paper Sec. 3.3, App. A.4: distillation of a bank of features with the SCE loss, Eq. 3-6.
 
-Differences from the paper: none by default; the bank is the complete one, as in Eq. 3 and 4 (the official
-code keeps a queue: --bank queue). From the official code: drop path, gradient clipping, and temporal blocks
-that start as copies of the first spatial ones (--temporal-init random turns that off).
+Differences from the paper: none by default; the bank is the complete one, as in Eq. 3 and 4
+(the official code keeps a queue: --bank queue). From the official code: drop path, gradient
+clipping, and temporal blocks that start as copies of the first spatial ones (--temporal-init
+random turns that off).
 """
 import argparse
 import functools
@@ -30,8 +31,18 @@ from torch import nn
 from tqdm import tqdm
 
 import data
-from model import (MODELS, Comedian, Projector, config_of, decay_groups, load_checkpoint, load_parts,
-                   random_keep, save_checkpoint, with_changes)
+from model import (
+    MODELS,
+    Comedian,
+    Projector,
+    config_of,
+    decay_groups,
+    load_checkpoint,
+    load_parts,
+    random_keep,
+    save_checkpoint,
+    with_changes,
+)
 
 
 # ------------------------------------------------------------------ options
@@ -45,31 +56,40 @@ def parse_args(argv=None):
         help="reads <match>/<half>_NAME.npy, (seconds, width)")
     add("--init", help="stage-1 checkpoint for the spatial encoder; default: random weights")
     add("--out", default="runs/stage2", help="folder for last.pt and log.txt")
-    add("--model", default="vivit_tiny", choices=MODELS, help="network; with --init it must be the same")
-    add("--window", type=int, default=64, help="tokens (seconds at 2 fps) per window; paper: 32, best 64")
-    add("--temporal-depth", type=int, default=None, help="blocks; None = the model's (ViViT-T 6: paper's best)")
+    add("--model", default="vivit_tiny", choices=MODELS,
+        help="network; with --init it must be the same")
+    add("--window", type=int, default=64,
+        help="tokens (seconds at 2 fps) per window; paper: 32, best 64")
+    add("--temporal-depth", type=int, default=None,
+        help="blocks; None = the model's (ViViT-T 6: paper's best)")
     add("--temporal-init", choices=["copy", "random"], default="copy",
-        help="copy: from the first spatial blocks (official code, ViViT); random: as the paper reads")
+        help="copy: from the first spatial blocks (official code, ViViT); "
+             "random: as the paper reads")
     add("--epochs", type=int, default=100)
     add("--steps", type=int, default=0, help="optimiser steps in all, instead of --epochs; 0 = off")
-    add("--windows-per-half", type=int, default=38, help="per epoch (paper: 75 per match; official: 38)")
+    add("--windows-per-half", type=int, default=38,
+        help="per epoch (paper: 75 per match; official: 38)")
     add("--sampling", choices=["random", "bins"], default="random",
         help="random: anywhere in the half (paper); bins: once in each equal bin (official code)")
     add("--align", choices=["middle", "first"], default="middle",
-        help="a clip's feature is that of the second of its middle (paper) or first (official) frame; "
-             "they differ where a window starts between two seconds")
+        help="a clip's feature is that of the second of its middle (paper) or first (official) "
+             "frame; they differ where a window starts between two seconds")
     add("--batch", type=int, default=32, help="windows per step")
-    add("--accumulate", type=int, default=1, help="split the batch into this many passes (less memory)")
-    add("--lr", type=float, default=2e-3, help="peak for 256 windows of 64 frames; scales with both")
-    add("--warmup-epochs", type=float, default=10, help="share of --epochs with rising learning rate")
+    add("--accumulate", type=int, default=1,
+        help="split the batch into this many passes (less memory)")
+    add("--lr", type=float, default=2e-3,
+        help="peak for 256 windows of 64 frames; scales with both")
+    add("--warmup-epochs", type=float, default=10,
+        help="share of --epochs with rising learning rate")
     add("--weight-decay", type=float, default=0.05, help="AdamW; not on biases, norms, positions")
     add("--clip-grad", type=float, default=1.0, help="largest gradient norm (official code)")
     add("--mask", type=float, default=0.25, help="share of tokens masked, alpha_1")
     add("--bank", choices=["complete", "queue"], default="complete",
-        help="complete: every feature of the data set (paper); queue: the own window's features and the "
-             "last 65,536 of earlier windows (official code)")
+        help="complete: every feature of the data set (paper); queue: the own window's features "
+             "and the last 65,536 of earlier windows (official code)")
     add("--tau", type=float, default=0.1, help="temperature of the student, Eq. 3")
-    add("--tau-m", type=float, default=0.07, help="temperature of the teacher, Eq. 4 (official YAML: 0.05)")
+    add("--tau-m", type=float, default=0.07,
+        help="temperature of the teacher, Eq. 4 (official YAML: 0.05)")
     add("--lam", type=float, default=0.5, help="weight of the one-hot target, Eq. 5")
     add("--color", type=float, nargs=4, default=[0.8, 0.8, 0.4, 0.2],
         help="jitter of brightness, contrast, saturation, hue")
@@ -93,11 +113,11 @@ def epoch_order(seed, epoch, n_windows):
 def pick_windows(step, args, halves):
     """The windows of a step as pairs (half index, first frame): a function of (seed, step) alone.
 
-    An epoch shows --windows-per-half windows of every half in random order. They start on any frame; with
-    --sampling bins the j-th of a half starts in the j-th of equally long bins.
+    An epoch shows --windows-per-half windows of every half in random order. They start on any
+    frame; with --sampling bins the j-th of a half starts in the j-th of equally long bins.
     """
     per_epoch = len(halves) * args.windows_per_half
-    numbers = np.arange(step * args.batch, (step + 1) * args.batch)   # windows counted since the start
+    numbers = np.arange(step * args.batch, (step + 1) * args.batch)   # windows since the start
     place = np.random.default_rng([args.seed, step, 1]).random(args.batch)
     picks = []
     for number, u in zip(numbers, place, strict=True):
@@ -111,8 +131,8 @@ def pick_windows(step, args, halves):
 
 
 def feature_rows(first_frame, n_tokens, half, n_features, align):
-    """Row of the half's features that belongs to each token of a window: that of the second in which the
-    clip's middle (or first) frame lies. Returns (L,) int64."""
+    """Row of the half's features that belongs to each token of a window: that of the second in
+    which the clip's middle (or first) frame lies. Returns (L,) int64."""
     frame = first_frame + data.CLIP_FRAMES * np.arange(n_tokens)      # first frame of each clip
     if align == "middle":
         frame = frame + data.CLIP_FRAMES // 2
@@ -131,22 +151,23 @@ def view(frames, cfg, args, device):
 
 
 # ------------------------------------------------------------------ the loss
-# Eq. 3-6 over the complete bank, without ever storing tokens x bank. With unit vectors and the soft centroid
-# c_i = sum_k s2_ik P_k, the cross-entropy of Eq. 6 is
+# Eq. 3-6 over the complete bank, without ever storing tokens x bank. With unit vectors and the soft
+# centroid c_i = sum_k s2_ik P_k, the cross-entropy of Eq. 6 is
 #
 #     L_i = -(lam z_i.P_i + (1 - lam) z_i.c_i) / tau  +  log sum_k exp(z_i.P_k / tau)
 #
-# Both c_i and the gradient of the last term, sum_k s1_ik P_k / tau, are *attention reads* of the bank: its
-# rows averaged with softmax weights. So the bank is streamed in chunks, and only sums are kept.
+# Both c_i and the gradient of the last term, sum_k s1_ik P_k / tau, are *attention reads* of the
+# bank: its rows averaged with softmax weights. So the bank is streamed in chunks, and only sums
+# are kept.
 CHUNK = 8192                      # bank rows at a time: (tokens x CHUNK) is all that is ever stored
 
 
 def attend(q, bank, tau, q_id=None, bank_id=None):
     """log sum_k exp(q_i.P_k / tau) and the read sum_k softmax_k(q_i.P_k / tau) P_k: (n,), (n, D_t).
 
-    q (n, D_t), bank (M, D_t), both of unit vectors: logits are at most 1 / tau, which takes the place of the
-    running maximum of an online softmax. Rows of the bank with bank_id equal to q_id are left out. Sums are
-    kept in float32, or in float64 for float64 vectors.
+    q (n, D_t), bank (M, D_t), both of unit vectors: logits are at most 1 / tau, which takes the
+    place of the running maximum of an online softmax. Rows of the bank with bank_id equal to q_id
+    are left out. Sums are kept in float32, or in float64 for float64 vectors.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     total = q.new_zeros(len(q), dtype=wide)
@@ -176,10 +197,11 @@ class BankLogSumExp(torch.autograd.Function):
 
 
 def sce_loss(z, p, c, bank, lam, tau):
-    """Eq. 3-6 with the complete bank, averaged over tokens. z (n, D_t) student tokens, p (n, D_t) their own
-    features P_i, c (n, D_t) their soft centroids, bank (M, D_t). All but c are unit vectors.
+    """Eq. 3-6 with the complete bank, averaged over tokens. z (n, D_t) student tokens,
+    p (n, D_t) their own features P_i, c (n, D_t) their soft centroids, bank (M, D_t).
+    All but c are unit vectors.
 
-    Rows equal to P_i (Eq. 5's indicator is by value) share the one-hot's weight, so that w_i sums to 1.
+    Rows equal to P_i (Eq. 5's indicator is by value) share the one-hot's weight: w_i sums to 1.
     """
     pull = (z * (lam * p + (1 - lam) * c)).sum(1) / tau               # (n,) = w_i . logits_i
     return (BankLogSumExp.apply(z, bank, tau) - pull).mean()
@@ -187,8 +209,8 @@ def sce_loss(z, p, c, bank, lam, tau):
 
 @torch.no_grad()
 def soft_centroids(bank, tau_m):
-    """c_i = sum_k s2_ik P_k of Eq. 4 for every row i of the bank; rows equal to P_i are left out of the
-    sum. (M, D_t). It does not depend on the student: computed once."""
+    """c_i = sum_k s2_ik P_k of Eq. 4 for every row i of the bank; rows equal to P_i are left out of
+    the sum. (M, D_t). It does not depend on the student: computed once."""
     # Equal rows get equal numbers: a random integer combination of their bits.
     gen = torch.Generator().manual_seed(0)
     code = torch.randint(-2 ** 62, 2 ** 62, (bank.shape[1],), generator=gen).to(bank.device)
@@ -199,11 +221,12 @@ def soft_centroids(bank, tau_m):
 
 
 def sce_loss_queue(z, p, queue, lam, tau, tau_m):
-    """The official code's version: the comparison set of a token is its own window's features and a queue
-    of earlier ones. z, p (B, L, D_t), queue (M, D_t). Only the aligned feature itself is left out of s2."""
+    """The official code's version: the comparison set of a token is its own window's features
+    and a queue of earlier ones. z, p (B, L, D_t), queue (M, D_t). Only the aligned feature
+    itself is left out of s2."""
     def similarity(x):                                                # (B, L, L + M)
         return torch.cat([x @ p.transpose(1, 2), x @ queue.T], 2)
-    own = torch.eye(p.shape[1], dtype=torch.bool, device=p.device)    # the aligned feature, by position
+    own = torch.eye(p.shape[1], dtype=torch.bool, device=p.device)    # the aligned one, by position
     own = F.pad(own, (0, len(queue)))                                 # (L, L + M)
     s2 = torch.softmax((similarity(p) / tau_m).masked_fill(own, -torch.inf), 2)       # Eq. 4
     w = torch.where(own, lam, (1 - lam) * s2)                         # Eq. 5; s2 is 0 at own
@@ -230,7 +253,8 @@ def memory_gb(device):
 # ------------------------------------------------------------------ run
 def main(args):
     device = torch.device(args.device)
-    bf16 = args.bf16 if args.bf16 is not None else device.type == "cuda" and torch.cuda.is_bf16_supported()
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    bf16 = has_bf16 if args.bf16 is None else args.bf16
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     if args.batch < 1 or args.accumulate < 1 or args.batch % args.accumulate:
         raise data.DataError(f"--batch {args.batch} cannot be split into {args.accumulate} equal "
@@ -244,15 +268,17 @@ def main(args):
                 for half in halves]
     widths = {f.shape[1] for f in features}
     if len(widths) > 1:
-        raise data.DataError(f"features of different widths: {sorted(widths)}; one teacher for all halves")
+        raise data.DataError(f"features of different widths: {sorted(widths)}; "
+                             "one teacher for all halves")
     row0 = np.cumsum([0] + [len(f) for f in features])                # first bank row of each half
-    bank = F.normalize(torch.from_numpy(np.concatenate(features, dtype=np.float32)), dim=1)   # (M, D_t)
+    bank = F.normalize(torch.from_numpy(np.concatenate(features, dtype=np.float32)),
+                       dim=1)                                         # (M, D_t)
     bank = bank.to(device, torch.bfloat16 if bf16 else torch.float32)
     print(f"data: bank of {len(bank):,} features x {bank.shape[1]}")
     per_epoch = len(halves) * args.windows_per_half
     if not args.steps and per_epoch < args.batch:
-        raise data.DataError(f"{args.data}: {per_epoch} windows an epoch are fewer than one --batch of "
-                             f"{args.batch}; raise --windows-per-half or give --steps")
+        raise data.DataError(f"{args.data}: {per_epoch} windows an epoch are fewer than one "
+                             f"--batch of {args.batch}; raise --windows-per-half or give --steps")
     total = args.steps or args.epochs * (per_epoch // args.batch)
     reader = data.FrameReader(args.workers)
 
@@ -260,9 +286,11 @@ def main(args):
     torch.manual_seed(args.seed)
     if args.init:
         stage1 = load_checkpoint(args.init)
-        cfg = with_changes(config_of(stage1), window_tokens=args.window, temporal_depth=args.temporal_depth)
+        cfg = with_changes(config_of(stage1), window_tokens=args.window,
+                           temporal_depth=args.temporal_depth)
     else:
-        cfg = with_changes(args.model, window_tokens=args.window, temporal_depth=args.temporal_depth)
+        cfg = with_changes(args.model, window_tokens=args.window,
+                           temporal_depth=args.temporal_depth)
     model = Comedian(cfg)
     if args.init:
         load_parts(model, stage1, ["spatial."], args.init)
@@ -277,9 +305,9 @@ def main(args):
         centroids = soft_centroids(bank, args.tau_m)                  # (M, D_t)
     else:
         queue = F.normalize(torch.randn(65536, bank.shape[1]), dim=1).to(bank)
-    print(f"stage 2: {cfg.model}, {sum(p.numel() for g in groups for p in g['params']):,} parameters, "
-          f"{total:,} steps of {args.batch} windows of {args.window} tokens on {device}, "
-          f"bf16 {'on' if bf16 else 'off'}")
+    print(f"stage 2: {cfg.model}, {sum(p.numel() for g in groups for p in g['params']):,} "
+          f"parameters, {total:,} steps of {args.batch} windows of {args.window} tokens "
+          f"on {device}, bf16 {'on' if bf16 else 'off'}")
 
     # -- resume
     out, start = Path(args.out), 0
@@ -294,13 +322,15 @@ def main(args):
         if args.bank == "queue":
             queue.copy_(state["queue"])
     elif (out / "last.pt").exists():
-        raise data.DataError(f"{out / 'last.pt'}: there is a run already; --resume it or choose another --out")
+        raise data.DataError(f"{out / 'last.pt'}: there is a run already; "
+                             "--resume it or choose another --out")
     out.mkdir(parents=True, exist_ok=True)
 
     # -- train
     def load(step):
         picks = pick_windows(step, args, halves)
-        frames = reader.read([(halves[h], first) for h, first in picks], data.CLIP_FRAMES * args.window)
+        frames = reader.read([(halves[h], first) for h, first in picks],
+                             data.CLIP_FRAMES * args.window)
         rows = [row0[h] + feature_rows(first, args.window, halves[h], len(features[h]), args.align)
                 for h, first in picks]
         return frames, torch.from_numpy(np.stack(rows))               # (B, T, H, W, 3), (B, L)
@@ -323,9 +353,11 @@ def main(args):
             z = F.normalize(z.float(), dim=2)
             if args.bank == "complete":
                 i = i.flatten()
-                loss = sce_loss(z.flatten(0, 1), bank[i].float(), centroids[i], bank, args.lam, args.tau)
+                loss = sce_loss(z.flatten(0, 1), bank[i].float(), centroids[i], bank,
+                                args.lam, args.tau)
             else:
-                loss = sce_loss_queue(z, bank[i].float(), queue.float(), args.lam, args.tau, args.tau_m)
+                loss = sce_loss_queue(z, bank[i].float(), queue.float(),
+                                      args.lam, args.tau, args.tau_m)
             (loss / args.accumulate).backward()
             loss_sum += loss.detach() / args.accumulate
         norm = nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]],
@@ -340,18 +372,19 @@ def main(args):
         if step % args.log_every == 0 or step == total:
             n, loss_mean = (step - 1) % args.log_every + 1, loss_sum.item()
             if not math.isfinite(loss_mean):
-                raise data.DataError(f"step {step}: the loss is {loss_mean}; the last good checkpoint is "
-                                     f"{out / 'last.pt'}; try a lower --lr")
-            line = (f"stage 2 | step {step}/{total} | loss {loss_mean / min(n, step - start):.4f} | "
-                    f"lr {optimizer.param_groups[0]['lr']:.2e} | grad {norm.item():.2f} | "
-                    f"{seen / (time.time() - since):.0f} clips/s | {memory_gb(device):.1f} GB")
+                raise data.DataError(f"step {step}: the loss is {loss_mean}; the last good "
+                                     f"checkpoint is {out / 'last.pt'}; try a lower --lr")
+            line = (f"stage 2 | step {step}/{total} | loss {loss_mean / min(n, step - start):.4f} "
+                    f"| lr {optimizer.param_groups[0]['lr']:.2e} | grad {norm.item():.2f} "
+                    f"| {seen / (time.time() - since):.0f} clips/s | {memory_gb(device):.1f} GB")
             tqdm.write(line)
             with open(out / "log.txt", "a") as log:
                 log.write(line + "\n")
             seen, since = 0, time.time()
             loss_sum.zero_()
         if step % args.save_every == 0 or step == total:
-            save_checkpoint(out / "last.pt", stage=2, step=step, config=asdict(cfg), args=vars(args),
+            save_checkpoint(out / "last.pt", stage=2, step=step,
+                            config=asdict(cfg), args=vars(args),
                             model=model.state_dict(), projector=projector.state_dict(),
                             optimizer=optimizer.state_dict(),
                             queue=queue if args.bank == "queue" else None)

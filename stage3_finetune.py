@@ -2,17 +2,18 @@
 Stage 3: the network learns to spot actions, from labels.
 
     python stage3_finetune.py --data frames/train --valid frames/valid --init runs/stage2/last.pt
-    python stage3_finetune.py --data frames/train --model vivit_micro --window 32 --batch 4 --steps 20
+    python stage3_finetune.py --data frames/ --model vivit_micro --window 32 --batch 4 --steps 20
 
-Reads   <data>/**/1_224p/00000001.jpg ...      frames of the matches that have labels; others are left out
+Reads   <data>/**/1_224p/00000001.jpg ...      frames of the matches with labels; others left out
         <data>/**/Labels-v2.json               (or below --labels)
-        --init                                 stage 2's (or stage 1's) last.pt; without it: from scratch
+        --init                                 stage 2's (or 1's) last.pt; without it: from scratch
 Writes  <out>/last.pt, <out>/best.pt, <out>/log.txt      infer.py spots with either checkpoint
 Method  paper Sec. 3.4, App. A.5: a linear head, Eq. 7; first the head alone, then everything.
 
-Differences from the paper: none by default. From the official code: a radius of 0.5 s, the full binary
-cross-entropy (Eq. 7 prints the positive half), windows of a half that do not overlap but for the two at its
-ends, the head phase without masking or drop path, both phases without warm-up, gradient clipping.
+Differences from the paper: none by default. From the official code: a radius of 0.5 s, the full
+binary cross-entropy (Eq. 7 prints the positive half), windows of a half that do not overlap
+but for the two at its ends, the head phase without masking or drop path, both phases without
+warm-up, gradient clipping.
 """
 import argparse
 import functools
@@ -33,8 +34,17 @@ from tqdm import tqdm
 import data
 import evaluate
 import infer
-from model import (MODELS, Comedian, config_of, decay_groups, load_checkpoint, load_parts, random_keep,
-                   save_checkpoint, with_changes)
+from model import (
+    MODELS,
+    Comedian,
+    config_of,
+    decay_groups,
+    load_checkpoint,
+    load_parts,
+    random_keep,
+    save_checkpoint,
+    with_changes,
+)
 
 
 # ------------------------------------------------------------------ options
@@ -49,24 +59,30 @@ def parse_args(argv=None):
     add("--valid-every", type=int, default=5, help="epochs between validations")
     add("--init", help="checkpoint of stage 2 or 1 for the transformers; default: random weights")
     add("--out", default="runs/stage3", help="folder for last.pt, best.pt and log.txt")
-    add("--model", default="vivit_tiny", choices=MODELS, help="network; with --init it must be the same")
-    add("--window", type=int, default=64, help="tokens (seconds at 2 fps) per window; stage 2's, if any")
+    add("--model", default="vivit_tiny", choices=MODELS,
+        help="network; with --init it must be the same")
+    add("--window", type=int, default=64,
+        help="tokens (seconds at 2 fps) per window; stage 2's, if any")
     add("--head-epochs", type=int, default=30, help="first phase: the head alone")
     add("--epochs", type=int, default=20, help="second phase: everything (paper: 20, ViSwin 10)")
-    add("--head-steps", type=int, default=0, help="optimiser steps, instead of --head-epochs; 0 = off")
+    add("--head-steps", type=int, default=0,
+        help="optimiser steps, instead of --head-epochs; 0 = off")
     add("--steps", type=int, default=0, help="optimiser steps, instead of --epochs; 0 = off")
     add("--head-phase", choices=["head", "temporal"], default="head",
-        help="head: the frozen rest sees augmented frames (paper); temporal: the temporal transformer learns "
-             "too, on spatial tokens that are computed once per half, plain and mirrored (ours, cheap)")
+        help="head: the frozen rest sees augmented frames (paper); temporal: the temporal "
+             "transformer learns too, on spatial tokens that are computed once per half, plain "
+             "and mirrored (ours, cheap)")
     add("--windows-per-half", type=int, default=25, help="per epoch (paper: 50 per match)")
     add("--batch", type=int, default=64, help="windows per step")
-    add("--accumulate", type=int, default=1, help="split the batch into this many passes (less memory)")
-    add("--lr", type=float, default=5e-4, help="peak for 256 windows of 64 frames; scales with both "
-                                               "(paper: ViViT 5e-4, ViSwin 3e-4)")
+    add("--accumulate", type=int, default=1,
+        help="split the batch into this many passes (less memory)")
+    add("--lr", type=float, default=5e-4,
+        help="peak for 256 windows of 64 frames; scales with both (paper: ViViT 5e-4, ViSwin 3e-4)")
     add("--head-lr", type=float, default=None, help="the same for the first phase; None = --lr")
     add("--weight-decay", type=float, default=0.05, help="AdamW; not on biases, norms, positions")
     add("--clip-grad", type=float, default=1.0, help="largest gradient norm (official code)")
-    add("--mask", type=float, default=0.25, help="share of tokens masked in the second phase, alpha_2")
+    add("--mask", type=float, default=0.25,
+        help="share of tokens masked in the second phase, alpha_2")
     add("--mixup", type=float, default=0.1, help="Beta(a, a), one coefficient per window; 0 = off")
     add("--prior", type=float, default=0.5,
         help="score of every class before training; 0.5 = head bias 0 (official code), "
@@ -91,10 +107,11 @@ def labelled(root, labels_root, classes):
     halves = data.find_halves(root)
     print(data.describe(halves, root))
     paths = {half.match: Path(labels_root) / half.match / evaluate.LABELS for half in halves}
-    events = {match: data.read_labels(path, classes) for match, path in paths.items() if path.exists()}
+    events = {match: data.read_labels(path, classes)
+              for match, path in paths.items() if path.exists()}
     if not events:
-        raise data.DataError(f"{labels_root}: none of the {len(paths)} matches has a {evaluate.LABELS}; "
-                             "give --labels the folder they are kept in")
+        raise data.DataError(f"{labels_root}: none of the {len(paths)} matches has a "
+                             f"{evaluate.LABELS}; give --labels the folder they are kept in")
     counts = np.bincount([event.label for match in events.values() for event in match],
                          minlength=len(classes))
     print(f"data: {len(events)} of {len(paths)} matches have labels: "
@@ -106,8 +123,9 @@ def labelled(root, labels_root, classes):
 def epoch_windows(seed, epoch, n_frames, window_frames, per_half):
     """All windows of an epoch in random order, as pairs (half index, first frame).
 
-    Of every half the first and the last window (kick-offs, last-second actions) and up to per_half - 2
-    others that do not overlap each other: sorted random offsets into the room that they leave.
+    Of every half the first and the last window (kick-offs, last-second actions) and up to
+    per_half - 2 others that do not overlap each other: sorted random offsets into the room
+    that they leave.
     """
     rng, windows = np.random.default_rng([seed, epoch]), []
     for h, frames in enumerate(n_frames):
@@ -119,7 +137,7 @@ def epoch_windows(seed, epoch, n_frames, window_frames, per_half):
 
 
 def pick_windows(step, args, n_frames):
-    """The windows of a step: a function of (seed, step) alone. Epochs follow each other without a seam."""
+    """The windows of a step: a function of (seed, step) alone. Epochs follow without a seam."""
     picks, place = [], step * args.batch
     while len(picks) < args.batch:
         per_epoch = len(epoch_windows(args.seed, 0, n_frames, data.CLIP_FRAMES * args.window,
@@ -149,7 +167,7 @@ def view(frames, cfg, args, device):
 def mixup(x, y, alpha):
     """Every window mixed with another of the batch, x (B, ...) and labels y (B, L, K) alike.
 
-    BCE is linear in its labels, so mixed labels give the mixed loss lam BCE(y1) + (1 - lam) BCE(y2).
+    BCE is linear in its labels: mixed labels give the mixed loss lam BCE(y1) + (1 - lam) BCE(y2).
     """
     if not alpha:
         return x, y
@@ -203,7 +221,8 @@ def validate(model, halves, events, reader, device, autocast):
 # ------------------------------------------------------------------ run
 def main(args):
     device = torch.device(args.device)
-    bf16 = args.bf16 if args.bf16 is not None else device.type == "cuda" and torch.cuda.is_bf16_supported()
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    bf16 = has_bf16 if args.bf16 is None else args.bf16
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     if args.batch < 1 or args.accumulate < 1 or args.batch % args.accumulate:
         raise data.DataError(f"--batch {args.batch} cannot be split into {args.accumulate} equal "
@@ -215,7 +234,8 @@ def main(args):
     classes = data.read_classes(args.classes)
     halves, events = labelled(args.data, args.labels or args.data, classes)
     halves = data.of_length(halves, args.window, "a window")
-    truth = [data.frame_labels(events[half.match], half, args.radius, len(classes)) for half in halves]
+    truth = [data.frame_labels(events[half.match], half, args.radius, len(classes))
+             for half in halves]
     if args.valid:
         valid_halves, valid_events = labelled(args.valid, args.valid, classes)
     n_frames = tuple(half.n_frames for half in halves)
@@ -231,8 +251,8 @@ def main(args):
         before = load_checkpoint(args.init)
         cfg = config_of(before)
         if before["stage"] == 2 and cfg.window_tokens != args.window:
-            raise data.DataError(f"{args.init}: was trained on windows of {cfg.window_tokens} tokens; "
-                                 f"give --window {cfg.window_tokens}")
+            raise data.DataError(f"{args.init}: was trained on windows of {cfg.window_tokens} "
+                                 f"tokens; give --window {cfg.window_tokens}")
         cfg = with_changes(cfg, window_tokens=args.window, classes=classes)
     else:
         cfg = with_changes(args.model, window_tokens=args.window, classes=classes)
@@ -241,8 +261,9 @@ def main(args):
         load_parts(model, before, ["spatial."] + ["temporal."] * (before["stage"] >= 2), args.init)
     nn.init.constant_(model.head.bias, math.log(args.prior / (1 - args.prior)))
     model = model.to(device)
-    print(f"stage 3: {cfg.model}, {sum(p.numel() for p in model.parameters()):,} parameters, "
-          f"{head_steps:,} + {total - head_steps:,} steps of {args.batch} windows of {args.window} tokens "
+    print(f"stage 3: {cfg.model}, {sum(p.numel() for p in model.parameters()):,} "
+          f"parameters, {head_steps:,} + {total - head_steps:,} steps "
+          f"of {args.batch} windows of {args.window} tokens "
           f"on {device}, bf16 {'on' if bf16 else 'off'}")
 
     def phase_optimizer(step):
@@ -267,7 +288,8 @@ def main(args):
         if start != head_steps:                                       # there the new phase begins
             optimizer.load_state_dict(state["optimizer"])
     elif (out / "last.pt").exists():
-        raise data.DataError(f"{out / 'last.pt'}: there is a run already; --resume it or choose another --out")
+        raise data.DataError(f"{out / 'last.pt'}: there is a run already; "
+                             "--resume it or choose another --out")
     else:
         optimizer = phase_optimizer(0)
     out.mkdir(parents=True, exist_ok=True)
@@ -276,7 +298,8 @@ def main(args):
     cached = args.head_phase == "temporal"
     tokens = []                                                       # per half (2, n_tokens, D)
     if cached and start < head_steps:
-        plain, mirrored = ([h for _, h in infer.encode_halves(model, halves, reader, device, autocast, flip=f)]
+        plain, mirrored = ([h for _, h in infer.encode_halves(model, halves, reader, device,
+                                                              autocast, flip=f)]
                            for f in (False, True))
         tokens = [torch.stack(pair) for pair in zip(plain, mirrored, strict=True)]
 
@@ -286,7 +309,8 @@ def main(args):
             picks = [(h, first // data.CLIP_FRAMES * data.CLIP_FRAMES) for h, first in picks]
             x = picks
         else:
-            x = reader.read([(halves[h], first) for h, first in picks], data.CLIP_FRAMES * args.window)
+            x = reader.read([(halves[h], first) for h, first in picks],
+                            data.CLIP_FRAMES * args.window)
         y = np.stack([token_labels(truth[h], first, args.window) for h, first in picks])
         return x, torch.from_numpy(y)                                 # (B, T, H, W, 3), (B, L, K)
 
@@ -310,8 +334,8 @@ def main(args):
             if head_only and cached:
                 flip = torch.randint(0, 2, (len(y),)).tolist()
                 first = [f // data.CLIP_FRAMES for _, f in part]
-                h = torch.stack([tokens[i][m, t:t + args.window]
-                                 for (i, _), m, t in zip(part, flip, first, strict=True)])      # (b, L, D)
+                h = torch.stack([tokens[i][m, t:t + args.window]      # (b, L, D)
+                                 for (i, _), m, t in zip(part, flip, first, strict=True)])
                 h, y = mixup(h, y, args.mixup)
                 with autocast:
                     logits = model.spot(model.contextualize(h))       # (b, L, K)
@@ -335,21 +359,23 @@ def main(args):
         if step % args.log_every == 0 or step == total:
             n, loss_mean = (step - 1) % args.log_every + 1, loss_sum.item()
             if not math.isfinite(loss_mean):
-                raise data.DataError(f"step {step}: the loss is {loss_mean}; the last good checkpoint is "
-                                     f"{out / 'last.pt'}; try a lower --lr")
-            line = (f"stage 3 | step {step}/{total} | loss {loss_mean / min(n, step - start):.4f} | "
-                    f"lr {optimizer.param_groups[0]['lr']:.2e} | grad {norm.item():.2f} | "
-                    f"{seen / (time.time() - since):.0f} clips/s | {memory_gb(device):.1f} GB")
+                raise data.DataError(f"step {step}: the loss is {loss_mean}; the last good "
+                                     f"checkpoint is {out / 'last.pt'}; try a lower --lr")
+            line = (f"stage 3 | step {step}/{total} | loss {loss_mean / min(n, step - start):.4f} "
+                    f"| lr {optimizer.param_groups[0]['lr']:.2e} | grad {norm.item():.2f} "
+                    f"| {seen / (time.time() - since):.0f} clips/s | {memory_gb(device):.1f} GB")
             tqdm.write(line)
             with open(out / "log.txt", "a") as log:
                 log.write(line + "\n")
             seen, since = 0, time.time()
             loss_sum.zero_()
         better = False
-        if args.valid and (step % max(1, args.valid_every * per_epoch // args.batch) == 0 or step == total):
+        if args.valid and (step % max(1, args.valid_every * per_epoch // args.batch) == 0
+                           or step == total):
             amap = validate(model, valid_halves, valid_events, reader, device, autocast)
             better, best = amap > best, max(amap, best)
-            line = f"stage 3 | step {step}/{total} | valid t-AmAP {100 * amap:.2f} % | best {100 * best:.2f} %"
+            line = (f"stage 3 | step {step}/{total} | valid t-AmAP {100 * amap:.2f} % "
+                    f"| best {100 * best:.2f} %")
             tqdm.write(line)
             with open(out / "log.txt", "a") as log:
                 log.write(line + "\n")
