@@ -43,10 +43,11 @@ def write_run(folder, log):
 
 @pytest.fixture
 def spotted(tmp_path):
-    """(scores, labels): what infer.py leaves for two matches of one half, 40 s, windows of 16 s.
+    """(scores, labels): what infer.py leaves for two matches, 40 s of half 1 in windows of 16 s.
 
     In each, a Goal is spotted at 0:12 with 0.9, a Foul at 0:30 with 0.5 and a Corner with 0.1. What
     happened: a Goal at 12.4 s, a Kick-off that is not shown at 20 s, and a Foul in half 2.
+    Of the second match there are 10 s of half 2 as well, with a Corner in second 6.
     """
     starts = np.array(data.window_starts(40, 16, 8))
     windows = np.zeros((len(starts), 16, 4), np.float32)
@@ -64,8 +65,12 @@ def spotted(tmp_path):
         for root in ("scores", "labels"):
             (tmp_path / root / match).mkdir(parents=True)
         folder = tmp_path / "scores" / match
-        np.savez(folder / evaluate.SCORES, classes=np.array(CLASSES), token_s=1.0,
-                 url_local=match, windows_1=windows, starts_1=starts, tokens_1=40)
+        second = np.zeros((1, 16, 4), np.float32)
+        second[0, 6, 2] = 0.7
+        half_2 = {"windows_2": second, "starts_2": np.array([0]), "tokens_2": 10}
+        np.savez(folder / evaluate.SCORES, classes=np.array(CLASSES), token_s=1.0, url_local=match,
+                 windows_1=windows, starts_1=starts, tokens_1=40,
+                 **(half_2 if match == MATCHES[1] else {}))
         data.write_predictions(folder / evaluate.PREDICTIONS, match, found, CLASSES)
         (tmp_path / "labels" / match / evaluate.LABELS).write_text(json.dumps({"annotations": [
             dict(zip(("gameTime", "label", "position", "visibility"), row, strict=True))
@@ -159,6 +164,11 @@ def test_scores_are_merged_as_infer_does(spotted):
     assert torch.equal(torch.from_numpy(scores), torch.from_numpy(by_infer))
 
 
+def test_the_other_half(spotted):
+    scores, _, _ = report.read_half(spotted[0] / MATCHES[1], 2)
+    assert scores.shape == (10, 4) and np.argwhere(scores).tolist() == [[6, 2]]
+
+
 def test_marks_stand_where_things_happened(tmp_path, spotted):
     figure = timeline(tmp_path / "timeline.png", spotted)
     axes, = figure.axes
@@ -193,6 +203,8 @@ def test_time_is_token_s_and_ticks_read_as_a_clock(tmp_path):
     figure = report.draw_timeline(tmp_path / "t.png", "m", 2, np.zeros((1350, 17)), 2.0,
                                   data.SOCCERNET_CLASSES, none)
     axes, = figure.axes
+    assert max(c.get_paths()[0].vertices[:, 0].max() for c in axes.collections
+               if c.get_label().startswith("score")) == 2698          # the last token's second
     assert len(axes.get_yticklabels()) == 17 and "true" not in marks(figure)
     ticks = [text.get_text() for text in axes.get_xticklabels() if text.get_text()]
     assert ticks[ticks.index("0:00"):][:10] == [f"{m}:00" for m in range(0, 50, 5)]
