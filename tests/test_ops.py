@@ -277,7 +277,7 @@ def test_average_map_by_hand(predictions, labels, delta, expected, average_map):
     torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=1e-15, atol=0)
 
 
-def random_events(seed, n_halves=4, n_classes=3, n_predictions=120, n_labels=25, last_frame=60):
+def random_events(seed, n_halves=5, n_classes=3, n_predictions=120, n_labels=25, last_frame=60):
     """Arguments of average_map, unordered, some twice; scores tied, negative, NaN or infinite."""
     gen = torch.Generator().manual_seed(seed)
 
