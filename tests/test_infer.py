@@ -99,6 +99,19 @@ def test_mirrored_tokens(net, matches):
     assert not torch.allclose(mirrored, plain, atol=1e-2)
 
 
+@torch.no_grad()
+def test_a_network_in_training_is_evaluated(matches):
+    """Stage 3 validates between its steps: drop path must not reach the scores."""
+    torch.manual_seed(0)
+    cfg = with_changes("vivit_micro", window_tokens=WINDOW, classes=CLASSES, drop_path=0.9)
+    model, half = Comedian(cfg).train(), data.find_halves(matches)[0]
+    (_, h), = encode(model, [half])
+    scores, _ = infer.window_scores(model, h, 4, contextlib.nullcontext())
+    (_, again), = encode(model.eval(), [half])
+    assert torch.equal(h, again)
+    assert torch.equal(scores, infer.window_scores(model, h, 4, contextlib.nullcontext())[0])
+
+
 # ------------------------------------------------------------------ 2. every second
 def planted(n_tokens, events, stride):
     """Window scores as if the network saw nothing but `events`, pairs (token, class)."""
