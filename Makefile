@@ -67,6 +67,8 @@ demo: $(RUNS)/test/metrics.json $(RUNS)/curves.png $(RUNS)/timeline.png
 	@echo "scores, truth  $(RUNS)/timeline.png"
 	@echo "loss curves    $(RUNS)/curves.png"
 	@echo "every number   $(RUNS)/test/metrics.json"
+	@echo "the table      evaluate.py --predictions $(RUNS)/test --labels $(DEMO)/test --classes $(DEMO)/classes.txt"
+	@echo "train anew     make clean-demo demo"
 
 $(DEMO)/synthetic.json: stage0_prepare.py | $(VENV)/.run
 	$(PY) stage0_prepare.py synthetic --out $(DEMO) --seed $(SEED)
