@@ -642,8 +642,9 @@ def test_accumulation_changes_nothing(stage, options, matches, tmp_path, monkeyp
         run(stage, matches, tmp_path / passes, *options, "--accumulate", passes, "--steps", "1")
     one, four = calls[0], calls[len(calls) // 2]
     assert sum((g != 0).any() for g in one) > len(one) / 2
-    for a, b in zip(one, four, strict=True):
-        torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-6)
+    scale = torch.stack([g.norm() for g in one]).norm()
+    for a, b in zip(one, four, strict=True):              # float32: small entries are sums that cancel
+        assert (a - b).norm() <= 1e-3 * a.norm() + 1e-5 * scale
 
 
 def test_the_phases_of_stage_3(matches, tmp_path, monkeypatch):
