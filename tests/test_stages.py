@@ -643,7 +643,7 @@ def test_accumulation_changes_nothing(stage, options, matches, tmp_path, monkeyp
     one, four = calls[0], calls[len(calls) // 2]
     assert sum((g != 0).any() for g in one) > len(one) / 2
     scale = torch.stack([g.norm() for g in one]).norm()
-    for a, b in zip(one, four, strict=True):              # float32: small entries are sums that cancel
+    for a, b in zip(one, four, strict=True):          # float32: small sums cancel
         assert (a - b).norm() <= 1e-3 * a.norm() + 1e-5 * scale
 
 
