@@ -146,7 +146,7 @@ def frame_folder(match, number, folder, images):
     digits = min(len(m[2]) for m in images)                # 1 where numbers are not padded
     fps = DEFAULT_FPS
     if (folder / "fps.txt").exists():
-        text = (folder / "fps.txt").read_text().strip()
+        text = (folder / "fps.txt").read_text(errors="replace").strip()
         try:
             fps = float(text)
         except ValueError:

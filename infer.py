@@ -31,7 +31,7 @@ from tqdm import tqdm
 import data
 import evaluate
 import ops
-from model import Comedian, config_of, load_checkpoint, load_parts
+from model import Comedian, config_of, device_name, load_checkpoint, load_parts
 
 
 # ------------------------------------------------------------------ options
@@ -59,7 +59,8 @@ def parse_args(argv=None):
     add("--bf16", action=argparse.BooleanOptionalAction, default=None,
         help="bfloat16 autocast; None = where a CUDA device has it")
     add("--workers", type=int, default=0, help="decoding threads; 0 = one per core")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda, cuda:1, ...")
     return p.parse_args(argv)
 
 
@@ -154,6 +155,7 @@ def main(args):
     # -- data
     halves = data.find_halves(args.data)
     print(data.describe(halves, args.data))
+    halves = data.of_length(halves, 1, "one clip")
 
     # -- network
     checkpoint = load_checkpoint(args.checkpoint)

@@ -13,6 +13,7 @@ data.py; N patches per frame.
 
 Also here: configurations, checkpoints. Nothing here reads data or trains.
 """
+import argparse
 import dataclasses
 import os
 from dataclasses import dataclass
@@ -431,6 +432,30 @@ def load_checkpoint(path):
     if not isinstance(checkpoint, dict) or not {"model", "config", "stage"} <= set(checkpoint):
         raise DataError(f"{path}: not a checkpoint of this project's stages")
     return checkpoint
+
+
+# Flags that may differ between a run and its --resume: they change how, not what is computed.
+FREE_FLAGS = {"data", "labels", "features", "valid", "init", "out", "accumulate", "workers",
+              "device", "log_every", "save_every", "resume"}
+
+
+def check_same_run(checkpoint, args, path):
+    """A resumed run must be the run it was: DataError names the flags that differ."""
+    was, now = checkpoint["args"], vars(args)
+    differ = [f"--{flag.replace('_', '-')} {was[flag]} (now {now[flag]})" for flag in now
+              if flag not in FREE_FLAGS and flag in was and was[flag] != now[flag]]
+    if differ:
+        raise DataError(f"{path}: was run with {', '.join(differ)}; --resume wants the same flags")
+
+
+def device_name(name):
+    """For argparse: `name` if torch can put a tensor there, else a one-line refusal."""
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:       # no such device; torch without CUDA
+        raise argparse.ArgumentTypeError(f"torch cannot use {name!r} here "
+                                         f"({str(error).splitlines()[0]})") from None
+    return name
 
 
 def config_of(checkpoint):

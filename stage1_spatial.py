@@ -33,8 +33,10 @@ import data
 from model import (
     MODELS,
     Projector,
+    check_same_run,
     config_of,
     decay_groups,
+    device_name,
     load_checkpoint,
     save_checkpoint,
     spatial_encoder,
@@ -80,7 +82,8 @@ def parse_args(argv=None):
     add("--bf16", action=argparse.BooleanOptionalAction, default=None,
         help="bfloat16 autocast; None = where a CUDA device has it")
     add("--workers", type=int, default=0, help="decoding threads; 0 = one per core")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda, cuda:1, ...")
     add("--seed", type=int, default=0)
     add("--log-every", type=int, default=20, help="steps per log line")
     add("--save-every", type=int, default=500, help="steps per checkpoint")
@@ -206,6 +209,7 @@ def main(args):
         state = load_checkpoint(out / "last.pt")
         if config_of(state) != cfg or state["stage"] != 1:
             raise data.DataError(f"{out / 'last.pt'}: is not a stage-1 run of {args.model}")
+        check_same_run(state, args, out / "last.pt")
         online.load_state_dict(state["online"])
         target.load_state_dict(state["target"])
         predictor.load_state_dict(state["predictor"])

@@ -35,8 +35,10 @@ from model import (
     MODELS,
     Comedian,
     Projector,
+    check_same_run,
     config_of,
     decay_groups,
+    device_name,
     load_checkpoint,
     load_parts,
     random_keep,
@@ -57,7 +59,7 @@ def parse_args(argv=None):
     add("--init", help="stage-1 checkpoint for the spatial encoder; default: random weights")
     add("--out", default="runs/stage2", help="folder for last.pt and log.txt")
     add("--model", default="vivit_tiny", choices=MODELS,
-        help="network; with --init it must be the same")
+        help="network, where there is no --init; with --init, that checkpoint's")
     add("--window", type=int, default=64,
         help="tokens (seconds at 2 fps) per window; paper: 32, best 64")
     add("--temporal-depth", type=int, default=None,
@@ -96,7 +98,8 @@ def parse_args(argv=None):
     add("--bf16", action=argparse.BooleanOptionalAction, default=None,
         help="bfloat16 autocast; None = where a CUDA device has it")
     add("--workers", type=int, default=0, help="decoding threads; 0 = one per core")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda, cuda:1, ...")
     add("--seed", type=int, default=0)
     add("--log-every", type=int, default=20, help="steps per log line")
     add("--save-every", type=int, default=500, help="steps per checkpoint")
@@ -259,6 +262,11 @@ def main(args):
     if args.batch < 1 or args.accumulate < 1 or args.batch % args.accumulate:
         raise data.DataError(f"--batch {args.batch} cannot be split into {args.accumulate} equal "
                              "parts: --accumulate must divide it")
+    if args.window < 1 or not 0 <= args.mask < 1:
+        raise data.DataError(f"--window {args.window} must be 1 or more and --mask {args.mask} a "
+                             "share below 1")
+    if min(args.tau, args.tau_m) < 0.03:                  # exp(-2 / tau) must not vanish in float32
+        raise data.DataError(f"--tau {args.tau} and --tau-m {args.tau_m} must be at least 0.03")
 
     # -- data
     halves = data.find_halves(args.data)
@@ -315,6 +323,7 @@ def main(args):
         state = load_checkpoint(out / "last.pt")
         if config_of(state) != cfg or state["stage"] != 2:
             raise data.DataError(f"{out / 'last.pt'}: is not a stage-2 run of this model")
+        check_same_run(state, args, out / "last.pt")
         model.load_state_dict(state["model"])
         projector.load_state_dict(state["projector"])
         optimizer.load_state_dict(state["optimizer"])

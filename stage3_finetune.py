@@ -37,8 +37,10 @@ import infer
 from model import (
     MODELS,
     Comedian,
+    check_same_run,
     config_of,
     decay_groups,
+    device_name,
     load_checkpoint,
     load_parts,
     random_keep,
@@ -60,7 +62,7 @@ def parse_args(argv=None):
     add("--init", help="checkpoint of stage 2 or 1 for the transformers; default: random weights")
     add("--out", default="runs/stage3", help="folder for last.pt, best.pt and log.txt")
     add("--model", default="vivit_tiny", choices=MODELS,
-        help="network; with --init it must be the same")
+        help="network, where there is no --init; with --init, that checkpoint's")
     add("--window", type=int, default=64,
         help="tokens (seconds at 2 fps) per window; stage 2's, if any")
     add("--head-epochs", type=int, default=30, help="first phase: the head alone")
@@ -93,7 +95,8 @@ def parse_args(argv=None):
     add("--bf16", action=argparse.BooleanOptionalAction, default=None,
         help="bfloat16 autocast; None = where a CUDA device has it")
     add("--workers", type=int, default=0, help="decoding threads; 0 = one per core")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda, cuda:1, ...")
     add("--seed", type=int, default=0)
     add("--log-every", type=int, default=20, help="steps per log line")
     add("--save-every", type=int, default=500, help="steps per checkpoint")
@@ -227,6 +230,9 @@ def main(args):
     if args.batch < 1 or args.accumulate < 1 or args.batch % args.accumulate:
         raise data.DataError(f"--batch {args.batch} cannot be split into {args.accumulate} equal "
                              "parts: --accumulate must divide it")
+    if args.window < 1 or not 0 <= args.mask < 1:
+        raise data.DataError(f"--window {args.window} must be 1 or more and --mask {args.mask} a "
+                             "share below 1")
     if not 0 < args.prior < 1:
         raise data.DataError(f"--prior {args.prior} is no score; it must lie between 0 and 1")
 
@@ -282,6 +288,7 @@ def main(args):
         state = load_checkpoint(out / "last.pt")
         if config_of(state) != cfg or state["stage"] != 3:
             raise data.DataError(f"{out / 'last.pt'}: is not a stage-3 run of this model")
+        check_same_run(state, args, out / "last.pt")
         model.load_state_dict(state["model"])
         start, best = state["step"], state["best"]
         optimizer = phase_optimizer(start)

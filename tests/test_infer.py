@@ -69,7 +69,7 @@ def test_one_pass_equals_encoding_every_window(stride, net, matches):
             frames = reader.read([(half, 2 * start)], 2 * WINDOW)                 # (1, T, H, W, 3)
             x = data.resize(data.to_float(frames, CPU), net.cfg.image_size)
             expected = net.spot(net.tokens(data.normalize(x, per_frame=True))).sigmoid()[0]
-            torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)      # other batch sizes
         assert scores.std(1).mean() > 0.01                # the comparison is not one of constants
 
 
@@ -83,7 +83,7 @@ def test_batches_change_nothing(batch, net, matches):
         torch.testing.assert_close(small, h, rtol=0, atol=1e-5)
         together = infer.window_scores(net, h, 2, contextlib.nullcontext())[0]
         apart = infer.window_scores(net, h, 2, contextlib.nullcontext(), batch=batch)[0]
-        torch.testing.assert_close(apart, together, rtol=0, atol=1e-6)
+        torch.testing.assert_close(apart, together, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()

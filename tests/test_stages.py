@@ -6,6 +6,7 @@ What these tests prove about the three training stages:
   3. queue, momentum encoder, mixup and accumulation do what they say, seen from inside a run
   4. a run that was killed ends, resumed, in the same bits; a mistake is one line, exit code 2
 """
+import argparse
 import collections
 import math
 import re
@@ -960,3 +961,32 @@ def test_a_mistake_is_one_line_and_exit_code_2(script, tmp_path):
     assert done.returncode == 2
     line, = done.stderr.splitlines()
     assert line.startswith(f"error: {tmp_path}: no folder of .jpg or .png frames below it")
+
+
+# ------------------------------------------------------------------ what is refused before a run
+@pytest.mark.parametrize("stage, flags, said", [
+    (stage1, ["--batch", "0"], "--batch 0"),
+    (stage2, ["--window", "0"], "--window 0"),
+    (stage2, ["--mask", "1"], "--mask 1"),
+    (stage2, ["--tau-m", "0.01"], "0.03"),
+    (stage3, ["--prior", "0"], "--prior 0"),
+])
+def test_senseless_flags(stage, flags, said, matches):
+    args = stage.parse_args(["--data", str(matches), *flags])
+    with pytest.raises(data.DataError, match=said):
+        stage.main(args)
+
+
+def test_unknown_device(capsys):
+    with pytest.raises(SystemExit) as refused:
+        stage1.parse_args(["--data", "x", "--device", "toaster"])
+    assert refused.value.code == 2
+    assert "torch cannot use 'toaster'" in capsys.readouterr().err
+
+
+def test_a_resumed_run_is_the_run_it_was(tmp_path):
+    """Flags that change the numbers are named; those that only say where and how fast are free."""
+    saved = {"args": {"lr": 1e-3, "steps": 4, "workers": 1, "out": "a"}}
+    model.check_same_run(saved, argparse.Namespace(lr=1e-3, steps=4, workers=2, out="b"), "last.pt")
+    with pytest.raises(data.DataError, match=r"--steps 4 \(now 5\)"):
+        model.check_same_run(saved, argparse.Namespace(lr=1e-3, steps=5, workers=1, out="a"), "x")
