@@ -2,8 +2,8 @@
 How fast the kernels are, beside peers, in one process, on scores the size of SoccerNet's test
 split.
 
-    python benchmarks/kernels.py                     # 100 matches, about 8 minutes
-    python benchmarks/kernels.py --matches 10        # about a minute
+    python benchmarks/kernels.py                     # 100 matches, 2 minutes and more
+    python benchmarks/kernels.py --matches 10        # less than a minute
     pip install numba                                # for that peer
     pip install --no-deps SoccerNet==0.2.0           # for the official evaluator
 
@@ -18,7 +18,6 @@ All of it on one thread, but for the table of threads. numba's compile time is n
 import argparse
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -514,12 +513,19 @@ def nonzero_detections(kept):
 def one_size(n_matches):
     """In a process of its own, for its peak of memory: the pipeline at one size."""
     windows, labels = workload(n_matches, hz=1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = memory_mib("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")         # forget the peak that making it reached
     times = [seconds(lambda: pipeline(windows, labels, 2 * n_matches, 12)) for _ in range(5)]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"  {n_matches:6,} matches   {1e3 * statistics.median(times):9.1f} ms "
-          f"{1e3 * statistics.median(times) / n_matches:9.3f} ms a match   peak of the process "
-          f"{peak / 1024:7.0f} MiB, {(peak - before) / 1024:6.0f} above its input", flush=True)
+    median = 1e3 * statistics.median(times)
+    print(f"  {n_matches:6,} matches {median:9.1f} ms, {median / n_matches:6.3f} ms a match; window "
+          f"scores {windows[0].nbytes / 2**20:6.0f} MiB, at most "
+          f"{memory_mib('VmHWM') - before:5.0f} MiB more", flush=True)
+
+
+def memory_mib(field):
+    """VmRSS, the memory that this process holds now, or VmHWM, the most that it held. Linux."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{field}:")[1].split()[0]) / 1024
 
 
 def machine():

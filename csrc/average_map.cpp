@@ -65,16 +65,24 @@ int64_t group_events(const int64_t* half, const int64_t* cls, const int64_t* fra
   std::vector<int64_t>& first = grouped.first;
   first.assign(n_groups + 1, 0);
   bool in_order = true;
-  int64_t last_group = -1, last_frame = -1;
+  int64_t last_group = 0, last_frame = -1;
+  int64_t run = 0;  // events of last_group since it came up, counted here: a register is faster
   for (int64_t i = 0; i < n; ++i) {
     if (half[i] < 0 || half[i] >= n_halves || cls[i] < 0 || cls[i] >= n_classes || frame[i] < 0)
       return i;
     const int64_t group = half[i] * n_classes + cls[i];
-    in_order &= group > last_group || (group == last_group && frame[i] > last_frame);
-    last_group = group;
+    if (group != last_group) {
+      in_order &= group > last_group;
+      first[last_group + 1] += run;
+      run = 0;
+      last_group = group;
+    } else {
+      in_order &= frame[i] > last_frame;
+    }
     last_frame = frame[i];
-    ++first[group + 1];
+    ++run;
   }
+  if (n > 0) first[last_group + 1] += run;
   for (int64_t g = 0; g < n_groups; ++g) first[g + 1] += first[g];
   grouped.frame = frame;
   grouped.value = value;
@@ -121,7 +129,7 @@ void tally_class(const Events<double>& predictions, const Events<uint8_t>& label
                  const int64_t* delta_frames, int64_t n_deltas, int64_t* tally) {
   int64_t* const detected = tally + 2;
   std::vector<Prediction> found;
-  std::vector<int64_t> at_or_after;  // for each label, the first prediction that is not before it
+  std::vector<int64_t> within;  // for each label, the first prediction within reach of it
   for (int64_t h = half_begin; h < half_end; ++h) {
     const int64_t group = h * n_classes + cls;
     const int64_t* label = labels.frame + labels.first[group];
@@ -130,7 +138,7 @@ void tally_class(const Events<double>& predictions, const Events<uint8_t>& label
     for (int64_t g = 0; g < n_labels; ++g) ++tally[visible[g] ? 0 : 1];
 
     found.clear();
-    at_or_after.clear();
+    within.clear();
     int64_t closest = 0;
     for (int64_t i = predictions.first[group]; i < predictions.first[group + 1]; ++i) {
       const int64_t frame = predictions.frame[i];
@@ -143,25 +151,30 @@ void tally_class(const Events<double>& predictions, const Events<uint8_t>& label
       const int64_t level = highest_threshold(score);
       ++detected[region * kThresholds + level];
       if (n_labels == 0) continue;
-      while (int64_t(at_or_after.size()) < n_labels && label[at_or_after.size()] <= frame)
-        at_or_after.push_back(int64_t(found.size()));
+      while (int64_t(within.size()) < n_labels && label[within.size()] <= frame)
+        within.push_back(int64_t(found.size()));
       found.push_back({frame, score, int32_t(level), region, 0});
     }
-    at_or_after.resize(n_labels, int64_t(found.size()));
+    within.resize(n_labels, int64_t(found.size()));
 
     const int64_t n_found = found.size();
     for (int64_t d = 0; d < n_deltas; ++d) {
       int64_t* const matched = detected + (1 + d) * 2 * kThresholds;
       const int64_t reach = delta_frames[d] / 2;  // |f - g| <= delta / 2, for whole frames
       for (int64_t g = 0; g < n_labels; ++g) {
-        int64_t i = at_or_after[g];
-        while (i > 0 && label[g] - found[i - 1].frame <= reach) --i;
-        Prediction* best = nullptr;
-        for (; i < n_found && found[i].frame - label[g] <= reach; ++i)
-          if (found[i].taken != d + 1 && (!best || found[i].score > best->score)) best = &found[i];
-        if (!best) continue;
-        best->taken = d + 1;
-        ++matched[best->region * kThresholds + best->level];
+        int64_t& first = within[g];  // was right for the last delta; mostly it moves a little
+        while (first > 0 && label[g] - found[first - 1].frame <= reach) --first;
+        while (first < n_found && label[g] - found[first].frame > reach) ++first;
+        int64_t best = -1;
+        double best_score = -1;
+        for (int64_t i = first; i < n_found && found[i].frame - label[g] <= reach; ++i)
+          if (found[i].score > best_score && found[i].taken != d + 1) {
+            best = i;
+            best_score = found[i].score;
+          }
+        if (best < 0) continue;
+        found[best].taken = d + 1;
+        ++matched[found[best].region * kThresholds + found[best].level];
       }
     }
   }

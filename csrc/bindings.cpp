@@ -9,6 +9,10 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -102,7 +106,22 @@ std::vector<int64_t> offsets_of_rows(const char* name, const Tensor& table, cons
   return offset;
 }
 
-// ----- threads ---------------------------------------------------------------------------------
+// ----- memory and threads ----------------------------------------------------------------------
+// Memory for a result. Fresh memory costs a fault per page, for large results as much as the
+// kernel's own work; where Linux leaves it to the program, ask for pages of 2 MiB, as numpy does.
+Tensor new_result(std::initializer_list<int64_t> sizes, ScalarType type) {
+  const Tensor t = torch::stable::empty(sizes, type);
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(t.mutable_data_ptr());
+  const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
+  const uintptr_t end = begin + t.numel() * t.element_size();
+  if (end > first + (size_t(4) << 20))  // only advice: if it fails, nothing is lost
+    madvise(reinterpret_cast<void*>(first), (end - first) / kPage * kPage, MADV_HUGEPAGE);
+#endif
+  return t;
+}
+
 // Runs work(i) for i in [0, n), on all threads; each takes the next item when it is done with one,
 // because halves differ in length.
 template <typename Work>
@@ -145,7 +164,7 @@ Tensor merge_windows_cpu(const Tensor& scores_, const Tensor& start_, const Tens
   }
   std::partial_sum(first.begin(), first.end(), first.begin());
 
-  Tensor merged = torch::stable::empty({offset.back(), n_classes}, scores.scalar_type());
+  const Tensor merged = new_result({offset.back(), n_classes}, scores.scalar_type());
   dispatch(scores, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const T* in = static_cast<const T*>(scores.const_data_ptr());
@@ -174,7 +193,7 @@ Tensor nms_by_half(const Tensor& scores_, const Tensor& length_, const Tensor& w
             "window must be finite and >= 0 tokens, got ", widths[k], " for class ", k);
   require(threshold >= 0, "threshold must be >= 0, got ", threshold);
 
-  Tensor kept = torch::stable::empty({scores.size(0), n_classes}, scores.scalar_type());
+  const Tensor kept = new_result({scores.size(0), n_classes}, scores.scalar_type());
   dispatch(scores, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const T* in = static_cast<const T*>(scores.const_data_ptr());
@@ -219,10 +238,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> detections_cpu(const Tensor& kept_,
                        &first[h + 1]);
     });
     std::partial_sum(first.begin(), first.end(), first.begin());
-    half = torch::stable::empty({first.back()}, ScalarType::Long);
-    cls = torch::stable::empty({first.back()}, ScalarType::Long);
-    token = torch::stable::empty({first.back()}, ScalarType::Long);
-    score = torch::stable::empty({first.back()}, kept.scalar_type());
+    half = new_result({first.back()}, ScalarType::Long);
+    cls = new_result({first.back()}, ScalarType::Long);
+    token = new_result({first.back()}, ScalarType::Long);
+    score = new_result({first.back()}, kept.scalar_type());
     int64_t *const to_half = mutable_ints(half), *const to_class = mutable_ints(cls);
     int64_t* const to_token = mutable_ints(token);
     T* const to_score = static_cast<T*>(score.mutable_data_ptr());
@@ -294,7 +313,7 @@ Tensor average_map_cpu(const Tensor& pred_half, const Tensor& pred_class, const 
                 n_halves * (part + 1) / n_parts, ints(deltas), n_deltas,
                 tallies.data() + item * size);
   });
-  Tensor ap = torch::stable::empty({3, n_deltas, n_classes}, ScalarType::Double);
+  const Tensor ap = new_result({3, n_deltas, n_classes}, ScalarType::Double);
   double* const out = static_cast<double*>(ap.mutable_data_ptr());
   for_each_item(n_classes, [&](int64_t cls) {
     int64_t* const total = tallies.data() + cls * n_parts * size;

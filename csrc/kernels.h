@@ -94,7 +94,9 @@ int64_t first_maximum_above(const T* x, int64_t begin, int64_t end, T floor) {
     for (int64_t l = 0; l < kLanes; ++l) lane[l] = larger(x[end - kLanes + l], floor);
     for (int64_t i = begin; i < end - kLanes; i += kLanes)
       for (int64_t l = 0; l < kLanes; ++l) lane[l] = larger(x[i + l], lane[l]);
-    for (int64_t l = 0; l < kLanes; ++l) best = larger(lane[l], best);
+    for (int64_t n = kLanes / 2; n > 0; n /= 2)
+      for (int64_t l = 0; l < n; ++l) lane[l] = larger(lane[l + n], lane[l]);
+    best = lane[0];
   }
   if (!(best > floor)) return -1;
   while (x[begin] != best) ++begin;
