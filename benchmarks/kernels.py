@@ -517,8 +517,8 @@ def one_size(n_matches):
     Path("/proc/self/clear_refs").write_text("5")         # forget the peak that making it reached
     times = [seconds(lambda: pipeline(windows, labels, 2 * n_matches, 12)) for _ in range(5)]
     median = 1e3 * statistics.median(times)
-    print(f"  {n_matches:6,} matches {median:9.1f} ms, {median / n_matches:6.3f} ms a match; window "
-          f"scores {windows[0].nbytes / 2**20:6.0f} MiB, at most "
+    print(f"  {n_matches:6,} matches {median:9.1f} ms, {median / n_matches:6.3f} ms a match; "
+          f"window scores {windows[0].nbytes / 2**20:6.0f} MiB, at most "
           f"{memory_mib('VmHWM') - before:5.0f} MiB more", flush=True)
 
 
