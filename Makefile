@@ -1,10 +1,10 @@
 # make demo and make test do all the set-up they need; a second call installs nothing again.
 #
-#   make demo          the three stages on synthetic matches, then unseen matches: results in runs/demo
-#   make demo-scratch  the same without stages 1 and 2: results in runs/demo-scratch
+#   make demo          the three stages on synthetic matches, then unseen matches: results in runs/demo-0
+#   make demo-scratch  the same without stages 1 and 2: results in runs/demo-scratch-0
 #   make test          every test (make quick: those under 2 minutes), make lint: ruff
 #   make sanitize      the kernels' tests under the address and undefined-behaviour sanitizers
-#   make clean-demo    forget runs/demo and runs/demo-scratch, so that the next make demo trains anew
+#   make clean-demo    forget runs/demo-0 and runs/demo-scratch-0, so that the next make demo trains anew
 SHELL  := /bin/bash
 export PYTHONUNBUFFERED := 1
 .DELETE_ON_ERROR:
@@ -67,7 +67,7 @@ demo: $(RUNS)/test/metrics.json $(RUNS)/curves.png $(RUNS)/timeline.png
 	@echo "scores, truth  $(RUNS)/timeline.png"
 	@echo "loss curves    $(RUNS)/curves.png"
 	@echo "every number   $(RUNS)/test/metrics.json"
-	@echo "the table      evaluate.py --predictions $(RUNS)/test --labels $(DEMO)/test --classes $(DEMO)/classes.txt"
+	@echo "the table      $(PY) evaluate.py --predictions $(RUNS)/test --labels $(DEMO)/test --classes $(DEMO)/classes.txt"
 	@echo "train anew     make clean-demo demo"
 
 $(DEMO)/synthetic.json: stage0_prepare.py | $(VENV)/.run

@@ -31,7 +31,7 @@ from tqdm import tqdm
 import data
 import evaluate
 import ops
-from model import Comedian, config_of, device_name, load_checkpoint, load_parts
+from model import Comedian, config_of, device_name, load_checkpoint, load_parts, number
 
 
 # ------------------------------------------------------------------ options
@@ -46,19 +46,21 @@ def parse_args(argv=None):
     add("--json", metavar="FILE", help="write every number of the table here (evaluate.py)")
     add("--out", default="runs/infer",
         help="folder for results_spotting.json and scores.npz per match")
-    add("--stride", type=int, default=0,
+    add("--stride", type=number(0), default=0,
         help="tokens from window to window; 0 = half a window (paper)")
-    add("--ignore", type=int, default=None,
+    add("--ignore", type=number(0), default=None,
         help="tokens ignored at each edge of a window; None = 3/16 of it (paper's best: 12 of 64)")
     add("--merge", choices=["max", "mean"], default="max", help="of overlapping windows")
     add("--nms", choices=list(evaluate.NMS), default="soft",
         help="paper's best: soft; its default: hard")
-    add("--nms-window", type=float, default=10, help="full width, seconds (paper: soft 10, hard 3)")
-    add("--threshold", type=float, default=0.001, help="lowest score of an action (official code)")
-    add("--batch", type=int, default=256, help="clips encoded at a time")
+    add("--nms-window", type=number(0.0), default=10,
+        help="full width, seconds (paper: soft 10, hard 3)")
+    add("--threshold", type=number(0.0, 1.0), default=0.001,
+        help="lowest score of an action (official code)")
+    add("--batch", type=number(1), default=256, help="clips encoded at a time")
     add("--bf16", action=argparse.BooleanOptionalAction, default=None,
         help="bfloat16 autocast; None = where a CUDA device has it")
-    add("--workers", type=int, default=0, help="decoding threads; 0 = one per core")
+    add("--workers", type=number(0), default=0, help="decoding threads; 0 = one per core")
     add("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu",
         help="cpu, cuda, cuda:1, ...")
     return p.parse_args(argv)

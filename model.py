@@ -15,6 +15,7 @@ Also here: configurations, checkpoints. Nothing here reads data or trains.
 """
 import argparse
 import dataclasses
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -446,6 +447,24 @@ def check_same_run(checkpoint, args, path):
               if flag not in FREE_FLAGS and flag in was and was[flag] != now[flag]]
     if differ:
         raise DataError(f"{path}: was run with {', '.join(differ)}; --resume wants the same flags")
+
+
+def number(low, high=math.inf):
+    """For argparse: a number within [low, high], whole if `low` is; else a one-line refusal."""
+    kind = type(low)
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            what = "a whole number" if kind is int else "a number"
+            limit = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"wants {what} {limit}, got {text!r}")
+        return value
+
+    return parse
 
 
 def device_name(name):

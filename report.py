@@ -1,8 +1,9 @@
-"""
+r"""
 Pictures of a run: how the losses fell, and what was spotted in a half beside what happened there.
 
-    python report.py curves runs/demo/stage1 runs/demo/stage2 runs/demo/stage3 --out curves.png
-    python report.py timeline runs/demo/test --labels data/demo/test --out timeline.png
+    python report.py curves runs/demo-0/stage1 runs/demo-0/stage2 runs/demo-0/stage3 \
+                     --out curves.png
+    python report.py timeline runs/demo-0/test --labels data/demo-0/test --out timeline.png
 
 Reads   curves: the log.txt that every stage writes to its folder
         timeline: scores.npz and results_spotting.json of one match, as infer.py wrote them, and

@@ -38,6 +38,7 @@ from model import (
     decay_groups,
     device_name,
     load_checkpoint,
+    number,
     save_checkpoint,
     spatial_encoder,
     with_changes,
@@ -53,40 +54,42 @@ def parse_args(argv=None):
     add("--out", default="runs/stage1", help="folder for last.pt and log.txt")
     add("--model", default="vivit_tiny", choices=MODELS,
         help="network; stage 1 trains its spatial encoder")
-    add("--epochs", type=int, default=100,
+    add("--epochs", type=number(1), default=100,
         help="passes over all clips (official YAML: 200, README's: 100)")
-    add("--steps", type=int, default=0, help="optimiser steps in all, instead of --epochs; 0 = off")
-    add("--batch", type=int, default=1024, help="clips per step")
-    add("--accumulate", type=int, default=1,
+    add("--steps", type=number(0), default=0,
+        help="optimiser steps in all, instead of --epochs; 0 = off")
+    add("--batch", type=number(1), default=1024, help="clips per step")
+    add("--accumulate", type=number(1), default=1,
         help="split the batch into this many passes (less memory)")
-    add("--lr", type=float, default=5e-4,
+    add("--lr", type=number(0.0), default=5e-4,
         help="peak learning rate for a batch of 256; scales with --batch")
-    add("--warmup-epochs", type=float, default=10,
-        help="share of --epochs with rising learning rate")
-    add("--weight-decay", type=float, default=0.05, help="AdamW; not on biases, norms, positions")
-    add("--clip-grad", type=float, default=1.0, help="largest gradient norm (official code)")
-    add("--tau", type=float, default=0.1, help="temperature of Eq. 2")
-    add("--momentum", type=float, default=0.99,
+    add("--warmup-epochs", type=number(0.0), default=10,
+        help="epochs, of --epochs, with rising learning rate")
+    add("--weight-decay", type=number(0.0), default=0.05,
+        help="AdamW; not on biases, norms, positions")
+    add("--clip-grad", type=number(0.0), default=1.0, help="largest gradient norm (official code)")
+    add("--tau", type=number(0.03), default=0.1, help="temperature of Eq. 2")
+    add("--momentum", type=number(0.0, 1.0), default=0.99,
         help="of the target branch, to 1 on a cosine (official code)")
-    add("--queue", type=int, default=65536, help="negatives kept from earlier steps")
+    add("--queue", type=number(1), default=65536, help="negatives kept from earlier steps")
     add("--negatives", choices=["queue", "batch"], default="queue",
         help="batch: the other clips of the (micro-)batch instead of the queue "
              "(ours, for small runs)")
-    add("--halves-per-batch", type=int, default=0,
+    add("--halves-per-batch", type=number(0), default=0,
         help="draw each batch from this many halves (ours: kit and pitch then tell nothing); "
              "0 = all clips, shuffled (paper)")
-    add("--crop-scale", type=float, nargs=2, default=[0.2, 1.0],
+    add("--crop-scale", type=number(0.01, 1.0), nargs=2, default=[0.2, 1.0],
         help="share of the frame in a crop")
-    add("--color", type=float, nargs=4, default=[0.4, 0.4, 0.2, 0.1],
+    add("--color", type=number(0.0), nargs=4, default=[0.4, 0.4, 0.2, 0.1],
         help="jitter of brightness, contrast, saturation, hue")
     add("--bf16", action=argparse.BooleanOptionalAction, default=None,
         help="bfloat16 autocast; None = where a CUDA device has it")
-    add("--workers", type=int, default=0, help="decoding threads; 0 = one per core")
+    add("--workers", type=number(0), default=0, help="decoding threads; 0 = one per core")
     add("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu",
         help="cpu, cuda, cuda:1, ...")
-    add("--seed", type=int, default=0)
-    add("--log-every", type=int, default=20, help="steps per log line")
-    add("--save-every", type=int, default=500, help="steps per checkpoint")
+    add("--seed", type=number(0), default=0)
+    add("--log-every", type=number(1), default=20, help="steps per log line")
+    add("--save-every", type=number(1), default=500, help="steps per checkpoint")
     add("--resume", action="store_true", help="go on from <out>/last.pt, exactly")
     return p.parse_args(argv)
 
@@ -172,7 +175,7 @@ def main(args):
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
     bf16 = has_bf16 if args.bf16 is None else args.bf16
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
-    if args.batch < 1 or args.accumulate < 1 or args.batch % args.accumulate:
+    if args.batch % args.accumulate:
         raise data.DataError(f"--batch {args.batch} cannot be split into {args.accumulate} equal "
                              "parts: --accumulate must divide it")
 

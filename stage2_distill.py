@@ -1,12 +1,14 @@
-"""
-Stage 2: every token of a window learns to name, of all seconds of the data, its own and its like.
+r"""
+Stage 2: among all seconds of the data set, every token learns to recognise its own, and those
+that a stronger network finds alike.
 
     python stage2_distill.py --data frames/ --init runs/stage1/last.pt         # the paper's setting
-    python stage2_distill.py --data frames/ --model vivit_micro --window 32 --batch 4 --steps 20
+    python stage2_distill.py --data frames/ --model vivit_micro --window 32 --batch 4 --steps 20 \
+                             --features-name physics               # a laptop, on the demo's data
 
 Reads   <data>/**/1_224p/00000001.jpg ...      frames; labels are not looked at
         <features>/**/1_<features-name>.npy    teacher features, 1 per second
-        --init                                 stage 1's last.pt; else both transformers start anew
+        --init                                 stage 1's last.pt; else all weights start anew
 Writes  <out>/last.pt, <out>/log.txt           stage 3 starts from last.pt
 Method  paper Sec. 3.3, App. A.4: distillation of a bank of features with the SCE loss, Eq. 3-6.
 
@@ -41,6 +43,7 @@ from model import (
     device_name,
     load_checkpoint,
     load_parts,
+    number,
     random_keep,
     save_checkpoint,
     with_changes,
@@ -60,49 +63,51 @@ def parse_args(argv=None):
     add("--out", default="runs/stage2", help="folder for last.pt and log.txt")
     add("--model", default="vivit_tiny", choices=MODELS,
         help="network, where there is no --init; with --init, that checkpoint's")
-    add("--window", type=int, default=64,
+    add("--window", type=number(1), default=64,
         help="tokens (seconds at 2 fps) per window; paper: 32, best 64")
-    add("--temporal-depth", type=int, default=None,
+    add("--temporal-depth", type=number(1), default=None,
         help="blocks; None = the model's (ViViT-T 6: paper's best)")
     add("--temporal-init", choices=["copy", "random"], default="copy",
         help="copy: from the first spatial blocks (official code, ViViT); "
              "random: as the paper reads")
-    add("--epochs", type=int, default=100)
-    add("--steps", type=int, default=0, help="optimiser steps in all, instead of --epochs; 0 = off")
-    add("--windows-per-half", type=int, default=38,
+    add("--epochs", type=number(1), default=100)
+    add("--steps", type=number(0), default=0,
+        help="optimiser steps in all, instead of --epochs; 0 = off")
+    add("--windows-per-half", type=number(1), default=38,
         help="per epoch (paper: 75 per match; official: 38)")
     add("--sampling", choices=["random", "bins"], default="random",
         help="random: anywhere in the half (paper); bins: once in each equal bin (official code)")
     add("--align", choices=["middle", "first"], default="middle",
         help="a clip's feature is that of the second of its middle (paper) or first (official) "
              "frame; they differ where a window starts between two seconds")
-    add("--batch", type=int, default=32, help="windows per step")
-    add("--accumulate", type=int, default=1,
+    add("--batch", type=number(1), default=32, help="windows per step")
+    add("--accumulate", type=number(1), default=1,
         help="split the batch into this many passes (less memory)")
-    add("--lr", type=float, default=2e-3,
-        help="peak for 256 windows of 64 frames; scales with both")
-    add("--warmup-epochs", type=float, default=10,
-        help="share of --epochs with rising learning rate")
-    add("--weight-decay", type=float, default=0.05, help="AdamW; not on biases, norms, positions")
-    add("--clip-grad", type=float, default=1.0, help="largest gradient norm (official code)")
-    add("--mask", type=float, default=0.25, help="share of tokens masked, alpha_1")
+    add("--lr", type=number(0.0), default=2e-3,
+        help="peak for 256 windows of 32 tokens (64 frames); scales with both")
+    add("--warmup-epochs", type=number(0.0), default=10,
+        help="epochs, of --epochs, with rising learning rate")
+    add("--weight-decay", type=number(0.0), default=0.05,
+        help="AdamW; not on biases, norms, positions")
+    add("--clip-grad", type=number(0.0), default=1.0, help="largest gradient norm (official code)")
+    add("--mask", type=number(0.0, 0.99), default=0.25, help="share of tokens masked, alpha_1")
     add("--bank", choices=["complete", "queue"], default="complete",
         help="complete: every feature of the data set (paper); queue: the own window's features "
              "and the last 65,536 of earlier windows (official code)")
-    add("--tau", type=float, default=0.1, help="temperature of the student, Eq. 3")
-    add("--tau-m", type=float, default=0.07,
+    add("--tau", type=number(0.03), default=0.1, help="temperature of the student, Eq. 3")
+    add("--tau-m", type=number(0.03), default=0.07,
         help="temperature of the teacher, Eq. 4 (official YAML: 0.05)")
-    add("--lam", type=float, default=0.5, help="weight of the one-hot target, Eq. 5")
-    add("--color", type=float, nargs=4, default=[0.8, 0.8, 0.4, 0.2],
+    add("--lam", type=number(0.0, 1.0), default=0.5, help="weight of the one-hot target, Eq. 5")
+    add("--color", type=number(0.0), nargs=4, default=[0.8, 0.8, 0.4, 0.2],
         help="jitter of brightness, contrast, saturation, hue")
     add("--bf16", action=argparse.BooleanOptionalAction, default=None,
         help="bfloat16 autocast; None = where a CUDA device has it")
-    add("--workers", type=int, default=0, help="decoding threads; 0 = one per core")
+    add("--workers", type=number(0), default=0, help="decoding threads; 0 = one per core")
     add("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu",
         help="cpu, cuda, cuda:1, ...")
-    add("--seed", type=int, default=0)
-    add("--log-every", type=int, default=20, help="steps per log line")
-    add("--save-every", type=int, default=500, help="steps per checkpoint")
+    add("--seed", type=number(0), default=0)
+    add("--log-every", type=number(1), default=20, help="steps per log line")
+    add("--save-every", type=number(1), default=500, help="steps per checkpoint")
     add("--resume", action="store_true", help="go on from <out>/last.pt, exactly")
     return p.parse_args(argv)
 
@@ -170,7 +175,8 @@ def attend(q, bank, tau, q_id=None, bank_id=None):
 
     q (n, D_t), bank (M, D_t), both of unit vectors: logits are at most 1 / tau, which takes the
     place of the running maximum of an online softmax. Rows of the bank with bank_id equal to q_id
-    are left out. Sums are kept in float32, or in float64 for float64 vectors.
+    are left out. Sums are kept in float32, or in float64 for float64 vectors; below tau = 0.03
+    exp(-2 / tau) would vanish there, so the options start at that.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     total = q.new_zeros(len(q), dtype=wide)
@@ -259,14 +265,9 @@ def main(args):
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
     bf16 = has_bf16 if args.bf16 is None else args.bf16
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
-    if args.batch < 1 or args.accumulate < 1 or args.batch % args.accumulate:
+    if args.batch % args.accumulate:
         raise data.DataError(f"--batch {args.batch} cannot be split into {args.accumulate} equal "
                              "parts: --accumulate must divide it")
-    if args.window < 1 or not 0 <= args.mask < 1:
-        raise data.DataError(f"--window {args.window} must be 1 or more and --mask {args.mask} a "
-                             "share below 1")
-    if min(args.tau, args.tau_m) < 0.03:                  # exp(-2 / tau) must not vanish in float32
-        raise data.DataError(f"--tau {args.tau} and --tau-m {args.tau_m} must be at least 0.03")
 
     # -- data
     halves = data.find_halves(args.data)

@@ -1,8 +1,9 @@
-"""
+r"""
 Stage 3: the network learns to spot actions, from labels.
 
     python stage3_finetune.py --data frames/train --valid frames/valid --init runs/stage2/last.pt
-    python stage3_finetune.py --data frames/ --model vivit_micro --window 32 --batch 4 --steps 20
+    python stage3_finetune.py --data frames/ --model vivit_micro --window 32 --batch 4 \
+                              --head-steps 20 --steps 20
 
 Reads   <data>/**/1_224p/00000001.jpg ...      frames of the matches with labels; others left out
         <data>/**/Labels-v2.json               (or below --labels)
@@ -43,6 +44,7 @@ from model import (
     device_name,
     load_checkpoint,
     load_parts,
+    number,
     random_keep,
     save_checkpoint,
     with_changes,
@@ -58,48 +60,53 @@ def parse_args(argv=None):
     add("--labels", help="root of the labels; default: --data")
     add("--classes", help="file with a class per line; default: the 17 of SoccerNet-v2")
     add("--valid", help="folder with labelled matches to choose best.pt on; default: none")
-    add("--valid-every", type=int, default=5, help="epochs between validations")
+    add("--valid-every", type=number(1), default=5, help="epochs between validations")
     add("--init", help="checkpoint of stage 2 or 1 for the transformers; default: random weights")
     add("--out", default="runs/stage3", help="folder for last.pt, best.pt and log.txt")
     add("--model", default="vivit_tiny", choices=MODELS,
         help="network, where there is no --init; with --init, that checkpoint's")
-    add("--window", type=int, default=64,
+    add("--window", type=number(1), default=64,
         help="tokens (seconds at 2 fps) per window; stage 2's, if any")
-    add("--head-epochs", type=int, default=30, help="first phase: the head alone")
-    add("--epochs", type=int, default=20, help="second phase: everything (paper: 20, ViSwin 10)")
-    add("--head-steps", type=int, default=0,
+    add("--head-epochs", type=number(0), default=30, help="first phase: the head alone")
+    add("--epochs", type=number(0), default=20,
+        help="second phase: everything (paper: 20, ViSwin 10)")
+    add("--head-steps", type=number(0), default=0,
         help="optimiser steps, instead of --head-epochs; 0 = off")
-    add("--steps", type=int, default=0, help="optimiser steps, instead of --epochs; 0 = off")
+    add("--steps", type=number(0), default=0, help="optimiser steps, instead of --epochs; 0 = off")
     add("--head-phase", choices=["head", "temporal"], default="head",
         help="head: the frozen rest sees augmented frames (paper); temporal: the temporal "
              "transformer learns too, on spatial tokens that are computed once per half, plain "
              "and mirrored (ours, cheap)")
-    add("--windows-per-half", type=int, default=25, help="per epoch (paper: 50 per match)")
-    add("--batch", type=int, default=64, help="windows per step")
-    add("--accumulate", type=int, default=1,
+    add("--windows-per-half", type=number(1), default=25, help="per epoch (paper: 50 per match)")
+    add("--batch", type=number(1), default=64, help="windows per step")
+    add("--accumulate", type=number(1), default=1,
         help="split the batch into this many passes (less memory)")
-    add("--lr", type=float, default=5e-4,
+    add("--lr", type=number(0.0), default=5e-4,
         help="peak for 256 windows of 64 frames; scales with both (paper: ViViT 5e-4, ViSwin 3e-4)")
-    add("--head-lr", type=float, default=None, help="the same for the first phase; None = --lr")
-    add("--weight-decay", type=float, default=0.05, help="AdamW; not on biases, norms, positions")
-    add("--clip-grad", type=float, default=1.0, help="largest gradient norm (official code)")
-    add("--mask", type=float, default=0.25,
+    add("--head-lr", type=number(0.0), default=None,
+        help="the same for the first phase; None = --lr")
+    add("--weight-decay", type=number(0.0), default=0.05,
+        help="AdamW; not on biases, norms, positions")
+    add("--clip-grad", type=number(0.0), default=1.0, help="largest gradient norm (official code)")
+    add("--mask", type=number(0.0, 0.99), default=0.25,
         help="share of tokens masked in the second phase, alpha_2")
-    add("--mixup", type=float, default=0.1, help="Beta(a, a), one coefficient per window; 0 = off")
-    add("--prior", type=float, default=0.5,
+    add("--mixup", type=number(0.0), default=0.1,
+        help="Beta(a, a), one coefficient per window; 0 = off")
+    add("--prior", type=number(0.000001, 0.999999), default=0.5,
         help="score of every class before training; 0.5 = head bias 0 (official code), "
              "the share of positive tokens is a better start for few steps")
-    add("--radius", type=float, default=0.5, help="seconds from an action to the frames it labels")
-    add("--color", type=float, nargs=4, default=[0.4, 0.4, 0.4, 0.0],
+    add("--radius", type=number(0.0), default=0.5,
+        help="seconds from an action to the frames it labels")
+    add("--color", type=number(0.0), nargs=4, default=[0.4, 0.4, 0.4, 0.0],
         help="jitter of brightness, contrast, saturation, hue (0: cards keep their colour)")
     add("--bf16", action=argparse.BooleanOptionalAction, default=None,
         help="bfloat16 autocast; None = where a CUDA device has it")
-    add("--workers", type=int, default=0, help="decoding threads; 0 = one per core")
+    add("--workers", type=number(0), default=0, help="decoding threads; 0 = one per core")
     add("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu",
         help="cpu, cuda, cuda:1, ...")
-    add("--seed", type=int, default=0)
-    add("--log-every", type=int, default=20, help="steps per log line")
-    add("--save-every", type=int, default=500, help="steps per checkpoint")
+    add("--seed", type=number(0), default=0)
+    add("--log-every", type=number(1), default=20, help="steps per log line")
+    add("--save-every", type=number(1), default=500, help="steps per checkpoint")
     add("--resume", action="store_true", help="go on from <out>/last.pt, exactly")
     return p.parse_args(argv)
 
@@ -227,14 +234,9 @@ def main(args):
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
     bf16 = has_bf16 if args.bf16 is None else args.bf16
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
-    if args.batch < 1 or args.accumulate < 1 or args.batch % args.accumulate:
+    if args.batch % args.accumulate:
         raise data.DataError(f"--batch {args.batch} cannot be split into {args.accumulate} equal "
                              "parts: --accumulate must divide it")
-    if args.window < 1 or not 0 <= args.mask < 1:
-        raise data.DataError(f"--window {args.window} must be 1 or more and --mask {args.mask} a "
-                             "share below 1")
-    if not 0 < args.prior < 1:
-        raise data.DataError(f"--prior {args.prior} is no score; it must lie between 0 and 1")
 
     # -- data
     classes = data.read_classes(args.classes)
@@ -249,6 +251,9 @@ def main(args):
                                   args.windows_per_half))
     head_steps = args.head_steps or args.head_epochs * per_epoch // args.batch
     total = head_steps + (args.steps or args.epochs * per_epoch // args.batch)
+    if total < 1:
+        raise data.DataError(f"{args.data}: {per_epoch} windows an epoch make no step of --batch "
+                             f"{args.batch}; give more --epochs, or --steps")
     reader = data.FrameReader(args.workers)
 
     # -- network: both transformers and the head

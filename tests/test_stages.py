@@ -964,17 +964,30 @@ def test_a_mistake_is_one_line_and_exit_code_2(script, tmp_path):
 
 
 # ------------------------------------------------------------------ what is refused before a run
-@pytest.mark.parametrize("stage, flags, said", [
-    (stage1, ["--batch", "0"], "--batch 0"),
-    (stage2, ["--window", "0"], "--window 0"),
-    (stage2, ["--mask", "1"], "--mask 1"),
-    (stage2, ["--tau-m", "0.01"], "0.03"),
-    (stage3, ["--prior", "0"], "--prior 0"),
+@pytest.mark.parametrize("stage, flags", [
+    (stage1, ["--batch", "0"]), (stage1, ["--queue", "-5"]), (stage1, ["--log-every", "0"]),
+    (stage1, ["--crop-scale", "1", "-0.2"]), (stage1, ["--epochs", "0"]),
+    (stage1, ["--seed", "-1"]),
+    (stage2, ["--window", "0"]), (stage2, ["--mask", "1"]), (stage2, ["--tau-m", "0.01"]),
+    (stage2, ["--lam", "nan"]), (stage2, ["--steps", "1.5"]), (stage2, ["--workers", "-1"]),
+    (stage3, ["--prior", "0"]), (stage3, ["--mixup", "-1"]), (stage3, ["--lr", "-1"]),
+    (infer, ["--batch", "0"]), (infer, ["--threshold", "-5"]), (infer, ["--ignore", "-3"]),
 ])
-def test_senseless_flags(stage, flags, said, matches):
-    args = stage.parse_args(["--data", str(matches), *flags])
-    with pytest.raises(data.DataError, match=said):
-        stage.main(args)
+def test_senseless_flags(stage, flags, capsys):
+    required = ["--checkpoint", "x"] if stage is infer else []
+    with pytest.raises(SystemExit) as refused:
+        stage.parse_args(["--data", "x", *required, *flags])
+    assert refused.value.code == 2
+    assert re.search(rf"argument {flags[0]}: wants a( whole)? number (of|from) .*, got '",
+                     capsys.readouterr().err)
+
+
+def test_a_run_without_a_step_is_refused(matches):
+    args = stage3.parse_args(["--data", str(matches), "--classes", str(matches / "classes.txt"),
+                              "--window", "8", "--model", "vivit_micro", "--epochs", "0",
+                              "--head-epochs", "0"])
+    with pytest.raises(data.DataError, match="no step of --batch 64"):
+        stage3.main(args)
 
 
 def test_unknown_device(capsys):
