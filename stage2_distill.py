@@ -128,8 +128,8 @@ def pick_windows(step, args, halves):
     numbers = np.arange(step * args.batch, (step + 1) * args.batch)   # windows since the start
     place = np.random.default_rng([args.seed, step, 1]).random(args.batch)
     picks = []
-    for number, u in zip(numbers, place, strict=True):
-        epoch, i = divmod(int(number), per_epoch)
+    for n, u in zip(numbers, place, strict=True):
+        epoch, i = divmod(int(n), per_epoch)
         h, j = divmod(int(epoch_order(args.seed, epoch, per_epoch)[i]), args.windows_per_half)
         if args.sampling == "bins":
             u = (j + u) / args.windows_per_half
