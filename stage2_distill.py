@@ -12,10 +12,10 @@ Reads   <data>/**/1_224p/00000001.jpg ...      frames; labels are not looked at
 Writes  <out>/last.pt, <out>/log.txt           stage 3 starts from last.pt
 Method  paper Sec. 3.3, App. A.4: distillation of a bank of features with the SCE loss, Eq. 3-6.
 
-Differences from the paper: none by default; the bank is the complete one, as in Eq. 3 and 4
-(the official code keeps a queue: --bank queue). From the official code: drop path, gradient
-clipping, and temporal blocks that start as copies of the first spatial ones (--temporal-init
-random turns that off).
+Differences from the paper: none where it speaks; the bank is the complete one, as in Eq. 3 and 4
+(the official code keeps a queue: --bank queue). Where it is silent, the official code: drop path,
+gradient clipping, and temporal blocks that start as copies of the first spatial ones
+(--temporal-init random turns that off).
 """
 import argparse
 import functools
