@@ -422,11 +422,13 @@ def benchmark(n_matches, repeats):
     merged1, merged2 = ops.merge_windows(*w1, edge), ops.merge_windows(*w2, 2 * edge)
     moved = w1[0].numel() + merged1.numel()
     same_traffic = torch.empty(moved // 2).uniform_()
+    copied = same_traffic.clone()
     few = max(1, n_halves // 50)
     one = few * w1[0].shape[0] // n_halves
     small = w1[0][:one], w1[1][:one], w1[2][:one], length1[:few]
     peers = [("csrc", lambda: ops.merge_windows(*w1, edge), 1),
-             ("copy of as many bytes", lambda: same_traffic.clone(), 1),
+             ("copy of as many bytes, in place", lambda: copied.copy_(same_traffic), 1),
+             ("the same into new memory", lambda: same_traffic.clone(), 1),
              ("numpy", lambda: numpy_merge(*w1, edge), 1)]
     check("numpy", numpy_merge(*w1, edge), merged1)
     if njit:

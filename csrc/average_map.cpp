@@ -137,9 +137,9 @@ void tally_class(const Events<double>& predictions, const Events<uint8_t>& label
     const int64_t n_labels = labels.first[group + 1] - labels.first[group];
     for (int64_t g = 0; g < n_labels; ++g) ++tally[visible[g] ? 0 : 1];
 
-    found.clear();
-    within.clear();
-    int64_t closest = 0;
+    const int64_t n_events = predictions.first[group + 1] - predictions.first[group];
+    if (int64_t(found.size()) < n_events) found.resize(n_events);
+    int64_t closest = 0, n_found = 0;
     for (int64_t i = predictions.first[group]; i < predictions.first[group + 1]; ++i) {
       const int64_t frame = predictions.frame[i];
       const double score = predictions.value[i];
@@ -150,21 +150,19 @@ void tally_class(const Events<double>& predictions, const Events<uint8_t>& label
       const int32_t region = n_labels > 0 && visible[closest] ? 0 : 1;
       const int64_t level = highest_threshold(score);
       ++detected[region * kThresholds + level];
-      if (n_labels == 0) continue;
-      while (int64_t(within.size()) < n_labels && label[within.size()] <= frame)
-        within.push_back(int64_t(found.size()));
-      found.push_back({frame, score, int32_t(level), region, 0});
+      found[n_found++] = {frame, score, int32_t(level), region, 0};
     }
-    within.resize(n_labels, int64_t(found.size()));
 
-    const int64_t n_found = found.size();
+    within.assign(n_labels, 0);
     for (int64_t d = 0; d < n_deltas; ++d) {
       int64_t* const matched = detected + (1 + d) * 2 * kThresholds;
       const int64_t reach = delta_frames[d] / 2;  // |f - g| <= delta / 2, for whole frames
       for (int64_t g = 0; g < n_labels; ++g) {
-        int64_t& first = within[g];  // was right for the last delta; mostly it moves a little
+        // Search on from where the last delta, or at first the last label, had it: never far.
+        int64_t first = within[d > 0 || g == 0 ? g : g - 1];
         while (first > 0 && label[g] - found[first - 1].frame <= reach) --first;
         while (first < n_found && label[g] - found[first].frame > reach) ++first;
+        within[g] = first;
         int64_t best = -1;
         double best_score = -1;
         for (int64_t i = first; i < n_found && found[i].frame - label[g] <= reach; ++i)
