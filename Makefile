@@ -70,7 +70,7 @@ demo: $(RUNS)/test/metrics.json $(RUNS)/curves.png $(RUNS)/timeline.png
 	@echo "the table      $(PY) evaluate.py --predictions $(RUNS)/test --labels $(DEMO)/test --classes $(DEMO)/classes.txt"
 	@echo "train anew     make clean-demo demo"
 
-$(DEMO)/synthetic.json: stage0_prepare.py | $(VENV)/.run
+$(DEMO)/synthetic.json: stage0_prepare.py synthetic.py | $(VENV)/.run
 	$(PY) stage0_prepare.py synthetic --out $(DEMO) --seed $(SEED)
 
 # Stage 1 tells clips of few halves apart: kit and pitch are then no help, play is (ours, --halves-per-batch).

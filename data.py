@@ -40,6 +40,7 @@ except ImportError as error:          # the wheel needs libGL, which servers oft
     sys.exit(2)
 
 CLIP_FRAMES = 2                       # T_s: one clip, one tubelet, one token
+FEATURE_SLACK_S = 10                  # features and frames of a half may end this far apart
 DEFAULT_FPS = 2.0                     # the paper's sampling rate, unless fps.txt says otherwise
 
 # SoccerNet-v2's classes in the order of the official evaluator.
@@ -189,16 +190,22 @@ def read_frame(path):
 
 
 class FrameReader:
-    """Decodes the frames of many clips or windows in a pool of threads (OpenCV frees the lock)."""
+    """Decodes the frames of many clips or windows in a pool of threads (OpenCV frees the lock).
 
-    def __init__(self, workers=0):
+    pin: into page-locked memory, from which a GPU fetches while it computes.
+    """
+
+    def __init__(self, workers=0, pin=False):
         self.pool = concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count())
+        self.pin = pin
 
     def read(self, picks, n_frames):
         """picks: B pairs (half, first frame). Returns (B, n_frames, H, W, 3) uint8 on the host."""
         half, frame = picks[0]
         shape = read_frame(half.path(frame)).shape
-        out = np.empty((len(picks), n_frames, *shape), np.uint8)        # (B, T, H, W, 3)
+        frames = torch.empty((len(picks), n_frames, *shape), dtype=torch.uint8,
+                             pin_memory=self.pin)                       # (B, T, H, W, 3)
+        out = frames.numpy()
 
         def decode(b):
             half, first = picks[b]
@@ -213,7 +220,7 @@ class FrameReader:
 
         for _ in self.pool.map(decode, range(len(picks))):
             pass                                            # re-raises what a thread raised
-        return torch.from_numpy(out)
+        return frames
 
 
 def ahead(load, steps, depth=2):
@@ -388,7 +395,25 @@ def open_features(root, half, name):
         raise DataError(f"{path}: not a plain .npy array ({error})") from None
     if features.ndim != 2 or not len(features):
         raise DataError(f"{path}: features must have shape (seconds, width), got {features.shape}")
+    seconds = half.n_frames / half.fps
+    if abs(len(features) - seconds) > FEATURE_SLACK_S:
+        raise DataError(f"{path}: {len(features)} rows for a half of {seconds:.0f} s; the stages "
+                        "want 1 row per second of this half's video")
     return features
+
+
+def describe_features(features, halves):
+    """One line for the top of a run: how many features of which width, and how they fit the
+    frames. Raises DataError if they have not all the same width."""
+    for f in features:
+        if f.shape[1] != features[0].shape[1]:
+            raise DataError(f"{f.filename}: features of width {f.shape[1]}, those of "
+                            f"{features[0].filename} have {features[0].shape[1]}: one teacher for "
+                            "all halves")
+    off_s = max(abs(len(f) - half.n_frames / half.fps)
+                for f, half in zip(features, halves, strict=True))
+    return (f"data: bank of {sum(map(len, features)):,} features x {features[0].shape[1]}, 1 per "
+            f"second; they end within {off_s:.1f} s of the frames")
 
 
 # ------------------------------------------------------------------ windows of a half
@@ -401,205 +426,3 @@ def window_starts(n_tokens, window, stride):
         return [0]
     starts = list(range(0, n_tokens - window + 1, stride))
     return starts if starts[-1] == n_tokens - window else [*starts, n_tokens - window]
-
-
-# ------------------------------------------------------------------ images in batch
-# Each takes x (B, T, 3, H, W), float in [0, 1], and draws one number per sample: all T frames of a
-# clip or window share it, so that the only motion the network sees is the match's own. Draws are
-# made on the CPU (the same on every device). `p` is the share of samples that an operation touches;
-# only they are worked on, and x is changed in place where it keeps its size.
-LUMA = (0.299, 0.587, 0.114)          # ITU-R BT.601, as in every image library
-
-
-def to_float(frames, device):
-    """(B, T, H, W, 3) uint8 on host -> (B, T, 3, H, W) float32 grey levels 0..255 on `device`."""
-    return frames.to(device, non_blocking=True).permute(0, 1, 4, 2, 3).contiguous().float()
-
-
-def some(n, p, device):
-    """Which of n samples: indices, each there with probability p."""
-    return torch.nonzero(torch.rand(n) < p)[:, 0].to(device)
-
-
-def per_sample(values, x):
-    """(B,) -> (B, 1, 1, 1, 1) on x's device."""
-    return values.to(x.device, x.dtype, non_blocking=True).view(-1, 1, 1, 1, 1)
-
-
-def separable(x, rows, columns):
-    """rows (B, H', H) @ x (B, T, C, H, W) @ columns (B, W', W)^T -> (B, T, C, H', W').
-
-    Resizing, cropping and blurring are all of this form: two matrix products per sample.
-    """
-    B, T, C, H, W = x.shape
-    x = x.reshape(B, T * C * H, W) @ columns.to(x).transpose(1, 2)            # (B, T C H, W')
-    x = x.view(B, T * C, H, columns.shape[1]).transpose(1, 2).flatten(2)      # (B, H, T C W')
-    x = (rows.to(x) @ x).view(B, rows.shape[1], T, C, columns.shape[1])       # (B, H', T, C, W')
-    return x.permute(0, 2, 3, 1, 4).contiguous()
-
-
-def resize_matrix(start, length, n_in, n_out):
-    """(B, n_out, n_in): bilinear resampling of pixels [start, start + length) to n_out pixels.
-
-    With antialiasing, as PIL and torch's antialias=True: the triangle is widened by the shrink
-    factor and cut off at the crop's border. start, length: (B,).
-    """
-    start, length = start.view(-1, 1, 1).float(), length.view(-1, 1, 1).float()
-    scale = length / n_out                                    # input pixels per output pixel
-    centre = start + (torch.arange(n_out)[:, None] + 0.5) * scale             # (B, n_out, 1)
-    pixel = torch.arange(n_in)[None, None] + 0.5                              # (1, 1, n_in)
-    weight = (1 - (pixel - centre).abs() / scale.clamp(min=1)).clamp(min=0)
-    weight = weight * ((pixel > start) & (pixel < start + length))            # (B, n_out, n_in)
-    return weight / weight.sum(2, keepdim=True)
-
-
-def crop_resize(x, box, size):
-    """Cuts box (B, 4) = top, left, height, width out of x, in grey levels 0..255, to size x size.
-
-    Rounded to grey levels as if the resized image had been stored, then scaled to [0, 1].
-    """
-    top, left, height, width = box.unbind(1)
-    rows = resize_matrix(top, height, x.shape[3], size)
-    columns = resize_matrix(left, width, x.shape[4], size)
-    return separable(x, rows, columns).round_().clamp_(0, 255).div_(255)
-
-
-def resize(x, size):
-    """Whole frames squeezed to size x size (398x224 loses its aspect, as in the official code)."""
-    if x.shape[3] == x.shape[4] == size:
-        return x / 255
-    box = torch.tensor([[0, 0, x.shape[3], x.shape[4]]])
-    return crop_resize(x, box.expand(len(x), 4), size)
-
-
-def random_boxes(n, height, width, scale, ratio):
-    """(n, 4) boxes of random area (share `scale` of the frame) and aspect `ratio` = width / height.
-
-    Like torchvision's RandomResizedCrop: ten tries per box, then the largest box of legal aspect.
-    """
-    area = height * width * torch.empty(n, 10).uniform_(*scale)
-    aspect = torch.empty(n, 10).uniform_(*np.log(ratio)).exp()                # log-uniform
-    w, h = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
-    fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
-    first = fits.int().argmax(1, keepdim=True)                             # the first try that fits
-    w, h = w.gather(1, first)[:, 0], h.gather(1, first)[:, 0]
-    none = ~fits.any(1)                                                       # fallback, centred
-    legal = min(max(width / height, ratio[0]), ratio[1])
-    w[none], h[none] = round(min(width, height * legal)), round(min(height, width / legal))
-    place = torch.rand(2, n)
-    place[:, none] = 0.5
-    top = (place[0] * (height - h + 1)).floor().minimum(height - h)
-    left = (place[1] * (width - w + 1)).floor().minimum(width - w)
-    return torch.stack([top, left, h, w], 1)
-
-
-def luminance(x):
-    """(B, T, 3, H, W) -> (B, T, 1, H, W)."""
-    red, green, blue = x.split(1, dim=2)
-    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
-
-
-def brightness(x, factor):
-    """x times factor (B,); new tensor, like the next three."""
-    return (x * per_sample(factor, x)).clamp_(0, 1)
-
-
-def contrast(x, factor):
-    """Away from or towards the frame's mean luminance."""
-    mean = luminance(x).mean((3, 4), keepdim=True)
-    return torch.lerp(mean, x, per_sample(factor, x)).clamp_(0, 1)
-
-
-def saturation(x, factor):
-    """Away from or towards grey; factor 0 is a grey image."""
-    return torch.lerp(luminance(x), x, per_sample(factor, x)).clamp_(0, 1)
-
-
-def hue(x, shift):
-    """Turns the colour circle by `shift` of a full turn, in [-0.5, 0.5] (through HSV)."""
-    top, bottom = x.amax(2), x.amin(2)                                        # (B, T, H, W)
-    red, green, blue = x.unbind(2)
-    chroma = (top - bottom).clamp(min=1e-8)
-    h = torch.where(top == red, (green - blue) / chroma,
-                    torch.where(top == green, 2 + (blue - red) / chroma,
-                                4 + (red - green) / chroma))
-    h = h + 6 * per_sample(shift, x)[:, :, 0]
-    # A channel of a colour with hue h (in sixths of a turn), value v and chroma c is
-    # v - c * m(n + h) with n = 5, 3, 1 for red, green, blue: the closed form of the six-case
-    # HSV to RGB table.
-    k = torch.stack([h + 5, h + 3, h + 1], 2) % 6                             # (B, T, 3, H, W)
-    return top[:, :, None] - (top - bottom)[:, :, None] * torch.minimum(k, 4 - k).clamp(0, 1)
-
-
-def color_jitter(x, strength, p):
-    """Brightness, contrast, saturation and hue by factors within 1 +- strength, in random order.
-
-    strength: four numbers (0 = off). The order is one per batch.
-    """
-    i = some(len(x), p, x.device)
-    part = x[i]
-    for k in torch.randperm(4).tolist():
-        if strength[k]:
-            draw = torch.empty(len(i)).uniform_(-strength[k], strength[k])
-            part = (hue(part, draw) if k == 3
-                    else (brightness, contrast, saturation)[k](part, 1 + draw))
-    x[i] = part
-    return x
-
-
-def grayscale(x, p):
-    """Same luminance in all channels."""
-    i = some(len(x), p, x.device)
-    x[i] = luminance(x[i]).expand(-1, -1, 3, -1, -1)
-    return x
-
-
-def blur_matrix(sigma, n, radius):
-    """(B, n, n): Gaussian blur of n pixels with 2 radius + 1 taps, edges reflected.
-
-    sigma (B,) in pixels.
-    """
-    offset = torch.arange(-radius, radius + 1)
-    weight = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)                 # (B, 2 radius + 1)
-    weight = weight / weight.sum(1, keepdim=True)
-    source = (torch.arange(n)[:, None] + offset).abs()                        # reflected at 0 ...
-    source = (n - 1) - ((n - 1) - source).abs()                               # ... and at n - 1
-    matrix = torch.zeros(len(sigma), n, n)
-    return matrix.scatter_add_(2, source.expand(len(sigma), -1, -1),
-                               weight[:, None].expand(-1, n, -1))
-
-
-def gaussian_blur(x, p, sigma=(0.1, 2.0), radius=11):
-    """sigma and radius (11: 23 taps) in pixels of a 224-pixel frame, scaled to x's width."""
-    i = some(len(x), p, x.device)
-    draw = torch.empty(len(i)).uniform_(*sigma) * (x.shape[4] / 224)
-    radius = max(1, round(radius * x.shape[4] / 224))
-    x[i] = separable(x[i], *(blur_matrix(draw, n, radius) for n in x.shape[3:]))
-    return x
-
-
-def solarize(x, p, threshold=0.5):
-    """Inverts the pixels at or above the threshold."""
-    i = some(len(x), p, x.device)
-    part = x[i]
-    x[i] = torch.where(part >= threshold, 1 - part, part)
-    return x
-
-
-def hflip(x, p):
-    """Mirrors left and right."""
-    i = some(len(x), p, x.device)
-    x[i] = x[i].flip(4)
-    return x
-
-
-def normalize(x, per_frame=False):
-    """What the network eats: (x - 0.45) / 0.225 (official code, all channels), or, with
-    per_frame, each channel of each frame to mean 0 and deviation 1 (ours; small
-    networks learn much faster)."""
-    if not per_frame:
-        return (x - 0.45) / 0.225
-    flat = x.flatten(3)                                                       # (B, T, 3, H W)
-    flat = flat - flat.mean(3, keepdim=True)
-    deviation = flat.norm(dim=3, keepdim=True) / flat.shape[3] ** 0.5
-    return flat.div_(deviation + 1e-3).view(x.shape)

@@ -28,10 +28,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import augment
 import data
 import evaluate
 import ops
-from model import Comedian, config_of, device_name, load_checkpoint, load_parts, number
+from model import Comedian
+from run import device_name, number
+from weights import config_of, load_checkpoint, load_parts
 
 
 # ------------------------------------------------------------------ options
@@ -83,11 +86,11 @@ def encode_halves(model, halves, reader, device, autocast, batch=256, flip=False
     model.eval()
     tokens = []
     for (half, clips), frames in zip(jobs, data.ahead(load, jobs), strict=True):   # (b, 2, H, W, 3)
-        x = data.resize(data.to_float(frames, device), model.cfg.image_size)       # (b, 2, 3, S, S)
+        x = augment.resize(augment.to_float(frames, device), model.cfg.image_size)
         if flip:
             x = x.flip(4)
         with autocast:
-            tokens.append(model.encode(data.normalize(x, model.cfg.normalize_per_frame)).float())
+            tokens.append(model.encode(augment.normalize(x, model.cfg.normalize_per_frame)).float())
         if clips.stop == half.n_tokens:
             yield half, torch.cat(tokens)                                            # (n_tokens, D)
             tokens = []

@@ -11,20 +11,16 @@ Paper Sec. 3 and App. A.1. Modules carry timm's parameter names (patch_embed, cl
 pos_embed, blocks.i.attn.qkv, ...), so that public weights fit without a table. Letters as in
 data.py; N patches per frame.
 
-Also here: configurations, checkpoints. Nothing here reads data or trains.
+Also here: configurations. Nothing here reads data or trains.
 """
-import argparse
 import dataclasses
-import math
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data import CLIP_FRAMES, SOCCERNET_CLASSES, DataError
+from data import CLIP_FRAMES, SOCCERNET_CLASSES
 
 LN_EPS = 1e-6                         # everywhere, Swin included (timm's own Swin has 1e-5)
 
@@ -66,6 +62,12 @@ MODELS = {
                           num_heads=(4,), mlp_ratio=2.0, temporal_depth=2, temporal_heads=4,
                           drop_path=0.0, normalize_per_frame=True),
 }
+
+
+def with_changes(name_or_config, **changes):
+    """A Config from a name of MODELS (or a Config) with fields replaced; None keeps a field."""
+    cfg = MODELS[name_or_config] if isinstance(name_or_config, str) else name_or_config
+    return dataclasses.replace(cfg, **{k: v for k, v in changes.items() if v is not None})
 
 
 # ------------------------------------------------------------------ transformer blocks
@@ -370,6 +372,10 @@ class Comedian(nn.Module):
         """c_s: (B, L, D) -> (B, L, K) logits; a sigmoid makes them scores."""
         return self.head(tokens)
 
+    def forward(self, x, keep=None):
+        """Logits (B, L, K) from frames (B, T, 3, H, W), or from spatial tokens (B, L, D)."""
+        return self.spot(self.tokens(x, keep) if x.dim() == 5 else self.contextualize(x))
+
     def copy_spatial_to_temporal(self):
         """Starts the temporal transformer from the first spatial blocks and the spatial norm.
 
@@ -380,12 +386,11 @@ class Comedian(nn.Module):
         self.temporal.norm.load_state_dict(self.spatial.norm.state_dict())
 
 
-def random_keep(n_windows, n_tokens, ratio):
-    """(B, L - floor(ratio L)) int64, sorted: each window's tokens that stay; None if all do."""
-    n_masked = int(n_tokens * ratio)
-    if not n_masked:
-        return None
-    return torch.rand(n_windows, n_tokens).argsort(1)[:, n_masked:].sort(1).values
+def random_keep(noise, ratio):
+    """Each window's tokens that stay, from noise (B, L): (B, L - floor(ratio L)) int64, sorted;
+    None if all do."""
+    n_masked = int(noise.shape[1] * ratio)
+    return noise.argsort(1)[:, n_masked:].sort(1).values if n_masked else None
 
 
 class Projector(nn.Sequential):
@@ -410,98 +415,3 @@ def decay_groups(*modules, weight_decay):
             exempt = parameter.dim() < 2 or leaf in ("pos_embed", "cls_token", "mask_token")
             (rest if exempt else decay).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-
-
-# ------------------------------------------------------------------ checkpoints
-def save_checkpoint(path, **content):
-    """Tensors and plain values only, so that `torch.load(weights_only=True)` reads it. Written
-    beside the old file and then renamed over it: a kill at any moment leaves a whole checkpoint."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(content, f"{path}.tmp")
-    os.replace(f"{path}.tmp", path)
-
-
-def load_checkpoint(path):
-    """The dict that `save_checkpoint` wrote, on the CPU."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such checkpoint") from None
-    except Exception as error:  # noqa: BLE001  (torch.load raises whatever the bytes lead to)
-        raise DataError(f"{path}: not a checkpoint, or damaged ({type(error).__name__})") from None
-    if not isinstance(checkpoint, dict) or not {"model", "config", "stage"} <= set(checkpoint):
-        raise DataError(f"{path}: not a checkpoint of this project's stages")
-    return checkpoint
-
-
-# Flags that may differ between a run and its --resume: they change how, not what is computed.
-FREE_FLAGS = {"data", "labels", "features", "valid", "init", "out", "accumulate", "workers",
-              "device", "log_every", "save_every", "resume"}
-
-
-def check_same_run(checkpoint, args, path):
-    """A resumed run must be the run it was: DataError names the flags that differ."""
-    was, now = checkpoint["args"], vars(args)
-    differ = [f"--{flag.replace('_', '-')} {was[flag]} (now {now[flag]})" for flag in now
-              if flag not in FREE_FLAGS and flag in was and was[flag] != now[flag]]
-    if differ:
-        raise DataError(f"{path}: was run with {', '.join(differ)}; --resume wants the same flags")
-
-
-def number(low, high=math.inf):
-    """For argparse: a number within [low, high], whole if `low` is; else a one-line refusal."""
-    kind = type(low)
-
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            what = "a whole number" if kind is int else "a number"
-            limit = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
-            raise argparse.ArgumentTypeError(f"wants {what} {limit}, got {text!r}")
-        return value
-
-    return parse
-
-
-def device_name(name):
-    """For argparse: `name` if torch can put a tensor there, else a one-line refusal."""
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:       # no such device; torch without CUDA
-        raise argparse.ArgumentTypeError(f"torch cannot use {name!r} here "
-                                         f"({str(error).splitlines()[0]})") from None
-    return name
-
-
-def config_of(checkpoint):
-    """Config from the plain dict in a checkpoint."""
-    return Config(**checkpoint["config"])
-
-
-def load_parts(model, checkpoint, parts, path):
-    """Copies the weights whose names begin with one of `parts` ("spatial.", ...) into `model`.
-
-    Every parameter of those parts must be there with its shape; DataError lists what does not fit.
-    """
-    own = {name: value for name, value in model.state_dict().items()
-           if name.startswith(tuple(parts))}
-    given = {name: value for name, value in checkpoint["model"].items()
-             if name.startswith(tuple(parts))}
-    wrong = [f"{name} missing" for name in own if name not in given]
-    wrong += [f"{name} unknown" for name in given if name not in own]
-    wrong += [f"{name} is {tuple(given[name].shape)}, model has {tuple(own[name].shape)}"
-              for name in own if name in given and given[name].shape != own[name].shape]
-    if wrong:
-        raise DataError(f"{path}: does not fit this model: {'; '.join(wrong[:5])}"
-                        f"{f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''}")
-    model.load_state_dict(given, strict=False)            # complete by the check above
-
-
-def with_changes(name_or_config, **changes):
-    """A Config from a name of MODELS (or a Config) with fields replaced; None keeps a field."""
-    cfg = MODELS[name_or_config] if isinstance(name_or_config, str) else name_or_config
-    return dataclasses.replace(cfg, **{k: v for k, v in changes.items() if v is not None})

@@ -3,9 +3,10 @@ Stage 1: the spatial encoder learns, from unlabelled clips, what tells one secon
 
     python stage1_spatial.py --data frames/                           # the paper's setting, one GPU
     python stage1_spatial.py --data frames/ --model vivit_micro --batch 64 --steps 20     # a laptop
+    torchrun --nproc-per-node 8 stage1_spatial.py --data frames/                        # eight GPUs
 
 Reads   <data>/**/1_224p/00000001.jpg ...      frames; labels are not looked at (layouts: data.py)
-Writes  <out>/last.pt, <out>/log.txt           stage 2 starts from last.pt
+Writes  <out>/last.pt, log.txt, curves.png     stage 2 starts from last.pt
 Method  paper Sec. 3.2, App. A.3: MoCo (projector, predictor, momentum encoder, queue), Eq. 1-2.
 
 Differences from the paper: none by default. What it leaves open is taken from the official code:
@@ -17,9 +18,6 @@ import argparse
 import copy
 import functools
 import math
-import resource
-import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,28 +25,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
+from torch.nn.parallel import DistributedDataParallel
 
+import augment
 import data
-from model import (
-    MODELS,
-    Projector,
-    check_same_run,
-    config_of,
-    decay_groups,
-    device_name,
-    load_checkpoint,
-    number,
-    save_checkpoint,
-    spatial_encoder,
-    with_changes,
-)
+import run
+from model import MODELS, Projector, decay_groups, spatial_encoder, with_changes
+from run import device_name, number
+from weights import config_of, save_checkpoint
 
 
 # ------------------------------------------------------------------ options
 def parse_args(argv=None):
-    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = run.Parser(__doc__)
     add = p.add_argument
     add("--data", required=True, help="folder with frames, any layout data.py knows")
     add("--out", default="runs/stage1", help="folder for last.pt and log.txt")
@@ -58,9 +47,9 @@ def parse_args(argv=None):
         help="passes over all clips (official YAML: 200, README's: 100)")
     add("--steps", type=number(0), default=0,
         help="optimiser steps in all, instead of --epochs; 0 = off")
-    add("--batch", type=number(1), default=1024, help="clips per step")
+    add("--batch", type=number(1), default=1024, help="clips per step, of all processes together")
     add("--accumulate", type=number(1), default=1,
-        help="split the batch into this many passes (less memory)")
+        help="split the batch into this many passes: the same result in less memory")
     add("--lr", type=number(0.0), default=5e-4,
         help="peak learning rate for a batch of 256; scales with --batch")
     add("--warmup-epochs", type=number(0.0), default=10,
@@ -73,8 +62,8 @@ def parse_args(argv=None):
         help="of the target branch, to 1 on a cosine (official code)")
     add("--queue", type=number(1), default=65536, help="negatives kept from earlier steps")
     add("--negatives", choices=["queue", "batch"], default="queue",
-        help="batch: the other clips of the (micro-)batch instead of the queue "
-             "(ours, for small runs)")
+        help="batch: the other clips of the batch (with --accumulate, of the pass) instead of "
+             "the queue (ours, for small runs)")
     add("--halves-per-batch", type=number(0), default=0,
         help="draw each batch from this many halves (ours: kit and pitch then tell nothing); "
              "0 = all clips, shuffled (paper)")
@@ -84,6 +73,7 @@ def parse_args(argv=None):
         help="jitter of brightness, contrast, saturation, hue")
     add("--bf16", action=argparse.BooleanOptionalAction, default=None,
         help="bfloat16 autocast; None = where a CUDA device has it")
+    add("--compile", action="store_true", help="torch.compile: slow to start, then faster")
     add("--workers", type=number(0), default=0, help="decoding threads; 0 = one per core")
     add("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu",
         help="cpu, cuda, cuda:1, ...")
@@ -116,24 +106,24 @@ def pick_clips(step, args, halves):
             for h, clip in zip(which, clips, strict=True)]
 
 
-def views(frames, cfg, args, device):
+def views(frames, draw, cfg, args, device):
     """Two views X^1 ~ A^1, X^2 ~ A^2 of each clip: (B, 2, H, W, 3) uint8 -> twice (B, 2, 3, S, S).
 
     The two distributions differ in blur (always / rarely) and solarisation (never / sometimes).
     """
-    x = data.to_float(frames, device)                                 # (B, 2, 3, H, W)
+    x = augment.to_float(frames, device)                                 # (B, 2, 3, H, W)
     height, width = x.shape[3:]
     ratio = np.array([0.75, 1.25]) * width / height            # crops keep about the frame's aspect
     pair = []
     for blur_p, solarize_p in ((1.0, 0.0), (0.1, 0.2)):
-        view = data.crop_resize(x, data.random_boxes(len(x), height, width, args.crop_scale, ratio),
-                                cfg.image_size)                       # (B, 2, 3, S, S)
-        view = data.color_jitter(view, args.color, p=0.8)
-        view = data.grayscale(view, p=0.2)
-        view = data.gaussian_blur(view, p=blur_p)
-        view = data.solarize(view, p=solarize_p)
-        view = data.hflip(view, p=0.5)
-        pair.append(data.normalize(view, cfg.normalize_per_frame))
+        boxes = augment.random_boxes(draw, height, width, args.crop_scale, ratio)
+        view = augment.crop_resize(x, boxes, cfg.image_size)          # (B, 2, 3, S, S)
+        view = augment.color_jitter(view, draw, args.color, p=0.8)
+        view = augment.grayscale(view, draw, p=0.2)
+        view = augment.gaussian_blur(view, draw, p=blur_p)
+        view = augment.solarize(view, draw, p=solarize_p)
+        view = augment.hflip(view, draw, p=0.5)
+        pair.append(augment.normalize(view, cfg.normalize_per_frame))
     return pair
 
 
@@ -144,11 +134,12 @@ def moco_loss(z, k, queue, tau):
         l_M(z, k) = log  exp(z.k / tau) / (exp(z.k / tau) + sum_j exp(z.Q_j / tau))
 
     z, k (B, D) unit vectors, k without gradient, of two views of the same clips; queue (M, D) unit
-    vectors, or None: then the other clips of the batch are the negatives Q.
+    vectors, or None: then the other clips, of all processes, are the negatives Q.
     """
     if queue is None:
-        logits = z @ k.T / tau                                   # (B, B), positives on the diagonal
-        return F.cross_entropy(logits, torch.arange(len(z), device=z.device))
+        logits = z @ run.gather(k).T / tau                            # (B, B * processes)
+        own = torch.arange(len(z), device=z.device) + run.rank() * len(z)
+        return F.cross_entropy(logits, own)
     positive = (z * k).sum(1, keepdim=True)                           # (B, 1)
     logits = torch.cat([positive, z @ queue.T], 1) / tau              # (B, 1 + M), positives first
     return F.cross_entropy(logits, torch.zeros(len(z), dtype=torch.long, device=z.device))
@@ -162,22 +153,13 @@ def lr_at(step, total, args):
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def memory_gb(device):
-    """Largest memory so far: of the GPU if there is one, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2 ** 30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
-
-
 # ------------------------------------------------------------------ run
 def main(args):
-    device = torch.device(args.device)
-    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    bf16 = has_bf16 if args.bf16 is None else args.bf16
+    rank, ranks, device = run.join(args.device)           # under torchrun one of several processes
+    rows = run.passes(args, rank, ranks)                  # its samples of each batch, pass by pass
+    state = run.start(args, stage=1)                      # what to --resume from, or None
+    bf16 = run.has_bf16(device) if args.bf16 is None else args.bf16
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
-    if args.batch % args.accumulate:
-        raise data.DataError(f"--batch {args.batch} cannot be split into {args.accumulate} equal "
-                             "parts: --accumulate must divide it")
 
     # -- data
     halves = data.find_halves(args.data)
@@ -187,11 +169,11 @@ def main(args):
         raise data.DataError(f"{args.data}: {n_clips} clips are fewer than one "
                              f"--batch of {args.batch}")
     total = args.steps or args.epochs * (n_clips // args.batch)
-    reader = data.FrameReader(args.workers)
+    reader = data.FrameReader(args.workers, pin=device.type == "cuda")
 
     # -- network: online branch f_s with projector and predictor g_s; target f_t, its slow copy
     torch.manual_seed(args.seed)
-    cfg = with_changes(args.model)
+    cfg = config_of(state) if state else with_changes(args.model)
     hidden = 2048 if args.model == "vivit_small" else 1024            # official heads; paper: 1024
     online = nn.Sequential(spatial_encoder(cfg),
                            Projector(cfg.width, hidden, hidden, 256)).to(device)
@@ -202,55 +184,54 @@ def main(args):
         queue = F.normalize(torch.randn(args.queue, 256), dim=1).to(device)        # (M, 256)
     optimizer = torch.optim.AdamW(decay_groups(online, predictor, weight_decay=args.weight_decay),
                                   fused=device.type == "cuda")
-    print(f"stage 1: {args.model}, {sum(p.numel() for p in online[0].parameters()):,} spatial "
-          f"parameters, {n_clips:,} clips, {total:,} steps of {args.batch} "
-          f"on {device}, bf16 {'on' if bf16 else 'off'}")
-
-    # -- resume
-    out, start = Path(args.out), 0
-    if args.resume:
-        state = load_checkpoint(out / "last.pt")
-        if config_of(state) != cfg or state["stage"] != 1:
-            raise data.DataError(f"{out / 'last.pt'}: is not a stage-1 run of {args.model}")
-        check_same_run(state, args, out / "last.pt")
+    if state:
         online.load_state_dict(state["online"])
         target.load_state_dict(state["target"])
         predictor.load_state_dict(state["predictor"])
         optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
         if queue is not None:
             queue.copy_(state["queue"])
-    elif (out / "last.pt").exists():
-        raise data.DataError(f"{out / 'last.pt'}: there is a run already; "
-                             "--resume it or choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
+    start = state["step"] if state else 0
+    student, teacher = nn.Sequential(online, predictor), target       # as they are called below
+    if args.compile:
+        student, teacher = torch.compile(student), torch.compile(teacher)
+    if ranks > 1:
+        student = DistributedDataParallel(student, broadcast_buffers=False)
+    print(f"stage 1: {args.model}, {sum(p.numel() for p in online[0].parameters()):,} spatial "
+          f"parameters, {n_clips:,} clips, {total:,} steps of {args.batch} "
+          f"on {ranks} x {device.type}, bf16 {'on' if bf16 else 'off'}")
 
     # -- train
     def load(step):
-        return reader.read(pick_clips(step, args, halves), data.CLIP_FRAMES)       # (B, 2, H, W, 3)
+        picks = pick_clips(step, args, halves)[rows[0].start:rows[-1].stop]
+        return reader.read(picks, data.CLIP_FRAMES)                   # (B / ranks, 2, H, W, 3)
 
-    bar = tqdm(data.ahead(load, range(start, total)), desc="stage 1", total=total, initial=start,
-               unit="step", disable=None)
-    seen, since, loss_sum = 0, time.time(), torch.zeros((), device=device)
-    for step, frames in enumerate(bar, start):
+    def files(step):
+        return [half.path(first) for half, first in pick_clips(step - 1, args, halves)]
+
+    log = run.Log(args.out, "stage 1", start, total, device, files, state and state["log"])
+    stop = run.Stop()
+    for step, frames in enumerate(data.ahead(load, range(start, total)), start):
         # -- what this stage is about ----------------------------------
-        torch.manual_seed(args.seed * 1_000_003 + step)              # all of this step's randomness
         for group in optimizer.param_groups:
             group["lr"] = lr_at(step, total, args)
-        keys = []
-        for part in frames.chunk(args.accumulate):                    # (b, 2, H, W, 3)
-            both = torch.cat(views(part, cfg, args, device))          # (2b, 2, 3, S, S)
+        keys, losses = [], []
+        for own, part in zip(rows, frames.chunk(args.accumulate), strict=True):    # (b, 2, H, W, 3)
+            draw = augment.Draws(args.seed, step, args.batch, own)
+            torch.manual_seed((args.seed * 1_000_003 + step) * args.batch + own.start)   # drop path
+            student.require_backward_grad_sync = own is rows[-1]      # DDP averages after the last
+            both = torch.cat(views(part, draw, cfg, args, device))    # (2b, 2, 3, S, S)
             with autocast:
-                z = predictor(online(both))                           # (2b, 256)
+                z = student(both)                                     # (2b, 256)
                 with torch.no_grad():
-                    k = target(both)                                  # (2b, 256)
+                    k = teacher(both)                                 # (2b, 256)
             z1, z2 = F.normalize(z.float(), dim=1).chunk(2)           # (b, 256) each
             k1, k2 = F.normalize(k.float(), dim=1).chunk(2)
             loss = (moco_loss(z1, k2, queue, args.tau)                # Eq. 1
                     + moco_loss(z2, k1, queue, args.tau)) / 2
             (loss / args.accumulate).backward()
-            loss_sum += loss.detach() / args.accumulate
-            keys += [k1, k2]
+            losses.append(loss.detach())
+            keys.append(torch.stack([k1, k2], 1))                     # (b, 2, 256)
         norm = nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]],
                                         args.clip_grad)
         optimizer.step()
@@ -259,37 +240,28 @@ def main(args):
             m = 1 - (1 - args.momentum) * (1 + math.cos(math.pi * step / total)) / 2
             torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - m)
             if queue is not None:                                     # the oldest keys make room
-                keys = torch.cat(keys)                                # (2B, 256)
-                place = torch.arange(step * len(keys), (step + 1) * len(keys),
-                                     device=device) % len(queue)
-                queue[place] = keys
+                keys = run.gather(torch.cat(keys)).flatten(0, 1)      # (2B, 256), of all processes
+                place = torch.arange(step * len(keys), (step + 1) * len(keys), device=device)
+                queue[place % len(queue)] = keys
         # -- everything below is bookkeeping ---------------------------
-        step, seen = step + 1, seen + len(frames)
+        step = step + 1
+        log.add(step, torch.stack(losses).mean(), norm, clips=args.batch)
         if step % args.log_every == 0 or step == total:
-            n, loss_mean = (step - 1) % args.log_every + 1, loss_sum.item()
-            if not math.isfinite(loss_mean):
-                raise data.DataError(f"step {step}: the loss is {loss_mean}; the last good "
-                                     f"checkpoint is {out / 'last.pt'}; try a lower --lr")
-            line = (f"stage 1 | step {step}/{total} | loss {loss_mean / min(n, step - start):.4f} "
-                    f"| lr {optimizer.param_groups[0]['lr']:.2e} | grad {norm.item():.2f} "
-                    f"| {seen / (time.time() - since):.0f} clips/s | {memory_gb(device):.1f} GB")
-            tqdm.write(line)
-            with open(out / "log.txt", "a") as log:
-                log.write(line + "\n")
-            seen, since = 0, time.time()
-            loss_sum.zero_()
-        if step % args.save_every == 0 or step == total:
-            save_checkpoint(out / "last.pt", stage=1, step=step,
-                            config=asdict(cfg), args=vars(args),
-                            model={f"spatial.{k}": v for k, v in online[0].state_dict().items()},
-                            online=online.state_dict(), target=target.state_dict(), queue=queue,
-                            predictor=predictor.state_dict(), optimizer=optimizer.state_dict())
-    print(f"stage 1: done; {out / 'last.pt'} is what stage 2 starts from (--init)")
+            log.line(step, lr=optimizer.param_groups[0]["lr"])
+        if stop.asked() or step % args.save_every == 0 or step == total:
+            content = dict(stage=1, step=step, config=asdict(cfg), args=vars(args),
+                           log=log.state(step), queue=queue,
+                           model={f"spatial.{k}": v for k, v in online[0].state_dict().items()},
+                           online=online.state_dict(), target=target.state_dict(),
+                           predictor=predictor.state_dict(), optimizer=optimizer.state_dict())
+            if rank == 0:
+                save_checkpoint(Path(args.out, "last.pt"), **content)
+        if stop.signal:
+            break
+    log.close()
+    stop.release(f"stage 1: stopped after step {log.step}")
+    print(f"stage 1: done; {args.out}/last.pt is what stage 2 starts from (--init)")
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_args())
-    except (data.DataError, OSError) as error:     # an OSError names its file, too
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run.command(main, parse_args())

@@ -5,11 +5,13 @@ that a stronger network finds alike.
     python stage2_distill.py --data frames/ --init runs/stage1/last.pt         # the paper's setting
     python stage2_distill.py --data frames/ --model vivit_micro --window 32 --batch 4 --steps 20 \
                              --features-name physics               # a laptop, on the demo's data
+    torchrun --nproc-per-node 8 stage2_distill.py --data frames/ --init ...             # eight GPUs
 
 Reads   <data>/**/1_224p/00000001.jpg ...      frames; labels are not looked at
         <features>/**/1_<features-name>.npy    teacher features, 1 per second
         --init                                 stage 1's last.pt; else all weights start anew
-Writes  <out>/last.pt, <out>/log.txt           stage 3 starts from last.pt
+Writes  <out>/last.pt, log.txt, curves.png     stage 3 starts from last.pt
+        <centroids>/soft_centroids_*.npy       Eq. 4 for every feature, once per data set
 Method  paper Sec. 3.3, App. A.4: distillation of a bank of features with the SCE loss, Eq. 3-6.
 
 Differences from the paper: none where it speaks; the bank is the complete one, as in Eq. 3 and 4
@@ -19,10 +21,9 @@ gradient clipping, and temporal blocks that start as copies of the first spatial
 """
 import argparse
 import functools
+import hashlib
 import math
-import resource
-import sys
-import time
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,35 +31,27 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+import augment
 import data
-from model import (
-    MODELS,
-    Comedian,
-    Projector,
-    check_same_run,
-    config_of,
-    decay_groups,
-    device_name,
-    load_checkpoint,
-    load_parts,
-    number,
-    random_keep,
-    save_checkpoint,
-    with_changes,
-)
+import run
+from model import MODELS, Comedian, Projector, decay_groups, random_keep, with_changes
+from run import device_name, number
+from weights import config_of, load_checkpoint, load_parts, save_checkpoint
 
 
 # ------------------------------------------------------------------ options
 def parse_args(argv=None):
-    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = run.Parser(__doc__)
     add = p.add_argument
     add("--data", required=True, help="folder with frames, any layout data.py knows")
     add("--features", help="root of the teacher features; default: --data")
     add("--features-name", default="pca_512_std_baidu_soccer_embeddings",
         help="reads <match>/<half>_NAME.npy, (seconds, width)")
+    add("--centroids", help="folder for the soft centroids of Eq. 4, made once per data set and "
+        "--tau-m; default: --features")
     add("--init", help="stage-1 checkpoint for the spatial encoder; default: random weights")
     add("--out", default="runs/stage2", help="folder for last.pt and log.txt")
     add("--model", default="vivit_tiny", choices=MODELS,
@@ -80,9 +73,9 @@ def parse_args(argv=None):
     add("--align", choices=["middle", "first"], default="middle",
         help="a clip's feature is that of the second of its middle (paper) or first (official) "
              "frame; they differ where a window starts between two seconds")
-    add("--batch", type=number(1), default=32, help="windows per step")
+    add("--batch", type=number(1), default=32, help="windows per step, of all processes together")
     add("--accumulate", type=number(1), default=1,
-        help="split the batch into this many passes (less memory)")
+        help="split the batch into this many passes: the same result in less memory")
     add("--lr", type=number(0.0), default=2e-3,
         help="peak for 256 windows of 32 tokens (64 frames); scales with both")
     add("--warmup-epochs", type=number(0.0), default=10,
@@ -94,6 +87,9 @@ def parse_args(argv=None):
     add("--bank", choices=["complete", "queue"], default="complete",
         help="complete: every feature of the data set (paper); queue: the own window's features "
              "and the last 65,536 of earlier windows (official code)")
+    add("--bank-rows", choices=["all", "share"], default="all",
+        help="of the complete bank, on each of several GPUs: all, or a share (less memory, more "
+             "messages)")
     add("--tau", type=number(0.03), default=0.1, help="temperature of the student, Eq. 3")
     add("--tau-m", type=number(0.03), default=0.07,
         help="temperature of the teacher, Eq. 4 (official YAML: 0.05)")
@@ -102,6 +98,7 @@ def parse_args(argv=None):
         help="jitter of brightness, contrast, saturation, hue")
     add("--bf16", action=argparse.BooleanOptionalAction, default=None,
         help="bfloat16 autocast; None = where a CUDA device has it")
+    add("--compile", action="store_true", help="torch.compile: slow to start, then faster")
     add("--workers", type=number(0), default=0, help="decoding threads; 0 = one per core")
     add("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu",
         help="cpu, cuda, cuda:1, ...")
@@ -147,15 +144,47 @@ def feature_rows(first_frame, n_tokens, half, n_features, align):
     return np.minimum((frame / half.fps).astype(np.int64), n_features - 1)
 
 
-def view(frames, cfg, args, device):
+def view(frames, draw, cfg, args, device):
     """X^3 ~ A^3: (B, T, H, W, 3) uint8 -> (B, T, 3, S, S); one draw per window, no crop."""
-    x = data.resize(data.to_float(frames, device), cfg.image_size)    # (B, T, 3, S, S)
-    x = data.color_jitter(x, args.color, p=0.8)
-    x = data.grayscale(x, p=0.2)
-    x = data.gaussian_blur(x, p=0.5)
-    x = data.solarize(x, p=0.2)
-    x = data.hflip(x, p=0.5)
-    return data.normalize(x, cfg.normalize_per_frame)
+    x = augment.resize(augment.to_float(frames, device), cfg.image_size)           # (B, T, 3, S, S)
+    x = augment.color_jitter(x, draw, args.color, p=0.8)
+    x = augment.grayscale(x, draw, p=0.2)
+    x = augment.gaussian_blur(x, draw, p=0.5)
+    x = augment.solarize(x, draw, p=0.2)
+    x = augment.hflip(x, draw, p=0.5)
+    return augment.normalize(x, cfg.normalize_per_frame)
+
+
+class Bank:
+    """P, every feature of the data set as unit vectors; what the stage reads of it.
+
+    The features stay on disk, memory-mapped: `own` reads those of a batch. Only `rows`, which the
+    loss streams, lie on the device, in `dtype`; of several processes each may hold a share.
+    """
+
+    def __init__(self, features, halves, device, dtype, share=slice(None)):
+        self.features, self.halves = features, halves
+        self.first = np.cumsum([0] + [len(f) for f in features])      # bank row of a half's first
+        held = range(len(features))[share]
+        self.rows = torch.empty(sum(len(features[h]) for h in held), features[0].shape[1],
+                                dtype=dtype, device=device)           # (M, D_t)
+        for h, rows in zip(held, self.rows.split([len(features[h]) for h in held]), strict=True):
+            rows.copy_(self.unit(h, slice(None)))
+
+    def unit(self, h, which):
+        """Rows of half h as float32 unit vectors. A feature that is not finite has no direction."""
+        rows = torch.from_numpy(np.array(self.features[h][which], np.float32))
+        if not rows.isfinite().all():
+            raise data.DataError(f"{self.features[h].filename}: holds values that are not finite")
+        return F.normalize(rows, dim=1)
+
+    def own(self, picks, window, align):
+        """For the windows of a batch: their features P_i (B, L, D_t), and bank rows i (B, L)."""
+        rows = [feature_rows(first, window, self.halves[h], len(self.features[h]), align)
+                for h, first in picks]
+        p = [self.unit(h, r) for (h, _), r in zip(picks, rows, strict=True)]
+        i = [self.first[h] + r for (h, _), r in zip(picks, rows, strict=True)]
+        return torch.stack(p), np.stack(i)
 
 
 # ------------------------------------------------------------------ the loss
@@ -170,6 +199,7 @@ def view(frames, cfg, args, device):
 CHUNK = 8192                      # bank rows at a time: (tokens x CHUNK) is all that is ever stored
 
 
+@torch.no_grad()
 def attend(q, bank, tau, q_id=None, bank_id=None):
     """log sum_k exp(q_i.P_k / tau) and the read sum_k softmax_k(q_i.P_k / tau) P_k: (n,), (n, D_t).
 
@@ -191,21 +221,31 @@ def attend(q, bank, tau, q_id=None, bank_id=None):
     return total.log() + 1 / tau, read / total[:, None]
 
 
+def attend_shares(q, share, tau):
+    """`attend` where each process holds another share of the bank: everyone's questions go to all,
+    and their answers are added up, weighted as an online softmax does."""
+    value, read = attend(run.gather(q), share, tau)                   # of all processes' q
+    weight = torch.exp(value - 1 / tau)                               # at most the rows of a share
+    total, read = run.total(weight.clone()), run.total(weight[:, None] * read)
+    mine = slice(run.rank() * len(q), (run.rank() + 1) * len(q))
+    return total[mine].log() + 1 / tau, read[mine] / total[mine, None]
+
+
 class BankLogSumExp(torch.autograd.Function):
     """log sum_k exp(z_i.P_k / tau), whose gradient with respect to z is the read divided by tau."""
 
     @staticmethod
-    def forward(ctx, z, bank, tau):
-        value, read = attend(z, bank, tau)
+    def forward(ctx, z, bank, tau, read_bank=attend):
+        value, read = read_bank(z, bank, tau)
         ctx.save_for_backward(read / tau)
         return value
 
     @staticmethod
     def backward(ctx, grad):
-        return grad[:, None] * ctx.saved_tensors[0], None, None
+        return grad[:, None] * ctx.saved_tensors[0], None, None, None
 
 
-def sce_loss(z, p, c, bank, lam, tau):
+def sce_loss(z, p, c, bank, lam, tau, read_bank=attend):
     """Eq. 3-6 with the complete bank, averaged over tokens. z (n, D_t) student tokens,
     p (n, D_t) their own features P_i, c (n, D_t) their soft centroids, bank (M, D_t).
     All but c are unit vectors.
@@ -213,20 +253,47 @@ def sce_loss(z, p, c, bank, lam, tau):
     Rows equal to P_i (Eq. 5's indicator is by value) share the one-hot's weight: w_i sums to 1.
     """
     pull = (z * (lam * p + (1 - lam) * c)).sum(1) / tau               # (n,) = w_i . logits_i
-    return (BankLogSumExp.apply(z, bank, tau) - pull).mean()
+    return (BankLogSumExp.apply(z, bank, tau, read_bank) - pull).mean()
 
 
-@torch.no_grad()
-def soft_centroids(bank, tau_m):
-    """c_i = sum_k s2_ik P_k of Eq. 4 for every row i of the bank; rows equal to P_i are left out of
-    the sum. (M, D_t). It does not depend on the student: computed once."""
-    # Equal rows get equal numbers: a random integer combination of their bits.
+def row_ids(bank):
+    """(M,) int64, equal for equal rows: a random integer combination of their bits."""
     gen = torch.Generator().manual_seed(0)
     code = torch.randint(-2 ** 62, 2 ** 62, (bank.shape[1],), generator=gen).to(bank.device)
-    row_id = torch.cat([(rows.float().view(torch.int32) * code).sum(1)            # wraps around
-                        for rows in bank.split(CHUNK)])               # (M,)
-    return torch.cat([attend(bank[i:i + 1024], bank, tau_m, row_id[i:i + 1024], row_id)[1]
-                      for i in range(0, len(bank), 1024)])
+    return torch.cat([(rows.float().view(torch.int32) * code).sum(1)              # wraps around
+                      for rows in bank.split(CHUNK)])
+
+
+def soft_centroids(bank, tau_m):
+    """Yields c_i = sum_k s2_ik P_k of Eq. 4 for 1,024 rows i of the bank at a time, (1024, D_t);
+    rows equal to P_i are left out of the sum. It does not depend on the student."""
+    ids = row_ids(bank)
+    for i in range(0, len(bank), 1024):
+        yield attend(bank[i:i + 1024], bank, tau_m, ids[i:i + 1024], ids)[1]
+
+
+def centroids_on_disk(bank, tau_m, folder, name):
+    """The soft centroids of the whole bank, (M, D_t) float32, memory-mapped from a file that is
+    made when it is missing. Its name holds tau_m and a hash of the bank: it is never stale."""
+    digest = hashlib.sha256(row_ids(bank).cpu().numpy().tobytes()).hexdigest()[:12]
+    path = Path(folder, f"soft_centroids_{name}_tau{tau_m:g}_{digest}.npy")
+    if not path.exists():
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            out = np.lib.format.open_memmap(unfinished, "w+", np.float32, tuple(bank.shape))
+            with tqdm(total=len(bank), desc="soft centroids", unit="row", disable=None) as bar:
+                for c in soft_centroids(bank, tau_m):
+                    out[bar.n:bar.n + len(c)] = c.cpu().numpy()
+                    bar.update(len(c))
+            out.flush()
+            os.replace(unfinished, path)
+        except OSError as error:
+            raise data.DataError(f"{path}: cannot be written ({error.strerror}); --centroids wants "
+                                 f"a folder with {bank.numel() * 4 / 1e9:.2g} GB free") from None
+        finally:
+            unfinished.unlink(missing_ok=True)
+        print(f"data: soft centroids: {path}")
+    return np.load(path, mmap_mode="r")
 
 
 def sce_loss_queue(z, p, queue, lam, tau, tau_m):
@@ -252,158 +319,154 @@ def lr_at(step, total, args):
     return peak * (0.01 + 0.99 * cosine)
 
 
-def memory_gb(device):
-    """Largest memory so far: of the GPU if there is one, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2 ** 30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+class Student(nn.Module):
+    """Both transformers and a projector into the teacher's space, as one call."""
+
+    def __init__(self, model, projector):
+        super().__init__()
+        self.model, self.projector = model, projector
+
+    def forward(self, x, keep):                                       # (B, T, 3, S, S)
+        return self.projector(self.model.tokens(x, keep))             # (B, L, D_t)
 
 
 # ------------------------------------------------------------------ run
 def main(args):
-    device = torch.device(args.device)
-    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    bf16 = has_bf16 if args.bf16 is None else args.bf16
+    rank, ranks, device = run.join(args.device)           # under torchrun one of several processes
+    rows = run.passes(args, rank, ranks)                  # its samples of each batch, pass by pass
+    state = run.start(args, stage=2)                      # what to --resume from, or None
+    bf16 = run.has_bf16(device) if args.bf16 is None else args.bf16
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
-    if args.batch % args.accumulate:
-        raise data.DataError(f"--batch {args.batch} cannot be split into {args.accumulate} equal "
-                             "parts: --accumulate must divide it")
 
     # -- data
     halves = data.find_halves(args.data)
     print(data.describe(halves, args.data))
     halves = data.of_length(halves, args.window, "a window")
-    features = [data.open_features(args.features or args.data, half, args.features_name)
-                for half in halves]
-    widths = {f.shape[1] for f in features}
-    if len(widths) > 1:
-        raise data.DataError(f"features of different widths: {sorted(widths)}; "
-                             "one teacher for all halves")
-    row0 = np.cumsum([0] + [len(f) for f in features])                # first bank row of each half
-    bank = F.normalize(torch.from_numpy(np.concatenate(features, dtype=np.float32)),
-                       dim=1)                                         # (M, D_t)
-    bank = bank.to(device, torch.bfloat16 if bf16 else torch.float32)
-    print(f"data: bank of {len(bank):,} features x {bank.shape[1]}")
+    features_root = args.features or args.data
+    features = [data.open_features(features_root, half, args.features_name) for half in halves]
+    print(data.describe_features(features, halves))
+    bank = Bank(features, halves, device, torch.bfloat16 if bf16 else torch.float32)
+    if args.bank == "complete":
+        if rank == 0:
+            centroids_on_disk(bank.rows, args.tau_m, args.centroids or features_root,
+                              args.features_name)
+        run.wait()                                                    # ... for rank 0's file
+        centroids = centroids_on_disk(bank.rows, args.tau_m, args.centroids or features_root,
+                                      args.features_name)             # (M, D_t)
+        read_bank = attend
+        if args.bank_rows == "share" and ranks > 1:
+            read_bank = attend_shares
+            bank = Bank(features, halves, device, bank.rows.dtype, slice(rank, None, ranks))
     per_epoch = len(halves) * args.windows_per_half
     if not args.steps and per_epoch < args.batch:
         raise data.DataError(f"{args.data}: {per_epoch} windows an epoch are fewer than one "
                              f"--batch of {args.batch}; raise --windows-per-half or give --steps")
     total = args.steps or args.epochs * (per_epoch // args.batch)
-    reader = data.FrameReader(args.workers)
+    reader = data.FrameReader(args.workers, pin=device.type == "cuda")
 
     # -- network: both transformers and a projector into the teacher's space
     torch.manual_seed(args.seed)
-    if args.init:
-        stage1 = load_checkpoint(args.init)
-        cfg = with_changes(config_of(stage1), window_tokens=args.window,
-                           temporal_depth=args.temporal_depth)
-    else:
-        cfg = with_changes(args.model, window_tokens=args.window,
-                           temporal_depth=args.temporal_depth)
+    before = load_checkpoint(args.init) if args.init and not state else None
+    cfg = (config_of(state) if state else
+           with_changes(config_of(before) if before else args.model, window_tokens=args.window,
+                        temporal_depth=args.temporal_depth))
     model = Comedian(cfg)
-    if args.init:
-        load_parts(model, stage1, ["spatial."], args.init)
+    if before:
+        load_parts(model, before, ["spatial."], args.init)
     if args.temporal_init == "copy" and cfg.spatial == "vit":
         model.copy_spatial_to_temporal()
     model = model.to(device)
+    model.head.requires_grad_(False)                                  # stage 3's
+    model.temporal.mask_token.requires_grad_(args.mask > 0)
     hidden = 2048 if cfg.model == "vivit_small" else 1024             # official heads; paper: 1024
-    projector = Projector(cfg.width, hidden, hidden, bank.shape[1]).to(device)
+    projector = Projector(cfg.width, hidden, hidden, features[0].shape[1]).to(device)
     groups = decay_groups(model.spatial, model.temporal, projector, weight_decay=args.weight_decay)
     optimizer = torch.optim.AdamW(groups, fused=device.type == "cuda")
-    if args.bank == "complete":
-        centroids = soft_centroids(bank, args.tau_m)                  # (M, D_t)
-    else:
-        queue = F.normalize(torch.randn(65536, bank.shape[1]), dim=1).to(bank)
-    print(f"stage 2: {cfg.model}, {sum(p.numel() for g in groups for p in g['params']):,} "
-          f"parameters, {total:,} steps of {args.batch} windows of {args.window} tokens "
-          f"on {device}, bf16 {'on' if bf16 else 'off'}")
-
-    # -- resume
-    out, start = Path(args.out), 0
-    if args.resume:
-        state = load_checkpoint(out / "last.pt")
-        if config_of(state) != cfg or state["stage"] != 2:
-            raise data.DataError(f"{out / 'last.pt'}: is not a stage-2 run of this model")
-        check_same_run(state, args, out / "last.pt")
+    queue = None
+    if args.bank == "queue":
+        queue = F.normalize(torch.randn(65536, features[0].shape[1]), dim=1).to(bank.rows)
+    if state:
         model.load_state_dict(state["model"])
         projector.load_state_dict(state["projector"])
         optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
-        if args.bank == "queue":
+        if queue is not None:
             queue.copy_(state["queue"])
-    elif (out / "last.pt").exists():
-        raise data.DataError(f"{out / 'last.pt'}: there is a run already; "
-                             "--resume it or choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
+    start = state["step"] if state else 0
+    student = Student(model, projector)
+    if args.compile:
+        student = torch.compile(student)
+    if ranks > 1:
+        student = DistributedDataParallel(student, broadcast_buffers=False)
+    print(f"stage 2: {cfg.model}, {sum(p.numel() for g in groups for p in g['params']):,} "
+          f"parameters, {total:,} steps of {args.batch} windows of {args.window} tokens "
+          f"on {ranks} x {device.type}, bf16 {'on' if bf16 else 'off'}")
 
     # -- train
     def load(step):
-        picks = pick_windows(step, args, halves)
+        picks = pick_windows(step, args, halves)[rows[0].start:rows[-1].stop]
         frames = reader.read([(halves[h], first) for h, first in picks],
-                             data.CLIP_FRAMES * args.window)
-        rows = [row0[h] + feature_rows(first, args.window, halves[h], len(features[h]), args.align)
-                for h, first in picks]
-        return frames, torch.from_numpy(np.stack(rows))               # (B, T, H, W, 3), (B, L)
+                             data.CLIP_FRAMES * args.window)          # (B / ranks, T, H, W, 3)
+        p, i = bank.own(picks, args.window, args.align)               # (B / ranks, L, D_t)
+        c = torch.from_numpy(centroids[i]) if args.bank == "complete" else p
+        return frames, p, c
 
-    bar = tqdm(data.ahead(load, range(start, total)), desc="stage 2", total=total, initial=start,
-               unit="step", disable=None)
-    seen, since, loss_sum = 0, time.time(), torch.zeros((), device=device)
-    for step, (frames, rows) in enumerate(bar, start):
+    def files(step):
+        return [halves[h].path(first) for h, first in pick_windows(step - 1, args, halves)]
+
+    log = run.Log(args.out, "stage 2", start, total, device, files, state and state["log"])
+    stop = run.Stop()
+    for step, batch in enumerate(data.ahead(load, range(start, total)), start):
         # -- what this stage is about ----------------------------------
-        torch.manual_seed(args.seed * 1_000_003 + step)              # all of this step's randomness
         for group in optimizer.param_groups:
             group["lr"] = lr_at(step, total, args)
-        rows = rows.to(device, non_blocking=True)                     # (B, L)
-        for part, i in zip(frames.chunk(args.accumulate), rows.chunk(args.accumulate), strict=True):
-            x = view(part, cfg, args, device)                         # (b, T, 3, S, S)
-            keep = random_keep(len(part), args.window, args.mask)     # (b, L - masked)
-            keep = keep if keep is None else keep.to(device)
+        seen, losses = [], []
+        parts = zip(rows, *(x.chunk(args.accumulate) for x in batch), strict=True)
+        for own, frames, p, c in parts:
+            draw = augment.Draws(args.seed, step, args.batch, own)
+            torch.manual_seed((args.seed * 1_000_003 + step) * args.batch + own.start)   # drop path
+            student.require_backward_grad_sync = own is rows[-1]      # DDP averages after the last
+            p = p.to(device, non_blocking=True)                       # (b, L, D_t)
+            c = c.to(device, non_blocking=True)                       # (b, L, D_t)
+            x = view(frames, draw, cfg, args, device)                 # (b, T, 3, S, S)
+            keep = random_keep(draw.uniform(0, 1, args.window), args.mask)
+            keep = keep if keep is None else keep.to(device)          # (b, L - masked)
             with autocast:
-                z = projector(model.tokens(x, keep))                  # (b, L, D_t)
+                z = student(x, keep)                                  # (b, L, D_t)
             z = F.normalize(z.float(), dim=2)
             if args.bank == "complete":
-                i = i.flatten()
-                loss = sce_loss(z.flatten(0, 1), bank[i].float(), centroids[i], bank,
-                                args.lam, args.tau)
+                loss = sce_loss(z.flatten(0, 1), p.flatten(0, 1), c.flatten(0, 1), bank.rows,
+                                args.lam, args.tau, read_bank)
             else:
-                loss = sce_loss_queue(z, bank[i].float(), queue.float(),
-                                      args.lam, args.tau, args.tau_m)
+                loss = sce_loss_queue(z, p, queue.float(), args.lam, args.tau, args.tau_m)
             (loss / args.accumulate).backward()
-            loss_sum += loss.detach() / args.accumulate
+            losses.append(loss.detach())
+            seen.append(p.flatten(0, 1))                              # (b L, D_t)
         norm = nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]],
                                         args.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if args.bank == "queue":                                     # the oldest features make room
-            place = torch.arange(step * rows.numel(), (step + 1) * rows.numel(), device=device)
-            queue[place % len(queue)] = bank[rows.flatten()]
+        if queue is not None:                                        # the oldest features make room
+            seen = run.gather(torch.cat(seen))                        # (B L, D_t), of all processes
+            place = torch.arange(step * len(seen), (step + 1) * len(seen), device=device)
+            queue[place % len(queue)] = seen.to(queue.dtype)
         # -- everything below is bookkeeping ---------------------------
-        step, seen = step + 1, seen + rows.numel()
+        step = step + 1
+        log.add(step, torch.stack(losses).mean(), norm, clips=args.batch * args.window)
         if step % args.log_every == 0 or step == total:
-            n, loss_mean = (step - 1) % args.log_every + 1, loss_sum.item()
-            if not math.isfinite(loss_mean):
-                raise data.DataError(f"step {step}: the loss is {loss_mean}; the last good "
-                                     f"checkpoint is {out / 'last.pt'}; try a lower --lr")
-            line = (f"stage 2 | step {step}/{total} | loss {loss_mean / min(n, step - start):.4f} "
-                    f"| lr {optimizer.param_groups[0]['lr']:.2e} | grad {norm.item():.2f} "
-                    f"| {seen / (time.time() - since):.0f} clips/s | {memory_gb(device):.1f} GB")
-            tqdm.write(line)
-            with open(out / "log.txt", "a") as log:
-                log.write(line + "\n")
-            seen, since = 0, time.time()
-            loss_sum.zero_()
-        if step % args.save_every == 0 or step == total:
-            save_checkpoint(out / "last.pt", stage=2, step=step,
-                            config=asdict(cfg), args=vars(args),
-                            model=model.state_dict(), projector=projector.state_dict(),
-                            optimizer=optimizer.state_dict(),
-                            queue=queue if args.bank == "queue" else None)
-    print(f"stage 2: done; {out / 'last.pt'} is what stage 3 starts from (--init)")
+            log.line(step, lr=optimizer.param_groups[0]["lr"])
+        if stop.asked() or step % args.save_every == 0 or step == total:
+            content = dict(stage=2, step=step, config=asdict(cfg), args=vars(args),
+                           log=log.state(step), queue=queue,
+                           model=model.state_dict(), projector=projector.state_dict(),
+                           optimizer=optimizer.state_dict())
+            if rank == 0:
+                save_checkpoint(Path(args.out, "last.pt"), **content)
+        if stop.signal:
+            break
+    log.close()
+    stop.release(f"stage 2: stopped after step {log.step}")
+    print(f"stage 2: done; {args.out}/last.pt is what stage 3 starts from (--init)")
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_args())
-    except (data.DataError, OSError) as error:     # an OSError names its file, too
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run.command(main, parse_args())

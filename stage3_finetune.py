@@ -4,11 +4,12 @@ Stage 3: the network learns to spot actions, from labels.
     python stage3_finetune.py --data frames/train --valid frames/valid --init runs/stage2/last.pt
     python stage3_finetune.py --data frames/ --model vivit_micro --window 32 --batch 4 \
                               --head-steps 20 --steps 20
+    torchrun --nproc-per-node 8 stage3_finetune.py --data frames/train --init ...      # eight GPUs
 
 Reads   <data>/**/1_224p/00000001.jpg ...      frames of the matches with labels; others left out
         <data>/**/Labels-v2.json               (or below --labels)
         --init                                 stage 2's (or 1's) last.pt; without it: from scratch
-Writes  <out>/last.pt, <out>/best.pt, <out>/log.txt      infer.py spots with either checkpoint
+Writes  <out>/last.pt, best.pt, log.txt, curves.png      infer.py spots with either checkpoint
 Method  paper Sec. 3.4, App. A.5: a linear head, Eq. 7; first the head alone, then everything.
 
 Differences from the paper: none by default. From the official code: a radius of 0.5 s, the full
@@ -20,8 +21,6 @@ import argparse
 import functools
 import itertools
 import math
-import resource
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -30,31 +29,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
+from torch.nn.parallel import DistributedDataParallel
 
+import augment
 import data
 import evaluate
 import infer
-from model import (
-    MODELS,
-    Comedian,
-    check_same_run,
-    config_of,
-    decay_groups,
-    device_name,
-    load_checkpoint,
-    load_parts,
-    number,
-    random_keep,
-    save_checkpoint,
-    with_changes,
-)
+import run
+from model import MODELS, Comedian, decay_groups, random_keep, with_changes
+from run import device_name, number
+from weights import config_of, load_checkpoint, load_parts, save_checkpoint
 
 
 # ------------------------------------------------------------------ options
 def parse_args(argv=None):
-    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = run.Parser(__doc__)
     add = p.add_argument
     add("--data", required=True, help="folder with frames, any layout data.py knows")
     add("--labels", help="root of the labels; default: --data")
@@ -78,9 +67,9 @@ def parse_args(argv=None):
              "transformer learns too, on spatial tokens that are computed once per half, plain "
              "and mirrored (ours, cheap)")
     add("--windows-per-half", type=number(1), default=25, help="per epoch (paper: 50 per match)")
-    add("--batch", type=number(1), default=64, help="windows per step")
+    add("--batch", type=number(1), default=64, help="windows per step, of all processes together")
     add("--accumulate", type=number(1), default=1,
-        help="split the batch into this many passes (less memory)")
+        help="split the batch into this many passes: the same result in less memory")
     add("--lr", type=number(0.0), default=5e-4,
         help="peak for 256 windows of 64 frames; scales with both (paper: ViViT 5e-4, ViSwin 3e-4)")
     add("--head-lr", type=number(0.0), default=None,
@@ -101,6 +90,7 @@ def parse_args(argv=None):
         help="jitter of brightness, contrast, saturation, hue (0: cards keep their colour)")
     add("--bf16", action=argparse.BooleanOptionalAction, default=None,
         help="bfloat16 autocast; None = where a CUDA device has it")
+    add("--compile", action="store_true", help="torch.compile: slow to start, then faster")
     add("--workers", type=number(0), default=0, help="decoding threads; 0 = one per core")
     add("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu",
         help="cpu, cuda, cuda:1, ...")
@@ -165,27 +155,38 @@ def token_labels(frame_labels, first_frame, n_tokens):
     return window.reshape(n_tokens, data.CLIP_FRAMES, -1).any(1).astype(np.float32)
 
 
-def view(frames, cfg, args, device):
+def view(frames, draw, cfg, args, device):
     """X ~ A^4: (B, T, H, W, 3) uint8 -> (B, T, 3, S, S); one draw per window, no crop."""
-    x = data.resize(data.to_float(frames, device), cfg.image_size)    # (B, T, 3, S, S)
-    x = data.color_jitter(x, args.color, p=0.8)
-    x = data.gaussian_blur(x, p=0.5)
-    x = data.hflip(x, p=0.5)
-    return data.normalize(x, cfg.normalize_per_frame)
+    x = augment.resize(augment.to_float(frames, device), cfg.image_size)           # (B, T, 3, S, S)
+    x = augment.color_jitter(x, draw, args.color, p=0.8)
+    x = augment.gaussian_blur(x, draw, p=0.5)
+    x = augment.hflip(x, draw, p=0.5)
+    return augment.normalize(x, cfg.normalize_per_frame)
 
 
-def mixup(x, y, alpha):
-    """Every window mixed with another of the batch, x (B, ...) and labels y (B, L, K) alike.
+def cached_view(picks, tokens, window, draw):
+    """Spatial tokens of windows, each plain or mirrored: (B, L, D) from per half (2, n_tokens, D).
+    Clips of the cache begin on even frames."""
+    mirrored = (draw.uniform(0, 1) < 0.5).int().tolist()
+    starts = [first // data.CLIP_FRAMES for _, first in picks]
+    return torch.stack([tokens[h][m, s:s + window]
+                        for (h, _), m, s in zip(picks, mirrored, starts, strict=True)])
+
+
+def mixup(x, y, lam):
+    """Every window mixed with its neighbour in the batch: x (B, ...) and labels y (B, L, K) alike,
+    lam (B,) of the window itself.
 
     BCE is linear in its labels: mixed labels give the mixed loss lam BCE(y1) + (1 - lam) BCE(y2).
+    The batch is in random order, so that neighbours (0 with 1, 2 with 3, ...) are as good as a
+    permutation, and stay together when it is split; the last of an odd number stays as it is.
     """
-    if not alpha:
-        return x, y
-    lam = torch.distributions.Beta(alpha, alpha).sample((len(x),)).to(x.device)       # (B,)
-    other = torch.randperm(len(x)).to(x.device)
+    other = torch.arange(len(x)) ^ 1
+    other[other == len(x)] = len(x) - 1
 
     def mix(v):
-        return torch.lerp(v[other], v, lam.view(-1, *[1] * (v.dim() - 1)).to(v.dtype))
+        share = lam.to(v).view(-1, *[1] * (v.dim() - 1))              # (B, 1, ...)
+        return torch.lerp(v[other.to(v.device)], v, share)
 
     return mix(x), mix(y)
 
@@ -207,13 +208,6 @@ def lr_at(step, total, peak, args):
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / total)))
 
 
-def memory_gb(device):
-    """Largest memory so far: of the GPU if there is one, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2 ** 30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
-
-
 def validate(model, halves, events, reader, device, autocast):
     """t-AmAP in [0, 1] of the model as it stands, with infer.py's default post-processing."""
     stride, predictions = max(1, model.cfg.window_tokens // 2), {}
@@ -230,13 +224,11 @@ def validate(model, halves, events, reader, device, autocast):
 
 # ------------------------------------------------------------------ run
 def main(args):
-    device = torch.device(args.device)
-    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    bf16 = has_bf16 if args.bf16 is None else args.bf16
+    rank, ranks, device = run.join(args.device)           # under torchrun one of several processes
+    rows = run.passes(args, rank, ranks)                  # its samples of each batch, pass by pass
+    state = run.start(args, stage=3)                      # what to --resume from, or None
+    bf16 = run.has_bf16(device) if args.bf16 is None else args.bf16
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
-    if args.batch % args.accumulate:
-        raise data.DataError(f"--batch {args.batch} cannot be split into {args.accumulate} equal "
-                             "parts: --accumulate must divide it")
 
     # -- data
     classes = data.read_classes(args.classes)
@@ -254,57 +246,49 @@ def main(args):
     if total < 1:
         raise data.DataError(f"{args.data}: {per_epoch} windows an epoch make no step of --batch "
                              f"{args.batch}; give more --epochs, or --steps")
-    reader = data.FrameReader(args.workers)
+    valid_steps = max(1, args.valid_every * per_epoch // args.batch)  # from one to the next
+    reader = data.FrameReader(args.workers, pin=device.type == "cuda")
 
     # -- network: both transformers and the head
     torch.manual_seed(args.seed)
-    if args.init:
-        before = load_checkpoint(args.init)
-        cfg = config_of(before)
-        if before["stage"] == 2 and cfg.window_tokens != args.window:
-            raise data.DataError(f"{args.init}: was trained on windows of {cfg.window_tokens} "
-                                 f"tokens; give --window {cfg.window_tokens}")
-        cfg = with_changes(cfg, window_tokens=args.window, classes=classes)
-    else:
-        cfg = with_changes(args.model, window_tokens=args.window, classes=classes)
+    before = load_checkpoint(args.init) if args.init and not state else None
+    cfg = (config_of(state) if state else
+           with_changes(config_of(before) if before else args.model, window_tokens=args.window,
+                        classes=classes))
+    if before and before["stage"] == 2 and config_of(before).window_tokens != args.window:
+        n = config_of(before).window_tokens
+        raise data.DataError(f"{args.init}: was trained on windows of {n} tokens; give --window "
+                             f"{n}")
     model = Comedian(cfg)
-    if args.init:
+    if before:
         load_parts(model, before, ["spatial."] + ["temporal."] * (before["stage"] >= 2), args.init)
     nn.init.constant_(model.head.bias, math.log(args.prior / (1 - args.prior)))
     model = model.to(device)
     print(f"stage 3: {cfg.model}, {sum(p.numel() for p in model.parameters()):,} "
           f"parameters, {head_steps:,} + {total - head_steps:,} steps "
           f"of {args.batch} windows of {args.window} tokens "
-          f"on {device}, bf16 {'on' if bf16 else 'off'}")
+          f"on {ranks} x {device.type}, bf16 {'on' if bf16 else 'off'}")
 
-    def phase_optimizer(step):
-        """AdamW over what learns in the phase of `step`; each phase starts a new one."""
+    def phase(step):
+        """What learns in the phase of `step`: the model as it is called, and a new AdamW."""
         learning = [model.head] if args.head_phase == "head" else [model.head, model.temporal]
         learning = learning if step < head_steps else [model]
         model.requires_grad_(False)
         for module in learning:
             module.requires_grad_(True)
-        return torch.optim.AdamW(decay_groups(*learning, weight_decay=args.weight_decay),
-                                 fused=device.type == "cuda")
+        model.temporal.mask_token.requires_grad_(step >= head_steps and args.mask > 0)
+        student = torch.compile(model) if args.compile else model
+        if ranks > 1:
+            student = DistributedDataParallel(student, broadcast_buffers=False)
+        return student, torch.optim.AdamW(decay_groups(*learning, weight_decay=args.weight_decay),
+                                          fused=device.type == "cuda")
 
-    # -- resume
-    out, start, best = Path(args.out), 0, -1.0
-    if args.resume:
-        state = load_checkpoint(out / "last.pt")
-        if config_of(state) != cfg or state["stage"] != 3:
-            raise data.DataError(f"{out / 'last.pt'}: is not a stage-3 run of this model")
-        check_same_run(state, args, out / "last.pt")
+    start, best = (state["step"], state["best"]) if state else (0, -1.0)
+    if state:
         model.load_state_dict(state["model"])
-        start, best = state["step"], state["best"]
-        optimizer = phase_optimizer(start)
-        if start != head_steps:                                       # there the new phase begins
-            optimizer.load_state_dict(state["optimizer"])
-    elif (out / "last.pt").exists():
-        raise data.DataError(f"{out / 'last.pt'}: there is a run already; "
-                             "--resume it or choose another --out")
-    else:
-        optimizer = phase_optimizer(0)
-    out.mkdir(parents=True, exist_ok=True)
+    student, optimizer = phase(start)
+    if state and start != head_steps:                                 # there the new phase begins
+        optimizer.load_state_dict(state["optimizer"])
 
     # -- train
     cached = args.head_phase == "temporal"
@@ -316,94 +300,80 @@ def main(args):
         tokens = [torch.stack(pair) for pair in zip(plain, mirrored, strict=True)]
 
     def load(step):
-        picks = pick_windows(step, args, n_frames)
-        if cached and step < head_steps:                   # clips of the cache begin on even frames
+        picks = pick_windows(step, args, n_frames)[rows[0].start:rows[-1].stop]
+        if cached and step < head_steps:
             picks = [(h, first // data.CLIP_FRAMES * data.CLIP_FRAMES) for h, first in picks]
-            x = picks
-        else:
-            x = reader.read([(halves[h], first) for h, first in picks],
-                            data.CLIP_FRAMES * args.window)
         y = np.stack([token_labels(truth[h], first, args.window) for h, first in picks])
-        return x, torch.from_numpy(y)                                 # (B, T, H, W, 3), (B, L, K)
+        frames = picks if cached and step < head_steps else reader.read(
+            [(halves[h], first) for h, first in picks], data.CLIP_FRAMES * args.window)
+        return frames, torch.from_numpy(y)           # (B / ranks, T, H, W, 3), (B / ranks, L, K)
 
-    bar = tqdm(data.ahead(load, range(start, total)), desc="stage 3", total=total, initial=start,
-               unit="step", disable=None)
-    seen, since, loss_sum = 0, time.time(), torch.zeros((), device=device)
-    for step, (frames, labels) in enumerate(bar, start):
+    def files(step):
+        return [halves[h].path(first) for h, first in pick_windows(step - 1, args, n_frames)]
+
+    log = run.Log(args.out, "stage 3", start, total, device, files, state and state["log"])
+    stop = run.Stop()
+    for step, (frames, labels) in enumerate(data.ahead(load, range(start, total)), start):
         # -- what this stage is about ----------------------------------
-        torch.manual_seed(args.seed * 1_000_003 + step)              # all of this step's randomness
         head_only = step < head_steps
         if step == head_steps and head_steps:
-            optimizer = phase_optimizer(step)
+            student, optimizer = phase(step)
         for group in optimizer.param_groups:
             group["lr"] = (lr_at(step, head_steps, args.head_lr or args.lr, args) if head_only else
                            lr_at(step - head_steps, total - head_steps, args.lr, args))
-        model.train(not head_only)
-        labels = labels.to(device, non_blocking=True)                 # (B, L, K)
-        parts = labels.chunk(args.accumulate)
-        for j, y in enumerate(parts):
-            part = frames[j * len(y):(j + 1) * len(y)]
+        student.train(not head_only)
+        losses = []
+        for own, y in zip(rows, labels.chunk(args.accumulate), strict=True):       # (b, L, K)
+            part = frames[own.start - rows[0].start:own.stop - rows[0].start]
+            draw = augment.Draws(args.seed, step, args.batch, own)
+            torch.manual_seed((args.seed * 1_000_003 + step) * args.batch + own.start)   # drop path
+            student.require_backward_grad_sync = own is rows[-1]      # DDP averages after the last
             if head_only and cached:
-                flip = torch.randint(0, 2, (len(y),)).tolist()
-                first = [f // data.CLIP_FRAMES for _, f in part]
-                h = torch.stack([tokens[i][m, t:t + args.window]      # (b, L, D)
-                                 for (i, _), m, t in zip(part, flip, first, strict=True)])
-                h, y = mixup(h, y, args.mixup)
-                with autocast:
-                    logits = model.spot(model.contextualize(h))       # (b, L, K)
+                x, keep = cached_view(part, tokens, args.window, draw), None       # (b, L, D)
             else:
-                x, y = mixup(view(part, cfg, args, device), y, args.mixup)         # (b, T, 3, S, S)
-                keep = None if head_only else random_keep(len(y), args.window, args.mask)
-                keep = keep if keep is None else keep.to(device)
-                with autocast, torch.set_grad_enabled(not head_only):
-                    z = model.tokens(x, keep)                         # (b, L, D)
-                with autocast:
-                    logits = model.spot(z)                            # (b, L, K)
+                x = view(part, draw, cfg, args, device)               # (b, T, 3, S, S)
+                keep = random_keep(draw.uniform(0, 1, args.window), 0 if head_only else args.mask)
+                keep = keep if keep is None else keep.to(device)      # (b, L - masked)
+            y = y.to(device, non_blocking=True)
+            if args.mixup:
+                x, y = mixup(x, y, draw.beta(args.mixup))
+            with autocast:
+                logits = student(x, keep)                             # (b, L, K)
             loss = bce_loss(logits.float(), y)
             (loss / args.accumulate).backward()
-            loss_sum += loss.detach() / args.accumulate
+            losses.append(loss.detach())
         norm = nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]],
                                         args.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         # -- everything below is bookkeeping ---------------------------
-        step, seen = step + 1, seen + labels.shape[0] * labels.shape[1]
+        step = step + 1
+        log.add(step, torch.stack(losses).mean(), norm, clips=args.batch * args.window)
         if step % args.log_every == 0 or step == total:
-            n, loss_mean = (step - 1) % args.log_every + 1, loss_sum.item()
-            if not math.isfinite(loss_mean):
-                raise data.DataError(f"step {step}: the loss is {loss_mean}; the last good "
-                                     f"checkpoint is {out / 'last.pt'}; try a lower --lr")
-            line = (f"stage 3 | step {step}/{total} | loss {loss_mean / min(n, step - start):.4f} "
-                    f"| lr {optimizer.param_groups[0]['lr']:.2e} | grad {norm.item():.2f} "
-                    f"| {seen / (time.time() - since):.0f} clips/s | {memory_gb(device):.1f} GB")
-            tqdm.write(line)
-            with open(out / "log.txt", "a") as log:
-                log.write(line + "\n")
-            seen, since = 0, time.time()
-            loss_sum.zero_()
-        better = False
-        if args.valid and (step % max(1, args.valid_every * per_epoch // args.batch) == 0
-                           or step == total):
+            log.line(step, lr=optimizer.param_groups[0]["lr"])
+        better, validated = False, args.valid and (step % valid_steps == 0 or step == total)
+        if validated and rank == 0:
+            since = time.time()
             amap = validate(model, valid_halves, valid_events, reader, device, autocast)
             better, best = amap > best, max(amap, best)
-            line = (f"stage 3 | step {step}/{total} | valid t-AmAP {100 * amap:.2f} % "
-                    f"| best {100 * best:.2f} %")
-            tqdm.write(line)
-            with open(out / "log.txt", "a") as log:
-                log.write(line + "\n")
-            since = time.time()
-        if better or step % args.save_every == 0 or step == total:
-            state = dict(stage=3, step=step, best=best, config=asdict(cfg), args=vars(args),
-                         model=model.state_dict(), optimizer=optimizer.state_dict())
-            save_checkpoint(out / "last.pt", **state)
-            if better:
-                save_checkpoint(out / "best.pt", **state)
-    print(f"stage 3: done; {out / ('best.pt' if args.valid else 'last.pt')} is what infer.py takes")
+            log.write(f"step {step}/{total} | valid t-AmAP {100 * amap:.2f} % "
+                      f"| best {100 * best:.2f} %")
+            log.since += time.time() - since                          # not training time
+        if stop.asked() or validated or step % args.save_every == 0 or step == total:
+            content = dict(stage=3, step=step, best=best, config=asdict(cfg), args=vars(args),
+                           log=log.state(step), model=model.state_dict(),
+                           optimizer=optimizer.state_dict())
+            if rank == 0:
+                save_checkpoint(Path(args.out, "last.pt"), **content)
+            if rank == 0 and better:
+                save_checkpoint(Path(args.out, "best.pt"), **content)
+        if stop.signal:
+            break
+    log.close()
+    stop.release(f"stage 3: stopped after step {log.step}")
+    print(f"stage 3: done; {args.out}/{'best.pt' if args.valid else 'last.pt'} is what infer.py "
+          "takes")
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_args())
-    except (data.DataError, OSError) as error:     # an OSError names its file, too
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run.command(main, parse_args())

@@ -17,10 +17,12 @@ import pytest
 import torch
 from torch import nn
 
+import augment
 import data
 import evaluate
 import infer
-from model import Comedian, save_checkpoint, with_changes
+from model import Comedian, with_changes
+from weights import save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -67,8 +69,8 @@ def test_one_pass_equals_encoding_every_window(stride, net, matches):
         assert starts.tolist() == data.window_starts(half.n_tokens, WINDOW, stride)
         for start, got in zip(starts.tolist(), scores, strict=True):
             frames = reader.read([(half, 2 * start)], 2 * WINDOW)                 # (1, T, H, W, 3)
-            x = data.resize(data.to_float(frames, CPU), net.cfg.image_size)
-            expected = net.spot(net.tokens(data.normalize(x, per_frame=True))).sigmoid()[0]
+            x = augment.resize(augment.to_float(frames, CPU), net.cfg.image_size)
+            expected = net.spot(net.tokens(augment.normalize(x, per_frame=True))).sigmoid()[0]
             torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)      # other batch sizes
         assert scores.std(1).mean() > 0.01                # the comparison is not one of constants
 
@@ -93,8 +95,8 @@ def test_mirrored_tokens(net, matches):
     (_, plain), = encode(net, [half])
     (_, mirrored), = encode(net, [half], flip=True)
     frames = data.FrameReader(1).read([(half, 2 * k) for k in range(half.n_tokens)], 2)
-    x = data.resize(data.to_float(frames, CPU), net.cfg.image_size).flip(4)
-    expected = net.encode(data.normalize(x, per_frame=True))
+    x = augment.resize(augment.to_float(frames, CPU), net.cfg.image_size).flip(4)
+    expected = net.encode(augment.normalize(x, per_frame=True))
     torch.testing.assert_close(mirrored, expected, rtol=0, atol=1e-5)
     assert not torch.allclose(mirrored, plain, atol=1e-2)
 

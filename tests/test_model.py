@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import augment
 import data
 from model import (
     CLIP_FRAMES,
@@ -28,15 +29,12 @@ from model import (
     Comedian,
     DropPath,
     Projector,
-    config_of,
     decay_groups,
-    load_checkpoint,
-    load_parts,
     random_keep,
-    save_checkpoint,
     spatial_encoder,
     with_changes,
 )
+from weights import config_of, load_checkpoint, load_parts, save_checkpoint
 
 WEIGHTS = Path(__file__).parent / "fixtures" / "weights"
 SEED = json.loads((WEIGHTS / "seed.json").read_text())["seed"]
@@ -274,18 +272,18 @@ def test_preprocessing_is_the_official_one():
     frames = fixture_frames("preprocess", 1, 2, 224, 398)
     assert zlib.crc32(frames.tobytes()) == case["input_crc32"]
     frames = torch.from_numpy(frames).permute(0, 2, 3, 4, 1)                       # (B, T, H, W, 3)
-    x = data.resize(data.to_float(frames, torch.device("cpu")), 224)    # (B, T, 3, 224, 224)
+    x = augment.resize(augment.to_float(frames, torch.device("cpu")), 224)    # (B, T, 3, 224, 224)
     grey = (x * 255).round().permute(0, 2, 1, 3, 4).numpy()    # (B, 3, T, 224, 224)
     with np.load(WEIGHTS / "preprocess_expected.npz") as stored:
         for name, rows in (("uint8_corner", slice(0, 16)), ("uint8_centre", slice(104, 120)),
                            ("uint8_opposite_corner", slice(-16, None))):
             off = np.abs(grey[..., rows, rows] - stored[name].astype(np.float64))
             assert off.max() <= 1 and (off > 0).mean() < 1e-3, name   # ties at .5 round either way
-        normal = data.normalize(x).permute(0, 2, 1, 3, 4)[..., :16, :16].numpy()
+        normal = augment.normalize(x).permute(0, 2, 1, 3, 4)[..., :16, :16].numpy()
         close = np.abs(normal - stored["normalised_corner"]) < 1e-5
         assert close.mean() > 1 - 1e-3
     assert abs(grey.sum() - case["output_uint8_sum"]) < 1e-3 * grey.size
-    assert data.normalize(x).mean().item() == pytest.approx(case["output_norm_mean"], abs=1e-4)
+    assert augment.normalize(x).mean().item() == pytest.approx(case["output_norm_mean"], abs=1e-4)
 
 
 # ------------------------------------------------------------------ 3. clips, masks, windows
@@ -312,7 +310,7 @@ def test_only_the_cls_token_is_computed_at_the_end():
 def test_dropping_masked_clips_equals_replacing_their_tokens():
     """Values and all gradients, the mask token's included."""
     model, frames = micro(), torch.randn(3, 16, 3, 24, 24, dtype=torch.float64)
-    keep = random_keep(3, 8, 0.25)                                                 # (3, 6)
+    keep = random_keep(torch.rand(3, 8), 0.25)                                     # (3, 6)
     dropped = model.tokens(frames, keep)
 
     h = model.encode(frames.view(24, 2, 3, 24, 24)).view(3, 8, -1)                 # all encoded
@@ -339,12 +337,12 @@ def test_masked_frames_have_no_influence():
 def test_random_keep():
     """Exactly floor(ratio L) tokens go, each equally often, other ones in other windows; sorted."""
     torch.manual_seed(0)
-    keep = random_keep(4000, 10, 0.25)
+    keep = random_keep(torch.rand(4000, 10), 0.25)
     assert keep.shape == (4000, 8) and (keep.diff(dim=1) > 0).all()
     share = torch.bincount(keep.flatten(), minlength=10) / 4000
     assert (share - 0.8).abs().max() < 0.03               # 5 standard deviations
-    assert random_keep(4, 64, 0.25).shape == (4, 48)      # 16 of 64, as the official code
-    assert random_keep(4, 64, 0.0) is None
+    assert random_keep(torch.rand(4, 64), 0.25).shape == (4, 48)        # 16 of 64: official
+    assert random_keep(torch.rand(4, 64), 0.0) is None
 
 
 def test_clips_of_a_window_do_not_see_each_other_before_the_temporal_transformer():

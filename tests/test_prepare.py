@@ -18,16 +18,16 @@ import numpy as np
 import pytest
 
 import data
-import stage0_prepare as stage0
+import synthetic
 from data import DEFAULT_FPS
-from stage0_prepare import REFEREE, REPLAY, WIDE, Painter, Script, on_screen
+from synthetic import REFEREE, REPLAY, WIDE, Painter, Script, on_screen
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = dict(train=2, labelled=1, test=1, seconds=60, size=32, seed=0, jobs=2)
 
 
 def render(out, **changes):
-    stage0.synthetic(argparse.Namespace(out=str(out), **{**SMALL, **changes}))
+    synthetic.render(argparse.Namespace(out=str(out), **{**SMALL, **changes}))
 
 
 def tree(root):
@@ -103,12 +103,12 @@ def test_labels_follow_soccernet(rendered):
 
 
 def test_score_counts_the_goals(tmp_path, monkeypatch):
-    stage0.teacher_basis()                                 # cached, from ordinary halves
-    monkeypatch.setattr(stage0, "INCIDENTS", {"goal": 1.0})
+    synthetic.teacher_basis()                                 # cached, from ordinary halves
+    monkeypatch.setattr(synthetic, "INCIDENTS", {"goal": 1.0})
     settings = {"seed": 0, "seconds": 120, "size": 32}
     margins = set()
     for number in range(3):
-        stage0.write_match((str(tmp_path), "train", number, True, settings))
+        synthetic.write_match((str(tmp_path), "train", number, True, settings))
     for path in tmp_path.rglob("Labels-v2.json"):
         labels = json.loads(path.read_text())
         goals = [event["team"] for event in labels["annotations"] if event["label"] == "Goal"]
@@ -188,8 +188,8 @@ def test_rate_and_classes(scripts):
     events = [event for script in scripts for event in script.events if event[0] < 180]
     assert 12 < 40 * 180 / len(events) < 18                # about one event in 15 s
     labels = [label for _, label, _, _ in events]
-    assert set(labels) == set(stage0.CLASSES)
-    assert min(labels.count(name) for name in stage0.CLASSES) > 0.05 * len(labels)
+    assert set(labels) == set(synthetic.CLASSES)
+    assert min(labels.count(name) for name in synthetic.CLASSES) > 0.05 * len(labels)
     # Not on the grid of the frames: all quarters of a second are about equally likely.
     quarters = np.bincount([int(time * 4) % 4 for time, *_ in events]) / len(events)
     assert (abs(quarters - 0.25) < 0.08).all()
@@ -211,7 +211,7 @@ def test_goal_and_miss_begin_alike(monkeypatch):
     """Same dice, one incident or the other: the pictures part only after the labelled moment."""
     films, times = [], []
     for incident in ("goal", "miss"):
-        monkeypatch.setattr(stage0, "INCIDENTS", {incident: 1.0})
+        monkeypatch.setattr(synthetic, "INCIDENTS", {incident: 1.0})
         script = Script(np.random.default_rng(7), 40, half=1)
         shot = on_screen(script, 40)
         painter = Painter(np.random.default_rng(7), 48)
@@ -245,18 +245,18 @@ def test_everyone_is_where_the_script_puts_them(scripts):
         beats = {time: (scene, i) for i, (time, scene, _) in enumerate(script.beats)}
         for time, label, team, _ in script.events:
             scene = beats[time][0]
-            x, y = abs(scene[stage0.BALL])
+            x, y = abs(scene[synthetic.BALL])
             if label == "Kick-off":
                 assert (x, y) == (0, 0)
-                for rows, way in zip(stage0.TEAMS, script.attack, strict=True):
+                for rows, way in zip(synthetic.TEAMS, script.attack, strict=True):
                     assert (scene[rows, 0] * way < 0).all()
             elif label == "Corner":
                 assert (x, y) == (52, 33.5)
-                assert scene[stage0.BALL, 0] * script.attack[team] > 0
+                assert scene[synthetic.BALL, 0] * script.attack[team] > 0
             elif label == "Throw-in":
                 assert y == 35.5 and x <= 40
             elif label in ("Goal", "Shots off target"):
-                assert x > 52.5 and y <= 3 and scene[stage0.BALL, 0] * script.attack[team] > 0
+                assert x > 52.5 and y <= 3 and scene[synthetic.BALL, 0] * script.attack[team] > 0
             elif label == "Foul":
                 assert any(start == time for start, _, _ in script.falls)
 
@@ -265,10 +265,10 @@ def test_everyone_is_where_the_script_puts_them(scripts):
 def test_teacher_sees_only_its_second_and_its_neighbours(scripts):
     shot = on_screen(scripts[0], 180)
     second = 60 + int(np.flatnonzero((shot["kind"] == WIDE)[120::2])[0])
-    before = stage0.teacher(shot, np.random.default_rng(0))                # (180, 64)
+    before = synthetic.teacher(shot, np.random.default_rng(0))                # (180, 64)
     shot["across"] = shot["across"].copy()
     shot["across"][2 * second] += 10
-    after = stage0.teacher(shot, np.random.default_rng(0))
+    after = synthetic.teacher(shot, np.random.default_rng(0))
     changed = np.flatnonzero((before != after).any(1))
     assert changed.tolist() == [second - 1, second, second + 1]
 
@@ -276,7 +276,7 @@ def test_teacher_sees_only_its_second_and_its_neighbours(scripts):
 def test_teacher_sees_no_events(scripts):
     script = Script(np.random.default_rng(0), 180, half=1)
     script.events = []
-    features = [stage0.teacher(on_screen(s, 180), np.random.default_rng(0))
+    features = [synthetic.teacher(on_screen(s, 180), np.random.default_rng(0))
                 for s in (script, scripts[0])]
     assert (features[0] == features[1]).all()
 
@@ -285,15 +285,15 @@ def test_mirrored_pictures_measure_the_same(scripts):
     shot = on_screen(scripts[3], 180)
     mirrored = {**shot, "scene": shot["scene"] * (-1, 1), "camera": shot["camera"] * (-1, 1)}
     assert not (mirrored["scene"] == shot["scene"]).all()
-    np.testing.assert_allclose(stage0.physics(mirrored), stage0.physics(shot), atol=1e-9)
+    np.testing.assert_allclose(synthetic.physics(mirrored), synthetic.physics(shot), atol=1e-9)
 
 
 def test_close_ups_measure_only_their_kind(scripts):
     shot = on_screen(scripts[1], 180)
     close = ~np.isin(shot["kind"], (WIDE, REPLAY))
-    numbers = stage0.physics(shot)
+    numbers = synthetic.physics(shot)
     assert close.any() and np.isnan(numbers[close, 5:]).all()
     assert np.isfinite(numbers[~close]).all() and np.isfinite(numbers[:, :5]).all()
     moved = {**shot, "scene": shot["scene"].copy()}
     moved["scene"][:, REFEREE] += 5
-    assert (stage0.physics(moved)[~close] != numbers[~close]).any(1).all()   # seen elsewhere
+    assert (synthetic.physics(moved)[~close] != numbers[~close]).any(1).all()   # seen elsewhere
