@@ -7,7 +7,8 @@ digit. And searches the post-processing that lies between window scores and dete
     python evaluate.py --sweep --scores runs/valid --labels data/valid --plot sweep.png
 
 Reads   Labels-v2.json and results_spotting.json, one of each per match, below a folder or in a zip;
-        with --sweep the scores.npz that infer.py leaves per match.
+        with --sweep the scores.npz that infer.py leaves per match. Of several networks (an
+        ensemble) it stores what they say together, merged: then only NMS is left to search.
 Writes  a table to the screen; --json, every number under the official names (the sweep: every
         setting); --plot, the curves of Fig. 5.
 
@@ -18,9 +19,10 @@ under mAP over delta = 1, 2, .. 5 s (tight: t-AmAP, the paper's number) or 5, 10
 ops.average_map computes AP; here is what the official program does with times before it and with
 means after it, quirks included.
 """
-import argparse
+import collections
 import itertools
 import json
+import os
 import sys
 import time
 import zipfile
@@ -33,6 +35,7 @@ import torch
 from tqdm import tqdm
 
 import data
+import run
 
 try:
     import ops
@@ -56,6 +59,12 @@ NMS = {
     "hard local": partial(ops.hard_nms, mode="local"),        # the official COMEDIAN code's filter
     "hard greedy": partial(ops.hard_nms, mode="greedy"),      # the SoccerNet baselines' suppression
     "soft": ops.soft_nms}
+
+
+def default_ignore(window):
+    """Tokens to ignore at each edge of a window of `window` tokens: 12 of 64 and 6 of 32, the
+    paper's choices, and in proportion."""
+    return window * 3 // 16
 
 
 # ------------------------------------------------------------------ the metric
@@ -203,22 +212,31 @@ class Stored(NamedTuple):
     classes: tuple
     token_s: float                    # seconds from token to token
     windows: tuple                    # scores (N, L, K), start (N,), half (N,), length (H,)
+    start_s: float = 0.0              # where the first token stands in its video (infer.py --start)
+    merged: bool = False              # True: every half is one window, merged before it was stored
 
 
 def read_scores(root):
-    """The Stored of all scores.npz below `root`. Raises DataError if they are not of one model."""
+    """The Stored of all scores.npz below `root`. Raises DataError if they are not of one model.
+
+    Merged scores become one window per half. It begins and ends with the half (or, padded, later),
+    so merging it again returns it, whatever is ignored at a window's edges.
+    """
     files, parts, length, kinds = data.find_files(root, SCORES), [], [], []
     for g, path in enumerate(files.values()):
         try:
             with np.load(path) as stored:
-                halves = [h for h in (1, 2) if f"windows_{h}" in stored]
+                merged = any(f"merged_{h}" in stored for h in (1, 2))
+                name = "merged" if merged else "windows"
+                halves = [h for h in (1, 2) if f"{name}_{h}" in stored]
                 for h in halves:
-                    scores, start = stored[f"windows_{h}"], stored[f"starts_{h}"]
-                    parts.append((torch.from_numpy(scores.astype(np.float32)),
-                                  torch.from_numpy(start.astype(np.int64)),
+                    scores = stored[f"{name}_{h}"].astype(np.float32)                 # (N, L, K)
+                    start = stored[f"starts_{h}"].astype(np.int64)
+                    parts.append((torch.from_numpy(scores), torch.from_numpy(start),
                                   torch.full((len(start),), 2 * g + h - 1)))
+                    start_s = float(stored["start_s"]) if "start_s" in stored else 0.0
                     kinds.append((tuple(stored["classes"].tolist()), float(stored["token_s"]),
-                                  scores.shape[1:]))
+                                  start_s, merged, scores.shape[1 + merged:]))
                 length += [int(stored[f"tokens_{h}"]) if h in halves else 0 for h in (1, 2)]
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise data.DataError(f"{path}: not scores that infer.py stored ({error})") from None
@@ -227,16 +245,21 @@ def read_scores(root):
                                  "than the matches before; sweep over the scores of one model")
     if not parts:
         raise data.DataError(f"{root}: its {SCORES} files hold no half 1 or 2")
-    windows = *map(torch.cat, zip(*parts, strict=True)), torch.tensor(length)
-    return Stored(list(files), *kinds[0][:2], windows)
+    scores, start, half = zip(*parts, strict=True)
+    longest = max(part.shape[1] for part in scores)
+    scores = [torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in scores]
+    classes, token_s, start_s, merged, _ = kinds[0]
+    windows = torch.cat(scores), torch.cat(start), torch.cat(half), torch.tensor(length)
+    return Stored(list(files), classes, token_s, windows, start_s, merged)
 
 
 def tight(kept, stored, truth):
     """t-AmAP and its value per class (K,) of what an NMS kept, (S, K); truth: stack_labels."""
     length = stored.windows[-1]
-    half, label, token, confidence = ops.detections(kept, length)
-    position_ms = np.round(np.arange(int(length.max())) * (1000 * stored.token_s))   # infer.py
-    frame = torch.from_numpy(frames(position_ms, 2, "scores"))[token]
+    half, label, second, confidence = ops.detections(kept, length)
+    token = np.arange(int(length.max()))
+    position_ms = np.round(1000 * stored.start_s + 1000 * stored.token_s * token)     # as infer.py
+    frame = torch.from_numpy(frames(position_ms, 2, "scores"))[second]
     ap = ops.average_map(half, label, frame, confidence.double(), *truth, len(length),
                          kept.shape[1], 2 * torch.tensor(METRICS["tight"]))[0].numpy()    # (5, K)
     return trapezoid([np.mean(classes) for classes in ap]), trapezoid(ap)
@@ -280,7 +303,7 @@ def per_class_windows(per_class, kind):
     return m, e, np.where(curves[m, e].max(0) > curves[m, e, common], window, common)
 
 
-def draw(path, overall):
+def draw(path, overall, merges, ignored_s):
     """The curves of Fig. 5 (over NMS windows) and Tab. 12 (over ignored seconds), one per NMS."""
     import matplotlib
     matplotlib.use("agg")
@@ -289,9 +312,9 @@ def draw(path, overall):
     for n, kind in enumerate(NMS):
         m, e, w = np.unravel_index(overall[:, :, n].argmax(), overall[:, :, n].shape)
         axes[0].plot(WINDOWS_S, 100 * overall[m, e, n], "o-",
-                     label=f"{kind} ({MERGES[m]}, {IGNORED_S[e]} s ignored)")
-        axes[1].plot(IGNORED_S, 100 * overall[m, :, n, w], "o-",
-                     label=f"{kind} ({MERGES[m]}, window {WINDOWS_S[w]} s)")
+                     label=f"{kind} ({merges[m]}, {ignored_s[e]} s ignored)")
+        axes[1].plot(ignored_s, 100 * overall[m, :, n, w], "o-",
+                     label=f"{kind} ({merges[m]}, window {WINDOWS_S[w]} s)")
     axes[0].set(xlabel="NMS window (s)", ylabel="t-AmAP (%)")
     axes[1].set(xlabel="ignored at each end of a window (s)")
     for axis in axes:
@@ -314,19 +337,23 @@ def run_sweep(args):
                              f"({len(unlabelled)} of {len(stored.matches)} matches with scores)")
     truth = stack_labels({match: data.read_labels(files[match], stored.classes)
                           for match in stored.matches})
-    overall, per_class = sweep(stored, truth, MERGES, IGNORED_S, WINDOWS_S)
+    merges, ignored_s = (MERGES[:1], (0,)) if stored.merged else (MERGES, IGNORED_S)
+    overall, per_class = sweep(stored, truth, merges, ignored_s, WINDOWS_S)
 
     print(f"{overall.size} settings on {len(stored.matches)} matches in "
           f"{time.perf_counter() - began:.0f} s; the best of each NMS:")
     print("NMS          merge  ignored  window   t-AmAP")
     for n, kind in enumerate(NMS):
         m, e, w = np.unravel_index(overall[:, :, n].argmax(), overall[:, :, n].shape)
-        print(f"{kind:12} {MERGES[m]:5}  {IGNORED_S[e]:5} s {WINDOWS_S[w]:5} s   "
+        print(f"{kind:12} {merges[m]:5}  {ignored_s[e]:5} s {WINDOWS_S[w]:5} s   "
               f"{100 * overall[m, e, n, w]:6.2f} %")
+    if stored.merged:
+        print("These scores were merged before they were stored (an ensemble's are): only NMS and "
+              "its window are searched.")
     ones = stored._replace(windows=(torch.ones_like(stored.windows[0]), *stored.windows[1:]))
-    for ignored_s in IGNORED_S:
-        if not merge(ones, ignored_s, "max").all():
-            print(f"From {ignored_s} s ignored on, these windows leave seconds uncovered: "
+    for span in ignored_s:
+        if not merge(ones, span, "max").all():
+            print(f"From {span} s ignored on, these windows leave seconds uncovered: "
                   "nothing is spotted there.")
             break
     if args.per_class:
@@ -334,28 +361,31 @@ def run_sweep(args):
         kind = list(NMS)[n]
         m, e, w = per_class_windows(per_class, n)
         window_s = torch.tensor(WINDOWS_S, dtype=torch.float64)[w]        # (K,)
-        kept = NMS[kind](merge(stored, IGNORED_S[e], MERGES[m]), stored.windows[-1],
+        kept = NMS[kind](merge(stored, ignored_s[e], merges[m]), stored.windows[-1],
                          window_s / stored.token_s)
         together, alone = tight(kept, stored, truth)
-        print(f"\nA window for each class, {kind}, {MERGES[m]}, {IGNORED_S[e]} s ignored: "
+        print(f"\nA window for each class, {kind}, {merges[m]}, {ignored_s[e]} s ignored: "
               f"t-AmAP {100 * together:.2f} %")
         for name, seconds, value in zip(stored.classes, window_s, alone, strict=True):
             print(f"{name:{max(map(len, stored.classes))}} {seconds:3.0f} s {100 * value:6.1f} %")
     print("Chosen on these very matches: the numbers to report are those of other matches.")
+    tell_foreign([files[match] for match in stored.matches], "annotations", stored.classes)
 
     if args.json:
         write_json(args.json, [
-            {"nms": kind, "merge": MERGES[m], "ignored_s": IGNORED_S[e], "window_s": WINDOWS_S[w],
+            {"nms": kind, "merge": merges[m], "ignored_s": ignored_s[e], "window_s": WINDOWS_S[w],
              "a_mAP": overall[m, e, n, w], "a_mAP_per_class": per_class[m, e, n, w].tolist()}
             for n, kind in enumerate(NMS) for m, e, w in np.ndindex(overall[:, :, n].shape)])
     if args.plot:
-        draw(args.plot, overall)
+        draw(args.plot, overall, merges, ignored_s)
         print(f"curves: {args.plot}")
 
 
-def run_score(args, classes):
+def run_score(args, classes, matches):
     label_files = data.find_files(args.labels, LABELS)
     found = data.find_files(args.predictions, PREDICTIONS)
+    if matches is not None:           # other folders there are those of another run
+        found = {match: path for match, path in found.items() if match in matches}
     missing = [match for match in label_files if match not in found]
     if args.only_predicted and len(missing) < len(label_files):
         label_files = {match: path for match, path in label_files.items() if match in found}
@@ -371,6 +401,8 @@ def run_score(args, classes):
     print(table(results, labels, classes, by_chance))
     if not any(labels.values()):
         print(f"No event in {args.labels} is of these classes; name others with --classes FILE.")
+    tell_foreign(label_files.values(), "annotations", classes)
+    tell_foreign([found[match] for match in label_files], "predictions", classes)
     if args.only_predicted and missing:
         print(f"{len(missing)} of {len(missing) + len(labels)} labelled matches: no predictions, "
               "left out of every number.")
@@ -381,6 +413,26 @@ def run_score(args, classes):
         write_json(args.json, results | ({"chance": by_chance} if args.chance else {}))
 
 
+def tell_foreign(files, key, classes):
+    """Says which names in these files, already read, are no class. Nobody else would: such entries
+    are left out, here and in the official evaluator, and a misspelt class looks like a bad one."""
+    names = [entry["label"] for path in files for entry in data.read_list(path, key, "a list")
+             if entry["label"] not in classes]
+    if names:
+        common = [f"{name!r} ({n:,})" for name, n in collections.Counter(names).most_common(6)]
+        more = f" and {len(set(names)) - 6} other names" if len(set(names)) > 6 else ""
+        print(f"{len(names):,} {key} are of no class and left out: {', '.join(common)}{more}")
+
+
+def check_writable(path):
+    """Raises DataError if no file can be written at `path`: before hours of work, not after."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise data.DataError(f"{path}: its folder does not exist; make it, or name another")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise data.DataError(f"{path}: cannot be written; name another file")
+
+
 def write_json(path, content):
     try:
         Path(path).write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -389,8 +441,7 @@ def write_json(path, content):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = run.Parser(__doc__)
     parser.add_argument("--predictions", help=f"folder or zip of {PREDICTIONS}, one per match")
     parser.add_argument("--labels", required=True,
                         help=f"folder or zip of {LABELS}, one per match")
@@ -415,17 +466,16 @@ def parse_args(argv=None):
     return args
 
 
-def main(args, classes=None):
-    """classes: names that the caller knows already; otherwise those of --classes."""
+def main(args, classes=None, matches=None):
+    """classes: names that the caller knows already; otherwise those of --classes. matches: the only
+    ones to score, whatever else lies below --predictions; otherwise all."""
+    for path in filter(None, (args.json, args.plot)):
+        check_writable(path)
     if args.sweep:
         run_sweep(args)
     else:
-        run_score(args, classes or data.read_classes(args.classes))
+        run_score(args, classes or data.read_classes(args.classes), matches)
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_args())
-    except (data.DataError, OSError) as error:     # an OSError names its file, too
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run.command(main, parse_args())

@@ -13,10 +13,8 @@ Writes  one picture, 1200 pixels wide
 Nothing is scored here; evaluate.py does that. The windows' scores are merged as infer.py does by
 default: after a run with another --ignore or --merge, the dots need not lie on the curves.
 """
-import argparse
 import difflib
 import re
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +25,8 @@ from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 import data
 import evaluate
-import infer
 import ops
+import run
 
 WIDTH_IN, DPI = 10, 120                         # 1200 pixels; 9 points are then 15 pixels
 CURVE, SPOTTED, TRUTH, FAINT = "#7c9cbf", "#c8553d", "#222222", "#8a8a8a"
@@ -150,17 +148,19 @@ def find_match(root, name=None):
 
 
 def read_half(folder, half):
-    """(scores (n_tokens, K) in [0, 1], token_s, classes) of one half, merged as infer.py does.
+    """(scores (n_tokens, K) in [0, 1], token_s, start_s, classes) of a half, merged as by infer.py.
 
-    Raises DataError if infer.py stored no such half.
+    Token k stands at start_s + k * token_s seconds of the video. Raises DataError if infer.py
+    stored no such half.
     """
     stored = evaluate.read_scores(folder)
     window, length = stored.windows[0].shape[1], stored.windows[3].tolist()
     if not length[half - 1]:
         raise data.DataError(f"{Path(folder) / evaluate.SCORES}: no half {half} in it; "
                              f"see --half {2 - bool(length[0])}")
-    merged = ops.merge_windows(*stored.windows, edge=infer.default_ignore(window))     # (S, K)
-    return merged.split(length)[half - 1].numpy(), stored.token_s, stored.classes
+    merged = ops.merge_windows(*stored.windows, edge=evaluate.default_ignore(window))  # (S, K)
+    return (merged.split(length)[half - 1].numpy(), stored.token_s, stored.start_s,
+            stored.classes)
 
 
 def clock(seconds, _=None):
@@ -169,10 +169,11 @@ def clock(seconds, _=None):
 
 
 @matplotlib.rc_context(STYLE)
-def draw_timeline(path, title, half, scores, token_s, classes, spotted, events=None, threshold=0.2):
+def draw_timeline(path, title, half, scores, token_s, start_s, classes, spotted, events=None,
+                  threshold=0.2):
     """One half, a row per class: the score as a curve, what was spotted, what happened.
 
-    scores     (n_tokens, K) in [0, 1], merged; token k stands at k * token_s seconds
+    scores     (n_tokens, K) in [0, 1], merged; token k stands at start_s + k * token_s seconds
     spotted    data.Detections of the match; those of this half from `threshold` on are shown
     events     [data.Event] of the match, or None where the truth is not known
     Classes with neither are left out, unless all are. Returns the Figure, written to `path`.
@@ -180,14 +181,16 @@ def draw_timeline(path, title, half, scores, token_s, classes, spotted, events=N
     shown = (spotted.half == half) & (spotted.confidence >= threshold)
     label, confidence = spotted.label[shown], spotted.confidence[shown]       # (n,) each
     spotted_s = spotted.position_ms[shown] / 1000
-    true = [event for event in events or () if event.half == half]
+    end_s = start_s + token_s * len(scores)
+    true = [event for event in events or ()
+            if event.half == half and start_s <= event.position_ms / 1000 <= end_s]
     busy = {*label.tolist(), *(event.label for event in true)}
     rows = sorted(busy) or range(len(classes))
     foot = {k: -float(row) for row, k in enumerate(rows)}     # where rows stand, first class on top
 
     figure = Figure((WIDTH_IN, 1.3 + 0.4 * len(foot)), DPI, layout="constrained")
     axes = figure.add_subplot()
-    time_s = token_s * np.arange(len(scores))                                 # (n_tokens,)
+    time_s = start_s + token_s * np.arange(len(scores))                       # (n_tokens,)
     for k, y in foot.items():
         axes.axhline(y, color=FAINT, lw=0.5, alpha=0.5)
         curve = axes.fill_between(time_s, y, y + ROW * scores[:, k], color=CURVE, alpha=0.75, lw=0,
@@ -203,11 +206,11 @@ def draw_timeline(path, title, half, scores, token_s, classes, spotted, events=N
         axes.vlines(true_s, feet, feet + FLAG, color=TRUTH, lw=0.8)
         handles.append(axes.scatter(true_s, feet + FLAG, s=26, marker="v", facecolor="white",
                                     edgecolor=TRUTH, lw=1, zorder=2, label="true event"))
-    end_s = token_s * len(scores)
-    step_s = next((step for step in TICKS_S if end_s / step <= 12), TICKS_S[-1])
+    step_s = next((step for step in TICKS_S if (end_s - start_s) / step <= 12), TICKS_S[-1])
     axes.xaxis.set_major_locator(MultipleLocator(step_s))
     axes.xaxis.set_major_formatter(FuncFormatter(clock))
-    axes.set(xlim=(-0.005 * end_s, 1.005 * end_s), ylim=(-len(foot) + 0.85, 1.05),
+    margin_s = 0.005 * (end_s - start_s)
+    axes.set(xlim=(start_s - margin_s, end_s + margin_s), ylim=(-len(foot) + 0.85, 1.05),
              xlabel="time in the half (minutes:seconds)")
     axes.set_yticks([y + ROW / 2 for y in foot.values()], [classes[k] for k in foot])
     axes.tick_params(axis="y", length=0)
@@ -221,14 +224,12 @@ def draw_timeline(path, title, half, scores, token_s, classes, spotted, events=N
 
 # ------------------------------------------------------------------ the command
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = run.Parser(__doc__)
     commands = parser.add_subparsers(dest="picture", required=True)
-    style = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
-    curves = commands.add_parser("curves", help="losses over steps, a panel per run", **style)
+    curves = commands.add_parser("curves", help="losses over steps, a panel per run")
     curves.add_argument("runs", nargs="+", help="folders with a log.txt, the --out of the stages")
     curves.add_argument("--out", default="curves.png", help="the picture")
-    timeline = commands.add_parser("timeline", help="what was spotted in a half, and what happened",
-                                   **style)
+    timeline = commands.add_parser("timeline", help="what was spotted in a half, and what happened")
     timeline.add_argument("scores", help="folder that infer.py wrote, its --out")
     timeline.add_argument("--labels", help="root of the labels; none: the truth is not drawn")
     timeline.add_argument("--match", help="its name or a part of it; none: the first match")
@@ -241,12 +242,12 @@ def parse_args(argv=None):
 
 def main(args):
     if args.picture == "curves":
-        names = ["/".join(Path(run).parts[-3:]) for run in args.runs]         # what fits a panel
-        draw_curves(args.out, [read_log(run) for run in args.runs], names)
+        names = ["/".join(Path(folder).parts[-3:]) for folder in args.runs]   # what fits a panel
+        draw_curves(args.out, [read_log(folder) for folder in args.runs], names)
     else:
         match = find_match(args.scores, args.match)
         folder = Path(args.scores) / match
-        scores, token_s, classes = read_half(folder, args.half)
+        *scores, classes = read_half(folder, args.half)
         spotted = data.read_predictions(folder / evaluate.PREDICTIONS, classes)
         events = None
         if args.labels:
@@ -255,14 +256,10 @@ def main(args):
                 raise data.DataError(f"{args.labels}: no {evaluate.LABELS} for {match!r}; leave "
                                      "--labels out to draw without the truth")
             events = data.read_labels(files[match], classes)
-        draw_timeline(args.out, folder.resolve().name, args.half, scores, token_s, classes, spotted,
-                      events, args.threshold)
+        draw_timeline(args.out, folder.resolve().name, args.half, *scores, classes, spotted, events,
+                      args.threshold)
     print(f"report: {args.out}")
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_args())
-    except data.DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run.command(main, parse_args())

@@ -212,17 +212,33 @@ def test_bad_files(tmp_path):
             run("--labels", tmp_path / "labels", "--predictions", tmp_path / predictions)
     with pytest.raises(data.DataError, match="two matches or more"):
         run("--labels", tmp_path / "labels", "--predictions", tmp_path / "labels", "--chance")
-    with pytest.raises(data.DataError, match="x.json: cannot be written"):
-        run("--labels", tmp_path / "labels", "--predictions", tmp_path / "labels",
-            "--json", tmp_path / "absent" / "x.json")
 
 
-def test_mistake_on_the_command_line_is_one_line_and_exit_2(tmp_path):
-    done = subprocess.run([sys.executable, ROOT / "evaluate.py", "--labels", tmp_path,
-                           "--predictions", tmp_path], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {tmp_path}: no Labels-v2.json")
-    assert done.stderr.count("\n") == 1
+def test_where_nothing_can_be_written_is_said_first(tmp_path, capsys, monkeypatch):
+    """Before any work: not even the labels are read."""
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "locked").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked")
+    for flag in ("--json", "--plot"):
+        for name, message in [("absent/x.png", "absent/x.png: its folder does not exist"),
+                              ("a folder", "a folder: cannot be written"),
+                              ("locked", "locked: cannot be written")]:
+            with pytest.raises(data.DataError, match=message):
+                run("--labels", "nowhere", "--predictions", "nowhere", flag, tmp_path / name)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--labels", "{tmp}", "--predictions", "{tmp}"], "error: {tmp}: no Labels-v2.json"),
+    (["--labels", "{tmp}"], "error: --predictions is missing"),
+    (["--labels", "{tmp}", "--predicted", "x"], "error: unrecognized arguments: --predicted")
+])
+def test_mistake_on_the_command_line_is_one_line_and_exit_2(arguments, message, tmp_path):
+    done = subprocess.run([sys.executable, ROOT / "evaluate.py",
+                           *(argument.format(tmp=tmp_path) for argument in arguments)],
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(message.format(tmp=tmp_path)) and done.stderr.count("\n") == 1
 
 
 def test_what_official_does_not_look_at_is_no_mistake(tmp_path):
@@ -366,6 +382,58 @@ def test_sweep_command(tmp_path, capsys, monkeypatch):
     assert together >= round(100 * best["a_mAP"], 2)
 
 
+def test_merged_scores_are_searched_over_nms_alone(tmp_path, capsys):
+    """What infer.py stores of an ensemble: the sweep finds what it finds in the windows, at the
+    merge and ignored seconds that were used before."""
+    store_scores(tmp_path / "windows")
+    stored = evaluate.read_scores(tmp_path / "windows")
+    merged = evaluate.merge(stored, 3, "mean").split(stored.windows[-1].tolist())
+    for g, match in enumerate(stored.matches):
+        arrays = dict(np.load(tmp_path / "windows" / match / evaluate.SCORES))
+        for h in (1, 2):
+            if f"windows_{h}" in arrays:
+                del arrays[f"windows_{h}"]
+                arrays |= {f"merged_{h}": merged[2 * g + h - 1][None].numpy(),
+                           f"starts_{h}": np.zeros(1, int)}
+        write_match(tmp_path / "merged" / match, json.loads(
+            (tmp_path / "windows" / match / evaluate.LABELS).read_text())["annotations"], [])
+        np.savez(tmp_path / "merged" / match / evaluate.SCORES, **arrays)
+    again = evaluate.read_scores(tmp_path / "merged")
+    assert again.merged and again.windows[-1].tolist() == stored.windows[-1].tolist()
+    for ignored_s in (0, 3, 24):                           # 24: longer than half a half
+        assert torch.equal(evaluate.merge(again, ignored_s, "max"), torch.cat(merged))
+    run("--sweep", "--scores", tmp_path / "merged", "--labels", tmp_path / "merged",
+        "--json", tmp_path / "sweep.json", "--plot", tmp_path / "sweep.png")
+    out, settings = capsys.readouterr().out, json.loads((tmp_path / "sweep.json").read_text())
+    assert "only NMS and its window are searched" in out
+    assert len(settings) == len(evaluate.NMS) * len(evaluate.WINDOWS_S)
+    truth = evaluate.stack_labels({match: data.read_labels(
+        tmp_path / "merged" / match / evaluate.LABELS, stored.classes) for match in stored.matches})
+    overall, _ = evaluate.sweep(stored, truth, ["mean"], [3], evaluate.WINDOWS_S)
+    assert [setting["a_mAP"] for setting in settings] == overall.flatten().tolist()
+    np.savez(tmp_path / "merged" / "match 1" / evaluate.SCORES,
+             **np.load(tmp_path / "windows" / "match 1" / evaluate.SCORES))
+    with pytest.raises(data.DataError, match="match 1/scores.npz: other classes, or another"):
+        evaluate.read_scores(tmp_path / "merged")
+
+
+def test_scores_of_a_part_count_from_its_start(tmp_path):
+    """infer.py --start: a token's time is that of its video."""
+    store_scores(tmp_path, n_matches=2)
+    stored, later = evaluate.read_scores(tmp_path), {}
+    for match in stored.matches:
+        path = tmp_path / match / evaluate.SCORES
+        np.savez(path, **dict(np.load(path)) | {"start_s": 90.5})
+        later[match] = [event._replace(position_ms=event.position_ms + 90_500) for event in
+                        data.read_labels(tmp_path / match / evaluate.LABELS, stored.classes)]
+    part = evaluate.read_scores(tmp_path)
+    truth = evaluate.stack_labels({match: [event._replace(position_ms=event.position_ms - 90_500)
+                                           for event in events] for match, events in later.items()})
+    kept = ops.soft_nms(evaluate.merge(stored, 3, "max"), stored.windows[-1], 5)
+    assert evaluate.tight(kept, part, evaluate.stack_labels(later))[0] == (
+        evaluate.tight(kept, stored, truth)[0]) > 0
+
+
 def test_sweep_refuses(tmp_path):
     store_scores(tmp_path, n_matches=3)
     path = tmp_path / "match 1" / evaluate.SCORES
@@ -391,6 +459,32 @@ def test_foreign_classes_get_a_hint(tmp_path, capsys):
     (tmp_path / "classes.txt").write_text("Serve\nBounce\n")
     run("--labels", tmp_path, "--predictions", tmp_path, "--classes", tmp_path / "classes.txt")
     assert f"No event in {tmp_path} is of these classes" in capsys.readouterr().out
+
+
+def test_names_that_are_no_class_are_told(tmp_path, capsys):
+    """They count for nothing, as officially; but a misspelt class must not look like a bad one."""
+    write_match(tmp_path / "a", [GOAL, GOAL | {"label": "goal"}, GOAL | {"label": "goal"},
+                                 GOAL | {"label": "Drone"}], [SPOT, SPOT | {"label": "Goall"}])
+    run("--labels", tmp_path, "--predictions", tmp_path)
+    out = capsys.readouterr().out
+    assert "3 annotations are of no class and left out: 'goal' (2), 'Drone' (1)\n" in out
+    assert "1 predictions are of no class and left out: 'Goall' (1)\n" in out
+    write_match(tmp_path / "b", [GOAL | {"label": f"name {i}"} for i in range(8)], [SPOT])
+    run("--labels", tmp_path, "--predictions", tmp_path)
+    assert "11 annotations" in (out := capsys.readouterr().out) and "and 4 other names\n" in out
+    write_match(tmp_path / "clean/c", [GOAL], [SPOT])
+    run("--labels", tmp_path / "clean", "--predictions", tmp_path / "clean")
+    assert "no class" not in capsys.readouterr().out
+
+
+def test_only_the_matches_of_this_run(tmp_path, capsys):
+    """infer.py asks for the table of what it spotted: the --out folder may hold older results."""
+    for match in "ab":
+        write_match(tmp_path / match, [GOAL], [SPOT])
+    args = evaluate.parse_args(["--labels", str(tmp_path), "--predictions", str(tmp_path),
+                                "--only-predicted"])
+    evaluate.main(args, data.SOCCERNET_CLASSES, ["b"])
+    assert "matches: 1, events: 1" in capsys.readouterr().out
 
 
 def test_only_predicted(tmp_path, capsys):

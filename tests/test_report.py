@@ -19,6 +19,7 @@ import data
 import evaluate
 import infer
 import report
+from run import Log
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("Goal", "Foul", "Corner", "Kick-off")
@@ -94,10 +95,10 @@ def timeline(out, spotted, **options):
     """The Figure of half 1 of the first match."""
     scores, labels = spotted
     read = report.read_half(scores / MATCHES[0], 1)
+    options.setdefault("events", data.read_labels(labels / MATCHES[0] / evaluate.LABELS, CLASSES))
     return report.draw_timeline(
         out, "Dale 1 - 4 Castle", 1, *read,
-        data.read_predictions(scores / MATCHES[0] / evaluate.PREDICTIONS, CLASSES),
-        data.read_labels(labels / MATCHES[0] / evaluate.LABELS, CLASSES), **options)
+        data.read_predictions(scores / MATCHES[0] / evaluate.PREDICTIONS, CLASSES), **options)
 
 
 # ------------------------------------------------------------------ curves
@@ -111,12 +112,20 @@ def test_log_as_the_stages_write_it(tmp_path):
     assert log.valid.tolist() == [[4, 1.85], [8, 1.25]]
 
 
-@pytest.mark.parametrize("script", ["stage1_spatial", "stage2_distill", "stage3_finetune"])
-def test_the_stages_still_write_such_lines(script):
-    """The words that read_log looks for stand in the code that prints them."""
-    source = (ROOT / f"{script}.py").read_text()
-    assert f'"stage {script[5]} | step {{step}}/{{total}} | loss {{' in source
-    assert script[5] != "3" or "| step {step}/{total} | valid t-AmAP {" in source
+def test_the_stages_still_write_such_lines(tmp_path):
+    """What run.Log writes for them is what read_log looks for."""
+    written = Log(tmp_path, "stage 3", 0, 8, torch.device("cpu"), lambda step: [])
+    written.add(4, torch.tensor(0.2345), torch.tensor(0.05), 64)
+    written.line(4, 1.5e-3)
+    written.write("step 4/8 | valid t-AmAP 1.85 % | best 1.85 %")
+    written.close()
+    log = report.read_log(tmp_path)
+    assert (log.stage, log.total) == (3, 8)
+    assert log.loss.tolist() == [[4, 0.2345, 1.5e-3]] and log.valid.tolist() == [[4, 1.85]]
+    for script in ("stage1_spatial", "stage2_distill", "stage3_finetune"):
+        source = (ROOT / f"{script}.py").read_text()
+        assert f'"stage {script[5]}"' in source
+        assert script[5] != "3" or "step {step}/{total} | valid t-AmAP {" in source
 
 
 def test_log_of_a_resumed_run_counts_a_step_once(tmp_path):
@@ -153,8 +162,8 @@ def test_curves_of_many_runs_take_another_row(tmp_path):
 
 # ------------------------------------------------------------------ timeline
 def test_scores_are_merged_as_infer_does(spotted):
-    scores, token_s, classes = report.read_half(spotted[0] / MATCHES[0], 1)
-    assert scores.shape == (40, 4) and token_s == 1 and classes == CLASSES
+    scores, token_s, start_s, classes = report.read_half(spotted[0] / MATCHES[0], 1)
+    assert scores.shape == (40, 4) and (token_s, start_s) == (1, 0) and classes == CLASSES
     assert scores[12, 0] == np.float32(0.9) and scores[30, 1] == np.float32(0.5)
     assert np.count_nonzero(scores) == 2  # the score at a window's edge is not among them
     stored = evaluate.read_scores(spotted[0] / MATCHES[0]).windows
@@ -165,7 +174,7 @@ def test_scores_are_merged_as_infer_does(spotted):
 
 
 def test_the_other_half(spotted):
-    scores, _, _ = report.read_half(spotted[0] / MATCHES[1], 2)
+    scores, *_ = report.read_half(spotted[0] / MATCHES[1], 2)
     assert scores.shape == (10, 4) and np.argwhere(scores).tolist() == [[6, 2]]
 
 
@@ -200,7 +209,7 @@ def test_threshold_chooses_what_is_shown(tmp_path, spotted, threshold, seconds):
 def test_time_is_token_s_and_ticks_read_as_a_clock(tmp_path):
     """A half of 45 minutes, tokens of 2 s, and no event at all: then every class has its row."""
     none = data.Detections(*(np.zeros(0, int),) * 3, np.zeros(0))
-    figure = report.draw_timeline(tmp_path / "t.png", "m", 2, np.zeros((1350, 17)), 2.0,
+    figure = report.draw_timeline(tmp_path / "t.png", "m", 2, np.zeros((1350, 17)), 2.0, 0.0,
                                   data.SOCCERNET_CLASSES, none)
     axes, = figure.axes
     assert max(c.get_paths()[0].vertices[:, 0].max() for c in axes.collections
@@ -210,6 +219,21 @@ def test_time_is_token_s_and_ticks_read_as_a_clock(tmp_path):
     assert ticks[ticks.index("0:00"):][:10] == [f"{m}:00" for m in range(0, 50, 5)]
     assert report.clock(125) == "2:05"
     assert cv2.imread(str(tmp_path / "t.png")).shape[1] == 1200
+
+
+def test_a_part_of_a_half_stands_at_its_own_time(tmp_path, spotted):
+    """infer.py --start 0:12: the first score is that of second 12; what was before is not shown."""
+    path = spotted[0] / MATCHES[0] / evaluate.SCORES
+    np.savez(path, **dict(np.load(path)) | {"start_s": 12.4})
+    assert report.read_half(path.parent, 1)[2] == 12.4
+    figure = timeline(tmp_path / "t.png", spotted, events=[
+        data.Event(1, 0, 12_300, True), data.Event(1, 1, 12_500, True)])
+    axes, = figure.axes
+    assert axes.get_xlim() == pytest.approx((12.2, 52.6))
+    assert marks(figure)["true"][:, 0].tolist() == [12.5]
+    curves = [c.get_paths()[0].vertices for c in axes.collections
+              if c.get_label().startswith("score")]
+    assert curves[0][:, 0].min() == 12.4 and curves[0][:, 0].max() == 51.4
 
 
 def test_the_command(tmp_path, spotted, capsys):
