@@ -1,19 +1,38 @@
 """
-Files of weights: this project's checkpoints.
+Files of weights: this project's checkpoints, and what others have published.
 
 A checkpoint is a dict of tensors and plain values, readable with `torch.load(weights_only=True)`:
 "model" (names as in model.Comedian), "config" (fields of model.Config), "stage" (1, 2 or 3), and
-what that stage needs to go on.
+what that stage needs to go on. `load_checkpoint` gives the same dict for files of other origin:
+
+    official COMEDIAN, .pth or Lightning's .ckpt   all weights                 as if from stage 3
+    ViT-T, ViT-S, Swin-T for images                the spatial encoder         as if from stage 1
+        (timm 0.6 and 1.0, Microsoft's Swin, Google's AugReg .npz)
+
+It prints what it took the file for and what it left out. Nothing is ever half loaded: names and
+shapes must be those of the network, one for one, or the file is refused with the list.
+Read from shapes: width, depths, window, classes. Not there to be read and so taken from MODELS: the
+number of heads, and the LayerNorms' eps of 1e-6 (timm's own Swin has 1e-5; the official ViSwin
+runs its weights with 1e-6, and so do we). All of them see (x - 0.45) / 0.225, as in
+augment.normalize.
 """
+import json
+import math
 import os
+import re
+import zipfile
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from data import DataError
-from model import Config
+from data import CLIP_FRAMES, DataError
+from model import MODELS, Comedian, Config, with_changes
 
 
+# ------------------------------------------------------------------ this project's checkpoints
 def save_checkpoint(path, **content):
     """Tensors and plain values only, so that `torch.load(weights_only=True)` reads it. Written
     beside the old file and then renamed over it: a kill at any moment leaves a whole checkpoint."""
@@ -24,16 +43,23 @@ def save_checkpoint(path, **content):
 
 
 def load_checkpoint(path):
-    """The dict that `save_checkpoint` wrote, on the CPU."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such checkpoint") from None
-    except Exception as error:  # noqa: BLE001  (torch.load raises whatever the bytes lead to)
-        raise DataError(f"{path}: not a checkpoint, or damaged ({type(error).__name__})") from None
-    if not isinstance(checkpoint, dict) or not {"model", "config", "stage"} <= set(checkpoint):
-        raise DataError(f"{path}: not a checkpoint of this project's stages")
-    return checkpoint
+    """The dict that `save_checkpoint` wrote, on the CPU; the like for public weights, of which it
+    says in a line what they are. DataError for what is damaged, unknown or does not fit.
+
+    Public weights bring "model", "config", "stage" and "source": "comedian" or "image".
+    """
+    content = read_file(path)
+    if isinstance(content, dict) and {"model", "config", "stage"} <= set(content):
+        return content
+    weights = content
+    for wrapping in ("state_dict", "model"):              # Lightning's .ckpt, Microsoft's .pth
+        if isinstance(content, dict) and wrapping in content:
+            weights = content[wrapping]
+    if not isinstance(weights, dict) or not weights or not all(
+            isinstance(value, torch.Tensor) for value in weights.values()):
+        raise DataError(f"{path}: not a checkpoint of this project's stages, nor public weights: "
+                        "it holds other things than tensors with names")
+    return convert(weights, path)
 
 
 def config_of(checkpoint):
@@ -41,20 +67,211 @@ def config_of(checkpoint):
     return Config(**checkpoint["config"])
 
 
+def trained_parts(checkpoint):
+    """What has been trained, as prefixes for `load_parts`: the spatial encoder in stage 1, the
+    temporal transformer too in stage 2, the head too in stage 3."""
+    return ["spatial.", "temporal.", "head."][:checkpoint["stage"]]
+
+
+def misfits(own, given):
+    """Where two dicts of weights differ in names or shapes, in words: a list, empty if nowhere."""
+    wrong = [f"{name} missing" for name in own if name not in given]
+    wrong += [f"{name} unknown" for name in given if name not in own]
+    wrong += [f"{name} is {tuple(given[name].shape)}, model has {tuple(own[name].shape)}"
+              for name in own if name in given and given[name].shape != own[name].shape]
+    return wrong
+
+
+def first_five(wrong):
+    return "; ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+
+
 def load_parts(model, checkpoint, parts, path):
     """Copies the weights whose names begin with one of `parts` ("spatial.", ...) into `model`.
 
     Every parameter of those parts must be there with its shape; DataError lists what does not fit.
     """
-    own = {name: value for name, value in model.state_dict().items()
-           if name.startswith(tuple(parts))}
-    given = {name: value for name, value in checkpoint["model"].items()
-             if name.startswith(tuple(parts))}
-    wrong = [f"{name} missing" for name in own if name not in given]
-    wrong += [f"{name} unknown" for name in given if name not in own]
-    wrong += [f"{name} is {tuple(given[name].shape)}, model has {tuple(own[name].shape)}"
-              for name in own if name in given and given[name].shape != own[name].shape]
+    own, given = ({name: value for name, value in weights.items() if name.startswith(tuple(parts))}
+                  for weights in (model.state_dict(), checkpoint["model"]))
+    wrong = misfits(own, given)
     if wrong:
-        raise DataError(f"{path}: does not fit this model: {'; '.join(wrong[:5])}"
-                        f"{f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''}")
+        raise DataError(f"{path}: does not fit this model: {first_five(wrong)}")
     model.load_state_dict(given, strict=False)            # complete by the check above
+
+
+# ------------------------------------------------------------------ files of any origin
+def read_file(path):
+    """What the file holds: torch's pickle (tensors only), numpy's .npz, or safetensors."""
+    try:
+        if zipfile.is_zipfile(path):                      # torch writes zip files, too
+            with zipfile.ZipFile(path) as archive:
+                is_npz = all(name.endswith(".npy") for name in archive.namelist())
+            if is_npz:
+                with np.load(path) as arrays:
+                    return {name: torch.from_numpy(arrays[name]) for name in arrays}
+        if Path(path).suffix == ".safetensors":
+            return read_safetensors(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such checkpoint") from None
+    except Exception as error:  # noqa: BLE001  (torch.load raises whatever the bytes lead to)
+        if "Unsupported global" in str(error):
+            raise DataError(f"{path}: holds Python objects beside its weights, and those could run "
+                            "any code; if you trust it, save its dict of tensors alone with torch, "
+                            "and give that file") from None
+        raise DataError(f"{path}: not a checkpoint, or damaged ({type(error).__name__})") from None
+
+
+SAFETENSORS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16,
+               "BF16": torch.bfloat16, "I64": torch.int64}
+
+
+def read_safetensors(path):
+    """{name: tensor}. The format: 8 bytes with the header's length, a header in JSON (for each
+    name dtype, shape, first and last byte of the data), then the data, little-endian."""
+    content = bytearray(Path(path).read_bytes())
+    data_start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:data_start])
+    header.pop("__metadata__", None)
+    return {name: torch.frombuffer(content, dtype=SAFETENSORS[entry["dtype"]],
+                                   count=math.prod(entry["shape"]),
+                                   offset=data_start + entry["data_offsets"][0])
+            .reshape(entry["shape"]) for name, entry in header.items()}
+
+
+# ------------------------------------------------------------------ public weights -> ours
+BUFFERS = ("relative_position_index", "attn_mask")        # Swin computes them
+HEADS = ("head.", "pre_logits.")                          # an image network's classes
+TRUNK, HEAD = "trunk.transformer.", "head_class.layers.0."
+OFFICIAL = {                          # beginning of a name below TRUNK -> ours; the first that fits
+    "spatial_transformer.": "spatial.", "spatial_cls_token": "spatial.cls_token",
+    "temporal_transformer.": "temporal.", "temporal_mask_token": "temporal.mask_token",
+    "time_embed": "temporal.pos_embed", "": "spatial."}
+AUGREG = {                            # parts of a name in the .npz -> timm's
+    "Transformer/posembed_input/pos_embedding": "pos_embed", "Transformer/encoder_norm/": "norm.",
+    "Transformer/encoderblock_": "blocks.", "/LayerNorm_0/": ".norm1.", "/LayerNorm_2/": ".norm2.",
+    "/MultiHeadDotProductAttention_1/": ".attn.", "out/": "proj.",
+    "/MlpBlock_3/Dense_0/": ".mlp.fc1.", "/MlpBlock_3/Dense_1/": ".mlp.fc2.",
+    "embedding/": "patch_embed.proj.", "kernel": "weight", "scale": "weight", "/": "."}
+
+
+def convert(weights, path):
+    """{name: tensor} of public origin -> the dict of a checkpoint. DataError if it does not fit."""
+    weights = {name.removeprefix("opt/target/"): value for name, value in weights.items()}
+    source, stage = "image", 1
+    if f"{TRUNK}time_embed" in weights:
+        what, source, stage = "official COMEDIAN weights", "comedian", 3
+        weights, left_out = from_official(weights)
+    elif "Transformer/encoder_norm/scale" in weights:
+        what = "an image ViT in Google's AugReg layout"
+        weights, left_out = from_image_network(from_augreg(weights))
+    elif "cls_token" in weights and "blocks.0.attn.qkv.weight" in weights:
+        what = "an image ViT with timm's names"
+        weights, left_out = from_image_network(weights)
+    elif "layers.0.blocks.0.attn.relative_position_bias_table" in weights:
+        what = "an image Swin with timm's or Microsoft's names"
+        weights, left_out = from_image_network(from_swin(weights))
+    else:
+        raise DataError(f"{path}: not recognised: no checkpoint of these stages, not COMEDIAN's "
+                        "official weights, no ViT or Swin by timm, Microsoft or AugReg; it has "
+                        f"{len(weights)} entries: {', '.join([*weights][:3])}, ...")
+
+    cfg = config_from(weights)
+    if cfg is None:
+        raise DataError(f"{path}: {what}, but of another width than ViT-T, ViT-S or Swin-T")
+    with torch.device("meta"):                            # names and shapes only
+        own = Comedian(cfg).state_dict()
+    if source == "image":
+        own = {name: value for name, value in own.items() if name.startswith("spatial.")}
+    wrong = misfits(own, weights)
+    if wrong:
+        raise DataError(f"{path}: {what}, but does not fit {cfg.model}: {first_five(wrong)}")
+
+    print(f"weights: {path}: {what}, {cfg.model}"
+          + (f", {cfg.window_tokens} tokens, temporal depth {cfg.temporal_depth}" if stage == 3
+             else ", spatial encoder only, patch kernel inflated to 2 frames")
+          + (f"; left out: {summary(left_out)}" if left_out else ""))
+    return {"model": {name: value.float() for name, value in weights.items()},
+            "config": asdict(cfg), "stage": stage, "source": source}
+
+
+def config_from(weights):
+    """The Config that weights with our names are for, from their shapes; None if there is none."""
+    spatial = "vit" if "spatial.cls_token" in weights else "swin"
+    kernel = weights.get("spatial.patch_embed.proj.weight", torch.empty(0))
+    cfg = next((cfg for cfg in MODELS.values()
+                if cfg.spatial == spatial and kernel.shape[:1] == (cfg.embed_dim,)), None)
+    if cfg is None or "temporal.pos_embed" not in weights:
+        return cfg
+    # The official code's strict=False drops blocks that a flag does not ask for: logits off by 1.5.
+    blocks = [int(m[1]) for m in (re.match(r"temporal\.blocks\.(\d+)\.", name) for name in weights)
+              if m]
+    return with_changes(cfg, temporal_depth=max(blocks, default=-1) + 1,
+                        window_tokens=weights["temporal.pos_embed"].numel() // cfg.width)
+
+
+def summary(names):
+    """What was left out, counted by kind: "12 relative_position_index, 2 head"."""
+    leaves = [name.rsplit(".", 1)[-1] for name in names]
+    kinds = Counter(leaf if leaf in BUFFERS else name.split(".")[0]
+                    for name, leaf in zip(names, leaves, strict=True))
+    return ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+
+
+def from_official(weights):
+    """The released files are the whole Lightning module: the trunk, the head, and constants of the
+    augmentations, which differ from file to file. Returns (weights with our names, left out)."""
+    ours, left_out = {}, []
+    for key, value in weights.items():
+        if key.startswith(HEAD):
+            ours["head." + key.removeprefix(HEAD)] = value
+        elif key.startswith(TRUNK) and not key.endswith(BUFFERS):
+            name = key.removeprefix(TRUNK)
+            theirs = next(start for start in OFFICIAL if name.startswith(start))
+            ours[OFFICIAL[theirs] + name.removeprefix(theirs)] = value
+        else:
+            left_out.append(key)
+    return ours, left_out
+
+
+def from_image_network(weights):
+    """timm's names -> (ours, left out). The patch kernel (D, 3, P, P) is repeated over a clip's
+    frames and divided by their number: a still image then gives what it gave (facts: official)."""
+    left_out = [name for name in weights if name.startswith(HEADS) or name.endswith(BUFFERS)]
+    ours = {f"spatial.{name}": value for name, value in weights.items() if name not in left_out}
+    kernel = ours.get("spatial.patch_embed.proj.weight")
+    if kernel is not None and kernel.dim() == 4:
+        ours["spatial.patch_embed.proj.weight"] = (
+            kernel[:, :, None].repeat(1, 1, CLIP_FRAMES, 1, 1) / CLIP_FRAMES)     # (D, 3, 2, P, P)
+    return ours, left_out
+
+
+def from_swin(weights):
+    """timm 1.0 opens a stage with its `downsample`; timm 0.6, Microsoft and model.py end the one
+    before with it. layers.1 and layers.2 have one in either case, only not the same one."""
+    if "layers.0.downsample.reduction.weight" in weights:
+        return weights
+    return {re.sub(r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample",
+                   name): value for name, value in weights.items()}
+
+
+def from_augreg(arrays):
+    """Google's names and layouts -> timm's. There, kernels are (in, out), with the heads as a
+    dimension of their own: query, key, value (D, h, 64), out (h, 64, D)."""
+    weights = {"cls_token" if key == "cls" else key: value for key, value in arrays.items()}
+    for theirs, timm in AUGREG.items():
+        weights = {name.replace(theirs, timm): value for name, value in weights.items()}
+    for name, value in weights.items():
+        if name.endswith(".weight") and value.dim() == 4:
+            weights[name] = value.permute(3, 2, 0, 1)           # (P, P, 3, D) -> (D, 3, P, P)
+        elif name.endswith(".weight") and value.dim() > 1:
+            value = value.flatten(0, -2) if name.endswith("proj.weight") else value.flatten(1)
+            weights[name] = value.T                                       # (out, in)
+        elif name.endswith(".bias"):
+            weights[name] = value.flatten()
+    for query in [name for name in weights if ".attn.query." in name]:
+        qkv = [weights.pop(query.replace("query", part), torch.empty(0))
+               for part in ("query", "key", "value")]                     # each (D, D) or (D,)
+        if qkv[0].dim() and qkv[0].shape == qkv[1].shape == qkv[2].shape:
+            weights[query.replace("query", "qkv")] = torch.cat(qkv)       # else it will be missed
+    return weights

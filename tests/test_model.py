@@ -4,7 +4,6 @@ What these tests prove about model.py:
   2. it computes what the official model and timm's compute on the same (synthetic) weights
   3. masked clips may be dropped before the spatial encoder; windows of any length go through
   4. initialisation, drop path, weight-decay groups, copied temporal blocks: as the official code
-  5. a checkpoint survives a kill, and what does not fit is refused by name
 The weights, the frames and the expected numbers are explained in fixtures/weights/SPEC.md.
 """
 import copy
@@ -12,7 +11,6 @@ import functools
 import json
 import math
 import zlib
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import augment
-import data
 from model import (
     CLIP_FRAMES,
     MODELS,
@@ -34,7 +31,6 @@ from model import (
     spatial_encoder,
     with_changes,
 )
-from weights import config_of, load_checkpoint, load_parts, save_checkpoint
 
 WEIGHTS = Path(__file__).parent / "fixtures" / "weights"
 SEED = json.loads((WEIGHTS / "seed.json").read_text())["seed"]
@@ -464,86 +460,6 @@ def test_projector():
     x, (one, two, three) = torch.randn(5, 6), list(projector)[::2]
     gelu = nn.functional.gelu
     torch.testing.assert_close(projector(x), three(gelu(two(gelu(one(x))))))
-
-
-# ------------------------------------------------------------------ 5. checkpoints
-def save(path, model, **changes):
-    content = dict(stage=3, step=7, config=asdict(model.cfg), model=model.state_dict())
-    save_checkpoint(path, **(content | changes))
-
-
-def test_checkpoint_round_trip(tmp_path):
-    model = Comedian(with_changes("vivit_micro", classes=("a", "b"), window_tokens=8))
-    save(tmp_path / "new" / "last.pt", model)
-    assert torch.load(tmp_path / "new" / "last.pt", weights_only=True)["step"] == 7
-    checkpoint = load_checkpoint(tmp_path / "new" / "last.pt")
-    cfg = config_of(checkpoint)
-    assert cfg == model.cfg and hash(cfg) == hash(model.cfg)          # tuples again, not lists
-    other = Comedian(cfg)
-    load_parts(other, checkpoint, [""], "last.pt")
-    for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
-        assert torch.equal(a, b), name
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["last.pt"]
-
-
-def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
-    model, path = Comedian(with_changes("vivit_micro", window_tokens=8)), tmp_path / "last.pt"
-    save(path, model)
-    old = path.read_bytes()
-
-    def full_disk(content, file):
-        Path(file).write_bytes(old[:1000])
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError):
-        save(path, model, step=8)
-    assert path.read_bytes() == old and load_checkpoint(path)["step"] == 7
-
-
-@pytest.mark.parametrize("damage, message", [
-    (None, "no such checkpoint"),
-    (lambda b: b[:len(b) // 2], "damaged"),
-    (lambda b: b"", "damaged"),
-    (lambda b: b"GIF89a" + b[:100], "damaged")])
-def test_damaged_checkpoint(tmp_path, damage, message):
-    path = tmp_path / "last.pt"
-    if damage:
-        save(path, Comedian(with_changes("vivit_micro", window_tokens=8)))
-        path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(data.DataError, match=message) as error:
-        load_checkpoint(path)
-    assert str(path) in str(error.value)
-
-
-def test_foreign_checkpoint(tmp_path):
-    torch.save({"state_dict": {"weight": torch.zeros(3)}}, tmp_path / "other.pth")
-    with pytest.raises(data.DataError, match="not a checkpoint of this project"):
-        load_checkpoint(tmp_path / "other.pth")
-    torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(data.DataError, match="not a checkpoint of this project"):
-        load_checkpoint(tmp_path / "list.pt")
-
-
-def test_what_does_not_fit_is_named(tmp_path):
-    """Missing, unknown and misshapen weights are listed and nothing is copied."""
-    model, other = (Comedian(with_changes("vivit_micro", window_tokens=8)) for _ in range(2))
-    weights = dict(other.state_dict())
-    del weights["spatial.cls_token"]
-    weights["spatial.extra"] = torch.zeros(1)
-    weights["spatial.pos_embed"] = torch.zeros(1, 3, 128)
-    before = {name: p.clone() for name, p in model.state_dict().items()}
-    with pytest.raises(data.DataError) as error:
-        load_parts(model, {"model": weights}, ["spatial."], "x.pt")
-    for part in ("x.pt", "spatial.cls_token missing", "spatial.extra unknown",
-                 "spatial.pos_embed is (1, 3, 128), model has (1, 17, 128)"):
-        assert part in str(error.value)
-    assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
-    with pytest.raises(data.DataError, match=r"and \d+ more"):
-        load_parts(model, {"model": {}}, ["spatial."], "x.pt")
-    load_parts(model, {"model": weights}, ["temporal."], "x.pt")   # what is asked for is complete
-    assert torch.equal(model.temporal.pos_embed, other.temporal.pos_embed)
-    assert torch.equal(model.spatial.cls_token, before["spatial.cls_token"])
 
 
 def test_config_with_changes():
