@@ -180,10 +180,72 @@ def describe(halves, root):
             f"like {Path(halves[0].path(0)).relative_to(root)}")
 
 
+# ------------------------------------------------------------------ lists of games
+SPLITS = Path(__file__).resolve().with_name("splits")                # SoccerNet's own lists
+
+
+def read_games(names):
+    """The games of "train", "valid", "test" or "challenge", several joined by +, or of a text file
+    with one path per line: a list of str like "league/season/game"."""
+    if Path(names).is_file():
+        lists = [Path(names)]
+    else:
+        lists = [SPLITS / f"{name}.txt" for name in names.split("+")]
+    games = []
+    for path in lists:
+        try:
+            games += [line.strip() for line in path.read_text(encoding="utf-8").splitlines()
+                      if line.strip()]
+        except (OSError, UnicodeDecodeError):
+            known = ", ".join(sorted(known.stem for known in SPLITS.glob("*.txt")))
+            raise DataError(f"{names}: neither a readable text file with a game per line, nor "
+                            f"names of lists joined by + ({known})") from None
+    if not games:
+        raise DataError(f"{names}: an empty list of games")
+    return games
+
+
+def in_split(items, names, root, complete=False):
+    """Those of `items`, halves or matches below `root`, that belong to the games of `names` (see
+    `read_games`), in their order. Prints how many of these games there are.
+
+    Games go by the last three parts of their path (a shorter line by all of its), so that
+    <root>/test/<league>/... and <root>/<league>/... are the same to it, and some peers' _ for a
+    space. DataError if none is there, or if one is missing and `complete` is wanted.
+    """
+    def key(path, n_parts):
+        return tuple(part.replace(" ", "_") for part in Path(path).parts[-n_parts:])
+
+    games = {key(game, 3): game for game in read_games(names)}
+    lengths = sorted({len(game) for game in games})
+    found, kept = set(), []
+    for item in items:
+        path = Path(root).resolve() / (item if isinstance(item, str) else item.match)
+        its = {key(path, n) for n in lengths} & games.keys()
+        found |= its
+        kept += [item] * bool(its)
+    missing = [game for its, game in games.items() if its not in found]
+    if not kept or (complete and missing):
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        raise DataError(f"{root}: {len(missing)} of the {len(games)} games of {names} are not "
+                        f"below it: {'; '.join(missing[:10])}{more}")
+    print(f"data: {root}: {len(found)} of the {len(games)} games of {names}")
+    return kept
+
+
 # ------------------------------------------------------------------ frames
 def read_frame(path):
-    """(H, W, 3) uint8, red first. DataError names a file that is missing or not an image."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    """(H, W, 3) uint8, red first. DataError names a file that is missing, cut short or no image."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError:
+        content = b""
+    # Of a JPEG that was cut short OpenCV makes a picture, grey where nothing is left. The marker
+    # that ends a JPEG cannot occur within its pixels; some writers add a few bytes after it.
+    if content.startswith(b"\xff\xd8") and b"\xff\xd9" not in content[-1024:]:
+        raise DataError(f"{path}: cut short; extract this half's frames again")
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
     if image is None:
         raise DataError(f"{path}: missing, empty or not an image; extract this half's frames again")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -3,6 +3,7 @@ What these tests prove about data.py:
   1. the frame folders found in the wild are read, in numeric order; what is broken is one line
   2. labels are the official evaluator's events, and the official code's positive frames and tokens
   3. windows cover every token of a half; reading ahead loses nothing and leaves no thread behind
+  4. the official lists of games are the official ones; a game is found in every layout by its name
 (The predictions on disk are proven in test_evaluate.py.)
 """
 import json
@@ -341,3 +342,62 @@ def test_an_abandoned_ahead_stops_its_thread():
     assert set(threading.enumerate()) - before
     stream.close()                                        # while 1 is being loaded and 2 waits
     assert not set(threading.enumerate()) - before and loaded == [0, 1]
+
+
+# ------------------------------------------------------------------ 4. lists of games
+def test_official_lists():
+    """300, 100, 100 and 50 games, none twice; the names are SoccerNet's."""
+    games = {name: data.read_games(name) for name in ("train", "valid", "test", "challenge")}
+    assert [len(games[name]) for name in games] == [300, 100, 100, 50]
+    assert data.read_games("train+valid") == games["train"] + games["valid"]
+    assert len(set(data.read_games("train+valid+test+challenge"))) == 550
+    assert "england_epl/2014-2015/2015-02-21 - 18-00 Chelsea 1 - 1 Burnley" in games["train"]
+
+
+def test_official_lists_are_the_packages():
+    downloader = pytest.importorskip("SoccerNet.utils", reason="the SoccerNet package is optional")
+    for name in ("train", "valid", "test", "challenge"):
+        assert data.read_games(name) == downloader.getListGames(name)
+
+
+GAMES = data.read_games("test")
+
+
+def test_in_split_knows_a_game_in_every_layout(capsys):
+    """With the split as a folder or without, with part of the path in the root, with _ for a
+    space; halves and matches; the order stays."""
+    there = [GAMES[7], "elsewhere/2014-2015/some game", f"test/{GAMES[3]}",
+             GAMES[5].replace(" ", "_")]
+    assert data.in_split(there, "test", "frames") == [there[0], there[2], there[3]]
+    assert capsys.readouterr().out == "data: frames: 3 of the 100 games of test\n"
+    assert data.in_split(there, "valid+test", "frames") == [there[0], there[2], there[3]]
+    league, season, game = GAMES[0].split("/")
+    assert data.in_split([game, "other"], "test", f"frames/{league}/{season}") == [game]
+    halves = [data.Half(match, number, "", "", 8, ".jpg", 1, 100)
+              for match in there[:2] for number in (1, 2)]
+    assert data.in_split(halves, "test", "frames") == halves[:2]
+    assert data.in_split([GAMES[0]] * 2, "test", "frames") == [GAMES[0]] * 2
+
+
+def test_in_split_from_a_text_file(tmp_path):
+    (tmp_path / "my games.txt").write_text("one\n\n  a/b/two \nleague/a/b/three\n")
+    there = ["x/one", "a/b/two", "c/b/two", "a/b/three", "four"]
+    assert data.in_split(there, str(tmp_path / "my games.txt"), "r") == [
+        "x/one", "a/b/two", "a/b/three"]
+
+
+def test_in_split_names_what_is_missing(tmp_path):
+    with pytest.raises(data.DataError) as error:
+        data.in_split(GAMES[2:], "test", "frames", complete=True)
+    assert str(error.value) == (f"frames: 2 of the 100 games of test are not below it: "
+                                f"{GAMES[0]}; {GAMES[1]}")
+    assert data.in_split(GAMES, "test", "frames", complete=True) == GAMES
+    with pytest.raises(data.DataError, match="100 of the 100 games .* and 90 more"):
+        data.in_split(["a/b/c"], "test", "frames")
+    with pytest.raises(data.DataError, match=r"val: neither .*challenge, test, train, valid"):
+        data.in_split(GAMES, "val", "frames")
+    with pytest.raises(data.DataError, match="neither"):
+        data.in_split(GAMES, "train+", "frames")
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(data.DataError, match="empty list"):
+        data.in_split(GAMES, str(tmp_path / "empty.txt"), "frames")
