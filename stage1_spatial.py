@@ -196,7 +196,7 @@ def main(args):
     if args.compile:
         student, teacher = torch.compile(student), torch.compile(teacher)
     if ranks > 1:
-        student = DistributedDataParallel(student, broadcast_buffers=False)
+        student = DistributedDataParallel(student)
     print(f"stage 1: {args.model}, {sum(p.numel() for p in online[0].parameters()):,} spatial "
           f"parameters, {n_clips:,} clips, {total:,} steps of {args.batch} "
           f"on {ranks} x {device.type}, bf16 {'on' if bf16 else 'off'}")

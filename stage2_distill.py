@@ -20,6 +20,7 @@ gradient clipping, and temporal blocks that start as copies of the first spatial
 (--temporal-init random turns that off).
 """
 import argparse
+import contextlib
 import functools
 import hashlib
 import math
@@ -291,7 +292,8 @@ def centroids_on_disk(bank, tau_m, folder, name):
             raise data.DataError(f"{path}: cannot be written ({error.strerror}); --centroids wants "
                                  f"a folder with {bank.numel() * 4 / 1e9:.2g} GB free") from None
         finally:
-            unfinished.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):            # gone by now, if all went well
+                unfinished.unlink()
         print(f"data: soft centroids: {path}")
     return np.load(path, mmap_mode="r")
 
@@ -396,7 +398,7 @@ def main(args):
     if args.compile:
         student = torch.compile(student)
     if ranks > 1:
-        student = DistributedDataParallel(student, broadcast_buffers=False)
+        student = DistributedDataParallel(student)
     print(f"stage 2: {cfg.model}, {sum(p.numel() for g in groups for p in g['params']):,} "
           f"parameters, {total:,} steps of {args.batch} windows of {args.window} tokens "
           f"on {ranks} x {device.type}, bf16 {'on' if bf16 else 'off'}")

@@ -279,7 +279,7 @@ def main(args):
         model.temporal.mask_token.requires_grad_(step >= head_steps and args.mask > 0)
         student = torch.compile(model) if args.compile else model
         if ranks > 1:
-            student = DistributedDataParallel(student, broadcast_buffers=False)
+            student = DistributedDataParallel(student)
         return student, torch.optim.AdamW(decay_groups(*learning, weight_decay=args.weight_decay),
                                           fused=device.type == "cuda")
 
