@@ -3,18 +3,285 @@ Stage 0: everything that is made once and then kept on disk.
 
     python stage0_prepare.py synthetic --out data/demo              # what `make demo` trains on
     python stage0_prepare.py synthetic --out few --train 4 --labelled 2 --test 1       # seconds
+    python stage0_prepare.py pca --features soccernet/ --split train       # Baidu's: 8,576 to 512
+    python stage0_prepare.py features --data frames/ --checkpoint runs/stage3/best.pt --out-name own
 
 `synthetic` renders small football matches with labels and teacher features: synthetic.py.
+`pca` writes <half>_<out-name>.npy beside every <half>_<name>.npy, in the basis that it fits and
+keeps in <out-name>.npz; with --basis, in one fitted before. `features` writes what a network makes
+of every second, for stage 2: whatever weights.py reads can be a teacher. Both go on where they were
+stopped, half by half.
 """
 import argparse
+import itertools
+import math
 import os
+import re
 import sys
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import data
 import synthetic
 from data import DataError
+from model import Comedian
+from run import device_name, number
+from weights import config_of, load_checkpoint, load_parts, trained_parts
+
+# ------------------------------------------------------------------ pca: wide features to narrow
+# All rows of all halves are read once, and only their mean and covariance are kept, in float64:
+# D x D numbers, 588 MB for Baidu's 8,576, however many matches there are. Each dimension is divided
+# by its standard deviation first, as for the official pca_512_std features. No whitening and no
+# unit length: stage 2 sees to the latter.
+ROWS = 4096                           # read at a time
+PANELS = 8                            # of columns of the covariance; what lies below is not summed
 
 
-def parse_args():
+class FeatureFile(NamedTuple):
+    """The features of a half on disk."""
+    match: str
+    number: int
+    path: Path
+
+
+class Basis(NamedTuple):
+    """What turns rows x (r, D) into (x - mean) / scale @ components.T (r, width). Float64."""
+    mean: np.ndarray                  # (D,)
+    scale: np.ndarray                 # (D,): standard deviations, or ones
+    components: np.ndarray            # (width, D): orthonormal rows
+    explained_variance: np.ndarray    # (width,): falling
+    total_variance: np.ndarray        # (): the same of all D directions
+    sources: np.ndarray               # the files it was fitted on: "match/1_name.npy"
+
+
+def find_features(root, name):
+    """Every FeatureFile of this name below `root`, sorted. DataError if there is none."""
+    pattern, found = re.compile(rf"(\d+)_{re.escape(name)}\.npy"), []
+    for folder, below, files in os.walk(root, followlinks=True):
+        below.sort()
+        found += [FeatureFile(Path(folder).relative_to(root).as_posix(), int(m[1]),
+                              Path(folder, m[0]))
+                  for m in map(pattern.fullmatch, files) if m]
+    if not found:
+        raise DataError(f"{root}: no <match>/<half>_{name}.npy below it; see --features and --name")
+    return sorted(found)
+
+
+def open_all(files):
+    """Memory-mapped (seconds, D) features of each file: numbers, all of one width, or DataError."""
+    opened = []
+    for file in files:
+        try:
+            features = np.load(file.path, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            mend = ("; it holds Python objects: save the array in it alone"
+                    if "Python objects" in str(error) else "")
+            raise DataError(f"{file.path}: not a plain .npy array ({error}){mend}") from None
+        if features.ndim != 2 or not features.size or features.dtype.kind not in "fiu":
+            raise DataError(f"{file.path}: features must be numbers of shape (seconds, width), got "
+                            f"{features.shape} of {features.dtype}")
+        if opened and features.shape[1] != opened[0].shape[1]:
+            raise DataError(f"{file.path}: {features.shape[1]} wide, but {files[0].path} is "
+                            f"{opened[0].shape[1]}; one --name for features of one kind")
+        opened.append(features)
+    return opened
+
+
+def blocks(file, features):
+    """The rows in turn, (ROWS or fewer, D) float64. DataError where one is not finite."""
+    for start in range(0, len(features), ROWS):
+        x = torch.from_numpy(np.array(features[start:start + ROWS], np.float64))
+        bad = ~x.isfinite().all(1)
+        if bad.any():
+            raise DataError(f"{file.path}: row {start + int(bad.int().argmax())} is not finite; "
+                            "extract this half's features again, or take it away")
+        yield x
+
+
+def fit_basis(files, opened, width, standardize, device):
+    """The Basis of the `width` directions of largest variance, from one pass over all rows.
+
+    Signs are fixed: the largest entry of a component is positive.
+    """
+    D, n = opened[0].shape[1], sum(map(len, opened))
+    if width > min(D, n - 1):
+        raise DataError(f"--width {width}: {n:,} rows of {D:,} numbers have at most "
+                        f"{min(D, n - 1):,} directions")
+    # A row, so that little cancels and a number that never changes has variance 0, exactly.
+    shift = next(blocks(files[0], opened[0]))[0].to(device)           # (D,)
+    total = torch.zeros(D, dtype=torch.float64, device=device)
+    products = torch.zeros(D, D, dtype=torch.float64, device=device)
+    edges = [D * i // PANELS for i in range(PANELS + 1)]
+    for file, features in zip(tqdm(files, desc="covariance", unit="half", disable=None), opened,
+                              strict=True):
+        for x in blocks(file, features):
+            x = x.to(device) - shift                                  # (r, D)
+            total += x.sum(0)
+            for left, right in itertools.pairwise(edges):             # on and above the diagonal
+                products[:right, left:right].addmm_(x[:, :right].T, x[:, left:right])
+    covariance = products.addr_(total, total, alpha=-1 / n).div_(n - 1)
+    scale = torch.ones_like(total)
+    if standardize:
+        scale = (covariance.diagonal() * (n - 1) / n).clamp(min=0).sqrt()
+        scale[scale == 0] = 1
+        covariance.div_(scale).div_(scale[:, None])
+    total_variance = covariance.trace()
+    variance, vectors = torch.linalg.eigh(covariance, UPLO="U")       # rising; (D,), (D, D)
+    components = vectors[:, -width:].flip(1).T                        # (width, D)
+    largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+    components = components * largest.sign()
+    return Basis(*(value.cpu().numpy() for value in (
+        shift + total / n, scale, components, variance[-width:].flip(0), total_variance)),
+        sources=np.array([f"{file.match}/{file.path.name}" for file in files]))
+
+
+def read_basis(path):
+    try:
+        with np.load(path) as stored:
+            return Basis(**{field: stored[field] for field in Basis._fields})
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such basis; without --basis one is fitted") from None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a basis of this command ({error})") from None
+
+
+def project(x, basis):
+    """(r, D) float64 -> (r, width) float32."""
+    x = (x - torch.from_numpy(basis.mean)) / torch.from_numpy(basis.scale)
+    return (x @ torch.from_numpy(basis.components).T).float().numpy()
+
+
+def write_array(path, save):
+    """`save(file)` writes; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}")
+    with open(unfinished, "wb") as file:
+        save(file)
+    os.replace(unfinished, path)
+
+
+def pca(args):
+    root, out = Path(args.features), Path(args.out or args.features)
+    files = find_features(root, args.name)
+    opened = open_all(files)
+    D = opened[0].shape[1]
+    print(f"data: {root}: {len({file.match for file in files})} matches, {len(files)} halves, "
+          f"{sum(map(len, opened)):,} rows of {D:,}")
+    numbers = {file.number for file in files}
+    for match, group in itertools.groupby(files, key=lambda file: file.match):
+        for n in sorted(numbers - {file.number for file in group}):
+            print(f"data: {root / match}: no {n}_{args.name}.npy; going on without it")
+
+    # -- the basis: given, of an earlier call, or of these files
+    out_name = args.out_name or (Path(args.basis).stem if args.basis else
+                                 f"pca_{args.width}_{'std_' * args.standardize}{args.name}")
+    path = Path(args.basis or out / f"{out_name}.npz")
+    if args.basis or path.exists():
+        basis = read_basis(path)
+        print(f"pca: {path}: fitted before, on {len(basis.sources)} halves")
+    else:
+        matches = sorted({file.match for file in files})
+        if args.split:
+            matches = data.in_split(matches, args.split, root)
+        used = [i for i, file in enumerate(files) if file.match in set(matches)]
+        print(f"pca: fitting on {len(used)} halves; {8 * D * D / 1e6:,.1f} MB for the covariance, "
+              "about four times that at the end")
+        basis = fit_basis([files[i] for i in used], [opened[i] for i in used], args.width,
+                          args.standardize, args.device)
+        write_array(path, lambda file: np.savez(file, **basis._asdict()))
+    width = len(basis.components)
+    if basis.components.shape[1] != D or (not args.basis and width != args.width):
+        raise DataError(f"{path}: from {basis.components.shape[1]} to {width} numbers, wanted is "
+                        f"{D} to {args.width}; choose another --out-name, or remove it")
+    print(f"pca: {path}: {width} of {D:,} directions hold "
+          f"{basis.explained_variance.sum() / basis.total_variance:.1%} of the variance")
+
+    # -- every half
+    there = 0
+    for file, features in zip(tqdm(files, desc="pca", unit="half", disable=None), opened,
+                              strict=True):
+        path = out / file.match / f"{file.number}_{out_name}.npy"
+        if path.exists():                                 # from an earlier call, by the same basis?
+            done, = open_all([FeatureFile(file.match, file.number, path)])
+            first = project(torch.from_numpy(np.array(features[:1], np.float64)), basis)
+            if done.shape != (len(features), width) or not np.allclose(done[:1], first, atol=1e-3):
+                raise DataError(f"{path}: there already, by another basis or of other features; "
+                                "remove it or choose another --out-name")
+            there += 1
+            continue
+        reduced = np.concatenate([project(x, basis) for x in blocks(file, features)])
+        write_array(path, lambda to, reduced=reduced: np.save(to, reduced))
+    print(f"pca: {len(files) - there} halves written, {there} there already; "
+          f"{out}/<match>/<half>_{out_name}.npy, {width} wide")
+
+
+# ------------------------------------------------------------------ features: a network as teacher
+@torch.no_grad()
+def in_context(model, h):
+    """Spatial tokens h (n, D) of a half -> the temporal transformer's (n, D): of windows that
+    overlap by half, each token from the one in whose middle it is closest to."""
+    length = model.cfg.window_tokens
+    starts = data.window_starts(len(h), length, max(1, length // 2))
+    windows = torch.stack([h[start:start + length] for start in starts])          # (N, L, D)
+    tokens = torch.cat([model.contextualize(part) for part in windows.split(64)])
+    place = torch.arange(len(h))
+    middles = torch.tensor(starts) + (windows.shape[1] - 1) / 2
+    nearest = (place[:, None] - middles).abs().argmin(1)                          # (n,)
+    return tokens[nearest, place - torch.tensor(starts)[nearest]]
+
+
+def per_second(tokens, half):
+    """(n_tokens, D) -> (seconds, D): row k is the token of second [k, k + 1), the one around its
+    middle if fps is not 2. Stage 2 finds rows by time (feature_rows)."""
+    seconds = np.arange(max(1, math.floor(len(tokens) * half.token_s + 1e-6)))
+    return tokens[np.minimum((seconds + 0.5) / half.token_s, len(tokens) - 1).astype(np.int64)]
+
+
+def features(args):
+    # Here, not at the top: it needs the kernels, and the other commands run before they are built.
+    import infer
+
+    halves = data.find_halves(args.data)
+    print(data.describe(halves, args.data))
+    if args.split:
+        halves = data.in_split(halves, args.split, args.data)
+    halves = data.of_length(halves, 1, "one clip")
+    checkpoint = load_checkpoint(args.checkpoint)
+    model = Comedian(config_of(checkpoint))
+    load_parts(model, checkpoint, trained_parts(checkpoint), args.checkpoint)
+    model = model.to(args.device).eval()
+    has_context = checkpoint["stage"] > 1
+    print(f"features: {model.cfg.model}, {model.cfg.width} wide, "
+          + (f"tokens of the temporal transformer, windows of {model.cfg.window_tokens}"
+             if has_context else "tokens of the spatial encoder"))
+
+    paths = {half: Path(args.out or args.data, half.match, f"{half.number}_{args.out_name}.npy")
+             for half in halves}
+    todo = [half for half in halves if not paths[half].exists()]
+    if len(todo) < len(halves):
+        print(f"features: {len(halves) - len(todo)} of {len(halves)} halves are there already")
+    bf16 = (args.bf16 if args.bf16 is not None
+            else torch.device(args.device).type == "cuda" and torch.cuda.is_bf16_supported())
+    device = torch.device(args.device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    encoded = infer.encode_halves(model, todo, data.FrameReader(args.workers), device, autocast,
+                                  args.batch)
+    for half, h in tqdm(encoded, desc="features", total=len(todo), unit="half", disable=None):
+        with autocast:
+            tokens = in_context(model, h) if has_context else h                   # (n_tokens, D)
+        rows = per_second(tokens.float().cpu().numpy(), half)                     # (seconds, D)
+        write_array(paths[half], lambda to, rows=rows: np.save(to, rows))
+    print(f"features: {args.out or args.data}/<match>/<half>_{args.out_name}.npy; "
+          f"stage2_distill.py --features-name {args.out_name}")
+
+
+# ------------------------------------------------------------------ command line
+def parse_args(argv=None):
     p = argparse.ArgumentParser(description="Makes once what the stages read.")
     commands = p.add_subparsers(dest="command", required=True)
     s = commands.add_parser("synthetic", help="render small matches, labels, teacher features",
@@ -28,7 +295,43 @@ def parse_args():
     s.add_argument("--seed", type=int, default=0, help="another seed, other matches")
     s.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes side by side")
     s.set_defaults(run=synthetic.render)
-    return p.parse_args()
+
+    s = commands.add_parser("pca", help="reduce features to their main directions",
+                            formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    s.add_argument("--features", required=True, help="root of <match>/<half>_<name>.npy")
+    s.add_argument("--name", default="baidu_soccer_embeddings", help="of the features to reduce")
+    s.add_argument("--out-name", help="of the reduced; default: pca_<width>_std_<name>, "
+                   "which is what stage 2 looks for; with --basis, its name")
+    s.add_argument("--out", help="root to write below; default: --features")
+    s.add_argument("--width", type=number(1), default=512, help="directions to keep (paper: 512)")
+    s.add_argument("--standardize", action=argparse.BooleanOptionalAction, default=True,
+                   help="divide each number by its standard deviation first (official code)")
+    s.add_argument("--split", help="fit on these games only: train, train+valid, ... or a text "
+                   "file; all halves are reduced")
+    s.add_argument("--basis", metavar="FILE", help="an .npz of this command: reduce with it, "
+                   "instead of fitting")
+    s.add_argument("--device", type=device_name, default="cpu",
+                   help="where the covariance is summed")
+    s.set_defaults(run=pca)
+
+    s = commands.add_parser("features", help="a network's tokens as teacher features",
+                            formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    s.add_argument("--data", required=True, help="folder with frames, any layout data.py knows")
+    s.add_argument("--checkpoint", required=True,
+                   help="of stage 1 (spatial tokens), 2 or 3 (with context), or public weights")
+    s.add_argument("--out-name", required=True, help="writes <match>/<half>_NAME.npy")
+    s.add_argument("--out", help="root to write below; default: --data")
+    s.add_argument("--split", help="these games only: train, train+valid, ... or a text file")
+    s.add_argument("--batch", type=number(1), default=256, help="clips encoded at a time")
+    s.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=None,
+                   help="bfloat16 autocast; None = where a CUDA device has it")
+    s.add_argument("--workers", type=number(0), default=0,
+                   help="decoding threads; 0 = one per core")
+    s.add_argument("--device", type=device_name,
+                   default="cuda" if torch.cuda.is_available() else "cpu",
+                   help="cpu, cuda, cuda:1, ...")
+    s.set_defaults(run=features)
+    return p.parse_args(argv)
 
 
 if __name__ == "__main__":
