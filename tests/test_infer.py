@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import N_FRAMES
 from torch import nn
 
 import augment
@@ -154,7 +155,7 @@ def test_a_half_shorter_than_the_window(n_tokens, net):
 
 
 def test_what_is_ignored_by_default():
-    assert infer.default_ignore(64) == 12 and infer.default_ignore(32) == 6        # App. B
+    assert evaluate.default_ignore(64) == 12 and evaluate.default_ignore(32) == 6  # App. B
 
 
 @pytest.mark.parametrize("stride, ignore", [(5, 2), (9, 0), (1, 4)])
@@ -206,13 +207,13 @@ def test_a_perfect_network_gets_full_marks(matches, checkpoint, tmp_path, monkey
         folder = tmp_path / "labels" / "league" / match
         folder.mkdir(parents=True)
         (folder / "Labels-v2.json").write_text(json.dumps({"annotations": labels}))
-    queue = list(events.items())                          # in the order of data.find_halves
+    of_length = {n_frames // 2: events[half] for half, n_frames in N_FRAMES.items()}
 
-    def window_scores(model, h, stride, autocast):
-        (_, spots), n_tokens = queue.pop(0), len(h)
-        return planted(n_tokens, spots, stride)[:2]
+    def score_windows(model, h, starts, autocast):
+        truth, _, _ = planted(len(h), of_length[len(h)], 1)
+        return truth[starts]
 
-    monkeypatch.setattr(infer, "window_scores", window_scores)
+    monkeypatch.setattr(infer, "score_windows", score_windows)
     results, score = [], evaluate.score
     monkeypatch.setattr(evaluate, "score", lambda *a: results.append(score(*a)) or results[-1])
     infer_main("--data", matches, "--labels", tmp_path / "labels", "--checkpoint", checkpoint,
