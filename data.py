@@ -103,8 +103,8 @@ IMAGE_NAME = re.compile(r"(.*?)(\d+)(\.(?:jpg|jpeg|png))", re.IGNORECASE)
 HALF_NAME = re.compile(r"(?:half[_-]?)?(\d)(?:_.*)?", re.IGNORECASE)      # 1_224p, 1, half1
 
 
-def find_halves(root):
-    """All halves below `root`, sorted by match and number.
+def find_halves(root, split=None):
+    """All halves below `root`, sorted by match and number; with `split` those of its games alone.
 
     Raises DataError if there are none, if frames are missing in the middle of a half, or if two
     folders claim to be the same half.
@@ -132,7 +132,8 @@ def find_halves(root):
     if not halves:
         raise DataError(f"{root}: no folder of .jpg or .png frames below it; "
                         "see README, 'Data on disk', for the layouts that are read")
-    return sorted(halves, key=lambda half: (half.match, half.number))
+    halves.sort(key=lambda half: (half.match, half.number))
+    return in_split(halves, split, root) if split else halves
 
 
 def frame_folder(match, number, folder, images):

@@ -40,6 +40,8 @@ def parse_args(argv=None):
     p = run.Parser(__doc__)
     add = p.add_argument
     add("--data", required=True, help="folder with frames, any layout data.py knows")
+    add("--split", help="only these of SoccerNet's games: train, train+valid, ..., or a file with "
+        "a game per line; default: all")
     add("--out", default="runs/stage1", help="folder for last.pt and log.txt")
     add("--model", default="vivit_tiny", choices=MODELS,
         help="network; stage 1 trains its spatial encoder")
@@ -162,7 +164,7 @@ def main(args):
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
     # -- data
-    halves = data.find_halves(args.data)
+    halves = data.find_halves(args.data, args.split)
     print(data.describe(halves, args.data))
     n_clips = sum(half.n_tokens for half in halves)
     if n_clips < args.batch:

@@ -48,12 +48,15 @@ def parse_args(argv=None):
     p = run.Parser(__doc__)
     add = p.add_argument
     add("--data", required=True, help="folder with frames, any layout data.py knows")
+    add("--split", help="only these of SoccerNet's games: train, train+valid, ..., or a file with "
+        "a game per line; default: all")
     add("--features", help="root of the teacher features; default: --data")
     add("--features-name", default="pca_512_std_baidu_soccer_embeddings",
         help="reads <match>/<half>_NAME.npy, (seconds, width)")
     add("--centroids", help="folder for the soft centroids of Eq. 4, made once per data set and "
         "--tau-m; default: --features")
-    add("--init", help="stage-1 checkpoint for the spatial encoder; default: random weights")
+    add("--init", help="weights for the spatial encoder: stage 1's last.pt, or public ones "
+        "(README, 'Public weights'); default: random")
     add("--out", default="runs/stage2", help="folder for last.pt and log.txt")
     add("--model", default="vivit_tiny", choices=MODELS,
         help="network, where there is no --init; with --init, that checkpoint's")
@@ -341,7 +344,7 @@ def main(args):
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
     # -- data
-    halves = data.find_halves(args.data)
+    halves = data.find_halves(args.data, args.split)
     print(data.describe(halves, args.data))
     halves = data.of_length(halves, args.window, "a window")
     features_root = args.features or args.data
@@ -375,6 +378,7 @@ def main(args):
     model = Comedian(cfg)
     if before:
         load_parts(model, before, ["spatial."], args.init)
+        print(f"init: {args.init}: {cfg.model}, the spatial encoder of stage {before['stage']}")
     if args.temporal_init == "copy" and cfg.spatial == "vit":
         model.copy_spatial_to_temporal()
     model = model.to(device)

@@ -46,11 +46,18 @@ def parse_args(argv=None):
     p = run.Parser(__doc__)
     add = p.add_argument
     add("--data", required=True, help="folder with frames, any layout data.py knows")
+    add("--split", help="only these of SoccerNet's games: train, train+valid, ..., or a file with "
+        "a game per line; default: all")
     add("--labels", help="root of the labels; default: --data")
     add("--classes", help="file with a class per line; default: the 17 of SoccerNet-v2")
     add("--valid", help="folder with labelled matches to choose best.pt on; default: none")
+    add("--valid-split", help="which of SoccerNet's games below --valid, as --split")
     add("--valid-every", type=number(1), default=5, help="epochs between validations")
-    add("--init", help="checkpoint of stage 2 or 1 for the transformers; default: random weights")
+    add("--init", help="weights for the transformers: last.pt of stage 2 (or 1, or 3), or public "
+        "ones (README, 'Public weights'); default: random")
+    add("--temporal-init", choices=["copy", "random"], default="copy",
+        help="where --init has no temporal transformer. copy: from the first spatial blocks "
+             "(official code, ViViT)")
     add("--out", default="runs/stage3", help="folder for last.pt, best.pt and log.txt")
     add("--model", default="vivit_tiny", choices=MODELS,
         help="network, where there is no --init; with --init, that checkpoint's")
@@ -102,9 +109,9 @@ def parse_args(argv=None):
 
 
 # ------------------------------------------------------------------ data: which windows, which view
-def labelled(root, labels_root, classes):
+def labelled(root, split, labels_root, classes):
     """Halves of the labelled matches below `root` and {match: events}; says what it found."""
-    halves = data.find_halves(root)
+    halves = data.find_halves(root, split)
     print(data.describe(halves, root))
     paths = {half.match: Path(labels_root) / half.match / evaluate.LABELS for half in halves}
     events = {match: data.read_labels(path, classes)
@@ -232,12 +239,12 @@ def main(args):
 
     # -- data
     classes = data.read_classes(args.classes)
-    halves, events = labelled(args.data, args.labels or args.data, classes)
+    halves, events = labelled(args.data, args.split, args.labels or args.data, classes)
     halves = data.of_length(halves, args.window, "a window")
     truth = [data.frame_labels(events[half.match], half, args.radius, len(classes))
              for half in halves]
     if args.valid:
-        valid_halves, valid_events = labelled(args.valid, args.valid, classes)
+        valid_halves, valid_events = labelled(args.valid, args.valid_split, args.valid, classes)
     n_frames = tuple(half.n_frames for half in halves)
     per_epoch = len(epoch_windows(args.seed, 0, n_frames, data.CLIP_FRAMES * args.window,
                                   args.windows_per_half))
@@ -255,13 +262,18 @@ def main(args):
     cfg = (config_of(state) if state else
            with_changes(config_of(before) if before else args.model, window_tokens=args.window,
                         classes=classes))
-    if before and before["stage"] == 2 and config_of(before).window_tokens != args.window:
+    if before and before["stage"] > 1 and config_of(before).window_tokens != args.window:
         n = config_of(before).window_tokens
         raise data.DataError(f"{args.init}: was trained on windows of {n} tokens; give --window "
                              f"{n}")
     model = Comedian(cfg)
     if before:
-        load_parts(model, before, ["spatial."] + ["temporal."] * (before["stage"] >= 2), args.init)
+        parts = ["spatial.", "temporal."][:before["stage"]]           # never a head: the classes
+        load_parts(model, before, parts, args.init)
+        print(f"init: {args.init}: {cfg.model}, {' and '.join(parts).replace('.', '')} transformer "
+              f"of stage {before['stage']}; the head starts anew")
+        if before["stage"] == 1 and args.temporal_init == "copy" and cfg.spatial == "vit":
+            model.copy_spatial_to_temporal()
     nn.init.constant_(model.head.bias, math.log(args.prior / (1 - args.prior)))
     model = model.to(device)
     print(f"stage 3: {cfg.model}, {sum(p.numel() for p in model.parameters()):,} "
