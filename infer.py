@@ -600,8 +600,8 @@ def main(args):
             sys.exit(130)
     if not done:
         raise broken[0] if broken else data.DataError("nothing to spot: no video of a second")
-    hours = sum(half.n_tokens * half.token_s for half in halves) / 3600
-    print(f"infer: {hours:.2f} h of video in {time.time() - since:.1f} s; "
+    minutes = sum(half.n_tokens * half.token_s for half in halves) / 60
+    print(f"infer: {minutes:.1f} min of video in {time.time() - since:.1f} s; "
           f"{out}/<match>/{evaluate.PREDICTIONS}")
 
     # -- score, if there is a truth

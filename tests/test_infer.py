@@ -3,16 +3,26 @@ What these tests prove about infer.py:
   1. encoding each clip once per half gives the scores of encoding every window, in any batches
   2. every second of a half is scored: the last ones, and halves shorter than a window, too
   3. what is written is what the official evaluator reads, at the right times, and can be read again
-  4. a mistake is one line, exit code 2
+  4. what is printed on the way is what the file says in the end
+  5. a video gives the scores of its frames; a broken one costs no other
+  6. several networks are averaged per second, whatever their windows
+  7. a submission holds the games of its split, and the official evaluator agrees with the table
+  8. a mistake is one line, exit code 2
 """
 import contextlib
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
+import time
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from conftest import N_FRAMES
@@ -22,6 +32,9 @@ import augment
 import data
 import evaluate
 import infer
+import ops
+import report
+import video
 from model import Comedian, with_changes
 from weights import save_checkpoint
 
@@ -184,7 +197,7 @@ def test_results_and_table(matches, checkpoint, tmp_path, capsys):
             assert p["gameTime"] == f"{p['half']} - 00:{int(p['position']) // 1000:02d}"
             assert p["label"] in CLASSES and 0.001 <= p["confidence"] <= 1
     printed = capsys.readouterr().out
-    assert "t-AmAP" in printed and "Corner" in printed and "h of video in" in printed
+    assert "t-AmAP" in printed and "Corner" in printed and "min of video in" in printed
 
 
 def test_without_labels_there_is_no_table(matches, checkpoint, tmp_path, capsys):
@@ -247,7 +260,486 @@ def test_stored_scores_give_the_same_spots(matches, checkpoint, tmp_path):
         assert again == sorted(zip(*written, strict=True))
 
 
-# ------------------------------------------------------------------ 4. mistakes
+# ------------------------------------------------------------------ 4. as it goes
+def feed(net, half, stride, ignore, batch):
+    """Yields a Spotter after every `batch` clips of a half, and once more at its end."""
+    spotter = infer.Spotter(infer.Network(net, stride, ignore), CPU, contextlib.nullcontext())
+    for _, clips in infer.frame_clips([half], data.FrameReader(1), batch):
+        spotter.take(clips)
+        yield spotter
+    spotter.finish()
+    yield spotter
+
+
+@pytest.mark.parametrize("stride, ignore", [(1, 0), (1, 3), (3, 2), (4, 0), (4, 2), (8, 0)])
+@pytest.mark.parametrize("batch", [1, 5, 64])
+def test_a_spotter_knows_what_will_stay(stride, ignore, batch, net, matches):
+    """The merged scores of the first `known` tokens are final, to the bit; and no token could have
+    been known sooner without looking at its window, less a stride."""
+    for half in data.find_halves(matches):
+        snapshots = [(spotter.known, spotter.merged("max"), spotter.merged("mean"))
+                     for spotter in feed(net, half, stride, ignore, batch)]
+        *before, (known, *final) = snapshots
+        assert known == len(final[0]) == half.n_tokens
+        for known, *merged in before:
+            for now, last in zip(merged, final, strict=True):
+                assert torch.equal(now[:known], last[:known])
+                assert len(now) - known <= WINDOW
+        if batch == 1 and stride == 1:
+            assert len({known for known, *_ in before}) > half.n_tokens - WINDOW
+
+
+@pytest.mark.parametrize("stride", [1, 3, 8])
+def test_a_spotter_scores_the_windows_of_a_half(stride, net, matches):
+    half = data.find_halves(matches)[1]
+    *_, spotter = feed(net, half, stride, 0, 5)
+    (_, h), = encode(net, [half])
+    scores, starts = infer.window_scores(net, h, stride, contextlib.nullcontext())
+    assert torch.equal(spotter.windows()[1], starts)
+    torch.testing.assert_close(spotter.windows()[0], scores, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("nms", evaluate.NMS)
+@pytest.mark.parametrize("window_s", [0, 3, 6.5, 10])
+def test_settled_rows_stay_whatever_follows(nms, window_s):
+    """Random futures after random pasts: rows before `settled` are always the same."""
+    rng, post, progress = np.random.default_rng(0), {"nms": nms, "nms_window": window_s}, []
+
+    def rows(merged, until):
+        found = zip(*infer.suppress(merged, torch.tensor([len(merged)]), **post), strict=True)
+        return [(int(k), int(t), c.item()) for _, k, t, c in found if t < until and c >= 0.3]
+
+    for _ in range(40):
+        merged = torch.from_numpy(rng.random((90, 2)).astype(np.float32) ** rng.integers(1, 6))
+        known = int(rng.integers(1, 90))
+        until = infer.settled(merged, known, int(np.ceil(window_s / 2)), 0.3)
+        for _ in range(5):
+            other = torch.cat([merged[:known], torch.from_numpy(
+                rng.random((90 - known, 2)).astype(np.float32) ** rng.integers(1, 6))])
+            assert rows(merged, until) == rows(other, until)
+        progress.append(known - until)
+    assert min(progress) < 8 and max(progress) <= 90       # it is not always "nothing yet"
+
+
+def test_how_far_a_chain_reaches():
+    merged = torch.zeros(40, 2)
+    merged[[5, 12, 17, 22, 30], 0] = 0.5                   # steps of 7, 5, 5, 8
+    for known, reach, first in [(40, 5, 40), (35, 5, 30), (34, 4, 30), (27, 5, 12), (27, 4, 27),
+                                (27, 7, 5), (13, 5, 12), (1, 5, 1)]:
+        assert infer.settled(merged, known, reach, 0.5) == first
+    merged[26, 1] = 0.5                                    # the class that is last settled decides
+    assert infer.settled(merged, 27, 4, 0.5) == 26
+    assert infer.settled(merged, 27, 4, 0.6) == 27
+    assert infer.settled(merged, 27, 5, 0.5, since=15) == 17
+
+
+ROW = r" *(\d+):(\d\d)  (\w+) +(0\.\d\d|1\.00)"
+
+
+def printed_rows(text):
+    """[(match, half)] and for each the rows [(second, class, confidence as printed)]."""
+    halves = re.findall(r"^(\S+), half (\d)$", text, re.MULTILINE)
+    parts = re.split(r"^\S+, half \d$", text, flags=re.MULTILINE)[1:]
+    return {half: [(60 * int(m) + int(s), name, c) for m, s, name, c in re.findall(ROW, part)]
+            for half, part in zip(halves, parts, strict=True)}
+
+
+@pytest.mark.parametrize("options", [
+    [], ["--nms", "hard local", "--merge", "mean"], ["--nms", "hard greedy", "--nms-window", "3"],
+    ["--stride", "1", "--ignore", "3", "--nms-window", "4"]])
+def test_what_is_printed_is_what_the_file_says(options, matches, checkpoint, tmp_path, capsys):
+    """With a threshold low enough for many rows and high enough for many updates in between."""
+    show = 0.6
+    infer_main("--data", matches, "--checkpoint", checkpoint, "--out", tmp_path, "--batch", 3,
+               "--show", show, *options)
+    rows = printed_rows(capsys.readouterr().out)
+    assert list(rows) == [(f"league/{m}", h) for m in ("one", "two") for h in "12"]
+    assert sum(map(len, rows.values())) > 15
+    for (match, half), printed in rows.items():
+        written = json.loads((tmp_path / match / evaluate.PREDICTIONS).read_text())["predictions"]
+        kept = [(int(p["position"]) // 1000, p["label"], f"{p['confidence']:.2f}") for p in written
+                if p["half"] == half and p["confidence"] >= show]
+        assert sorted(kept, key=lambda row: (row[0], CLASSES.index(row[1]))) == printed
+        assert (tmp_path / match / f"timeline_{half}.png").exists()
+
+
+def test_rows_come_before_the_end(matches, checkpoint, tmp_path, monkeypatch):
+    """The first half has 30 s, windows 8: some of its rows are there when its end is not."""
+    heard, told = [], []
+    monkeypatch.setattr(infer.tqdm, "write", lambda text, **_: told.append(text))
+    take = infer.Spotter.take
+    monkeypatch.setattr(infer.Spotter, "take", lambda self, clips: (
+        heard.append(len(told)), take(self, clips)))
+    infer_main("--data", matches, "--checkpoint", checkpoint, "--out", tmp_path, "--batch", 2,
+               "--show", 0.7, "--nms-window", 2)
+    n_batches = 15
+    assert heard[0] == 1 and heard[n_batches - 1] > 2      # the half's title, then rows of it
+    assert len(set(heard[:n_batches])) > 3
+
+
+# ------------------------------------------------------------------ 5. videos
+FPS, SIZE = 10, (480, 270)
+
+
+def write_video(path, seconds, seed=0):
+    """Coarse patterns that change 10 times a second, without loss."""
+    rng = np.random.default_rng(seed)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"FFV1"), FPS, SIZE)
+    assert writer.isOpened()
+    frames = [cv2.resize(rng.integers(0, 256, (4, 6, 3), np.uint8), SIZE)
+              for _ in range(int(FPS * seconds))]
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+    return frames
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """A folder with one match of two halves, 26 and 17.5 s; and its frames at 2 fps, 398x224."""
+    root = tmp_path_factory.mktemp("film")
+    for half, seconds in ((1, 26), (2, 17.5)):
+        (root / "videos/league/game").mkdir(parents=True, exist_ok=True)
+        (root / f"frames/league/game/{half}_224p").mkdir(parents=True)
+        frames = write_video(root / f"videos/league/game/{half}_720p.mkv", seconds, half)
+        for n in range(int(2 * seconds)):                  # the last picture before (n + 0.5) / 2 s
+            last = max(i for i in range(len(frames)) if i / FPS < (n + 0.5) / 2)
+            cv2.imwrite(str(root / f"frames/league/game/{half}_224p/{n + 1:08d}.png"),
+                        cv2.resize(frames[last], (398, 224), interpolation=cv2.INTER_AREA))
+    return root
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Drawing takes longer than all else in a test; test_report.py looks at pictures."""
+    monkeypatch.setattr(report, "draw_timeline", lambda *_: None)
+
+
+def test_a_video_gives_the_scores_of_its_frames(film, checkpoint, tmp_path, capsys):
+    """A larger one is shrunk to 398x224 first, as its frames on disk are: both go one way."""
+    common = ["--checkpoint", checkpoint, "--batch", 5]
+    infer_main("--video", film / "videos", "--out", tmp_path / "v", *common)
+    assert "data: 1 matches, 2 videos" in capsys.readouterr().out
+    infer_main("--data", film / "frames", "--out", tmp_path / "f", *common)
+    ours, frames = (np.load(tmp_path / out / "league/game/scores.npz") for out in "vf")
+    assert set(ours) == set(frames) and ours["tokens_1"] == 26 and ours["tokens_2"] == 17
+    for name in ours:
+        assert np.array_equal(ours[name], frames[name])
+    assert (tmp_path / "v/league/game/results_spotting.json").read_bytes() == (
+        tmp_path / "f/league/game/results_spotting.json").read_bytes()
+    assert (tmp_path / "v/league/game/timeline_2.png").exists()
+    assert not (tmp_path / "f/league/game/timeline_1.png").exists()
+
+
+def test_files_are_the_halves_of_a_match(film, checkpoint, tmp_path, no_pictures):
+    """And a part of them keeps its times: --start 4 gives the tokens from there on."""
+    files = [film / f"videos/league/game/{half}_720p.mkv" for half in (1, 2)]
+    infer_main("--video", *files, "--checkpoint", checkpoint, "--out", tmp_path / "whole",
+               "--ignore", 0, "--stride", 1)
+    infer_main("--video", *files, "--checkpoint", checkpoint, "--out", tmp_path / "part",
+               "--ignore", 0, "--stride", 1, "--start", "0:04", "--end", "15")
+    whole, part = (np.load(tmp_path / out / "game/scores.npz") for out in ("whole", "part"))
+    assert part["start_s"] == 4 and part["tokens_1"] == part["tokens_2"] == 11
+    for half in (1, 2):                                    # windows of 8: those at 4, 5, 6, 7
+        np.testing.assert_allclose(part[f"windows_{half}"], whole[f"windows_{half}"][4:8],
+                                   rtol=0, atol=1e-5)
+    times = data.read_predictions(tmp_path / "part/game/results_spotting.json", CLASSES).position_ms
+    assert times.min() >= 4000 and times.max() == 14000
+
+
+def test_what_videos_are_called(film, tmp_path):
+    """As in stage0_prepare.py frames: after the folder, or after a file of another name."""
+    source = film / "videos/league/game/2_720p.mkv"
+    for place in ("a/1_224p.mkv", "a/2_224p.mkv", "b/only 1.mkv", "b/two.mkv", "c/d/2.mkv"):
+        (tmp_path / "root" / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, tmp_path / "root" / place)
+    halves = infer.video_halves([str(tmp_path / "root")])
+    assert {(half.match, half.number) for half in halves} == {
+        ("a", 1), ("a", 2), ("b/only 1", 1), ("b/two", 1), ("c/d", 2)}
+    assert {half.size for half in halves} == {(398, 224)} and halves[0].n_tokens == 17
+    one, = infer.video_halves([tmp_path / "root/b/two.mkv"])
+    assert (one.match, one.number) == ("two", 1)
+    pair = infer.video_halves([tmp_path / "root/b/two.mkv", tmp_path / "root/b/only 1.mkv"])
+    assert [(half.match, half.number) for half in pair] == [("b", 1), ("b", 2)]
+    with pytest.raises(data.DataError, match="another match is called 'a', too"):
+        infer.video_halves([tmp_path / "root", tmp_path / "root/a"])
+    with pytest.raises(data.DataError, match="two.mkv: ends at 00:17, before --start 00:18"):
+        infer.video_halves([tmp_path / "root/b/two.mkv"], start_s=18)
+
+
+def test_a_small_video_is_not_enlarged(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "find_videos", lambda paths: [paths])
+    monkeypatch.setattr(video, "probe", lambda path: video.Video(path, 0.0, 25.0, 64, 48))
+    half, = infer.video_halves([tmp_path / "x.mp4"], start_s=3)
+    assert half.size is None and half.n_tokens == 0        # a header without a duration
+
+
+def test_a_video_that_breaks_off_costs_no_other(film, checkpoint, tmp_path, no_pictures,
+                                                monkeypatch):
+    """What came before is spotted, the other half too; the mistake is told, with exit code 2."""
+    sample = video.sample
+
+    def breaks_off(path, *more):
+        for n, frame in enumerate(sample(path, *more)):
+            if "1_720p" in path and n == 41:
+                raise data.DataError(f"{path}: breaks off at 20.5 of 26.0 s")
+            yield frame
+
+    monkeypatch.setattr(video, "sample", breaks_off)
+    with pytest.raises(data.DataError, match="1_720p.mkv: breaks off at 20.5"):
+        infer_main("--video", film / "videos", "--checkpoint", checkpoint, "--out", tmp_path,
+                   "--batch", 8)
+    stored = np.load(tmp_path / "league/game/scores.npz")
+    assert stored["tokens_1"] == 20 and stored["tokens_2"] == 17
+    found = data.read_predictions(tmp_path / "league/game" / evaluate.PREDICTIONS, CLASSES)
+    assert set(found.half) == {1, 2}
+
+
+def test_a_video_of_no_second(film, checkpoint, tmp_path, capsys):
+    """Less than a clip is left out with a line; if nothing else is there, that is a mistake."""
+    write_video(tmp_path / "2_224p.mkv", 0.6)
+    with pytest.raises(data.DataError, match="nothing to spot"):
+        infer_main("--video", tmp_path / "2_224p.mkv", "--checkpoint", checkpoint, "--out",
+                   tmp_path / "out")
+    assert "2_224p.mkv: shorter than one clip: left out" in capsys.readouterr().out
+
+
+def test_reading_ahead_is_bounded():
+    """However slow the network: 2 batches wait, one is being decoded, no more (memory!)."""
+    made = []
+
+    def stream():
+        for i in range(20):
+            made.append(i)
+            yield i
+
+    for i in infer.read_ahead(stream(), depth=2):
+        time.sleep(0.02)
+        assert len(made) <= i + 4
+    assert made == list(range(20)) and i == 19
+
+
+def test_a_jpeg_that_was_cut_short_is_refused(tmp_path):
+    """OpenCV would fill it up with grey."""
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    path = tmp_path / "1.jpg"
+    cv2.imwrite(str(path), image)
+    whole = path.read_bytes()
+    assert data.read_frame(path).shape == (48, 64, 3)
+    path.write_bytes(whole + bytes(10))                    # some writers fill up with zeros
+    assert data.read_frame(path).shape == (48, 64, 3)
+    for kept in (len(whole) // 2, len(whole) - 2):
+        path.write_bytes(whole[:kept])
+        assert cv2.imread(str(path)) is not None
+        with pytest.raises(data.DataError, match="1.jpg: cut short"):
+            data.read_frame(path)
+
+
+# ------------------------------------------------------------------ 6. several networks
+@pytest.fixture(scope="module")
+def second_checkpoint(tmp_path_factory):
+    """Another network of the same classes, with windows of 6 s."""
+    torch.manual_seed(1)
+    model = Comedian(with_changes("vivit_micro", window_tokens=6, classes=CLASSES)).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.15)
+    path = tmp_path_factory.mktemp("run") / "second.pt"
+    save_checkpoint(path, stage=3, step=1, config=asdict(model.cfg), model=model.state_dict())
+    return path
+
+
+@pytest.mark.parametrize("merge", ["max", "mean"])
+def test_an_ensemble_is_the_average_per_second(merge, matches, checkpoint, second_checkpoint,
+                                               tmp_path):
+    """By hand: each network's stored windows merged by the reference, averaged, suppressed."""
+    for name, paths in (("a", [checkpoint]), ("b", [second_checkpoint]),
+                        ("ab", [checkpoint, second_checkpoint])):
+        infer_main("--data", matches, "--checkpoint", *paths, "--out", tmp_path / name,
+                   "--merge", merge, "--nms-window", 4)
+    for match in ("league/one", "league/two"):
+        a, b, ab = (np.load(tmp_path / name / match / "scores.npz") for name in ("a", "b", "ab"))
+        rows = []
+        for h in (1, 2):
+            n = int(a[f"tokens_{h}"])
+            mean = torch.stack([ops.merge_windows_ref(
+                torch.from_numpy(one[f"windows_{h}"]), torch.from_numpy(one[f"starts_{h}"]),
+                torch.zeros(len(one[f"starts_{h}"]), dtype=torch.int64), torch.tensor([n]),
+                evaluate.default_ignore(one[f"windows_{h}"].shape[1]), merge)
+                for one in (a, b)]).mean(0)                                       # (n, K)
+            assert a[f"windows_{h}"].shape[1] == 8 and b[f"windows_{h}"].shape[1] == 6
+            assert np.array_equal(ab[f"merged_{h}"], mean[None].numpy())
+            kept = ops.soft_nms_ref(mean, torch.tensor([n]), 4)
+            rows += [(h, k, 1000 * t, kept[t, k].item()) for t, k in (kept >= 0).nonzero().tolist()]
+        written = data.read_predictions(tmp_path / "ab" / match / evaluate.PREDICTIONS, CLASSES)
+        assert sorted(zip(*written, strict=True)) == sorted(rows)
+    stored = evaluate.read_scores(tmp_path / "ab")
+    assert stored.merged and stored.windows[-1].tolist() == [30, 20, 26, 23]
+
+
+def test_networks_of_other_classes_are_not_averaged(net, matches, checkpoint, tmp_path):
+    cfg = asdict(net.cfg) | {"classes": CLASSES[::-1]}
+    save_checkpoint(tmp_path / "b.pt", stage=3, step=1, config=cfg, model=net.state_dict())
+    with pytest.raises(data.DataError, match="b.pt: has other classes than .*last.pt, or in anoth"):
+        infer_main("--data", matches, "--checkpoint", checkpoint, tmp_path / "b.pt",
+                   "--out", tmp_path)
+
+
+# ------------------------------------------------------------------ 7. submissions
+@pytest.fixture
+def split(matches, tmp_path, monkeypatch):
+    """(root, list of games): two games in SoccerNet's depth, one with _ for a space, and a third
+    match that is not on the list "test"."""
+    root, games = tmp_path / "root", ["league/2031/game one", "league/2031/game two"]
+    for match, place in (("one", "test/league/2031/game one"), ("two", "test/league/2031/game_two"),
+                         ("two", "valid/league/2031/other")):
+        shutil.copytree(matches / "league" / match, root / place)
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/test.txt").write_text("\n".join(games))
+    monkeypatch.setattr(data, "SPLITS", tmp_path / "splits")
+    return root, games
+
+
+def test_a_submission_and_the_official_evaluator(split, checkpoint, tmp_path):
+    official = pytest.importorskip(
+        "SoccerNet.Evaluation.ActionSpotting",
+        reason="the official evaluator is absent: pip install --no-deps SoccerNet==0.2.0")
+    root, games = split
+    infer_main("--data", root, "--split", "test", "--checkpoint", checkpoint, "--out",
+               tmp_path / "out", "--zip", tmp_path / "spots.zip", "--json", tmp_path / "table.json")
+    assert zipfile.ZipFile(tmp_path / "spots.zip").namelist() == [
+        f"{game}/results_spotting.json" for game in games]
+    ours = json.loads((tmp_path / "table.json").read_text())
+    for game, place in zip(games, ("game one", "game_two"), strict=True):
+        (tmp_path / "labels" / game).mkdir(parents=True)
+        shutil.copy(root / "test/league/2031" / place / evaluate.LABELS, tmp_path / "labels" / game)
+    for metric, result in ours.items():
+        theirs = official.evaluate(
+            str(tmp_path / "labels"), str(tmp_path / "spots.zip"), metric=metric, dataset=None,
+            EVENT_DICTIONARY={name: k for k, name in enumerate(CLASSES)})
+        assert result == {key: np.asarray(value).tolist() for key, value in theirs.items()}
+    assert ours["loose"]["a_mAP"] > 0.01
+
+
+def test_challenge_games_have_no_labels(split, checkpoint, tmp_path, capsys):
+    root, games = split
+    for labels in root.rglob(evaluate.LABELS):
+        labels.unlink()
+    infer_main("--data", root, "--split", "test", "--checkpoint", checkpoint, "--out",
+               tmp_path / "out", "--zip", tmp_path / "spots.zip")
+    out = capsys.readouterr().out
+    assert "t-AmAP" not in out and f"{tmp_path / 'spots.zip'}: 2 games" in out
+
+
+def test_a_submission_must_be_complete(split, checkpoint, tmp_path, monkeypatch):
+    """All of it is refused before anything is encoded."""
+    root, games = split
+    out = tmp_path / "out"
+    monkeypatch.setattr(infer, "spot_match", lambda *a: pytest.fail("work began"))
+
+    def refuses(message):
+        with pytest.raises(data.DataError, match=message):
+            infer_main("--data", root, "--split", "test", "--checkpoint", checkpoint, "--out", out,
+                       "--zip", tmp_path / "spots.zip")
+
+    (out / "old").mkdir(parents=True)
+    (out / "old" / evaluate.PREDICTIONS).write_text("{}")
+    refuses("out: nothing is zipped, for 1 games are not of this split: old$")
+    shutil.rmtree(out)
+    shutil.rmtree(root / "test/league/2031/game one/2_224p")
+    refuses("halves 1 and 2: nothing is zipped, for 1 games are missing: test/league/2031/game one")
+    shutil.rmtree(root / "test/league/2031/game one")
+    refuses("1 of the 2 games of test are not below it: league/2031/game one")
+    assert not (tmp_path / "spots.zip").exists()
+    with pytest.raises(data.DataError, match="for 5 games are missing: a; b; c and 2 more$"):
+        infer.check_games([], list("abcde"), out)
+
+
+def test_no_zip_is_left_half_written(split, checkpoint, tmp_path, monkeypatch):
+    root, games = split
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "write", full)
+    with pytest.raises(data.DataError, match="spots.zip: cannot be written .No space left"):
+        infer_main("--data", root, "--split", "test", "--checkpoint", checkpoint, "--out",
+                   tmp_path / "out", "--zip", tmp_path / "spots.zip")
+    assert not list(tmp_path.glob("spots.zip*"))
+
+
+# ------------------------------------------------------------------ 8. mistakes
+@pytest.mark.parametrize("text, seconds", [("754", 754), ("12:34", 754), ("1:02:03", 3723),
+                                           ("0:10.5", 10.5)])
+def test_times_are_seconds_or_minutes(text, seconds):
+    assert infer.clock_s(text) == seconds and infer.clock(754.9) == "12:34"
+
+
+@pytest.mark.parametrize("options, message", [
+    ("--checkpoint c", "one of the arguments --video --data is required"),
+    ("--data d --video v --checkpoint c", "not allowed with argument"),
+    ("--data d --checkpoint c --start 5", "--start and --end cut videos"),
+    ("--data d --checkpoint c --end 5", "--start and --end cut videos"),
+    ("--video v --checkpoint c --start 1:00 --end 60", "--end must be later"),
+    ("--video v --checkpoint c --split test", "--split chooses among the games of --data"),
+    ("--data d --checkpoint c --zip z", "--zip wants --split"),
+    ("--video v --checkpoint c --start soon", "argument --start: wants seconds or mm:ss"),
+    ("--video v --checkpoint c --start 1:-5", "argument --start: wants seconds or mm:ss"),
+    ("--video v --checkpoint c --end 1:2:3:4", "argument --end: wants seconds or mm:ss"),
+    ("--video v --checkpoint c --end inf", "argument --end: wants seconds or mm:ss"),
+    ("--video v --checkpoint c --show 2", "argument --show: wants a number"),
+])
+def test_options_that_do_not_fit(options, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        infer.parse_args(options.split())
+    assert stop.value.code == 2
+    error, = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ") and message in error
+
+
+def test_what_cannot_be_written_is_said_first(matches, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(infer, "spot_match", lambda *a: pytest.fail("work began"))
+    (tmp_path / "file").touch()
+    for options, message in [(["--out", tmp_path / "file"], "file: cannot be made a folder"),
+                             (["--out", tmp_path / "o", "--json", tmp_path / "no/x"],
+                              "no/x: its folder does not exist")]:
+        with pytest.raises(data.DataError, match=message):
+            infer_main("--data", matches, "--checkpoint", checkpoint, *options)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(data.DataError, match="results_spotting.json: cannot be written"):
+        infer_main("--data", matches, "--checkpoint", checkpoint, "--out", tmp_path / "o")
+
+
+def test_a_full_disk_leaves_what_is_finished(matches, checkpoint, tmp_path, monkeypatch):
+    savez = np.savez
+
+    def full_at_the_second(file, **arrays):
+        savez(file, **arrays)
+        if arrays["url_local"] == "league/two":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full_at_the_second)
+    with pytest.raises(data.DataError, match="two/scores.npz: cannot be written .No space left"):
+        infer_main("--data", matches, "--checkpoint", checkpoint, "--out", tmp_path)
+    assert sorted(os.listdir(tmp_path / "league/one")) == [evaluate.PREDICTIONS, evaluate.SCORES]
+    assert os.listdir(tmp_path / "league/two") == []
+
+
+def test_stopping_is_one_line(matches, checkpoint, tmp_path, monkeypatch, capsys):
+    spot_match = infer.spot_match
+
+    def stopped_at_the_second(match, *more):
+        if match == "league/two":
+            raise KeyboardInterrupt
+        spot_match(match, *more)
+
+    monkeypatch.setattr(infer, "spot_match", stopped_at_the_second)
+    with pytest.raises(SystemExit) as stop:
+        infer_main("--data", matches, "--checkpoint", checkpoint, "--out", tmp_path)
+    assert stop.value.code == 130
+    assert f"error: stopped; 1 matches are finished in {tmp_path}" in capsys.readouterr().err
+
+
 def test_a_checkpoint_without_a_head_is_refused(net, matches, tmp_path):
     save_checkpoint(tmp_path / "last.pt", stage=1, step=1, config=asdict(net.cfg), model={})
     with pytest.raises(data.DataError, match="last.pt: comes from stage 1 and has no trained head"):
