@@ -439,10 +439,11 @@ def test_pca_goes_on_where_it_was_stopped(raw, monkeypatch, capsys):
 
 def test_pca_leaves_constant_numbers_alone(tmp_path):
     """A number that never changes has no scale, and the official code makes it NaN. Here it counts
-    for nothing, even where its mean would be rounded."""
-    x, = correlated(0, 40)
+    for nothing, even where its mean cannot be told exactly."""
+    x = correlated(0, 43)[0].astype(np.float64)
     x[:, 3] = 0.1
-    write_features(tmp_path, {"m": [x]})
+    assert torch.from_numpy(x).mean(0)[3] != 0.1
+    write_features(tmp_path, {"m": [x]}, dtype=np.float64)
     prepare("pca", "--features", tmp_path, "--name", "x", "--width", 20)
     reduced = np.load(tmp_path / "m" / "1_pca_20_std_x.npy")
     assert np.isfinite(reduced).all()
