@@ -72,30 +72,26 @@ def find_features(root, name):
     return sorted(found)
 
 
-def open_all(files):
-    """Memory-mapped (seconds, D) features of each file: numbers, all of one width, or DataError."""
-    opened = []
-    for file in files:
-        try:
-            features = np.load(file.path, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
-            mend = ("; it holds Python objects: save the array in it alone"
-                    if "Python objects" in str(error) else "")
-            raise DataError(f"{file.path}: not a plain .npy array ({error}){mend}") from None
-        if features.ndim != 2 or not features.size or features.dtype.kind not in "fiu":
-            raise DataError(f"{file.path}: features must be numbers of shape (seconds, width), got "
-                            f"{features.shape} of {features.dtype}")
-        if opened and features.shape[1] != opened[0].shape[1]:
-            raise DataError(f"{file.path}: {features.shape[1]} wide, but {files[0].path} is "
-                            f"{opened[0].shape[1]}; one --name for features of one kind")
-        opened.append(features)
-    return opened
+def open_rows(file):
+    """Memory-mapped (seconds, D) features, or DataError. It holds a file open as long as it lives:
+    a system may allow 1,024 at a time, and SoccerNet has 1,100 halves."""
+    try:
+        rows = np.load(file.path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        mend = ("; it holds Python objects: save the array in it alone"
+                if "Python objects" in str(error) else "")
+        raise DataError(f"{file.path}: not a plain .npy array ({error}){mend}") from None
+    if rows.ndim != 2 or not rows.size or rows.dtype.kind not in "fiu":
+        raise DataError(f"{file.path}: features must be numbers of shape (seconds, width), got "
+                        f"{rows.shape} of {rows.dtype}")
+    return rows
 
 
-def blocks(file, features):
+def blocks(file):
     """The rows in turn, (ROWS or fewer, D) float64. DataError where one is not finite."""
-    for start in range(0, len(features), ROWS):
-        x = torch.from_numpy(np.array(features[start:start + ROWS], np.float64))
+    rows = open_rows(file)
+    for start in range(0, len(rows), ROWS):
+        x = torch.from_numpy(np.array(rows[start:start + ROWS], np.float64))
         bad = ~x.isfinite().all(1)
         if bad.any():
             raise DataError(f"{file.path}: row {start + int(bad.int().argmax())} is not finite; "
@@ -103,24 +99,21 @@ def blocks(file, features):
         yield x
 
 
-def fit_basis(files, opened, width, standardize, device):
+def fit_basis(files, width, standardize, device):
     """The Basis of the `width` directions of largest variance, from one pass over all rows.
 
     Signs are fixed: the largest entry of a component is positive.
     """
-    D, n = opened[0].shape[1], sum(map(len, opened))
-    if width > min(D, n - 1):
-        raise DataError(f"--width {width}: {n:,} rows of {D:,} numbers have at most "
-                        f"{min(D, n - 1):,} directions")
-    # A row, so that little cancels and a number that never changes has variance 0, exactly.
-    shift = next(blocks(files[0], opened[0]))[0].to(device)           # (D,)
+    # A row is subtracted, so that little cancels and what never changes has variance 0, exactly.
+    shift = next(blocks(files[0]))[0].to(device)                      # (D,)
+    D, n = len(shift), 0
     total = torch.zeros(D, dtype=torch.float64, device=device)
     products = torch.zeros(D, D, dtype=torch.float64, device=device)
     edges = [D * i // PANELS for i in range(PANELS + 1)]
-    for file, features in zip(tqdm(files, desc="covariance", unit="half", disable=None), opened,
-                              strict=True):
-        for x in blocks(file, features):
+    for file in tqdm(files, desc="covariance", unit="half", disable=None):
+        for x in blocks(file):
             x = x.to(device) - shift                                  # (r, D)
+            n += len(x)
             total += x.sum(0)
             for left, right in itertools.pairwise(edges):             # on and above the diagonal
                 products[:right, left:right].addmm_(x[:, :right].T, x[:, left:right])
@@ -168,10 +161,14 @@ def write_array(path, save):
 def pca(args):
     root, out = Path(args.features), Path(args.out or args.features)
     files = find_features(root, args.name)
-    opened = open_all(files)
-    D = opened[0].shape[1]
+    shapes = {file: open_rows(file).shape for file in files}
+    D = shapes[files[0]][1]
+    for file, (_, own) in shapes.items():
+        if own != D:
+            raise DataError(f"{file.path}: {own} wide, but {files[0].path} is {D}; "
+                            "one --name for features of one kind")
     print(f"data: {root}: {len({file.match for file in files})} matches, {len(files)} halves, "
-          f"{sum(map(len, opened)):,} rows of {D:,}")
+          f"{sum(n for n, _ in shapes.values()):,} rows of {D:,}")
     numbers = {file.number for file in files}
     for match, group in itertools.groupby(files, key=lambda file: file.match):
         for n in sorted(numbers - {file.number for file in group}):
@@ -188,11 +185,14 @@ def pca(args):
         matches = sorted({file.match for file in files})
         if args.split:
             matches = data.in_split(matches, args.split, root)
-        used = [i for i, file in enumerate(files) if file.match in set(matches)]
+        used = [file for file in files if file.match in set(matches)]
+        n = sum(shapes[file][0] for file in used)
+        if args.width > min(D, n - 1):
+            raise DataError(f"--width {args.width}: {n:,} rows of {D:,} numbers have at most "
+                            f"{min(D, n - 1):,} directions")
         print(f"pca: fitting on {len(used)} halves; {8 * D * D / 1e6:,.1f} MB for the covariance, "
               "about four times that at the end")
-        basis = fit_basis([files[i] for i in used], [opened[i] for i in used], args.width,
-                          args.standardize, args.device)
+        basis = fit_basis(used, args.width, args.standardize, args.device)
         write_array(path, lambda file: np.savez(file, **basis._asdict()))
     width = len(basis.components)
     if basis.components.shape[1] != D or (not args.basis and width != args.width):
@@ -203,18 +203,18 @@ def pca(args):
 
     # -- every half
     there = 0
-    for file, features in zip(tqdm(files, desc="pca", unit="half", disable=None), opened,
-                              strict=True):
+    for file in tqdm(files, desc="pca", unit="half", disable=None):
         path = out / file.match / f"{file.number}_{out_name}.npy"
         if path.exists():                                 # from an earlier call, by the same basis?
-            done, = open_all([FeatureFile(file.match, file.number, path)])
-            first = project(torch.from_numpy(np.array(features[:1], np.float64)), basis)
-            if done.shape != (len(features), width) or not np.allclose(done[:1], first, atol=1e-3):
+            done = open_rows(FeatureFile(file.match, file.number, path))
+            first = project(torch.from_numpy(np.array(open_rows(file)[:1], np.float64)), basis)
+            if (done.shape != (shapes[file][0], width)
+                    or not np.allclose(done[:1], first, atol=1e-3)):
                 raise DataError(f"{path}: there already, by another basis or of other features; "
                                 "remove it or choose another --out-name")
             there += 1
             continue
-        reduced = np.concatenate([project(x, basis) for x in blocks(file, features)])
+        reduced = np.concatenate([project(x, basis) for x in blocks(file)])
         write_array(path, lambda to, reduced=reduced: np.save(to, reduced))
     print(f"pca: {len(files) - there} halves written, {there} there already; "
           f"{out}/<match>/<half>_{out_name}.npy, {width} wide")
@@ -246,10 +246,8 @@ def features(args):
     # Here, not at the top: it needs the kernels, and the other commands run before they are built.
     import infer
 
-    halves = data.find_halves(args.data)
+    halves = data.find_halves(args.data, args.split)
     print(data.describe(halves, args.data))
-    if args.split:
-        halves = data.in_split(halves, args.split, args.data)
     halves = data.of_length(halves, 1, "one clip")
     checkpoint = load_checkpoint(args.checkpoint)
     model = Comedian(config_of(checkpoint))
@@ -341,3 +339,6 @@ if __name__ == "__main__":
     except (DataError, OSError) as error:                  # OSError: disk full, folder not ours
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("error: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

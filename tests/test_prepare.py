@@ -12,6 +12,8 @@ About `pca` and `features`:
 import argparse
 import hashlib
 import json
+import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -449,6 +451,20 @@ def test_pca_leaves_constant_numbers_alone(tmp_path):
     assert np.isfinite(reduced).all()
     basis = stage0_prepare.read_basis(tmp_path / "pca_20_std_x.npz")
     assert basis.scale[3] == 1 and np.abs(basis.components[:, 3]).max() < 1e-12
+
+
+def test_pca_of_more_halves_than_files_may_be_open(tmp_path):
+    """SoccerNet has 1,100 halves; 1,024 open files is what many systems allow."""
+    write_features(tmp_path, {f"m{i}": correlated(i, 9, 9) for i in range(40)})
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = {int(number) for number in os.listdir("/proc/self/fd")}
+    limit = next(n for n in range(20, 9999) if n - len(used & {*range(n)}) == 20)     # 20 are free
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        prepare("pca", "--features", tmp_path, "--name", "x", "--width", 4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(list(tmp_path.rglob("?_pca_4_std_x.npy"))) == 80
 
 
 def spoil(root, what):
