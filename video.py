@@ -15,18 +15,17 @@ starts; sound that begins earlier does not count (OpenCV does not tell when it d
 """
 import concurrent.futures
 import math
-import multiprocessing
 import os
 import re
 import shutil
 import struct
 import sys
+import threading
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 import data
@@ -82,11 +81,11 @@ class Reader:
     def grab(self):
         """Goes to the next picture; False at the end of the file. A failure in the middle looks
         like the end, but one can go on after it."""
-        for failed in range(DAMAGE_PACKETS):
-            if self.capture.grab():
-                break
-        else:
-            return False
+        failed = 0
+        while not self.capture.grab():
+            failed += 1
+            if failed == DAMAGE_PACKETS:
+                return False
         if failed and self.damaged_s is None:
             self.damaged_s = self.time_s
         now_s = max(self.time_s, self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
@@ -162,8 +161,8 @@ def sample(path, fps=2.0, start_s=0.0, end_s=None, size=None, threads=0):
             image, image_s = reader.image(size), now_s
         before_s = now_s
     if reader.damaged_s is not None:
-        print(f"note: {path}: damaged after {reader.damaged_s:.1f} s; the picture before is repeated",
-              file=sys.stderr)
+        print(f"note: {path}: damaged after {reader.damaged_s:.1f} s; the picture before that is "
+              "repeated", file=sys.stderr)
     if n == n_wanted:
         return
 
@@ -242,7 +241,7 @@ def is_whole(path):
         while box + 8 <= size:
             file.seek(box)
             length, _, long = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
-            length = {0: size - box, 1: long}.get(length, length)      # 0: up to the end of the file
+            length = {0: size - box, 1: long}.get(length, length)      # 0: to the end of the file
             if length < 8:
                 return False
             box += length
@@ -304,8 +303,8 @@ def matches_below(root):
     if not matches:
         raise DataError(f"{root}: no video below it ({', '.join(sorted(SUFFIXES))})")
     if left_out:
-        print(f"video: {len(left_out)} more files of the same halves left out: "
-              f"{left_out[0][0]} is read, not {Path(left_out[0][1]).name}")
+        print("video: of several files for one half, the 224p or else smallest is read: "
+              f"{left_out[0][0]}, not {Path(left_out[0][1]).name} ({len(left_out)} left out)")
     return matches
 
 
@@ -319,76 +318,119 @@ class Job(NamedTuple):
 
 
 def plan(root, out, fps, size):
-    """A Job per video below `root`: <out>/<its folder>/<1 or 2>_224p, as data.find_halves reads it;
-    a video that is not named by its half becomes a match of its own, <its folder>/<its name>.
+    """A list of Jobs per match below `root`. Frames go to <out>/<folder of the file>/1_224p, as
+    data.find_halves reads them; a video that is not named by its half is half 1 of a match of its
+    own, <out>/<folder of the file>/<its name>/1_224p.
     """
-    jobs = []
+    base, jobs, taken = Path(root), [], {}
+    base = base if base.is_dir() else base.parent
     for match in find_videos(root):
+        jobs.append([])
         for path in map(Path, match):
-            inside, number = Path(os.path.relpath(path, root)), half_number(path)
-            place = inside.parent if number else inside.with_suffix("")
-            jobs.append(Job(str(path), Path(out) / place / f"{number or 1}_{size[1]}p", fps, size))
+            place, number = Path(os.path.relpath(path, base)), half_number(path)
+            place = place.parent if number else place.with_suffix("")
+            folder = Path(out) / place / f"{number or 1}_{size[1]}p"
+            if folder in taken:
+                raise DataError(f"{path} and {taken[folder]} would both become {folder}; "
+                                "rename one of them")
+            taken[folder] = path
+            jobs[-1].append(Job(str(path), folder, fps, size))
     return jobs
 
 
 def is_done(job):
-    """Whether the frames are there. DataError if they were made with another --fps or --size."""
+    """Whether the frames are there already. DataError if they are others than these."""
     if not job.folder.exists():
         return False
-    made = job.folder / "fps.txt"
-    fps = float(made.read_text()) if made.exists() else data.DEFAULT_FPS
-    first = job.folder / "00000001.jpg"
-    if not first.exists():
-        raise DataError(f"{job.folder}: there is something not made by this command; remove it or "
-                        "choose another --out")
-    height, width = data.read_frame(first).shape[:2]
-    if (fps, (width, height)) != (job.fps, job.size):
+    images = sorted(job.folder.glob("*.jpg"))
+    if not images:
+        raise DataError(f"{job.folder}: is there already, but without frames; remove it or choose "
+                        "another --out")
+    rate = job.folder / "fps.txt"
+    fps = float(rate.read_text()) if rate.exists() else data.DEFAULT_FPS
+    height, width = data.read_frame(images[0]).shape[:2]
+    if (fps, width, height) != (job.fps, *job.size):
         raise DataError(f"{job.folder}: has frames at {fps:g} fps, {width}x{height} pixels; remove "
                         "it or choose another --out")
     return True
 
 
 def write_half(job, tell):
-    """Extracts one half; the folder appears when it is whole. Returns the number of frames.
+    """Extracts one half into a folder that appears when it is whole. Returns how many frames.
 
-    tell(seconds) hears now and then how much further it is. The JPEGs are about as good as those of
-    ffmpeg's -q:v 2.
+    tell(seconds) hears after every frame how much further it is, and may raise to stop.
     """
     unfinished = job.folder.with_name(f".{job.folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)          # of a run that was killed
-    n = 0
+    shutil.rmtree(unfinished, ignore_errors=True)          # left by a run that was killed
     try:
         unfinished.mkdir(parents=True)
-        for n, frame in enumerate(sample(job.path, job.fps, size=job.size, threads=1), 1):   # noqa: B007
+        count = 0
+        for frame in sample(job.path, job.fps, size=job.size, threads=1):
+            count += 1
             _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR),
                                    [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-            (unfinished / f"{n:08d}.jpg").write_bytes(jpeg)
+            (unfinished / f"{count:08d}.jpg").write_bytes(jpeg)
             tell(1 / job.fps)
         if job.fps != data.DEFAULT_FPS:
-            (unfinished / "fps.txt").write_text(f"{job.fps:g}\n")
+            (unfinished / "fps.txt").write_text(f"{job.fps!r}\n")
         os.replace(unfinished, job.folder)
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)      # makes room on a full disk
+        shutil.rmtree(unfinished, ignore_errors=True)      # a full disk has room again
         raise
-    return n
+    return count
 
 
-told_s = None                   # in a worker: seconds of video done, of all workers together
+def extract(args):
+    """`stage0_prepare.py frames`: every video below args.videos, args.jobs at a time.
 
+    In threads, one per half: decoding and compressing happen in OpenCV, which frees Python's lock.
+    Raises DataError at the end if some could not be read, and at once if nothing can be written.
+    """
+    since, size = time.time(), tuple(args.size)
+    matches = plan(args.videos, args.out, args.fps, size)
+    jobs = [job for match in matches for job in match]
+    broken, todo = [], []                                  # messages; (job, seconds)
+    for job in jobs:
+        try:
+            length_s = probe(job.path).duration_s
+            if not is_done(job):
+                todo.append((job, length_s))
+        except DataError as error:
+            broken.append(str(error))
+    total_s = sum(length_s for _, length_s in todo)
+    print(f"frames: {args.videos}: {len(matches)} matches, {len(jobs)} halves; "
+          f"{len(jobs) - len(todo) - len(broken)} done before, {len(todo)} to do "
+          f"({total_s / 3600:.2f} h of video)")
 
-def start_worker(shared):
-    global told_s
-    told_s = shared
-    cv2.setNumThreads(1)                                   # halves run side by side instead
+    stop, frames = threading.Event(), 0
+    bar = tqdm(total=round(total_s / 60, 1), unit="min", desc="frames", disable=None,
+               bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} min of video, {remaining} left")
 
-
-def work(job):
-    """write_half in a process of its own: (frames, None), or (0, what is wrong with the video)."""
     def tell(seconds):
-        with told_s.get_lock():
-            told_s.value += seconds
+        bar.update(seconds / 60)
+        if stop.is_set():
+            raise concurrent.futures.CancelledError
 
-    try:
-        return write_half(job, tell), None
-    except DataError as error:
-        return 0, str(error)
+    cv2.setNumThreads(1)                                   # halves run side by side instead
+    with bar, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        running = {pool.submit(write_half, job, tell): job for job, _ in todo}
+        try:
+            for half in concurrent.futures.as_completed(running):
+                try:
+                    frames += half.result()
+                except DataError as error:
+                    broken.append(str(error))
+        except OSError as error:
+            raise DataError(f"{args.out}: cannot be written ({error.strerror}); "
+                            "the halves that are finished stay") from None
+        finally:                                           # after Ctrl-C or a full disk
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+    spent_s = time.time() - since
+    print(f"frames: {frames:,} new frames in {spent_s:.1f} s, "
+          f"{frames / args.fps / 60 / spent_s:.2f} min of video per second; {args.out}")
+    for message in broken:
+        print(f"error: {message}", file=sys.stderr)
+    if broken:
+        raise DataError(f"{len(broken)} of {len(jobs)} halves could not be read, the others are "
+                        "done. Mend or remove them and run the same command again")

@@ -1,0 +1,536 @@
+"""
+What these tests prove about video.py and `stage0_prepare.py frames`:
+  1. frame n is the one that `ffmpeg -vf fps=2` puts there: by its rule, written down once more
+     here, and by ffmpeg itself where it is installed
+  2. a stretch of a video, gaps, sizes, names; nothing is converted that is not asked for
+  3. time is right from the video to the metric: a network that reads the time off the pixels gets
+     full marks at the tightest tolerance, whatever the rate
+  4. which files are which halves
+  5. frames on disk: whole or not there, never twice, and broken files are named
+  6. a mistake is one line
+Pictures carry their time as a bar code. Matroska files are written here, block by block, for any
+time stamps; H.264 and MP4 need ffmpeg.
+"""
+import argparse
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import data
+import evaluate
+import infer
+import video
+from data import DataError
+
+ROOT = Path(__file__).resolve().parents[1]
+needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")
+
+# ------------------------------------------------------------------ videos that tell the time
+BITS, SIZE = 13, (104, 32)                        # a bar of 8 pixels per bit of the time in 10 ms
+
+
+def picture(time_s):
+    """(32, 104, 3): the time in hundredths of a second as 13 black or white bars."""
+    bars = round(100 * time_s) >> np.arange(BITS) & 1
+    return np.broadcast_to((bars * 255).astype(np.uint8).repeat(8)[None, :, None],
+                           (SIZE[1], SIZE[0], 3)).copy()
+
+
+def read_time(image):
+    """Seconds off a picture of any size, compressed or not."""
+    bars = cv2.resize(image, (BITS, 1), interpolation=cv2.INTER_AREA)[0].mean(-1) > 127
+    return int(bars @ (1 << np.arange(BITS))) / 100
+
+
+def element(name, *parts):
+    """One of Matroska's: id, size in 8 bytes, content."""
+    content = b"".join(parts)
+    return bytes.fromhex(name) + (1 << 56 | len(content)).to_bytes(8, "big") + content
+
+
+def write_mkv(path, stamps_s, offset_s=0.0, header_fps=None, shown=picture):
+    """Matroska with Motion JPEG: picture i says stamps_s[i], its stamp is offset_s later."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    step_s = stamps_s[-1] - stamps_s[-2] if len(stamps_s) > 1 else 0.04
+    end_ms = 1000 * (offset_s + (stamps_s[-1] + step_s if len(stamps_s) else 0))
+    clusters = []
+    for time_s in stamps_s:
+        _, jpeg = cv2.imencode(".jpg", shown(time_s))
+        clusters.append(element(
+            "1F43B675", element("E7", struct.pack(">Q", round(1000 * (offset_s + time_s)))),
+            element("A3", b"\x81\0\0\x80", jpeg.tobytes())))
+    rate = element("23E383", struct.pack(">Q", round(1e9 / header_fps))) if header_fps else b""
+    width, height = (shown(stamps_s[0]) if len(stamps_s) else picture(0)).shape[1::-1]
+    path.write_bytes(
+        element("1A45DFA3", element("4282", b"matroska"))
+        + element("18538067",
+                  element("1549A966", element("2AD7B1", struct.pack(">I", 1_000_000)),
+                          element("4489", struct.pack(">d", end_ms))),
+                  element("1654AE6B", element(
+                      "AE", element("D7", b"\1"), element("73C5", b"\1"), element("83", b"\1"),
+                      element("86", b"V_MJPEG"), rate,
+                      element("E0", element("B0", struct.pack(">H", width)),
+                              element("BA", struct.pack(">H", height))))),
+                  *clusters))
+    return path
+
+
+def steady(fps, seconds):
+    return np.arange(round(seconds * fps)) / fps
+
+
+def unsteady(seconds, seed=0):
+    """Steps of 10 to 60 ms, and a hole of 1.7 s in the middle."""
+    steps = np.random.default_rng(seed).uniform(0.01, 0.06, round(40 * seconds))
+    stamps = np.cumsum(steps) - steps[0]
+    stamps[stamps > seconds / 2] += 1.7
+    return stamps[stamps < seconds].round(3)
+
+
+RATES = {"25": 25, "29.97": 30000 / 1001, "50": 50}
+STAMPS = {"25": steady(25, 9.3), "29.97": steady(RATES["29.97"], 9), "50": steady(50, 7.77),
+          "24": steady(24, 8), "1.5": steady(1.5, 12), "2": steady(2, 10), "unsteady": unsteady(12)}
+
+
+def filter_of_ffmpeg(stamps_s, fps=2):
+    """Its rule: a picture goes to the place nearest to its time, halves up; the last one stays."""
+    ms = np.round(1000 * np.asarray(stamps_s))                   # as Matroska stores them
+    place = np.floor(ms * fps / 1000 + 0.5)
+    end = np.floor((2 * ms[-1] - ms[-2]) * fps / 1000 + 0.5)
+    return [stamps_s[np.flatnonzero(place <= n)[-1]] for n in range(int(end))]
+
+
+def times(path, **options):
+    return [read_time(image) for image in video.sample(path, **options)]
+
+
+def ffmpeg(*arguments, **options):
+    return subprocess.run(["ffmpeg", "-loglevel", "error", "-y", *map(str, arguments)], check=True,
+                          stdout=subprocess.PIPE, **options).stdout
+
+
+def times_by_ffmpeg(path, *before):
+    raw = ffmpeg(*before, "-i", path, "-vf", f"fps=2,scale={SIZE[0]}:{SIZE[1]}", "-f", "rawvideo",
+                 "-pix_fmt", "rgb24", "-")
+    return [read_time(image) for image in np.frombuffer(raw, np.uint8).reshape(-1, *SIZE[::-1], 3)]
+
+
+def hundredths(times_s):
+    return [round(100 * t) / 100 for t in times_s]
+
+
+# ------------------------------------------------------------------ 1. the instants
+@pytest.mark.parametrize("offset_s", [0.0, 1.4])
+@pytest.mark.parametrize("kind", STAMPS)
+def test_frames_are_those_of_the_rule(kind, offset_s, tmp_path):
+    path = write_mkv(tmp_path / "v.mkv", STAMPS[kind], offset_s)
+    assert times(path) == hundredths(filter_of_ffmpeg(STAMPS[kind]))
+
+
+@pytest.mark.parametrize("fps", [1, 5, 12.5])
+def test_other_rates(fps, tmp_path):
+    path = write_mkv(tmp_path / "v.mkv", STAMPS["25"])
+    assert times(path, fps=fps) == hundredths(filter_of_ffmpeg(STAMPS["25"], fps))
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("offset_s", [0.0, 1.4])
+@pytest.mark.parametrize("kind", STAMPS)
+def test_frames_are_those_of_ffmpeg(kind, offset_s, tmp_path):
+    path = write_mkv(tmp_path / "v.mkv", STAMPS[kind], offset_s)
+    assert times(path) == times_by_ffmpeg(path)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("container", ["mkv", "mp4", "ts"])
+@pytest.mark.parametrize("rate", ["25", "29.97", "50", "unsteady"])
+def test_h264_with_pictures_out_of_order(rate, container, tmp_path):
+    """B-frames: decoded in another order than shown. MP4 shifts them by an edit list."""
+    path = tmp_path / f"v.{container}"
+    stamps = unsteady(8) if rate == "unsteady" else steady(RATES[rate], 8)
+    ffmpeg("-i", write_mkv(tmp_path / "source.mkv", stamps), "-c:v", "libx264", "-preset",
+           "ultrafast", "-bf", "2", "-pix_fmt", "yuv420p", "-vsync", "vfr", path)
+    assert times(path) == times_by_ffmpeg(path)
+    assert times(path)[:12] == hundredths(filter_of_ffmpeg(stamps))[:12]
+
+
+@needs_ffmpeg
+def test_a_trimmed_mp4_begins_where_its_edit_list_says(tmp_path, capsys):
+    """As phones and `ffmpeg -ss -c copy` trim: the pictures before the cut are there but hidden."""
+    ffmpeg("-i", write_mkv(tmp_path / "source.mkv", steady(25, 8)), "-c:v", "libx264", "-preset",
+           "ultrafast", "-g", "75", "-pix_fmt", "yuv420p", tmp_path / "long.mp4")
+    ffmpeg("-ss", "4.4", "-i", tmp_path / "long.mp4", "-c", "copy", tmp_path / "cut.mp4")
+    assert times(tmp_path / "cut.mp4") == times_by_ffmpeg(tmp_path / "cut.mp4")
+    assert times(tmp_path / "cut.mp4")[0] > 4.4
+    assert "note" in capsys.readouterr().err        # shorter than its header says, but not broken
+
+
+# ------------------------------------------------------------------ 2. stretches, gaps, sizes
+@pytest.mark.parametrize("start_s, end_s", [(0, 3), (0.3, 4.6), (3.2, None), (6.01, 7), (7.3, 60)])
+@pytest.mark.parametrize("kind", ["25", "29.97", "50", "unsteady"])
+def test_a_stretch(kind, start_s, end_s, tmp_path):
+    """Frame n is the one shown at start_s + n / fps; the seek lands on the right picture."""
+    stamps = STAMPS[kind]
+    path = write_mkv(tmp_path / "v.mkv", stamps)
+    stop_s = min(2 * stamps[-1] - stamps[-2], end_s or 60)
+    ms = np.round(1000 * stamps)
+    expected = [stamps[np.flatnonzero(ms < 1000 * start_s + 500 * (n + 0.5) - 1e-6)[-1]]
+                for n in range(int(np.floor((stop_s - start_s) * 2 + 0.5)))]
+    assert times(path, start_s=start_s, end_s=end_s) == hundredths(expected)
+
+
+@needs_ffmpeg
+def test_a_stretch_of_h264(tmp_path):
+    """Far from key frames; times count from start_s, as after ffmpeg's -ss."""
+    path = tmp_path / "v.mp4"
+    ffmpeg("-i", write_mkv(tmp_path / "s.mkv", steady(25, 30)), "-c:v", "libx264", "-preset",
+           "ultrafast", "-bf", "2", "-g", "250", "-pix_fmt", "yuv420p", path)
+    for start_s, length_s in [(3.3, 4.0), (12.0, 5.3), (25.5, 10)]:
+        assert (times(path, start_s=start_s, end_s=start_s + length_s)
+                == times_by_ffmpeg(path, "-ss", start_s, "-t", length_s))
+
+
+def test_a_gap_repeats_the_picture_before_it(tmp_path):
+    stamps = np.concatenate([steady(25, 4), 7.3 + steady(25, 2)])
+    shown = list(video.sample(write_mkv(tmp_path / "v.mkv", stamps)))
+    got = [read_time(image) for image in shown]
+    assert got[:8] == hundredths(filter_of_ffmpeg(stamps))[:8]
+    assert got[8:15] == [3.96] * 7 and got[15] == 7.74       # 7.3 lies after 7 + 0.25
+    assert all(image is shown[8] for image in shown[9:15])                # not decoded again
+
+
+def test_only_pictures_that_may_be_needed_are_converted(tmp_path, monkeypatch):
+    """At 25 fps two pictures in 12.5 are; the rest are decoded, which costs less."""
+    calls, image = [], video.Reader.image
+    monkeypatch.setattr(video.Reader, "image", lambda *a: calls.append(1) or image(*a))
+    assert len(list(video.sample(write_mkv(tmp_path / "v.mkv", steady(25, 40))))) == 80
+    assert len(calls) < 220
+
+
+def test_size_and_colour(tmp_path):
+    def red(time_s):
+        return np.full((33, 57, 3), (10, 20, 240), np.uint8)              # OpenCV: blue first
+    path = write_mkv(tmp_path / "v.mkv", steady(25, 2), shown=red)
+    assert video.probe(path)[3:] == (57, 33)
+    for size, shape in ((None, (33, 57, 3)), ((398, 224), (224, 398, 3)), ((20, 10), (10, 20, 3))):
+        frames = list(video.sample(path, size=size))
+        assert len(frames) == 4
+        for frame in frames:
+            assert frame.shape == shape and frame.dtype == np.uint8
+            assert np.abs(frame.mean((0, 1)) - (240, 20, 10)).max() < 6
+
+
+@needs_ffmpeg
+def test_a_rotated_video_is_shown_upright(tmp_path):
+    ffmpeg("-i", write_mkv(tmp_path / "s.mkv", steady(25, 3)), "-c:v", "libx264", "-pix_fmt",
+           "yuv420p", tmp_path / "flat.mp4")
+    ffmpeg("-i", tmp_path / "flat.mp4", "-c", "copy", "-metadata:s:v", "rotate=90",
+           tmp_path / "turned.mp4")
+    found = video.probe(tmp_path / "turned.mp4")
+    assert (found.width, found.height) == SIZE[::-1]
+    frames = [read_time(np.rot90(f, k)) for k in (1, 3)
+              for f in video.sample(tmp_path / "turned.mp4")]
+    assert times_by_ffmpeg(tmp_path / "flat.mp4")[2] in frames
+
+
+@pytest.mark.parametrize("name", ["a b.mkv", "it's \"1\".mkv", "Žižkov Łódź 東京.mkv", "a: 1.mkv",
+                                  "100%d.mkv", "-i.mkv"])
+def test_names(name, tmp_path, monkeypatch):
+    write_mkv(tmp_path / name, steady(25, 2))
+    monkeypatch.chdir(tmp_path)
+    assert len(times(name)) == len(times(tmp_path / name)) == 4
+
+
+def test_what_a_header_says(tmp_path):
+    path = write_mkv(tmp_path / "v.mkv", steady(25, 9.3), header_fps=25)
+    found = video.probe(path)
+    assert found.path == str(path) and found.duration_s == pytest.approx(9.3, abs=0.05)
+    assert found.fps == pytest.approx(25, abs=0.1) and found[3:] == SIZE
+
+
+@pytest.mark.parametrize("header_fps", [1000, 90000, 0.1])
+def test_a_header_with_an_odd_rate_is_not_believed(header_fps, tmp_path):
+    path = write_mkv(tmp_path / "v.mkv", STAMPS["25"], header_fps=header_fps)
+    assert times(path) == hundredths(filter_of_ffmpeg(STAMPS["25"]))
+
+
+# ------------------------------------------------------------------ 3. time, end to end
+EVENTS = [(0, 0), (3, 1), (14, 2), (15, 0), (27, 1), (37, 2), (41, 1), (54, 2), (58, 0)]  # s, class
+CLASSES = ("Goal", "Foul", "Corner")
+
+
+@pytest.mark.parametrize("kind, offset_s", [("25", 0), ("29.97", 0), ("50", 0), ("25", 1.4),
+                                            ("29.97", 0.733), ("unsteady", 0), ("unsteady", 3.21)])
+def test_a_perfect_network_gets_full_marks(kind, offset_s, tmp_path):
+    """Video -> frames on disk -> tokens -> detections -> results JSON -> metric."""
+    stamps = unsteady(60) if kind == "unsteady" else steady(RATES[kind], 60)
+    write_mkv(tmp_path / "videos" / "m" / "1_224p.mkv", stamps, offset_s)
+    frames(tmp_path)
+    half, = data.find_halves(tmp_path / "frames")
+    clips = data.FrameReader(1).read([(half, 2 * k) for k in range(half.n_tokens)], 2)
+    seen = [[int(read_time(image)) for image in clip] for clip in clips.numpy()]
+    scores = torch.full((1, half.n_tokens, len(CLASSES)), 1e-4)                        # (N, L, K)
+    for second, label in EVENTS:
+        for token, clip in enumerate(seen):
+            if clip == [second, second]:                   # both frames of the token agree
+                scores[0, token, label] = 0.9
+    windows = infer.stack_halves([(scores, torch.tensor([0]), half.n_tokens)])
+    found = infer.as_detections([half], infer.detect(windows, half.token_s, ignore=0))
+    data.write_predictions(tmp_path / "results_spotting.json", "m", found, CLASSES)
+    truth = {"m": [data.Event(1, label, 1000 * second, True) for second, label in EVENTS]}
+    result = evaluate.score(truth, {"m": data.read_predictions(tmp_path / "results_spotting.json",
+                                                               CLASSES)}, CLASSES)
+    assert result["at1"]["a_mAP"] == result["tight"]["a_mAP"] == pytest.approx(1.0)
+
+
+# ------------------------------------------------------------------ 4. files and halves
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
+def test_matches_of_a_tree(tmp_path, capsys):
+    touch(tmp_path, "l/s/a b/1_224p.mkv", "l/s/a b/2_224p.mkv", "l/s/a b/1_720p.mkv",
+          "l/s/c/1.mp4", "l/s/c/2.MP4", "l/s/c/highlights.mp4", "l/s/c/Labels-v2.json",
+          "l/s/d/2_HQ.mkv", "l/s/d/1_720p.mkv", "l/s/d/1_360p.mkv", "l/s/d/._1_224p.mkv",
+          "cup final.webm", "3_points.avi")
+    found = [[Path(half).relative_to(tmp_path).as_posix() for half in match]
+             for match in video.find_videos(tmp_path)]
+    assert found == [["3_points.avi"], ["cup final.webm"],
+                     ["l/s/a b/1_224p.mkv", "l/s/a b/2_224p.mkv"],
+                     ["l/s/c/1.mp4", "l/s/c/2.MP4"], ["l/s/c/highlights.mp4"],
+                     ["l/s/d/1_360p.mkv", "l/s/d/2_HQ.mkv"]]
+    said = capsys.readouterr().out
+    assert "1_224p.mkv, not 1_720p.mkv (2 left out)" in said and said.count("\n") == 1
+
+
+def test_matches_of_files(tmp_path):
+    touch(tmp_path, "x.mkv", "y.mkv", "m/1.mkv")
+    x, y, m = (str(tmp_path / name) for name in ("x.mkv", "y.mkv", "m"))
+    assert video.find_videos([y]) == video.find_videos(y) == [[y]]
+    assert video.find_videos([y, x]) == [[y, x]]                          # in the order given
+    assert video.find_videos([m, x]) == [[m + "/1.mkv"], [x]]
+    with pytest.raises(DataError, match="z.mkv: no such file or folder"):
+        video.find_videos([x, tmp_path / "z.mkv"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: no video below it"):
+        video.find_videos(tmp_path / "empty")
+
+
+# ------------------------------------------------------------------ 5. frames on disk
+def frames(root, **changes):
+    video.extract(argparse.Namespace(**{
+        "videos": str(root / "videos"), "out": str(root / "frames"), "fps": 2.0,
+        "size": list(SIZE), "jobs": 2, **changes}))
+
+
+def tree(root):
+    return {path.relative_to(root).as_posix(): path.read_bytes()
+            for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def library(tmp_path):
+    """videos/: a match of two halves, one of another name."""
+    write_mkv(tmp_path / "videos/l/a b/1_224p.mkv", steady(25, 5))
+    write_mkv(tmp_path / "videos/l/a b/2_224p.mkv", steady(50, 4))
+    write_mkv(tmp_path / "videos/cup final.mkv", steady(30000 / 1001, 3))
+    return tmp_path
+
+
+def test_frames_are_laid_out_as_data_reads_them(library, capsys):
+    frames(library, size=[398, 224])
+    said = capsys.readouterr().out
+    assert "2 matches, 3 halves; 0 done before, 3 to do" in said and "24 new frames" in said
+    halves = data.find_halves(library / "frames")
+    assert [(half.match, half.number, half.n_frames, half.fps) for half in halves] == [
+        ("cup final", 1, 6, 2.0), ("l/a b", 1, 10, 2.0), ("l/a b", 2, 8, 2.0)]
+    assert Path(halves[1].path(0)).relative_to(library) == Path("frames/l/a b/1_224p/00000001.jpg")
+    for half in halves:
+        shown = [read_time(data.read_frame(half.path(n))) for n in range(half.n_frames)]
+        name = "cup final.mkv" if half.match == "cup final" else f"l/a b/{half.number}_224p.mkv"
+        assert shown == times(library / "videos" / name)
+        assert data.read_frame(half.path(0)).shape == (224, 398, 3)
+
+
+def test_another_rate_is_written_down(library):
+    frames(library, fps=5.0)
+    assert {half.fps for half in data.find_halves(library / "frames")} == {5.0}
+
+
+def test_what_is_done_is_left_alone(library, capsys):
+    frames(library)
+    before = tree(library / "frames")
+    shutil.rmtree(library / "frames/l/a b/2_32p")
+    (library / "frames/l/a b/1_32p/00000003.jpg").write_bytes(b"mine")
+    leftover = library / "frames/l/a b/.2_32p.unfinished"             # of a run that was killed
+    leftover.mkdir()
+    (leftover / "00000099.jpg").write_bytes(b"old")
+    capsys.readouterr()
+    frames(library)
+    assert "2 done before, 1 to do" in capsys.readouterr().out
+    assert tree(library / "frames") == {**before, "l/a b/1_32p/00000003.jpg": b"mine"}
+
+
+@pytest.mark.parametrize("changes", [{"fps": 4.0}, {"size": [52, 32]}])
+def test_frames_made_otherwise_are_not_mixed_in(changes, library):
+    frames(library)
+    before = tree(library / "frames")
+    with pytest.raises(DataError, match="3 of 3 halves"):
+        frames(library, **changes)
+    assert tree(library / "frames") == before
+
+
+def test_broken_files_are_named_and_the_others_done(library, capsys):
+    good = (library / "videos/l/a b/1_224p.mkv").read_bytes()
+    (library / "videos/cut.mkv").write_bytes(good[:len(good) // 2])
+    (library / "videos/empty.mp4").touch()
+    (library / "videos/text.mp4").write_text("not a video\n" * 100)
+    with pytest.raises(DataError, match="3 of 6 halves could not be read, the others are done"):
+        frames(library)
+    errors = capsys.readouterr().err
+    for name in ("cut.mkv", "empty.mp4", "text.mp4"):
+        assert errors.count(name) == 1
+    assert len(data.find_halves(library / "frames")) == 3
+    assert not list((library / "frames").rglob(".*"))                     # nothing half-done
+
+
+@pytest.mark.parametrize("problem", [PermissionError(13, "Permission denied"),
+                                     OSError(28, "No space left on device")])
+def test_a_disk_that_takes_nothing_more(problem, library, monkeypatch):
+    """From the second half on: the first stays, of the others nothing; one line."""
+    write, written = Path.write_bytes, []
+
+    def full(path, content):
+        written.append(path)
+        if len(written) > 15:
+            raise problem
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DataError, match=f"frames: cannot be written .{problem.strerror}"):
+        frames(library, jobs=1)
+    assert [half.n_frames for half in data.find_halves(library / "frames")] == [6]
+    assert not list((library / "frames").rglob(".*"))
+
+
+def test_two_videos_for_one_folder_are_refused(tmp_path):
+    touch(tmp_path / "videos", "x.mkv", "x.mp4")
+    with pytest.raises(DataError, match="x.mp4 and .*x.mkv would both become"):
+        frames(tmp_path)
+
+
+def test_the_command(library):
+    (library / "videos/empty.mp4").touch()
+    command = [sys.executable, ROOT / "stage0_prepare.py", "frames", "--videos", library / "videos",
+               "--out", library / "frames", "--size", "104", "32", "--jobs", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "24 new frames" in done.stdout
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [
+        f"error: {library}/videos/empty.mp4: is empty (0 bytes); copy or download it again",
+        "error: 1 of 4 halves could not be read, the others are done. Mend or remove them and run "
+        "the same command again"]
+    assert "Traceback" not in done.stderr
+
+
+# ------------------------------------------------------------------ 6. mistakes
+def write_broken(path, kind):
+    if kind == "empty":
+        path.touch()
+    elif kind == "text":
+        path.write_text("Goal! " * 1000)
+    elif kind == "noise":
+        path.write_bytes(np.random.default_rng(0).bytes(20_000))
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "no pictures":
+        write_mkv(path, [])
+
+
+@pytest.mark.parametrize("kind, message", [
+    ("missing", "no such video"), ("empty", "is empty"), ("text", "not a video|no picture"),
+    ("noise", "not a video|no picture"), ("folder", "is a folder"),
+    ("no pictures", "not a video|no picture")])
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv"])
+def test_what_is_no_video_is_refused(name, kind, message, tmp_path, capfd):
+    write_broken(tmp_path / name, kind)
+    for read in (video.probe, times):
+        with pytest.raises(DataError, match=f"{name}: .*({message})"):
+            read(tmp_path / name)
+    assert capfd.readouterr().err == ""                   # FFmpeg does not speak between the lines
+
+
+def until_it_breaks(path):
+    got = []
+    with pytest.raises(DataError, match=r"breaks off at \d+\.\d of \d+\.\d s; copy or") as e:
+        for image in video.sample(path):
+            got.append(read_time(image))
+    assert str(path) in str(e.value)
+    return got
+
+
+@pytest.mark.parametrize("tail", ["missing", "zeros"])
+def test_a_truncated_mkv_gives_what_it_has(tail, tmp_path):
+    path = write_mkv(tmp_path / "v.mkv", steady(25, 20))
+    whole, content = times(path), path.read_bytes()
+    half = len(content) // 2
+    path.write_bytes(content[:half] + bytes(len(content) - half) * (tail == "zeros"))
+    got = until_it_breaks(path)
+    assert 18 <= len(got) <= 22 and got[:-1] == whole[:len(got) - 1]
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("tail", ["missing", "zeros"])
+def test_a_truncated_mp4_gives_what_it_has(tail, tmp_path):
+    path = tmp_path / "v.mp4"
+    ffmpeg("-i", write_mkv(tmp_path / "s.mkv", steady(25, 20)), "-c:v", "libx264", "-preset",
+           "ultrafast", "-g", "25", "-pix_fmt", "yuv420p", "-movflags", "faststart", path)
+    whole, content = times(path), path.read_bytes()
+    half = len(content) * 2 // 3
+    path.write_bytes(content[:half] + bytes(len(content) - half) * (tail == "zeros"))
+    got = until_it_breaks(path)
+    assert 10 < len(got) < 36 and got[:-1] == whole[:len(got) - 1]
+    path.write_bytes(content[:100])                       # the index is gone, too
+    with pytest.raises(DataError, match="not a video that OpenCV can read"):
+        video.probe(path)
+
+
+@needs_ffmpeg
+def test_damage_in_the_middle_is_stepped_over(tmp_path, capsys):
+    """The stamps after it are right, so the frames are; the picture before it is repeated."""
+    path = tmp_path / "v.mp4"
+    ffmpeg("-i", write_mkv(tmp_path / "s.mkv", steady(25, 20)), "-c:v", "libx264", "-preset",
+           "ultrafast", "-g", "25", "-pix_fmt", "yuv420p", path)
+    whole, content = times(path), bytearray(path.read_bytes())
+    content[len(content) // 2:len(content) * 6 // 10] = bytes(len(content) // 10)
+    path.write_bytes(content)
+    got = times(path)
+    assert len(got) == 40 and got[:8] == whole[:8] and got[-8:] == whole[-8:]
+    assert "note: " in capsys.readouterr().err
+
+
+@needs_ffmpeg
+def test_a_bare_stream_without_time_stamps_is_refused(tmp_path):
+    source = write_mkv(tmp_path / "s.mkv", steady(25, 2))
+    ffmpeg("-i", source, "-c:v", "libx264", tmp_path / "v.h264")
+    with pytest.raises(DataError, match="v.h264: has no time stamps; ffmpeg -i"):
+        times(tmp_path / "v.h264")
+
+
+def test_a_stretch_that_is_not_there(tmp_path):
+    path = write_mkv(tmp_path / "v.mkv", steady(25, 5))
+    for start_s, end_s in ((-1, None), (3, 3), (3, 2)):
+        with pytest.raises(DataError, match="wants 0 <= start < end"):
+            times(path, start_s=start_s, end_s=end_s)
+    with pytest.raises(DataError, match="v.mkv: ends at 5.00 s: no frame from 9 s on"):
+        times(path, start_s=9)
+    with pytest.raises(DataError, match="no frame from 0 s on at 2 fps"):       # 80 ms
+        times(write_mkv(tmp_path / "short.mkv", steady(25, 0.08)))
