@@ -3,10 +3,12 @@ Stage 0: everything that is made once and then kept on disk.
 
     python stage0_prepare.py synthetic --out data/demo              # what `make demo` trains on
     python stage0_prepare.py synthetic --out few --train 4 --labelled 2 --test 1       # seconds
+    python stage0_prepare.py frames --videos soccernet/ --out frames/
     python stage0_prepare.py pca --features soccernet/ --split train       # Baidu's: 8,576 to 512
     python stage0_prepare.py features --data frames/ --checkpoint runs/stage3/best.pt --out-name own
 
 `synthetic` renders small football matches with labels and teacher features: synthetic.py.
+`frames` turns every video into a folder of JPEGs, two per second: video.py.
 `pca` writes <half>_<out-name>.npy beside every <half>_<name>.npy, in the basis that it fits and
 keeps in <out-name>.npz; with --basis, in one fitted before. `features` writes what a network makes
 of every second, for stage 2: whatever weights.py reads can be a teacher. Both go on where they were
@@ -28,6 +30,7 @@ from tqdm import tqdm
 
 import data
 import synthetic
+import video
 from data import DataError
 from model import Comedian
 from run import device_name, number
@@ -293,6 +296,18 @@ def parse_args(argv=None):
     s.add_argument("--seed", type=int, default=0, help="another seed, other matches")
     s.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes side by side")
     s.set_defaults(run=synthetic.render)
+
+    s = commands.add_parser("frames", help="frames of a tree of videos, for all stages",
+                            formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    s.add_argument("--videos", required=True,
+                   help="folder with <match>/1_224p.mkv and 2_224p.mkv, or any other videos")
+    s.add_argument("--out", required=True, help="root to write <match>/1_224p/00000001.jpg below")
+    s.add_argument("--fps", type=number(0.01, 1000), default=data.DEFAULT_FPS,
+                   help="frames per second (paper: 2)")
+    s.add_argument("--size", type=number(16, 8192), nargs=2, default=[398, 224],
+                   metavar=("WIDTH", "HEIGHT"), help="pixels (SoccerNet: 398 224)")
+    s.add_argument("--jobs", type=number(1), default=os.cpu_count(), help="halves side by side")
+    s.set_defaults(run=video.extract)
 
     s = commands.add_parser("pca", help="reduce features to their main directions",
                             formatter_class=argparse.ArgumentDefaultsHelpFormatter)
