@@ -3,6 +3,7 @@ What these tests prove about weights.py:
   1. a checkpoint survives a kill, and what does not fit is refused by name
   2. public weights, read from a file of each kind, compute what the networks they come from compute
   3. what is not recognised, or fits only in part, is refused with the list; nothing is half loaded
+  4. infer.py and stages 2 and 3 take such files as they take our own
 The weights, the frames and the expected numbers are explained in fixtures/weights/SPEC.md.
 """
 import argparse
@@ -11,6 +12,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_model import CASES, WEIGHTS, fill, fixture_frames, key_list
 
+import augment
 import data
+import infer
+import stage2_distill
+import stage3_finetune
 from model import MODELS, Comedian, with_changes
 from weights import config_of, convert, load_checkpoint, load_parts, save_checkpoint, trained_parts
 
@@ -422,3 +428,60 @@ def test_any_name_lost_or_shape_changed_is_refused(which, draws):
     with pytest.raises(data.DataError) as error:
         convert(content, "x.pth")
     assert str(error.value).startswith("x.pth: ") and "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------ 4. in the scripts
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """A match of one half of 12 frames, with labels and teacher features."""
+    root = tmp_path_factory.mktemp("match")
+    (root / "m" / "1_224p").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        cv2.imwrite(str(root / "m" / "1_224p" / f"{i + 1:08d}.png"),
+                    rng.integers(0, 256, (24, 32, 3), np.uint8))
+    np.save(root / "m" / "1_teacher.npy", rng.standard_normal((6, 8)).astype(np.float32))
+    (root / "m" / "Labels-v2.json").write_text(json.dumps({"annotations": [
+        {"gameTime": "1 - 00:02", "label": "Goal", "position": "2000", "visibility": "visible"}]}))
+    return root
+
+
+@torch.no_grad()
+def test_infer_scores_with_an_official_file(half, tmp_path):
+    released = tmp_path / "released.pth"
+    torch.save(shortened(official_file("vivit"), 4, depth=2), released)
+    infer.main(infer.parse_args(["--data", str(half), "--checkpoint", str(released),
+                                 "--out", str(tmp_path / "out"), "--ignore", "0",
+                                 "--device", "cpu", "--no-bf16"]))
+    with np.load(tmp_path / "out" / "m" / "scores.npz") as stored:
+        scores, starts = stored["windows_1"], stored["starts_1"]
+        assert tuple(stored["classes"]) == data.SOCCERNET_CLASSES
+    frames = data.FrameReader(1).read([(data.find_halves(half)[0], 0)], 12)
+    x = augment.resize(augment.to_float(frames, torch.device("cpu")), 224)        # (1, 12, 3, S, S)
+    x = (x - 0.45) / 0.225
+    model = loaded(released)
+    for window, start in zip(scores, starts, strict=True):
+        expected = model.spot(model.tokens(x[:, 2 * start:2 * start + 8])).sigmoid()
+        np.testing.assert_allclose(window, expected[0].numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("script, stage", [(stage2_distill, 2), (stage3_finetune, 3)])
+def test_stages_start_from_an_image_network(half, tmp_path, script, stage):
+    """With no learning at all, what a stage leaves is what it started from: the image network's
+    weights, and its first blocks as temporal ones."""
+    write(tmp_path / "image.npz", augreg_arrays())
+    options = ["--data", str(half), "--init", str(tmp_path / "image.npz"), "--window", "4",
+               "--batch", "1", "--steps", "1", "--lr", "0", "--weight-decay", "0",
+               "--device", "cpu", "--out", str(tmp_path / "run")]
+    options += ["--features-name", "teacher"] if stage == 2 else ["--head-epochs", "0"]
+    script.main(script.parse_args(options))
+    left = load_checkpoint(tmp_path / "run" / "last.pt")
+    image = load_checkpoint(tmp_path / "image.npz")["model"]
+    assert config_of(left) == with_changes("vivit_tiny", window_tokens=4)
+    for name, value in image.items():
+        assert torch.equal(left["model"][name], value), name
+    depth = MODELS["vivit_tiny"].temporal_depth
+    for name, value in left["model"].items():
+        if name.startswith(("temporal.blocks.", "temporal.norm.")):
+            assert torch.equal(value, image[name.replace("temporal.", "spatial.")]), name
+    assert f"spatial.blocks.{depth}.norm1.weight" in image           # there were more to copy from
