@@ -174,19 +174,19 @@ class Stop:
     """SIGTERM and Ctrl-C let the step finish; a second one ends the process at once."""
 
     def __init__(self):
-        self.signal = 0
+        self.noted = self.signal = 0                      # by this process; agreed on by all
         self.before = {s: signal.signal(s, self.note) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def note(self, number, frame):
-        self.signal = number
+        self.noted = number
         signal.signal(number, self.before[number])
 
     def asked(self):
         """Whether to stop after this step; all processes get the same answer."""
+        answer = torch.tensor(self.noted)
         if dist.is_initialized():
-            answer = torch.tensor(self.signal)
             dist.all_reduce(answer, dist.ReduceOp.MAX)    # between the CPUs: no GPU waits
-            self.signal = int(answer)
+        self.signal = int(answer)
         return self.signal != 0
 
     def release(self, what):

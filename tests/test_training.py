@@ -229,6 +229,21 @@ def test_asked_to_stop(stage, number, matches, tmp_path, launch):
                        for name in ("whole", "stopped")))
 
 
+def test_asking_one_process_stops_all(matches, tmp_path, launch):
+    """In the same step: otherwise the others would wait for it for ever."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
+    argv = command_line(3, matches, tmp_path / "run", 2000, "--save-every", "1000")
+    pair = [launch(argv, tmp_path / f"printed{r}", RANK=str(r), LOCAL_RANK=str(r), **place)
+            for r in range(2)]
+    log = tmp_path / "run" / "log.txt"
+    while pair[0].is_alive() and not (log.exists() and log.read_text()):
+        time.sleep(0.01)
+    os.kill(pair[1].pid, signal.SIGTERM)
+    assert finish(*pair) == [128 + signal.SIGTERM] * 2
+    step = int(re.search(r"stopped after step (\d+)", (tmp_path / "printed0").read_text())[1])
+    assert weights.load_checkpoint(tmp_path / "run" / "last.pt")["step"] == step < 2000
+
+
 def test_stopped_before_the_first_step(capsys):
     def main(args):
         raise KeyboardInterrupt
