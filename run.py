@@ -73,6 +73,9 @@ def device_name(name):
 
 def command(main, args):
     """main(args) for a person: what he can mend is one line and exit code 2, never a traceback."""
+    # Memory-mapped features keep a file open each: SoccerNet has 1,100 halves, many systems allow
+    # a process 1,024 files unless it asks for more.
+    resource.setrlimit(resource.RLIMIT_NOFILE, [resource.getrlimit(resource.RLIMIT_NOFILE)[1]] * 2)
     try:
         main(args)
     except KeyboardInterrupt:
@@ -200,8 +203,9 @@ class Stop:
 
 
 # Flags that may differ between a run and its --resume: they change how, not what is computed.
-FREE_FLAGS = {"data", "labels", "features", "centroids", "valid", "init", "out", "accumulate",
-              "workers", "device", "log_every", "save_every", "resume", "compile", "bank_rows"}
+FREE_FLAGS = {"data", "labels", "features", "centroids", "valid", "valid_labels", "init", "out",
+              "accumulate", "workers", "device", "log_every", "save_every", "resume", "compile",
+              "bank_rows"}
 
 
 def start(args, stage):

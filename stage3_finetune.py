@@ -52,6 +52,7 @@ def parse_args(argv=None):
     add("--classes", help="file with a class per line; default: the 17 of SoccerNet-v2")
     add("--valid", help="folder with labelled matches to choose best.pt on; default: none")
     add("--valid-split", help="which of SoccerNet's games below --valid, as --split")
+    add("--valid-labels", help="root of their labels; default: --valid")
     add("--valid-every", type=number(1), default=5, help="epochs between validations")
     add("--init", help="weights for the transformers: last.pt of stage 2 (or 1, or 3), or public "
         "ones (README, 'Public weights'); default: random")
@@ -244,7 +245,8 @@ def main(args):
     truth = [data.frame_labels(events[half.match], half, args.radius, len(classes))
              for half in halves]
     if args.valid:
-        valid_halves, valid_events = labelled(args.valid, args.valid_split, args.valid, classes)
+        valid_halves, valid_events = labelled(args.valid, args.valid_split,
+                                              args.valid_labels or args.valid, classes)
     n_frames = tuple(half.n_frames for half in halves)
     per_epoch = len(epoch_windows(args.seed, 0, n_frames, data.CLIP_FRAMES * args.window,
                                   args.windows_per_half))
