@@ -615,6 +615,8 @@ def main(args):
                 + ["--chance"] * args.chance
                 + (["--json", args.json] if args.json else [])), networks[0].model.cfg.classes,
                 done)
+    elif args.labels:
+        print(f"No table: no {Path(labels) / done[0] / evaluate.LABELS}, nor another match's.")
     for error in broken[:-1]:
         print(f"error: {error}", file=sys.stderr)
     if broken:                                             # and then no submission

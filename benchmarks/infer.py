@@ -9,7 +9,8 @@ trained ones. "decode" is the video alone, up to clips of 2 frames a second; "sp
 "temporal" are the two transformers alone; "rest" is merging, NMS, the files and the timeline;
 "together" is the whole command on the video, decoding ahead while the network works, without
 starting Python; "its CPU" is the processor time it takes on all cores, which depends less on what
-else the machine does. Then what a denser --stride costs: only the temporal transformer runs more often.
+else the machine does. Then what a denser --stride costs: only the temporal transformer runs more
+often.
 """
 import argparse
 import contextlib

@@ -206,6 +206,9 @@ def test_without_labels_there_is_no_table(matches, checkpoint, tmp_path, capsys)
     infer_main("--data", tmp_path / "data", "--checkpoint", checkpoint, "--out", tmp_path / "out")
     assert "t-AmAP" not in capsys.readouterr().out
     assert (tmp_path / "out" / "m" / "results_spotting.json").exists()
+    infer_main("--data", tmp_path / "data", "--checkpoint", checkpoint, "--out", tmp_path / "out",
+               "--labels", matches)                        # as league/two there
+    assert f"No table: no {matches / 'm/Labels-v2.json'}" in capsys.readouterr().out
 
 
 def test_a_perfect_network_gets_full_marks(matches, checkpoint, tmp_path, monkeypatch):
