@@ -94,7 +94,7 @@ def unsteady(seconds, seed=0):
     return stamps[stamps < seconds].round(3)
 
 
-RATES = {"25": 25, "29.97": 30000 / 1001, "50": 50}
+RATES = {"24": 24, "25": 25, "29.97": 30000 / 1001, "50": 50}
 STAMPS = {"25": steady(25, 9.3), "29.97": steady(RATES["29.97"], 9), "50": steady(50, 7.77),
           "24": steady(24, 8), "1.5": steady(1.5, 12), "2": steady(2, 10), "unsteady": unsteady(12)}
 
@@ -140,6 +140,12 @@ def test_other_rates(fps, tmp_path):
     assert times(path, fps=fps) == hundredths(filter_of_ffmpeg(STAMPS["25"], fps))
 
 
+def test_a_picture_exactly_between_two_places_goes_to_the_later(tmp_path):
+    """In spite of 0.1 + 0.5 / 2.5 > 0.3 in floating point."""
+    path = write_mkv(tmp_path / "v.mkv", steady(50, 4))
+    assert times(path, fps=2.5, start_s=0.1)[:3] == [0.28, 0.68, 1.08]
+
+
 @needs_ffmpeg
 @pytest.mark.parametrize("offset_s", [0.0, 1.4])
 @pytest.mark.parametrize("kind", STAMPS)
@@ -150,7 +156,7 @@ def test_frames_are_those_of_ffmpeg(kind, offset_s, tmp_path):
 
 @needs_ffmpeg
 @pytest.mark.parametrize("container", ["mkv", "mp4", "ts"])
-@pytest.mark.parametrize("rate", ["25", "29.97", "50", "unsteady"])
+@pytest.mark.parametrize("rate", ["24", "25", "29.97", "50", "unsteady"])
 def test_h264_with_pictures_out_of_order(rate, container, tmp_path):
     """B-frames: decoded in another order than shown. MP4 shifts them by an edit list."""
     path = tmp_path / f"v.{container}"
@@ -187,14 +193,18 @@ def test_a_stretch(kind, start_s, end_s, tmp_path):
 
 
 @needs_ffmpeg
-def test_a_stretch_of_h264(tmp_path):
-    """Far from key frames; times count from start_s, as after ffmpeg's -ss."""
+def test_a_stretch_of_h264(tmp_path, monkeypatch):
+    """Far from key frames; times count from start_s, as after ffmpeg's -ss. Of what lies before the
+    last key frame nothing is decoded."""
+    grabs, grab = [], video.Reader.grab
+    monkeypatch.setattr(video.Reader, "grab", lambda self: grabs.append(1) or grab(self))
     path = tmp_path / "v.mp4"
     ffmpeg("-i", write_mkv(tmp_path / "s.mkv", steady(25, 30)), "-c:v", "libx264", "-preset",
            "ultrafast", "-bf", "2", "-g", "250", "-pix_fmt", "yuv420p", path)
     for start_s, length_s in [(3.3, 4.0), (12.0, 5.3), (25.5, 10)]:
         assert (times(path, start_s=start_s, end_s=start_s + length_s)
                 == times_by_ffmpeg(path, "-ss", start_s, "-t", length_s))
+    assert len(grabs) < 600                               # for all three; 1,365 without a seek
 
 
 def test_a_gap_repeats_the_picture_before_it(tmp_path):
@@ -420,6 +430,23 @@ def test_a_disk_that_takes_nothing_more(problem, library, monkeypatch):
         frames(library, jobs=1)
     assert [half.n_frames for half in data.find_halves(library / "frames")] == [6]
     assert not list((library / "frames").rglob(".*"))
+
+
+def test_ctrl_c_leaves_what_is_finished(library, monkeypatch):
+    waited = video.concurrent.futures.as_completed
+
+    def interrupted(running):
+        yield next(waited(running))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(video.concurrent.futures, "as_completed", interrupted)
+    with pytest.raises(DataError, match="stopped; .* the same command goes on"):
+        frames(library, jobs=1)
+    monkeypatch.undo()
+    assert len(data.find_halves(library / "frames")) >= 1
+    assert not list((library / "frames").rglob(".*"))
+    frames(library)
+    assert len(data.find_halves(library / "frames")) == 3
 
 
 def test_two_videos_for_one_folder_are_refused(tmp_path):
