@@ -15,7 +15,6 @@ context (taken as 0.6 GB), workspaces of its kernels, gaps between tensors (take
 First it is checked that what is counted is what a process needs, in float32 on this machine.
 """
 import argparse
-import copy
 import platform
 import re
 import subprocess
@@ -24,121 +23,43 @@ import weakref
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import steps  # noqa: E402
+
 import augment  # noqa: E402
-import stage1_spatial as stage1  # noqa: E402
-import stage2_distill as stage2  # noqa: E402
-import stage3_finetune as stage3  # noqa: E402
-from model import (  # noqa: E402
-    MODELS,
-    Comedian,
-    Projector,
-    decay_groups,
-    random_keep,
-    spatial_encoder,
-    with_changes,
-)
+from model import MODELS  # noqa: E402
 
 GPUS_GB, CONTEXT_GB, GAPS = (8, 24, 80), 0.6, 0.1
 BANK_ROWS, WIDTH = 300 * 5400, 512                   # 300 matches of 90 minutes, a row a second
-SMALL_BANK = 2 * stage2.CHUNK                        # what the step here streams: two chunks
+SMALL_BANK = 2 * steps.stage2.CHUNK                  # what the step here streams: two chunks
 WINDOW = 64                                          # the paper's best, in clips
 PAPER_BATCH = {1: 1024, 2: 32, 3: 64}                # clips, windows, windows
 FRAME = 224
 
 
 # ----- one training step of each stage ------------------------------------------------------------
-def step_of_stage1(cfg, n_clips, device, autocast):
-    args = stage1.parse_args(["--data", "."])
-    hidden = 2048 if cfg.model == "vivit_small" else 1024
-    online = nn.Sequential(spatial_encoder(cfg), Projector(cfg.width, hidden, hidden, 256))
-    online = online.to(device)
-    target = copy.deepcopy(online).requires_grad_(False)
-    predictor = Projector(256, hidden, 256, last_bias=False).to(device)
-    queue = F.normalize(torch.randn(args.queue, 256, device=device), dim=1)
-    optimizer = torch.optim.AdamW(decay_groups(online, predictor, weight_decay=0.05), fused=True)
+def make_step(stage, cfg, n_clips, device, bf16):
+    """step(): views and everything after, of `n_clips` clips. Two windows where they are too few
+    for windows of 64: as attention stores no logits, memory goes by the clips."""
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    L = 1 if stage == 1 else min(WINDOW, n_clips // 2)
+    batch = n_clips // L
+    if stage == 1:
+        view, learn = steps.make_stage1(cfg, batch, device, autocast, fused=True)
+    elif stage == 2:
+        bank = torch.ones(SMALL_BANK, WIDTH, device=device,
+                          dtype=torch.bfloat16 if bf16 else torch.float32)
+        view, learn = steps.make_stage2(cfg, batch, L, device, autocast, bank, fused=True)
+    else:
+        view, learn = steps.make_stage3(cfg, batch, L, device, autocast, fused=True)
 
     def step():
-        frames = torch.zeros(n_clips, 2, FRAME, FRAME, 3, dtype=torch.uint8)
-        draw = augment.Draws(0, 0, n_clips)
-        both = torch.cat(stage1.views(frames, draw, cfg, args, device))
-        with autocast:
-            z = predictor(online(both))
-            with torch.no_grad():
-                k = target(both)
-        z1, z2 = F.normalize(z.float(), dim=1).chunk(2)
-        k1, k2 = F.normalize(k.float(), dim=1).chunk(2)
-        loss = stage1.moco_loss(z1, k2, queue, 0.1) + stage1.moco_loss(z2, k1, queue, 0.1)
-        (loss / 2).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 0.01)
+        frames = torch.zeros(batch, 2 * L, FRAME, FRAME, 3, dtype=torch.uint8)
+        learn(view(frames, augment.Draws(0, 0, batch)))
     return step
-
-
-def step_of_stage2(cfg, n_clips, device, autocast):
-    args = stage2.parse_args(["--data", "."])
-    windows, L = windows_of(n_clips)
-    hidden = 2048 if cfg.model == "vivit_small" else 1024
-    model = Comedian(with_changes(cfg, window_tokens=L)).to(device)
-    model.head.requires_grad_(False)
-    projector = Projector(cfg.width, hidden, hidden, WIDTH).to(device)
-    groups = decay_groups(model.spatial, model.temporal, projector, weight_decay=0.05)
-    optimizer = torch.optim.AdamW(groups, fused=True)
-    bank = torch.ones(SMALL_BANK, WIDTH, device=device,
-                      dtype=torch.bfloat16 if autocast._enabled else torch.float32)
-
-    def step():
-        frames = torch.zeros(windows, 2 * L, FRAME, FRAME, 3, dtype=torch.uint8)
-        draw = augment.Draws(0, 0, windows)
-        p = torch.zeros(n_clips, WIDTH, device=device)
-        c = torch.zeros(n_clips, WIDTH, device=device)
-        x = stage2.view(frames, draw, cfg, args, device)
-        keep = random_keep(draw.uniform(0, 1, L), args.mask).to(device)
-        with autocast:
-            z = projector(model.tokens(x, keep))
-        z = F.normalize(z.float(), dim=2).flatten(0, 1)
-        stage2.sce_loss(z, p, c, bank, args.lam, args.tau).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return step
-
-
-def step_of_stage3(cfg, n_clips, device, autocast):
-    args = stage3.parse_args(["--data", "."])
-    windows, L = windows_of(n_clips)
-    model = Comedian(with_changes(cfg, window_tokens=L)).to(device)
-    optimizer = torch.optim.AdamW(decay_groups(model, weight_decay=0.05), fused=True)
-
-    def step():
-        frames = torch.zeros(windows, 2 * L, FRAME, FRAME, 3, dtype=torch.uint8)
-        draw = augment.Draws(0, 0, windows)
-        y = torch.zeros(windows, L, len(cfg.classes), device=device)
-        x = stage3.view(frames, draw, cfg, args, device)
-        keep = random_keep(draw.uniform(0, 1, L), args.mask).to(device)
-        x, y = stage3.mixup(x, y, draw.beta(args.mixup))
-        with autocast:
-            logits = model.spot(model.tokens(x, keep))
-        stage3.bce_loss(logits.float(), y).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return step
-
-
-STEPS = {1: step_of_stage1, 2: step_of_stage2, 3: step_of_stage3}
-
-
-def windows_of(n_clips):
-    """Windows and their length. A pass too small for windows of 64 has shorter ones: as attention
-    stores no logits, memory goes by the clips."""
-    L = min(WINDOW, n_clips // 2)
-    return n_clips // L, L
 
 
 # ----- how much lives at once ---------------------------------------------------------------------
@@ -172,15 +93,14 @@ class LiveBytes(TorchDispatchMode):
 
 def peak_bytes(stage, cfg, n_clips, device, bf16):
     """Most bytes at once in two steps: the second has AdamW's moments from the start."""
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-        step = STEPS[stage](cfg, n_clips, device, autocast)
+        step = make_step(stage, cfg, n_clips, device, bf16)
         step(), step()
         return torch.cuda.max_memory_allocated(device)
     with LiveBytes() as live:
-        step = STEPS[stage](cfg, n_clips, device, autocast)
+        step = make_step(stage, cfg, n_clips, device, bf16)
         step(), step()
         return live.most
 
@@ -213,12 +133,9 @@ def check(stage, model, n_clips):
 
 def process_of(stage, model, n_clips):
     device = torch.device("cpu")
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=False)
-    small = STEPS[stage](MODELS["vivit_micro"], 8, device, autocast)     # the libraries' buffers
-    small()
-    del small
+    make_step(stage, MODELS["vivit_micro"], 8, device, bf16=False)()     # the libraries' buffers
     before = process_mib("VmRSS")
-    step = STEPS[stage](MODELS[model], n_clips, device, autocast)
+    step = make_step(stage, MODELS[model], n_clips, device, bf16=False)
     step(), step()
     print(process_mib("VmHWM") - before)
 
@@ -236,7 +153,7 @@ def report(device, models):
     print(f"{'stage, network':22}{'fixed':>7}{'MB/clip':>9}"
           + "".join(f"{n:>8,}" for n in shown) + "   line is off by")
     for model in models:
-        for stage in STEPS:
+        for stage in (1, 2, 3):
             fixed, each, error = lines[model, stage] = line(stage, MODELS[model], device, sizes)
             print(f"{stage}, {model:19}{fixed / 1e9:7.2f}{each / 1e6:9.1f}"
                   + "".join(f"{(fixed + n * each) / 1e9:8.1f}" for n in shown)
@@ -276,9 +193,9 @@ def main():
         return process_of(int(stage), model, int(n_clips))
     if sys.platform == "linux":
         print("check, float32 on the CPU: bytes counted, and what a process of its own took")
-        for stage in STEPS:
+        for stage in (1, 2, 3):
             check(stage, "vivit_micro", 512)
-        for stage in STEPS:
+        for stage in (1, 2, 3):
             check(stage, "vivit_tiny", 16)
         print()
     report(args.device, args.models)
