@@ -14,8 +14,8 @@
 // it matched; where the class has no label in the half it is unshown. Precision and recall are
 // taken at the 200 thresholds i * (1 / 199), score >= threshold; AP is the mean over recall levels
 // 0, 0.1 .. 1 of the best precision at that recall or more. Same result as ops.average_map_ref.
-// Cost O(P + G + D G c), c predictions within delta of a label, when events come by half, class
-// and frame; otherwise they are first sorted, in one pass plus a small sort per class and half.
+// Cost O(P + G c D), c predictions within the widest delta of a label, when events come by half,
+// class and frame; otherwise they are first sorted, in one pass plus a small sort per class and half.
 // All tallies are integers, so splitting the halves over threads changes nothing.
 #include "kernels.h"
 
@@ -26,32 +26,88 @@
 namespace comedian {
 namespace {
 
-// numpy's linspace(0, 1, 200): i * (1 / 199), which differs from i / 199 by an ulp here and there.
-struct Thresholds {
-  double at[kThresholds];
-  Thresholds() {
-    for (int64_t i = 0; i < kThresholds; ++i) at[i] = double(i) * (1.0 / (kThresholds - 1));
-    at[kThresholds - 1] = 1.0;
-  }
-};
-const Thresholds thresholds;
-
-// The highest threshold that a score >= 0 reaches. The product may be off by one, never by more.
-int64_t highest_threshold(double score) {
-  if (score >= 1) return kThresholds - 1;
-  int64_t i = std::min<int64_t>(int64_t(score * (kThresholds - 1)), kThresholds - 2);
-  i += score >= thresholds.at[i + 1];
-  i -= score < thresholds.at[i];
-  return i;
+// The highest of the thresholds i * (1 / 199), numpy's linspace(0, 1, 200), that a score >= 0
+// reaches: the nearest one, or the one below it.
+int32_t highest_threshold(double score) {
+  constexpr double kStep = 1.0 / (kThresholds - 1);  // 199 * kStep is 1.0 exactly
+  const double capped = std::min(score, 1.0);
+  const int32_t nearest = int32_t(capped * (kThresholds - 1) + 0.5);
+  return nearest - (capped < nearest * kStep);
 }
 
-struct Prediction {
-  int64_t frame;
-  double score;
-  int32_t level;   // highest threshold reached
-  int32_t region;  // 0 visible, 1 unshown
-  int64_t taken;   // 1 + the last delta at which a label took it
+// One class of one half: labels and predictions in ascending frames.
+struct Group {
+  const int64_t* label;
+  const uint8_t* visible;
+  int64_t n_labels;
+  const int64_t* frame;
+  const double* score;
+  int64_t n_events;
 };
+
+// Counts the predictions in detected (2, 200), by region and highest threshold reached, and notes
+// the cell of each.
+void count_detected(const Group& group, int64_t* detected, std::vector<int32_t>& cell) {
+  cell.resize(group.n_events);
+  for (int64_t g = 0, i = 0; i < group.n_events; ++g) {
+    int64_t end = group.n_events;  // of the predictions to which label g is the closest
+    if (g + 1 < group.n_labels) {
+      const int64_t midpoint = group.label[g] + (group.label[g + 1] - group.label[g]) / 2;
+      for (end = i; end < group.n_events && group.frame[end] < midpoint;) ++end;
+    }
+    const int32_t region = group.n_labels > 0 && group.visible[g] ? 0 : 1;
+    for (; i < end; ++i) {
+      if (!(group.score[i] >= 0)) continue;
+      cell[i] = region * kThresholds + highest_threshold(group.score[i]);
+      ++detected[cell[i]];
+    }
+  }
+}
+
+// A prediction near a label. Sets of deltas are words: bit d is delta d.
+struct Candidate {
+  int64_t at;
+  double score;
+  uint64_t free;  // the deltas at which the label reaches it and no earlier label took it
+};
+
+// Matches labels and predictions at up to 64 deltas at once. For whole frames, |frame - label| <=
+// delta / 2 is <= reach, delta / 2 rounded down. A match at delta d counts in matched (D, 2, 200),
+// in the prediction's cell.
+constexpr int64_t kWord = 64;
+void count_matched(const Group& group, const std::vector<int32_t>& cell, const int64_t* reach,
+                   int64_t n_deltas, int64_t* matched) {
+  const int64_t widest = *std::max_element(reach, reach + n_deltas);
+  std::vector<uint64_t> taken(group.n_events, 0);  // deltas at which a label took the prediction
+  std::vector<Candidate> near;
+  int64_t first = 0;
+  for (int64_t g = 0; g < group.n_labels; ++g) {
+    const int64_t label = group.label[g];
+    while (first < group.n_events && label - group.frame[first] > widest) ++first;
+    near.clear();
+    for (int64_t i = first; i < group.n_events && group.frame[i] - label <= widest; ++i) {
+      if (!(group.score[i] >= 0)) continue;
+      const int64_t distance = std::abs(group.frame[i] - label);
+      uint64_t within = 0;
+      for (int64_t d = 0; d < n_deltas; ++d) within |= uint64_t(distance <= reach[d]) << d;
+      near.push_back({i, group.score[i], within & ~taken[i]});
+    }
+    // The best candidate serves every delta at which it is free, the next best those that are
+    // left, and so on. > keeps the earliest of equals.
+    uint64_t open = ~uint64_t(0);
+    for (;;) {
+      const Candidate* best = nullptr;
+      for (const Candidate& c : near)
+        if ((c.free & open) != 0 && (best == nullptr || c.score > best->score)) best = &c;
+      if (best == nullptr) break;
+      const uint64_t won = best->free & open;
+      open &= ~won;
+      taken[best->at] |= won;
+      for (int64_t d = 0; d < n_deltas; ++d)
+        matched[d * 2 * kThresholds + cell[best->at]] += won >> d & 1;
+    }
+  }
+}
 
 }  // namespace
 
@@ -120,61 +176,30 @@ int64_t group_events(const int64_t* half, const int64_t* cls, const int64_t* fra
   return -1;
 }
 
-// Adds to `tally` what the halves [half_begin, half_end) hold of one class:
-//   tally[0], tally[1]            labels that are visible, unshown
+// Adds to `tallies`, tally_size(D) counters per class, what the halves [half_begin, half_end) hold:
+//   tally[0], tally[1]            labels of the class that are visible, unshown
 //   then (1 + D, 2, 200)          row 0: predictions by region and highest threshold reached
 //                                 row 1 + d: those of them that matched a label at delta d
-void tally_class(const Events<double>& predictions, const Events<uint8_t>& labels, int64_t cls,
-                 int64_t n_classes, int64_t half_begin, int64_t half_end,
-                 const int64_t* delta_frames, int64_t n_deltas, int64_t* tally) {
-  int64_t* const detected = tally + 2;
-  std::vector<Prediction> found;
-  std::vector<int64_t> within;  // for each label, the first prediction within reach of it
-  for (int64_t h = half_begin; h < half_end; ++h) {
-    const int64_t group = h * n_classes + cls;
-    const int64_t* label = labels.frame + labels.first[group];
-    const uint8_t* visible = labels.value + labels.first[group];
-    const int64_t n_labels = labels.first[group + 1] - labels.first[group];
-    for (int64_t g = 0; g < n_labels; ++g) ++tally[visible[g] ? 0 : 1];
-
-    const int64_t n_events = predictions.first[group + 1] - predictions.first[group];
-    if (int64_t(found.size()) < n_events) found.resize(n_events);
-    int64_t closest = 0, n_found = 0;
-    for (int64_t i = predictions.first[group]; i < predictions.first[group + 1]; ++i) {
-      const int64_t frame = predictions.frame[i];
-      const double score = predictions.value[i];
-      if (!(score >= 0)) continue;
-      while (closest + 1 < n_labels &&
-             label[closest] + (label[closest + 1] - label[closest]) / 2 <= frame)
-        ++closest;
-      const int32_t region = n_labels > 0 && visible[closest] ? 0 : 1;
-      const int64_t level = highest_threshold(score);
-      ++detected[region * kThresholds + level];
-      found[n_found++] = {frame, score, int32_t(level), region, 0};
-    }
-
-    within.assign(n_labels, 0);
-    for (int64_t d = 0; d < n_deltas; ++d) {
-      int64_t* const matched = detected + (1 + d) * 2 * kThresholds;
-      const int64_t reach = delta_frames[d] / 2;  // |f - g| <= delta / 2, for whole frames
-      for (int64_t g = 0; g < n_labels; ++g) {
-        // Search on from where the last delta, or at first the last label, had it: never far.
-        int64_t first = within[d > 0 || g == 0 ? g : g - 1];
-        while (first > 0 && label[g] - found[first - 1].frame <= reach) --first;
-        while (first < n_found && label[g] - found[first].frame > reach) ++first;
-        within[g] = first;
-        int64_t best = -1;
-        double best_score = -1;
-        for (int64_t i = first; i < n_found && found[i].frame - label[g] <= reach; ++i)
-          if (found[i].score > best_score && found[i].taken != d + 1) {
-            best = i;
-            best_score = found[i].score;
-          }
-        if (best < 0) continue;
-        found[best].taken = d + 1;
-        ++matched[found[best].region * kThresholds + found[best].level];
-      }
-    }
+void tally_halves(const Events<double>& predictions, const Events<uint8_t>& labels,
+                  int64_t n_classes, int64_t half_begin, int64_t half_end,
+                  const int64_t* delta_frames, int64_t n_deltas, int64_t* tallies) {
+  std::vector<int64_t> reach(n_deltas);
+  for (int64_t d = 0; d < n_deltas; ++d) reach[d] = delta_frames[d] / 2;
+  std::vector<int32_t> cell;
+  for (int64_t at = half_begin * n_classes; at < half_end * n_classes; ++at) {
+    const int64_t first_label = labels.first[at], first_event = predictions.first[at];
+    const Group group = {
+        labels.frame + first_label,      labels.value + first_label,
+        labels.first[at + 1] - first_label,
+        predictions.frame + first_event, predictions.value + first_event,
+        predictions.first[at + 1] - first_event};
+    int64_t* const tally = tallies + at % n_classes * tally_size(n_deltas);
+    int64_t* const detected = tally + 2;
+    for (int64_t g = 0; g < group.n_labels; ++g) ++tally[group.visible[g] ? 0 : 1];
+    count_detected(group, detected, cell);
+    for (int64_t d = 0; d < n_deltas; d += kWord)
+      count_matched(group, cell, reach.data() + d, std::min(kWord, n_deltas - d),
+                    detected + (1 + d) * 2 * kThresholds);
   }
 }
 

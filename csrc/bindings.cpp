@@ -302,23 +302,22 @@ Tensor average_map_cpu(const Tensor& pred_half, const Tensor& pred_class, const 
   group_or_refuse("pred", p_half, p_class, p_frame, p_score, n_halves, n_classes, predictions);
   group_or_refuse("gt", g_half, g_class, g_frame, g_visible, n_halves, n_classes, labels);
 
-  // One item of work is a class in a few of the halves; their tallies are added up afterwards.
+  // One item of work is a stretch of halves; their tallies are added up afterwards.
   const int64_t n_threads = torch::stable::get_num_threads();
-  const int64_t n_parts = std::max<int64_t>(1, std::min(n_halves, 2 * n_threads));
-  const int64_t size = tally_size(n_deltas);
-  std::vector<int64_t> tallies(n_classes * n_parts * size, 0);
-  for_each_item(n_classes * n_parts, [&](int64_t item) {
-    const int64_t cls = item / n_parts, part = item % n_parts;
-    tally_class(predictions, labels, cls, n_classes, n_halves * part / n_parts,
-                n_halves * (part + 1) / n_parts, ints(deltas), n_deltas,
-                tallies.data() + item * size);
+  const int64_t n_parts = std::max<int64_t>(1, std::min(n_halves, n_threads));
+  const int64_t class_size = tally_size(n_deltas), size = n_classes * class_size;
+  std::vector<int64_t> tallies(n_parts * size, 0);
+  for_each_item(n_parts, [&](int64_t part) {
+    tally_halves(predictions, labels, n_classes, n_halves * part / n_parts,
+                 n_halves * (part + 1) / n_parts, ints(deltas), n_deltas,
+                 tallies.data() + part * size);
   });
   const Tensor ap = new_result({3, n_deltas, n_classes}, ScalarType::Double);
   double* const out = static_cast<double*>(ap.mutable_data_ptr());
   for_each_item(n_classes, [&](int64_t cls) {
-    int64_t* const total = tallies.data() + cls * n_parts * size;
+    int64_t* const total = tallies.data() + cls * class_size;
     for (int64_t part = 1; part < n_parts; ++part)
-      for (int64_t i = 0; i < size; ++i) total[i] += total[part * size + i];
+      for (int64_t i = 0; i < class_size; ++i) total[i] += total[part * size + i];
     average_precision(total, n_deltas, out + cls, n_classes, n_deltas * n_classes);
   });
   return ap;

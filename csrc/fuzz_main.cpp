@@ -131,12 +131,13 @@ void run_metric(Bytes& bytes) {
                    n_halves, n_classes, labels) >= 0)
     return;
   std::vector<double> ap(3 * n_deltas * n_classes);
-  for (int64_t k = 0; k < n_classes; ++k) {
-    std::vector<int64_t> tally(tally_size(n_deltas), 0);
-    tally_class(predictions, labels, k, n_classes, 0, n_halves, deltas.data(), n_deltas,
-                tally.data());
-    average_precision(tally.data(), n_deltas, ap.data() + k, n_classes, n_deltas * n_classes);
-  }
+  const int64_t size = tally_size(n_deltas);
+  std::vector<int64_t> tallies(n_classes * size, 0);
+  tally_halves(predictions, labels, n_classes, 0, n_halves, deltas.data(), n_deltas,
+               tallies.data());
+  for (int64_t k = 0; k < n_classes; ++k)
+    average_precision(tallies.data() + k * size, n_deltas, ap.data() + k, n_classes,
+                      n_deltas * n_classes);
   for (double p : ap) expect(p >= 0 && p <= 1, "an average precision lies outside [0, 1]");
 }
 

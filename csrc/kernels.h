@@ -56,9 +56,9 @@ int64_t group_events(const int64_t* half, const int64_t* cls, const int64_t* fra
 
 // How many 64-bit counters one class needs: labels by region, detections, matches per tolerance.
 constexpr int64_t tally_size(int64_t n_deltas) { return 2 + (1 + n_deltas) * 2 * kThresholds; }
-void tally_class(const Events<double>& predictions, const Events<uint8_t>& labels, int64_t cls,
-                 int64_t n_classes, int64_t half_begin, int64_t half_end,
-                 const int64_t* delta_frames, int64_t n_deltas, int64_t* tally);
+void tally_halves(const Events<double>& predictions, const Events<uint8_t>& labels,
+                  int64_t n_classes, int64_t half_begin, int64_t half_end,
+                  const int64_t* delta_frames, int64_t n_deltas, int64_t* tallies);
 void average_precision(const int64_t* tally, int64_t n_deltas, double* ap, int64_t ap_stride,
                        int64_t region_stride);
 

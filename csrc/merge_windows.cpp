@@ -34,7 +34,6 @@ void add(const T* from, int64_t n, T* to) {
 template <typename T>
 void merge_windows(const T* scores, const int64_t* start, int64_t n_windows, int64_t window_tokens,
                    int64_t n_classes, int64_t length, int64_t edge, bool mean, T* merged) {
-  std::fill(merged, merged + length * n_classes, T(0));
   std::vector<int32_t> covered(length, 0);  // windows that have contributed to each token
   edge = std::min(edge, length);            // no token is further than that from an end
 
@@ -48,26 +47,33 @@ void merge_windows(const T* scores, const int64_t* start, int64_t n_windows, int
              (window_tokens - 1 - (t - s) < edge && length - 1 - t > edge);
     };
     // Walk in runs of tokens that share one fate, so that the loops over scores are long and plain.
-    for (int64_t t = s; t < end;) {
-      const bool skip = ignored(t), first = covered[t] == 0;
-      int64_t stop = t + 1;
-      while (stop < end && ignored(stop) == skip && (covered[stop] == 0) == first) ++stop;
-      if (!skip) {
-        const T* from = window + (t - s) * n_classes;
-        T* to = merged + t * n_classes;
-        const int64_t n = (stop - t) * n_classes;
+    // Whether a token is ignored can change at these only (a longer window than the half has no
+    // last tokens to ignore):
+    const int64_t borders[] = {edge + 1, s + edge, s + std::min(window_tokens, length) - edge,
+                               length - 1 - edge};
+    for (int64_t t = s, next; t < end; t = next) {
+      next = end;
+      for (int64_t border : borders)
+        if (border > t) next = std::min(next, border);
+      if (ignored(t)) continue;
+      for (int64_t run = t, stop; run < next; run = stop) {
+        const bool first = covered[run] == 0;
+        for (stop = run; stop < next && (covered[stop] == 0) == first; ++stop) ++covered[stop];
+        const T* from = window + (run - s) * n_classes;
+        T* to = merged + run * n_classes;
+        const int64_t n = (stop - run) * n_classes;
         if (first) std::copy(from, from + n, to);
         else if (mean) add(from, n, to);
         else take_maximum(from, n, to);
-        for (int64_t i = t; i < stop; ++i) ++covered[i];
       }
-      t = stop;
     }
   }
-  if (!mean) return;
-  for (int64_t t = 0; t < length; ++t)
-    if (covered[t] > 1)
-      for (int64_t k = 0; k < n_classes; ++k) merged[t * n_classes + k] /= T(covered[t]);
+  for (int64_t t = 0; t < length; ++t) {
+    T* const token = merged + t * n_classes;
+    if (covered[t] == 0) std::fill(token, token + n_classes, T(0));
+    else if (mean && covered[t] > 1)
+      for (int64_t k = 0; k < n_classes; ++k) token[k] /= T(covered[t]);
+  }
 }
 
 template void merge_windows(const float*, const int64_t*, int64_t, int64_t, int64_t, int64_t,

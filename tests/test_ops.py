@@ -257,6 +257,8 @@ def average_map_of(predictions, labels, delta_frames, average_map=ops.average_ma
 AP_BY_HAND = [   # predictions, labels, delta, AP (any, visible, unshown), with the reason
     ([(0, 0, 10, .9)], [(0, 0, 10, True)], 2, (1, 1, 0)),
     ([(0, 0, 11, .9)], [(0, 0, 10, True)], 2, (1, 1, 0)),        # 1 <= 2 / 2: a match
+    ([(0, 0, 9, .9)], [(0, 0, 10, True)], 2, (1, 1, 0)),         # on the other side, too
+    ([(0, 0, 8, .9)], [(0, 0, 10, True)], 2, (0, 0, 0)),
     ([(0, 0, 12, .9)], [(0, 0, 10, True)], 2, (0, 0, 0)),
     ([(1, 0, 10, .9)], [(0, 0, 10, True)], 2, (0, 0, 0)),        # the other half
     ([(0, 0, 10, .9), (0, 0, 11, .8)], [(0, 0, 10, True)], 4, (1, 1, 0)),  # a duplicate below
@@ -314,6 +316,25 @@ def test_average_map_does_not_depend_on_order():
          ops.average_map(half, cls, frame, score, *rest))
 
 
+def test_average_map_at_every_threshold():
+    """Next to a false alarm one threshold below, a match counts fully; an ulp less, and both lie at
+    the same threshold: half the precision. One class per threshold."""
+    threshold, n = np.linspace(0, 1, 200), 199
+    zeros, classes = torch.zeros(n, dtype=torch.int64), torch.arange(n)
+    for score, expected in (threshold[1:], 1.0), (np.nextafter(threshold[1:], 0), .5):
+        ap = ops.average_map(zeros.repeat(2), classes.repeat(2), torch.cat([zeros, zeros + 90]),
+                             torch.from_numpy(np.append(score, threshold[:-1])),
+                             zeros, classes, zeros, zeros == 0, 1, n, torch.tensor([10]))
+        same(ap[0], torch.full((1, n), expected, dtype=torch.float64))
+
+
+def test_average_map_at_many_deltas():
+    """The kernel matches 64 deltas at a time, in whatever order they come."""
+    *events, _ = random_events(2)
+    deltas = torch.randperm(130, generator=torch.Generator().manual_seed(0))
+    same(ops.average_map(*events, deltas), ops.average_map_ref(*events, deltas))
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_average_map_equals_the_official_evaluator(seed):
     """On its own arrays: (rows, classes) per half, labels 0 / 1 / -1, predictions -1 where none."""
@@ -339,6 +360,28 @@ def test_average_map_equals_the_official_evaluator(seed):
         _, any_, _, visible, _, unshown = official.average_mAP(targets, found, closest, 2,
                                                                deltas=np.array([delta_s]))
         same(ap[:, d], torch.tensor(np.array([any_, visible, unshown])))
+
+
+def test_thousands_of_halves(threads):
+    """Short and empty halves, from window scores to AP."""
+    gen = torch.Generator().manual_seed(0)
+    n_halves, tokens, n_classes = 3000, 4, 2
+    length = torch.randint(0, tokens + 2, (n_halves,), generator=gen)
+    half = torch.arange(n_halves)
+    windows = (random_scores(n_halves * tokens, n_classes, torch.float32, 0).reshape(-1, tokens, 2),
+               torch.randint(0, 3, (n_halves,), generator=gen), half, length)
+    merged = ops.merge_windows(*windows, 1)
+    same(merged, ops.merge_windows_ref(*windows, 1))
+    kept = ops.soft_nms(merged, length, 3)
+    same(kept, ops.soft_nms_ref(merged, length, 3))
+    same(ops.hard_nms(merged, length, 3), ops.hard_nms_ref(merged, length, 3))
+    found = ops.detections(kept, length)
+    for got, expected in zip(found, ops.detections_ref(kept, length), strict=True):
+        same(got, expected)
+    *place, score = found
+    labels = half, half % n_classes, length // 2, half % 3 > 0
+    events = *place, score.double(), *labels, n_halves, n_classes, torch.tensor([0, 2, 6])
+    same(ops.average_map(*events), ops.average_map_ref(*events))
 
 
 # ----- any input at all -------------------------------------------------------------------------
