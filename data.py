@@ -164,7 +164,7 @@ def of_length(halves, n_tokens, what):
     long = [half for half in halves if half.n_tokens >= n_tokens]
     if not long:
         raise DataError(f"no half is as long as {what} ({n_tokens} tokens; the longest has "
-                        f"{max(half.n_tokens for half in halves)}): choose a shorter --window")
+                        f"{max(half.n_tokens for half in halves)})")
     if len(long) < len(halves):
         print(f"data: {len(halves) - len(long)} of {len(halves)} halves are shorter than {what}: "
               "left out")

@@ -95,6 +95,8 @@ def command(main, args):
 
 def less_memory(args):
     """What to lower after an out-of-memory error, and to what."""
+    if not hasattr(args, "batch"):                        # evaluate.py, report.py
+        return "close other programs, or take fewer matches at a time"
     if not hasattr(args, "accumulate"):                   # infer.py
         return f"try --batch {max(1, args.batch // 2)}"
     own = args.batch // int(os.environ.get("WORLD_SIZE", 1))          # samples of one process

@@ -355,7 +355,7 @@ def test_compile_computes_the_same(stage, matches, tmp_path, launch):
     (dict(batch=1024, accumulate=1), "--accumulate 2 (512 at a time instead of 1024"),
     (dict(batch=12, accumulate=4), "--accumulate 6 (2 at a time instead of 3"),
     (dict(batch=8, accumulate=8), "one sample at a time does not fit: try a shorter --window"),
-    (dict(batch=256), "try --batch 128")])
+    (dict(batch=256), "try --batch 128"), (dict(), "take fewer matches at a time")])
 def test_out_of_memory_says_what_to_lower(flags, advice, capsys):
     """A real failure of the CPU's allocator: 4 PB."""
     with pytest.raises(SystemExit) as ended:
