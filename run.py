@@ -30,6 +30,13 @@ except ImportError:                   # welcome, never required
     SummaryWriter = None
 
 
+# MKL picks the kernel of each function at its first call; two threads that make that call at once
+# can get one of low precision, for that call alone (pytorch issue 188792: stage 2 then left its own
+# other runs by a rounding). A single element is a single thread.
+for function in (torch.exp, torch.log, torch.sqrt):
+    function(torch.ones(1))
+
+
 # ------------------------------------------------------------------ the command line
 class Parser(argparse.ArgumentParser):
     """--help shows the defaults; a mistake on the command line is one line and exit code 2."""
