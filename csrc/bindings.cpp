@@ -122,15 +122,18 @@ Tensor new_result(std::initializer_list<int64_t> sizes, ScalarType type) {
   return t;
 }
 
-// Runs work(i) for i in [0, n), on all threads; each takes the next item when it is done with one,
-// because halves differ in length.
+// Runs work(i) for i in [0, n), on all threads. Halves differ in length, so each thread takes the
+// next few when it is done with some; a few at a time, for neighbours in a fresh result share large
+// pages, and two threads that touch one at the same moment both clear it.
 template <typename Work>
 void for_each_item(int64_t n, const Work& work) {
   std::atomic<int64_t> next{0};
   const int64_t n_workers = std::min<int64_t>(n, torch::stable::get_num_threads());
+  const int64_t few = n_workers > 0 ? std::max<int64_t>(1, n / (8 * n_workers)) : 1;
   torch::stable::parallel_for(0, n_workers, 1, [&](int64_t begin, int64_t end) {
     for (int64_t worker = begin; worker < end; ++worker)
-      for (int64_t i; (i = next.fetch_add(1)) < n;) work(i);
+      for (int64_t first; (first = next.fetch_add(few)) < n;)
+        for (int64_t i = first; i < std::min(n, first + few); ++i) work(i);
   });
 }
 
