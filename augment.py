@@ -186,6 +186,7 @@ def blur_matrix(sigma, n, radius):
     """
     offset = torch.arange(-radius, radius + 1)
     weight = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)                 # (B, 2 radius + 1)
+    weight[weight < 1e-9] = 0         # no pixel sees it, and CPUs multiply denormal numbers slowly
     weight = weight / weight.sum(1, keepdim=True)
     source = (torch.arange(n)[:, None] + offset).abs()                        # reflected at 0 ...
     source = (n - 1) - ((n - 1) - source).abs()                               # ... and at n - 1
