@@ -124,6 +124,7 @@ def labelled(root, split, labels_root, classes):
                          minlength=len(classes))
     print(f"data: {len(events)} of {len(paths)} matches have labels: "
           + ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True)))
+    evaluate.tell_foreign([paths[match] for match in events], "annotations", classes)
     return [half for half in halves if half.match in events], events
 
 

@@ -858,6 +858,15 @@ def test_best_survives_a_resume(matches, tmp_path, monkeypatch):
     assert state["best"] == 0.5 and weights.load_checkpoint(tmp_path / "best.pt")["step"] == 2
 
 
+def test_labels_of_no_class_are_named(matches, tmp_path, capsys):
+    """A misspelt class must not look like a rare one."""
+    (tmp_path / "classes.txt").write_text("Goal\nFuol\nCorner")
+    run(3, matches, tmp_path / "run", "--classes", str(tmp_path / "classes.txt"), "--steps", "1")
+    printed = capsys.readouterr().out
+    assert "Goal 11, Fuol 0, Corner 10" in printed
+    assert "11 annotations are of no class and left out: 'Foul' (11)" in printed
+
+
 def test_the_cached_head_phase_sees_what_encoding_would_give(matches, tmp_path, monkeypatch):
     """--head-phase temporal: tokens from the cache, plain or mirrored, are those of the window's
     frames."""
