@@ -213,7 +213,8 @@ def main(args):
 
     log = run.Log(args.out, "stage 1", start, total, device, files, state and state["log"])
     stop = run.Stop()
-    for step, frames in enumerate(data.ahead(load, range(start, total)), start):
+    depth = 2 if device.type == "cuda" else 0             # no CPU core is idle: nothing to gain
+    for step, frames in enumerate(data.ahead(load, range(start, total), depth), start):
         # -- what this stage is about ----------------------------------
         for group in optimizer.param_groups:
             group["lr"] = lr_at(step, total, args)

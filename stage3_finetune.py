@@ -328,7 +328,8 @@ def main(args):
 
     log = run.Log(args.out, "stage 3", start, total, device, files, state and state["log"])
     stop = run.Stop()
-    for step, (frames, labels) in enumerate(data.ahead(load, range(start, total)), start):
+    depth = 2 if device.type == "cuda" else 0             # no CPU core is idle: nothing to gain
+    for step, (frames, labels) in enumerate(data.ahead(load, range(start, total), depth), start):
         # -- what this stage is about ----------------------------------
         head_only = step < head_steps
         if step == head_steps and head_steps:

@@ -8,8 +8,8 @@ Clips a second of each stage, part by part and all together; and what each trick
         --batches 1024 32 64 --window 64
 
 Parts: decoding JPEGs into uint8 on the host; the views of a batch, from there; the step, from views
-that lie on the device; and all of them together, read ahead as in the stages. They take turns, so
-that a slow minute of the machine hits all of them. A clip of stage 1 is counted once, though it is
+that lie on the device; and all of them together as in the stages, which read ahead for a GPU. A CPU
+has no idle core for that: both are shown. They take turns, so that a slow minute of the machine hits all of them. A clip of stage 1 is counted once, though it is
 seen as two views.
 
 Together is compared with the slowest part, and with what the device can do: views and step follow
@@ -105,9 +105,10 @@ def parts_of(stage, args, halves, bank):
         for _ in range(n):
             learn(x)
 
-    def together(turn, ahead=data.ahead):
-        """One step is not timed: then as many batches are at hand at the start as at the end."""
-        batches = ahead(load, range(turn * n, turn * n + n + 4))
+    def together(turn, depth=2 if args.device.type == "cuda" else 0):
+        """As the stages do. One step is not timed: then as many batches are at hand at the start as
+        at the end."""
+        batches = data.ahead(load, range(turn * n, turn * n + n + 4), depth)
 
         def one_step():
             batch = next(batches)
@@ -119,8 +120,8 @@ def parts_of(stage, args, halves, bank):
                 one_step()
         batches.close()
 
-    def one_after_another(turn):
-        together(turn, ahead=lambda load, steps: (load(step) for step in steps))
+    def the_other_way(turn):
+        together(turn, depth=0 if args.device.type == "cuda" else 2)
 
     for turn in range(args.turns + 1):
         for name, part in (("decode alone", decode), ("augmentation alone", augmentation),
@@ -128,10 +129,13 @@ def parts_of(stage, args, halves, bank):
             with clock:
                 part(turn)
             turns.setdefault(name, []).append(clock.seconds / n)
-        for name, part in (("all together", together), ("... not read ahead", one_after_another)):
+        for name, part in (("all together", together), (OTHER[args.device.type], the_other_way)):
             part(turn)
             turns.setdefault(name, []).append(clock.seconds / n)
     return {name: seconds[1:] for name, seconds in turns.items()}      # the first turn warms up
+
+
+OTHER = {"cuda": "... not read ahead", "cpu": "... read ahead"}
 
 
 def table(stage, args, turns):
