@@ -185,7 +185,7 @@ def main(args):
     if args.negatives == "queue":
         queue = F.normalize(torch.randn(args.queue, 256), dim=1).to(device)        # (M, 256)
     optimizer = torch.optim.AdamW(decay_groups(online, predictor, weight_decay=args.weight_decay),
-                                  fused=device.type == "cuda")
+                                  fused=True)
     if state:
         online.load_state_dict(state["online"])
         target.load_state_dict(state["target"])

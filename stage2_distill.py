@@ -390,7 +390,7 @@ def main(args):
     hidden = 2048 if cfg.model == "vivit_small" else 1024             # official heads; paper: 1024
     projector = Projector(cfg.width, hidden, hidden, features[0].shape[1]).to(device)
     groups = decay_groups(model.spatial, model.temporal, projector, weight_decay=args.weight_decay)
-    optimizer = torch.optim.AdamW(groups, fused=device.type == "cuda")
+    optimizer = torch.optim.AdamW(groups, fused=True)
     queue = None
     if args.bank == "queue":
         queue = F.normalize(torch.randn(65536, features[0].shape[1]), dim=1).to(bank.rows)

@@ -296,7 +296,7 @@ def main(args):
         if ranks > 1:
             student = DistributedDataParallel(student)
         return student, torch.optim.AdamW(decay_groups(*learning, weight_decay=args.weight_decay),
-                                          fused=device.type == "cuda")
+                                          fused=True)
 
     start, best = (state["step"], state["best"]) if state else (0, -1.0)
     if state:

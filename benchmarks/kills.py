@@ -2,7 +2,7 @@
 Each stage killed with SIGKILL at 20 random moments and resumed each time: does it end in the bits
 of a run that was never stopped?
 
-    python benchmarks/kills.py                    # 3 minutes on a loaded machine; the result is in kills.txt
+    python benchmarks/kills.py            # 3 minutes on a loaded machine; the result is kills.txt
 
 What tests/test_training.py does with 3 kills, with more of them and on the demo's renderer: matches
 of its own, `--save-every 1`, so that many kills hit the writing of a checkpoint. Compared are every

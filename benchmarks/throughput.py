@@ -9,8 +9,8 @@ Clips a second of each stage, part by part and all together; and what each trick
 
 Parts: decoding JPEGs into uint8 on the host; the views of a batch, from there; the step, from views
 that lie on the device; and all of them together as in the stages, which read ahead for a GPU. A CPU
-has no idle core for that: both are shown. They take turns, so that a slow minute of the machine hits all of them. A clip of stage 1 is counted once, though it is
-seen as two views.
+has no idle core for that: both are shown. They take turns, so that a slow minute of the machine
+hits all of them. A clip of stage 1 is counted once, though it is seen as two views.
 
 Together is compared with the slowest part, and with what the device can do: views and step follow
 each other on it, only decoding runs beside them. On a CPU decoding takes time from the other two as
