@@ -111,7 +111,10 @@ def trapezoid(values):
     """Area under equally spaced values over their span; one value is its own area."""
     if len(values) == 1:
         return values[0]
-    return sum((left + right) / 2 for left, right in itertools.pairwise(values)) / (len(values) - 1)
+    area = 0.0                        # not sum(): from Python 3.12 on that rounds in its own way
+    for left, right in itertools.pairwise(values):
+        area += (left + right) / 2
+    return area / (len(values) - 1)
 
 
 def average(ap, deltas):

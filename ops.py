@@ -282,8 +282,10 @@ def eleven_points(scores, hits, n_labels):
         recalls.append(n_hits / n_labels if n_labels else 0.0)
         precisions.append(n_hits / n_reached if n_reached else 0.0)
     curve = list(zip(recalls, precisions, strict=True))
-    return sum(max([p for r, p in curve if r >= level], default=0.0)
-               for level in np.arange(11) / 10) / 11
+    total = 0.0                       # not sum(): from Python 3.12 on that rounds in its own way
+    for level in np.arange(11) / 10:
+        total += max([p for r, p in curve if r >= level], default=0.0)
+    return total / 11
 
 
 # ----- shapes without data, for torch.compile and torch.export ----------------------------------
