@@ -31,6 +31,11 @@ from tqdm import tqdm
 import data
 from data import DataError, cv2
 
+# What FFmpeg and OpenCV print about a bad file is long and names nothing; ours is one line. FFmpeg
+# reads the variable when it is first used, and never again.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
 SUFFIXES = {".mkv", ".mp4", ".avi", ".mov", ".m4v", ".webm", ".ts", ".mts", ".m2ts", ".mpg",
             ".mpeg", ".wmv", ".flv"}
 EARLY_S = 1.0                   # a video may end this much before its header says
@@ -64,9 +69,6 @@ class Reader:
             raise DataError(f"{path}: is a folder, not a video")
         if not os.path.getsize(path):
             raise DataError(f"{path}: is empty (0 bytes); copy or download it again")
-        # FFmpeg's own complaints would stand between our lines. Read when the first file is opened.
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         self.rewind()
 
     def rewind(self):
