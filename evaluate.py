@@ -406,7 +406,7 @@ def run_score(args, classes, matches):
         print(f"No event in {args.labels} is of these classes; name others with --classes FILE.")
     tell_foreign(label_files.values(), "annotations", classes)
     tell_foreign([found[match] for match in label_files], "predictions", classes)
-    if args.only_predicted and missing:
+    if args.only_predicted and missing and matches is None:
         print(f"{len(missing)} of {len(missing) + len(labels)} labelled matches: no predictions, "
               "left out of every number.")
     if len(found) > len(labels):
@@ -424,7 +424,8 @@ def tell_foreign(files, key, classes):
     if names:
         common = [f"{name!r} ({n:,})" for name, n in collections.Counter(names).most_common(6)]
         more = f" and {len(set(names)) - 6} other names" if len(set(names)) > 6 else ""
-        print(f"{len(names):,} {key} are of no class and left out: {', '.join(common)}{more}")
+        print(f"warning: {len(names):,} {key} are of no class and left out: "
+              f"{', '.join(common)}{more}")
 
 
 def check_writable(path):

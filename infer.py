@@ -172,8 +172,10 @@ def find_halves(args):
     """The halves that `args` ask for; prints what they are."""
     if args.video:
         halves = video_halves(args.video, args.start, args.end)
-        print(f"data: {len({half.match for half in halves})} matches, {len(halves)} videos, "
-              f"{sum(half.n_tokens * half.token_s for half in halves) / 3600:.2f} h")
+        for match, group in itertools.groupby(halves, key=lambda half: half.match):
+            print(f"data: {match}: " + ", ".join(
+                f"half {half.number} {half.path} ({clock(half.n_tokens * half.token_s)})"
+                for half in group))
         return halves
     halves = data.find_halves(args.data)
     if args.split:
@@ -213,7 +215,8 @@ def video_clips(halves, batch, broken):
                     yield half, stack(frames)                                 # (b, 2, H, W, 3)
                     frames, n_clips = [], n_clips + batch
         except data.DataError as error:
-            broken.append(error)
+            broken.append(data.DataError(f"{error}; what came before is spotted"
+                                         if n_clips or frames else str(error)))
         if len(frames) >= data.CLIP_FRAMES:
             yield half, stack(frames)
         elif not n_clips:
@@ -487,7 +490,8 @@ def check_games(found, wanted, where):
         if matches:
             more = f" and {len(matches) - 3} more" if len(matches) > 3 else ""
             raise data.DataError(f"{where}: nothing is zipped, for {len(matches)} games are {what}:"
-                                 f" {'; '.join(matches[:3])}{more}")
+                                 f" {'; '.join(matches[:3])}{more}; a submission wants the games "
+                                 "of its --split, and an --out of its own")
 
 
 def write_zip(path, out, names):
@@ -518,6 +522,9 @@ def check_output(args, halves):
     except OSError as error:
         raise data.DataError(f"{out}: cannot be made a folder ({error.strerror}); "
                              "choose another --out") from None
+    again = {half.match for half in halves if (out / half.match / evaluate.PREDICTIONS).exists()}
+    if again:
+        print(f"{out}: results of {len(again)} of these matches are there and will be replaced")
     for path in [out / evaluate.PREDICTIONS, *filter(None, (args.json, args.zip))]:
         evaluate.check_writable(path)
     if not args.zip:
@@ -600,9 +607,10 @@ def main(args):
             sys.exit(130)
     if not done:
         raise broken[0] if broken else data.DataError("nothing to spot: no video of a second")
-    minutes = sum(half.n_tokens * half.token_s for half in halves) / 60
-    print(f"infer: {minutes:.1f} min of video in {time.time() - since:.1f} s; "
-          f"{out}/<match>/{evaluate.PREDICTIONS}")
+    where = out / (done[0] if len(done) == 1 else "<match>")
+    print(f"infer: {bar.n * halves[0].token_s / 60:.1f} min of video in {time.time() - since:.1f} "
+          f"s; {where}/{evaluate.PREDICTIONS}"
+          + (f", {where}/timeline_1.png" if args.show is not None else ""))
 
     # -- score, if there is a truth
     labels = labels_root(args)

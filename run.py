@@ -15,6 +15,7 @@ import shlex
 import signal
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -128,7 +129,8 @@ def join(device):
     if on_gpu:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+                            timeout=timedelta(hours=12))  # rank 0 validates, makes centroids alone
     if dist.get_rank():
         sys.stdout = open(os.devnull, "w")
     return dist.get_rank(), ranks, torch.device(device)
@@ -206,8 +208,9 @@ class Stop:
         for number, handler in self.before.items():
             signal.signal(number, handler)
         if self.signal:
-            flags = sys.argv[1:] + ["--resume"] * ("--resume" not in sys.argv)
-            print(f"{what}; saved. To go on: python {shlex.join([sys.argv[0], *flags])}")
+            line = shlex.join([*sys.argv, *["--resume"] * ("--resume" not in sys.argv)])
+            launcher = "torchrun ..." if "WORLD_SIZE" in os.environ else "python"
+            print(f"{what}; saved. To go on: {launcher} {line}")
             sys.exit(128 + self.signal)
 
 
@@ -223,6 +226,8 @@ def start(args, stage):
     if not args.resume:
         if path.exists():
             raise DataError(f"{path}: there is a run already; --resume it or choose another --out")
+        if path.parent.exists() and not path.parent.is_dir():
+            raise DataError(f"{path.parent}: is a file, not a folder; choose another --out")
         return None
     checkpoint = load_checkpoint(path)
     if checkpoint["stage"] != stage:

@@ -158,7 +158,7 @@ def lr_at(step, total, args):
 # ------------------------------------------------------------------ run
 def main(args):
     rank, ranks, device = run.join(args.device)           # under torchrun one of several processes
-    rows = run.passes(args, rank, ranks)                  # its samples of each batch, pass by pass
+    passes = run.passes(args, rank, ranks)                # its samples of each batch, pass by pass
     state = run.start(args, stage=1)                      # what to --resume from, or None
     bf16 = run.has_bf16(device) if args.bf16 is None else args.bf16
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
@@ -205,7 +205,7 @@ def main(args):
 
     # -- train
     def load(step):
-        picks = pick_clips(step, args, halves)[rows[0].start:rows[-1].stop]
+        picks = pick_clips(step, args, halves)[passes[0].start:passes[-1].stop]
         return reader.read(picks, data.CLIP_FRAMES)                   # (B / ranks, 2, H, W, 3)
 
     def files(step):
@@ -219,10 +219,10 @@ def main(args):
         for group in optimizer.param_groups:
             group["lr"] = lr_at(step, total, args)
         keys, losses = [], []
-        for own, part in zip(rows, frames.chunk(args.accumulate), strict=True):    # (b, 2, H, W, 3)
-            draw = augment.Draws(args.seed, step, args.batch, own)
-            torch.manual_seed((args.seed * 1_000_003 + step) * args.batch + own.start)   # drop path
-            student.require_backward_grad_sync = own is rows[-1]      # DDP averages after the last
+        for mine, part in zip(passes, frames.chunk(args.accumulate), strict=True):
+            draw = augment.Draws(args.seed, step, args.batch, mine)
+            torch.manual_seed((args.seed * 1_000_003 + step) * args.batch + mine.start)  # drop path
+            student.require_backward_grad_sync = mine is passes[-1]   # DDP averages after the last
             both = torch.cat(views(part, draw, cfg, args, device))    # (2b, 2, 3, S, S)
             with autocast:
                 z = student(both)                                     # (2b, 256)

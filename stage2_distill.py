@@ -65,7 +65,7 @@ def parse_args(argv=None):
     add("--temporal-depth", type=number(1), default=None,
         help="blocks; None = the model's (ViViT-T 6: paper's best)")
     add("--temporal-init", choices=["copy", "random"], default="copy",
-        help="copy: from the first spatial blocks (official code, ViViT); "
+        help="copy: from the first spatial blocks of --init (official code, ViViT); "
              "random: as the paper reads")
     add("--epochs", type=number(1), default=100)
     add("--steps", type=number(0), default=0,
@@ -200,6 +200,7 @@ class Bank:
 # Both c_i and the gradient of the last term, sum_k s1_ik P_k / tau, are *attention reads* of the
 # bank: its rows averaged with softmax weights. So the bank is streamed in chunks, and only sums
 # are kept.
+
 # Bank rows at a time: tokens x CHUNK is all that is ever stored. On a CPU that should stay in the
 # cache: with 8,192 rows the same takes a third longer (benchmarks/bank.py).
 CHUNK = 2048
@@ -232,7 +233,7 @@ def attend_shares(q, share, tau):
     """`attend` where each process holds another share of the bank: everyone's questions go to all,
     and their answers are added up, weighted as an online softmax does."""
     value, read = attend(run.gather(q), share, tau)                   # of all processes' q
-    weight = torch.exp(value - 1 / tau)                               # at most the rows of a share
+    weight = torch.exp(value - 1 / tau)               # 1 / tau is the largest logit: no overflow
     total, read = run.total(weight.clone()), run.total(weight[:, None] * read)
     mine = slice(run.rank() * len(q), (run.rank() + 1) * len(q))
     return total[mine].log() + 1 / tau, read[mine] / total[mine, None]
@@ -341,7 +342,7 @@ class Student(nn.Module):
 # ------------------------------------------------------------------ run
 def main(args):
     rank, ranks, device = run.join(args.device)           # under torchrun one of several processes
-    rows = run.passes(args, rank, ranks)                  # its samples of each batch, pass by pass
+    passes = run.passes(args, rank, ranks)                # its samples of each batch, pass by pass
     state = run.start(args, stage=2)                      # what to --resume from, or None
     bf16 = run.has_bf16(device) if args.bf16 is None else args.bf16
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
@@ -363,13 +364,16 @@ def main(args):
                                       args.features_name)             # (M, D_t)
         read_bank = attend
         if args.bank_rows == "share" and ranks > 1:
+            if len(halves) < ranks:
+                raise data.DataError(f"--bank-rows share deals out halves, and {ranks} processes "
+                                     f"are more than {len(halves)} halves; --bank-rows all")
             read_bank = attend_shares
             bank = Bank(features, halves, device, bank.rows.dtype, slice(rank, None, ranks))
     per_epoch = len(halves) * args.windows_per_half
-    if not args.steps and per_epoch < args.batch:
-        raise data.DataError(f"{args.data}: {per_epoch} windows an epoch are fewer than one "
-                             f"--batch of {args.batch}; raise --windows-per-half or give --steps")
-    total = args.steps or args.epochs * (per_epoch // args.batch)
+    total = args.steps or args.epochs * per_epoch // args.batch
+    if total < 1:
+        raise data.DataError(f"{args.data}: {per_epoch} windows an epoch make no step of --batch "
+                             f"{args.batch}; give more --epochs, or --steps")
     reader = data.FrameReader(args.workers, pin=device.type == "cuda")
 
     # -- network: both transformers and a projector into the teacher's space
@@ -382,7 +386,7 @@ def main(args):
     if before:
         load_parts(model, before, ["spatial."], args.init)
         print(f"init: {args.init}: {cfg.model}, the spatial encoder of stage {before['stage']}")
-    if args.temporal_init == "copy" and cfg.spatial == "vit":
+    if before and args.temporal_init == "copy" and cfg.spatial == "vit":
         model.copy_spatial_to_temporal()
     model = model.to(device)
     model.head.requires_grad_(False)                                  # stage 3's
@@ -412,7 +416,7 @@ def main(args):
 
     # -- train
     def load(step):
-        picks = pick_windows(step, args, halves)[rows[0].start:rows[-1].stop]
+        picks = pick_windows(step, args, halves)[passes[0].start:passes[-1].stop]
         frames = reader.read([(halves[h], first) for h, first in picks],
                              data.CLIP_FRAMES * args.window)          # (B / ranks, T, H, W, 3)
         p, i = bank.own(picks, args.window, args.align)               # (B / ranks, L, D_t)
@@ -429,12 +433,12 @@ def main(args):
         # -- what this stage is about ----------------------------------
         for group in optimizer.param_groups:
             group["lr"] = lr_at(step, total, args)
-        seen, losses = [], []
-        parts = zip(rows, *(x.chunk(args.accumulate) for x in batch), strict=True)
-        for own, frames, p, c in parts:
-            draw = augment.Draws(args.seed, step, args.batch, own)
-            torch.manual_seed((args.seed * 1_000_003 + step) * args.batch + own.start)   # drop path
-            student.require_backward_grad_sync = own is rows[-1]      # DDP averages after the last
+        queued, losses = [], []
+        parts = zip(passes, *(x.chunk(args.accumulate) for x in batch), strict=True)
+        for mine, frames, p, c in parts:
+            draw = augment.Draws(args.seed, step, args.batch, mine)
+            torch.manual_seed((args.seed * 1_000_003 + step) * args.batch + mine.start)  # drop path
+            student.require_backward_grad_sync = mine is passes[-1]   # DDP averages after the last
             p = p.to(device, non_blocking=True)                       # (b, L, D_t)
             c = c.to(device, non_blocking=True)                       # (b, L, D_t)
             x = view(frames, draw, cfg, args, device)                 # (b, T, 3, S, S)
@@ -450,15 +454,15 @@ def main(args):
                 loss = sce_loss_queue(z, p, queue.float(), args.lam, args.tau, args.tau_m)
             (loss / args.accumulate).backward()
             losses.append(loss.detach())
-            seen.append(p.flatten(0, 1))                              # (b L, D_t)
+            queued.append(p.flatten(0, 1))                             # (b L, D_t)
         norm = nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]],
                                         args.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if queue is not None:                                        # the oldest features make room
-            seen = run.gather(torch.cat(seen))                        # (B L, D_t), of all processes
-            place = torch.arange(step * len(seen), (step + 1) * len(seen), device=device)
-            queue[place % len(queue)] = seen.to(queue.dtype)
+            queued = run.gather(torch.cat(queued))                    # (B L, D_t), of all processes
+            place = torch.arange(step * len(queued), (step + 1) * len(queued), device=device)
+            queue[place % len(queue)] = queued.to(queue.dtype)
         # -- everything below is bookkeeping ---------------------------
         step = step + 1
         log.add(step, torch.stack(losses).mean(), norm, clips=args.batch * args.window)

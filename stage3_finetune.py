@@ -234,12 +234,17 @@ def validate(model, halves, events, reader, device, autocast):
 # ------------------------------------------------------------------ run
 def main(args):
     rank, ranks, device = run.join(args.device)           # under torchrun one of several processes
-    rows = run.passes(args, rank, ranks)                  # its samples of each batch, pass by pass
+    passes = run.passes(args, rank, ranks)                # its samples of each batch, pass by pass
     state = run.start(args, stage=3)                      # what to --resume from, or None
     bf16 = run.has_bf16(device) if args.bf16 is None else args.bf16
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
     # -- data
+    before = load_checkpoint(args.init) if args.init and not state else None
+    if before and before["stage"] > 1 and config_of(before).window_tokens != args.window:
+        n = config_of(before).window_tokens
+        raise data.DataError(f"{args.init}: was trained on windows of {n} tokens; give --window "
+                             f"{n}")
     classes = data.read_classes(args.classes)
     halves, events = labelled(args.data, args.split, args.labels or args.data, classes)
     halves = data.of_length(halves, args.window, "a window")
@@ -261,14 +266,9 @@ def main(args):
 
     # -- network: both transformers and the head
     torch.manual_seed(args.seed)
-    before = load_checkpoint(args.init) if args.init and not state else None
     cfg = (config_of(state) if state else
            with_changes(config_of(before) if before else args.model, window_tokens=args.window,
                         classes=classes))
-    if before and before["stage"] > 1 and config_of(before).window_tokens != args.window:
-        n = config_of(before).window_tokens
-        raise data.DataError(f"{args.init}: was trained on windows of {n} tokens; give --window "
-                             f"{n}")
     model = Comedian(cfg)
     if before:
         parts = ["spatial.", "temporal."][:before["stage"]]           # never a head: the classes
@@ -315,7 +315,7 @@ def main(args):
         tokens = [torch.stack(pair) for pair in zip(plain, mirrored, strict=True)]
 
     def load(step):
-        picks = pick_windows(step, args, n_frames)[rows[0].start:rows[-1].stop]
+        picks = pick_windows(step, args, n_frames)[passes[0].start:passes[-1].stop]
         if cached and step < head_steps:
             picks = [(h, first // data.CLIP_FRAMES * data.CLIP_FRAMES) for h, first in picks]
         y = np.stack([token_labels(truth[h], first, args.window) for h, first in picks])
@@ -339,11 +339,11 @@ def main(args):
                            lr_at(step - head_steps, total - head_steps, args.lr, args))
         student.train(not head_only)
         losses = []
-        for own, y in zip(rows, labels.chunk(args.accumulate), strict=True):       # (b, L, K)
-            part = frames[own.start - rows[0].start:own.stop - rows[0].start]
-            draw = augment.Draws(args.seed, step, args.batch, own)
-            torch.manual_seed((args.seed * 1_000_003 + step) * args.batch + own.start)   # drop path
-            student.require_backward_grad_sync = own is rows[-1]      # DDP averages after the last
+        for mine, y in zip(passes, labels.chunk(args.accumulate), strict=True):    # (b, L, K)
+            part = frames[mine.start - passes[0].start:mine.stop - passes[0].start]
+            draw = augment.Draws(args.seed, step, args.batch, mine)
+            torch.manual_seed((args.seed * 1_000_003 + step) * args.batch + mine.start)  # drop path
+            student.require_backward_grad_sync = mine is passes[-1]   # DDP averages after the last
             if head_only and cached:
                 x, keep = cached_view(part, tokens, args.window, draw), None       # (b, L, D)
             else:

@@ -119,7 +119,7 @@ def read_file(path):
             raise DataError(f"{path}: holds Python objects beside its weights, and those could run "
                             "any code; if you trust it, save its dict of tensors alone with torch, "
                             "and give that file") from None
-        raise DataError(f"{path}: not a checkpoint, or damaged ({type(error).__name__})") from None
+        raise DataError(f"{path}: not a checkpoint, or damaged") from None
 
 
 SAFETENSORS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16,
