@@ -422,7 +422,8 @@ def test_a_video_gives_the_scores_of_its_frames(film, checkpoint, tmp_path, caps
     """A larger one is shrunk to 398x224 first, as its frames on disk are: both go one way."""
     common = ["--checkpoint", checkpoint, "--batch", 5]
     infer_main("--video", film / "videos", "--out", tmp_path / "v", *common)
-    assert "data: 1 matches, 2 videos" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "data: league/game: half 1 " in printed and ", half 2 " in printed
     infer_main("--data", film / "frames", "--out", tmp_path / "f", *common)
     ours, frames = (np.load(tmp_path / out / "league/game/scores.npz") for out in "vf")
     assert set(ours) == set(frames) and ours["tokens_1"] == 26 and ours["tokens_2"] == 17
@@ -647,15 +648,24 @@ def test_a_submission_must_be_complete(split, checkpoint, tmp_path, monkeypatch)
 
     (out / "old").mkdir(parents=True)
     (out / "old" / evaluate.PREDICTIONS).write_text("{}")
-    refuses("out: nothing is zipped, for 1 games are not of this split: old$")
+    refuses("out: nothing is zipped, for 1 games are not of this split: old; .* an --out of its own")
     shutil.rmtree(out)
     shutil.rmtree(root / "test/league/2031/game one/2_224p")
     refuses("halves 1 and 2: nothing is zipped, for 1 games are missing: test/league/2031/game one")
     shutil.rmtree(root / "test/league/2031/game one")
     refuses("1 of the 2 games of test are not below it: league/2031/game one")
     assert not (tmp_path / "spots.zip").exists()
-    with pytest.raises(data.DataError, match="for 5 games are missing: a; b; c and 2 more$"):
+    with pytest.raises(data.DataError, match="for 5 games are missing: a; b; c and 2 more;"):
         infer.check_games([], list("abcde"), out)
+
+
+def test_replaced_results_are_announced(matches, checkpoint, tmp_path, capsys):
+    common = ["--data", matches, "--checkpoint", checkpoint, "--out", tmp_path]
+    infer_main(*common)
+    assert "replaced" not in capsys.readouterr().out
+    infer_main(*common)
+    assert f"{tmp_path}: results of 2 of these matches are there and will be replaced" in (
+        capsys.readouterr().out)
 
 
 def test_no_zip_is_left_half_written(split, checkpoint, tmp_path, monkeypatch):

@@ -285,6 +285,15 @@ def test_the_bank_is_every_feature_as_a_unit_vector(matches):
     assert i[0, 0] == len(features[0]) + 2 and i[1, 0] == len(features[0]) + len(features[1])
 
 
+def test_more_processes_than_halves_cannot_share(matches, tmp_path, monkeypatch):
+    """An empty share would answer with NaN."""
+    monkeypatch.setattr(run, "join", lambda device: (0, 5, torch.device("cpu")))
+    args = stage2.parse_args([*command_line(2, matches, tmp_path / "run", 2)[1:],
+                              "--batch", "5", "--bank-rows", "share"])
+    with pytest.raises(data.DataError, match="5 processes are more than 4 halves"):
+        stage2.main(args)
+
+
 def test_centroids_are_made_once_and_never_stale(matches, tmp_path, monkeypatch):
     bank = bank_of(matches)[0].rows
     expected = torch.cat(list(stage2.soft_centroids(bank, 0.07)))
