@@ -648,7 +648,7 @@ def test_a_submission_must_be_complete(split, checkpoint, tmp_path, monkeypatch)
 
     (out / "old").mkdir(parents=True)
     (out / "old" / evaluate.PREDICTIONS).write_text("{}")
-    refuses("out: nothing is zipped, for 1 games are not of this split: old; .* an --out of its own")
+    refuses("out: nothing is zipped, for 1 games are not of this split: old; .* --out of its own")
     shutil.rmtree(out)
     shutil.rmtree(root / "test/league/2031/game one/2_224p")
     refuses("halves 1 and 2: nothing is zipped, for 1 games are missing: test/league/2031/game one")
@@ -662,7 +662,7 @@ def test_a_submission_must_be_complete(split, checkpoint, tmp_path, monkeypatch)
 def test_replaced_results_are_announced(matches, checkpoint, tmp_path, capsys):
     common = ["--data", matches, "--checkpoint", checkpoint, "--out", tmp_path]
     infer_main(*common)
-    assert "replaced" not in capsys.readouterr().out
+    assert "will be replaced" not in capsys.readouterr().out
     infer_main(*common)
     assert f"{tmp_path}: results of 2 of these matches are there and will be replaced" in (
         capsys.readouterr().out)
