@@ -34,7 +34,7 @@ import model  # noqa: E402
 import weights  # noqa: E402
 from benchmarks.sweep import processor  # noqa: E402
 
-MODELS = ("vivit_micro", "vivit_tiny", "viswin_tiny")
+MODELS = ("vivit_micro", "vivit_tiny", "vivit_small", "viswin_tiny")
 FPS, BATCH = 25, 64
 
 
