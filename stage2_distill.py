@@ -454,7 +454,7 @@ def main(args):
                 loss = sce_loss_queue(z, p, queue.float(), args.lam, args.tau, args.tau_m)
             (loss / args.accumulate).backward()
             losses.append(loss.detach())
-            queued.append(p.flatten(0, 1))                             # (b L, D_t)
+            queued.append(p.flatten(0, 1))                            # (b L, D_t)
         norm = nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]],
                                         args.clip_grad)
         optimizer.step()
