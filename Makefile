@@ -2,7 +2,7 @@
 #
 #   make demo          the three stages on synthetic matches, then unseen matches: results in runs/demo-0
 #   make demo-scratch  the same without stages 1 and 2: results in runs/demo-scratch-0
-#   make test          every test (make quick: those under 2 minutes), make lint: ruff
+#   make test          every test (make quick: without the slowest dozen), make lint: ruff
 #   make sanitize      the kernels' tests under the address and undefined-behaviour sanitizers
 #   make clean-demo    forget runs/demo-0 and runs/demo-scratch-0, so that the next make demo trains anew
 SHELL  := /bin/bash

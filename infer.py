@@ -584,8 +584,7 @@ def spot_match(match, clips, networks, device, autocast, args, bar):
 
 def main(args):
     device = torch.device(args.device)
-    bf16 = (args.bf16 if args.bf16 is not None
-            else device.type == "cuda" and torch.cuda.is_bf16_supported())
+    bf16 = run.has_bf16(device) if args.bf16 is None else args.bf16
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     halves = find_halves(args)
     networks = load_networks(args.checkpoint, device, args.stride, args.ignore)

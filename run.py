@@ -79,15 +79,16 @@ def device_name(name):
     return name
 
 
-def command(main, args):
-    """main(args) for a person: what he can mend is one line and exit code 2, never a traceback."""
+def command(main, args, stopped="stopped before there was anything to save"):
+    """main(args) for a person: what he can mend is one line and exit code 2, never a traceback.
+    `stopped` is what to say after a Ctrl-C that main leaves alone."""
     # Memory-mapped features keep a file open each: SoccerNet has 1,100 halves, many systems allow
     # a process 1,024 files unless it asks for more.
     resource.setrlimit(resource.RLIMIT_NOFILE, [resource.getrlimit(resource.RLIMIT_NOFILE)[1]] * 2)
     try:
         main(args)
     except KeyboardInterrupt:
-        print("error: stopped before there was anything to save", file=sys.stderr)
+        print(f"error: {stopped}", file=sys.stderr)
         sys.exit(130)
     except (DataError, OSError) as error:                 # an OSError names its file, too
         print(f"error: {error}", file=sys.stderr)
@@ -334,7 +335,8 @@ class Log:
         files = self.files(step)
         listed, last = (self.path.with_name(name)
                         for name in (f"not_finite_step_{step}.txt", "last.pt"))
-        listed.write_text("\n".join(files) + "\n")
+        if self.rank == 0:
+            listed.write_text("\n".join(files) + "\n")
         return DataError(
             f"step {step}: the loss or its gradient is not finite. Its batch begins with "
             f"{files[0]} (all {len(files)} in {listed}); "

@@ -19,7 +19,6 @@ import itertools
 import math
 import os
 import re
-import sys
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +28,7 @@ import torch
 from tqdm import tqdm
 
 import data
+import run
 import synthetic
 import video
 from data import DataError
@@ -266,9 +266,8 @@ def features(args):
     todo = [half for half in halves if not paths[half].exists()]
     if len(todo) < len(halves):
         print(f"features: {len(halves) - len(todo)} of {len(halves)} halves are there already")
-    bf16 = (args.bf16 if args.bf16 is not None
-            else torch.device(args.device).type == "cuda" and torch.cuda.is_bf16_supported())
     device = torch.device(args.device)
+    bf16 = run.has_bf16(device) if args.bf16 is None else args.bf16
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     encoded = infer.encode_halves(model, todo, data.FrameReader(args.workers), device, autocast,
                                   args.batch)
@@ -283,10 +282,9 @@ def features(args):
 
 # ------------------------------------------------------------------ command line
 def parse_args(argv=None):
-    p = argparse.ArgumentParser(description="Makes once what the stages read.")
+    p = run.Parser("Makes once what the stages read.")
     commands = p.add_subparsers(dest="command", required=True)
-    s = commands.add_parser("synthetic", help="render small matches, labels, teacher features",
-                            formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    s = commands.add_parser("synthetic", help="render small matches, labels, teacher features")
     s.add_argument("--out", required=True, help="folder to make")
     s.add_argument("--train", type=int, default=75, help="matches to train on, two halves each")
     s.add_argument("--labelled", type=int, default=10, help="how many of these get labels")
@@ -297,8 +295,7 @@ def parse_args(argv=None):
     s.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes side by side")
     s.set_defaults(run=synthetic.render)
 
-    s = commands.add_parser("frames", help="frames of a tree of videos, for all stages",
-                            formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    s = commands.add_parser("frames", help="frames of a tree of videos, for all stages")
     s.add_argument("--videos", required=True,
                    help="folder with <match>/1_224p.mkv and 2_224p.mkv, or any other videos")
     s.add_argument("--out", required=True, help="root to write <match>/1_224p/00000001.jpg below")
@@ -309,8 +306,7 @@ def parse_args(argv=None):
     s.add_argument("--jobs", type=number(1), default=os.cpu_count(), help="halves side by side")
     s.set_defaults(run=video.extract)
 
-    s = commands.add_parser("pca", help="reduce features to their main directions",
-                            formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    s = commands.add_parser("pca", help="reduce features to their main directions")
     s.add_argument("--features", required=True, help="root of <match>/<half>_<name>.npy")
     s.add_argument("--name", default="baidu_soccer_embeddings", help="of the features to reduce")
     s.add_argument("--out-name", help="of the reduced; default: pca_<width>_std_<name>, "
@@ -327,8 +323,7 @@ def parse_args(argv=None):
                    help="where the covariance is summed")
     s.set_defaults(run=pca)
 
-    s = commands.add_parser("features", help="a network's tokens as teacher features",
-                            formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    s = commands.add_parser("features", help="a network's tokens as teacher features")
     s.add_argument("--data", required=True, help="folder with frames, any layout data.py knows")
     s.add_argument("--checkpoint", required=True,
                    help="of stage 1 (spatial tokens), 2 or 3 (with context), or public weights")
@@ -348,12 +343,5 @@ def parse_args(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        args = parse_args()
-        args.run(args)
-    except (DataError, OSError) as error:                  # OSError: disk full, folder not ours
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("error: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    args = parse_args()
+    run.command(args.run, args, stopped="stopped; the same command goes on from here")

@@ -15,7 +15,7 @@
 // taken at the 200 thresholds i * (1 / 199), score >= threshold; AP is the mean over recall levels
 // 0, 0.1 .. 1 of the best precision at that recall or more. Same result as ops.average_map_ref.
 // Cost O(P + G c D), c predictions within the widest delta of a label, when events come by half,
-// class and frame; otherwise they are first sorted, in one pass plus a small sort per class and half.
+// class and frame; otherwise they are first sorted, in a pass and a small sort per class and half.
 // All tallies are integers, so splitting the halves over threads changes nothing.
 #include "kernels.h"
 
