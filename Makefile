@@ -67,11 +67,11 @@ demo: $(RUNS)/test/metrics.json $(RUNS)/curves.png $(RUNS)/timeline.png
 	@echo "scores, truth  $(RUNS)/timeline.png"
 	@echo "loss curves    $(RUNS)/curves.png"
 	@echo "every number   $(RUNS)/test/metrics.json"
-	@echo "the table      $(PY) evaluate.py --predictions $(RUNS)/test --labels $(DEMO)/test --classes $(DEMO)/classes.txt"
+	@echo "the table      $(PY) -m comedian.evaluate --predictions $(RUNS)/test --labels $(DEMO)/test --classes $(DEMO)/classes.txt"
 	@echo "train anew     make clean-demo demo"
 
-$(DEMO)/synthetic.json: stage0_prepare.py synthetic.py | $(VENV)/.run
-	$(PY) stage0_prepare.py synthetic --out $(DEMO) --seed $(SEED)
+$(DEMO)/synthetic.json: comedian/prepare.py comedian/synthetic.py | $(VENV)/.run
+	$(PY) -m comedian.prepare synthetic --out $(DEMO) --seed $(SEED)
 
 # Stage 1 tells clips of few halves apart: kit and pitch are then no help, play is (ours, --halves-per-batch).
 $(RUNS)/stage1/last.pt: $(DEMO)/synthetic.json | $(VENV)/.kernels
@@ -92,10 +92,10 @@ $(RUNS)/test/metrics.json: $(RUNS)/stage3/last.pt
 	$(PY) infer.py --data $(DEMO)/test --checkpoint $< --out $(RUNS)/test --chance --json $@
 
 $(RUNS)/curves.png: $(RUNS)/stage3/last.pt
-	$(PY) report.py curves $(RUNS)/stage[123] --out $@
+	$(PY) -m comedian.report curves $(RUNS)/stage[123] --out $@
 
 $(RUNS)/timeline.png: $(RUNS)/test/metrics.json
-	$(PY) report.py timeline $(RUNS)/test --labels $(DEMO)/test --out $@
+	$(PY) -m comedian.report timeline $(RUNS)/test --labels $(DEMO)/test --out $@
 
 # As many fine-tuning steps, all of them through the whole network, from random weights.
 demo-scratch: RUNS := runs/demo-scratch-$(SEED)

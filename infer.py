@@ -42,15 +42,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import augment
-import data
-import evaluate
-import ops
-import run
-import video
+from comedian import augment, evaluate, ops, run, video
+from comedian import frames as data
+from comedian.public_weights import config_of, load_checkpoint, load_parts
+from comedian.run import device_name, number
 from model import Comedian
-from run import device_name, number
-from weights import config_of, load_checkpoint, load_parts
 
 FRAME_SIZE = (398, 224)               # width, height of SoccerNet's frames, as stage0_prepare.py's
 SHOW = 0.3                            # ours: on the demo as many rows as events, 3 of 4 right
@@ -572,7 +568,7 @@ def spot_match(match, clips, networks, device, autocast, args, bar):
                             args.start)
     data.write_predictions(out / evaluate.PREDICTIONS, match, spotted, classes)
     if screen:
-        import report  # noqa: I001  (here, as it brings matplotlib)
+        from comedian import report  # noqa: I001  (here, as it brings matplotlib)
         root = labels_root(args)
         truth = root and Path(root, match, evaluate.LABELS)
         events = data.read_labels(truth, classes) if truth and truth.exists() else None

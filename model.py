@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data import CLIP_FRAMES, SOCCERNET_CLASSES
+from comedian.frames import CLIP_FRAMES, SOCCERNET_CLASSES
 
 LN_EPS = 1e-6                         # everywhere, Swin included (timm's own Swin has 1e-5)
 

@@ -1,5 +1,5 @@
 """
-Builds the kernels: csrc/*.cpp -> comedian_C, next to ops.py.
+Builds the kernels: csrc/*.cpp -> comedian_C, at the top of this folder.
 
     pip install --no-build-isolation -e .     # into this environment, or, installing nothing:
     python setup.py build_ext --inplace
@@ -37,7 +37,7 @@ if not shutil.which(compiler.split()[0]):
 # setuptools wants paths relative to this file, and is called from this folder by pip.
 os.chdir(Path(__file__).resolve().parent)
 sources = sorted(str(f) for f in Path("csrc").glob("*.cpp") if f.name != "fuzz_main.cpp")
-# ops.py computes the same hash at import and refuses a build that is older than its sources.
+# comedian/ops.py computes the same hash at import and refuses a build older than its sources.
 hashed = sorted(f for f in Path("csrc").iterdir() if f.suffix in (".cpp", ".h"))
 source_hash = hashlib.sha256(b"".join(f.read_bytes() for f in hashed)).hexdigest()
 
@@ -59,6 +59,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     install_requires=["torch>=2.11", "numpy"],
-    py_modules=["ops"],
+    packages=["comedian"],
+    package_data={"comedian": ["splits/*"]},
     ext_modules=[kernels],
     cmdclass={"build_ext": BuildExtension})

@@ -27,12 +27,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-import augment
-import data
-import run
+from comedian import augment, run
+from comedian import frames as data
+from comedian.public_weights import config_of, save_checkpoint
+from comedian.run import device_name, number
 from model import MODELS, Projector, decay_groups, spatial_encoder, with_changes
-from run import device_name, number
-from weights import config_of, save_checkpoint
 
 
 # ------------------------------------------------------------------ options

@@ -35,12 +35,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-import augment
-import data
-import run
+from comedian import augment, run
+from comedian import frames as data
+from comedian.public_weights import config_of, load_checkpoint, load_parts, save_checkpoint
+from comedian.run import device_name, number
 from model import MODELS, Comedian, Projector, decay_groups, random_keep, with_changes
-from run import device_name, number
-from weights import config_of, load_checkpoint, load_parts, save_checkpoint
 
 
 # ------------------------------------------------------------------ options

@@ -31,14 +31,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-import augment
-import data
-import evaluate
 import infer
-import run
+from comedian import augment, evaluate, run
+from comedian import frames as data
+from comedian.public_weights import config_of, load_checkpoint, load_parts, save_checkpoint
+from comedian.run import device_name, number
 from model import MODELS, Comedian, decay_groups, random_keep, with_changes
-from run import device_name, number
-from weights import config_of, load_checkpoint, load_parts, save_checkpoint
 
 
 # ------------------------------------------------------------------ options

@@ -31,8 +31,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import infer  # noqa: E402
 import model  # noqa: E402
-import weights  # noqa: E402
 from benchmarks.sweep import processor  # noqa: E402
+from comedian import public_weights as weights  # noqa: E402
 
 MODELS = ("vivit_micro", "vivit_tiny", "vivit_small", "viswin_tiny")
 FPS, BATCH = 25, 64

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import ops  # noqa: E402
+from comedian import ops  # noqa: E402
 
 try:
     from numba import njit

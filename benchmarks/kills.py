@@ -45,7 +45,7 @@ def main():
           f"torch {training.torch.__version__}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder, "data")
-        subprocess.run([sys.executable, ROOT / "stage0_prepare.py", "synthetic", "--out", made,
+        subprocess.run([sys.executable, "-m", "comedian.prepare", "synthetic", "--out", made,
                         "--train", "2", "--labelled", "2", "--test", "0", "--seconds", "60",
                         "--jobs", "1"], check=True, capture_output=True)
         matches = made / "train"

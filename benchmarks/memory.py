@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import steps  # noqa: E402
 
-import augment  # noqa: E402
+from comedian import augment  # noqa: E402
 from model import MODELS  # noqa: E402
 
 GPUS_GB, CONTEXT_GB, GAPS = (8, 24, 80), 0.6, 0.1

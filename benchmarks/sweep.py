@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import data  # noqa: E402
-import evaluate  # noqa: E402
+from comedian import evaluate  # noqa: E402
+from comedian import frames as data  # noqa: E402
 
 # Events per class in SoccerNet-v2's test split, in the order of data.SOCCERNET_CLASSES.
 TEST_EVENTS = np.array([41, 514, 337, 579, 416, 1175, 1058, 1631, 6460, 3809, 2414, 2283, 382, 999,

@@ -31,9 +31,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import steps  # noqa: E402
 
-import augment  # noqa: E402
-import data  # noqa: E402
 import stage2_distill as stage2  # noqa: E402
+from comedian import augment  # noqa: E402
+from comedian import frames as data  # noqa: E402
 from model import MODELS  # noqa: E402
 
 

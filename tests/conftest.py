@@ -1,9 +1,14 @@
 """Two tiny matches in SoccerNet's layout, for the tests that run whole stages."""
 import json
+import os
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+
+# Processes that a test starts find the scripts and comedian/ from any folder.
+os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
 
 CLASSES = ("Goal", "Foul", "Corner")
 N_FRAMES = {("one", 1): 61, ("one", 2): 40, ("two", 1): 52, ("two", 2): 47}    # odd, and odd tokens

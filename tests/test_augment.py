@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import augment
+from comedian import augment
 
 CPU = torch.device("cpu")
 

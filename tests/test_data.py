@@ -17,8 +17,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import data
-from data import DataError, Half
+from comedian import frames as data
+from comedian.frames import DataError, Half
 
 
 def make_half(folder, names, size=(8, 6)):

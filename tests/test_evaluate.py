@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-import data
-import evaluate
-import ops
+from comedian import evaluate, ops
+from comedian import frames as data
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = sorted((ROOT / "tests/fixtures/metric_cases").glob("*.json"))
@@ -234,7 +233,7 @@ def test_where_nothing_can_be_written_is_said_first(tmp_path, capsys, monkeypatc
     (["--labels", "{tmp}", "--predicted", "x"], "error: unrecognized arguments: --predicted")
 ])
 def test_mistake_on_the_command_line_is_one_line_and_exit_2(arguments, message, tmp_path):
-    done = subprocess.run([sys.executable, ROOT / "evaluate.py",
+    done = subprocess.run([sys.executable, "-m", "comedian.evaluate",
                            *(argument.format(tmp=tmp_path) for argument in arguments)],
                           capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""

@@ -28,15 +28,11 @@ import torch
 from conftest import N_FRAMES
 from torch import nn
 
-import augment
-import data
-import evaluate
 import infer
-import ops
-import report
-import video
+from comedian import augment, evaluate, ops, report, video
+from comedian import frames as data
+from comedian.public_weights import save_checkpoint
 from model import Comedian, with_changes
-from weights import save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")

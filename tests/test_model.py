@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import augment
+from comedian import augment
 from model import (
     CLIP_FRAMES,
     MODELS,

@@ -9,6 +9,7 @@ What these tests prove about ops.py and csrc/:
 """
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import ops
+from comedian import ops
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = Path(__file__).resolve().parent / "fixtures"
@@ -522,16 +523,18 @@ def broken_extension(folder):
 def test_a_bad_build_says_what_to_do(tmp_path, spoil, message):
     """As a user meets it: ops.py, csrc/ and the extension in a folder of their own."""
     import comedian_C
-    shutil.copy(ROOT / "ops.py", tmp_path)
+    (tmp_path / "comedian").mkdir()
+    for name in ("__init__.py", "ops.py"):
+        shutil.copy(ROOT / "comedian" / name, tmp_path / "comedian")
     shutil.copy(comedian_C.__file__, tmp_path)
     shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
     spoil(tmp_path)
     # An editable install of the project must not stand in for what is missing here.
     script = ("import sys; "
               "sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in str(f)]; "
-              f"sys.path.insert(0, {str(tmp_path)!r}); import ops")
+              f"sys.path.insert(0, {str(tmp_path)!r}); from comedian import ops")
     run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True,
-                         text=True)
+                         text=True, env={**os.environ, "PYTHONPATH": ""})
     assert run.returncode != 0
     last_line = run.stderr.strip().splitlines()[-1]
     assert message in last_line and "python setup.py build_ext --inplace" in last_line

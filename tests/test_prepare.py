@@ -24,15 +24,14 @@ import numpy as np
 import pytest
 import torch
 
-import augment
-import data
-import stage0_prepare
 import stage2_distill
-import synthetic
-from data import DEFAULT_FPS
+from comedian import augment, synthetic
+from comedian import frames as data
+from comedian import prepare as stage0_prepare
+from comedian.frames import DEFAULT_FPS
+from comedian.public_weights import load_checkpoint, save_checkpoint
+from comedian.synthetic import REFEREE, REPLAY, WIDE, Painter, Script, on_screen
 from model import Comedian, with_changes
-from synthetic import REFEREE, REPLAY, WIDE, Painter, Script, on_screen
-from weights import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = dict(train=2, labelled=1, test=1, seconds=60, size=32, seed=0, jobs=2)
@@ -187,7 +186,7 @@ def test_flags_are_checked_before_anything_is_written(tmp_path, flags, message):
 
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
     (tmp_path / "file").write_text("")
-    command = [sys.executable, ROOT / "stage0_prepare.py", "synthetic", "--out"]
+    command = [sys.executable, "-m", "comedian.prepare", "synthetic", "--out"]
     for out, word in ((tmp_path / "file", "--out"), (tmp_path / "file" / "below", "below")):
         done = subprocess.run([*command, out], capture_output=True, text=True)
         assert done.returncode == 2
@@ -617,7 +616,7 @@ def test_stage_2_learns_from_these_features(matches, tmp_path, capsys):
     (["features", "--out-name", "own", "--checkpoint", "x", "--split", "train"],
      "300 of the 300 games of train are not below it")])
 def test_features_refuses(matches, options, message):
-    done = subprocess.run([sys.executable, ROOT / "stage0_prepare.py", *options,
+    done = subprocess.run([sys.executable, "-m", "comedian.prepare", *options,
                            "--data", matches], capture_output=True, text=True)
     line, = done.stderr.splitlines()
     assert done.returncode == 2 and line.startswith("error: ") and message in line

@@ -2,6 +2,7 @@
 What these tests prove about the README: its file map is complete, every flag that its commands name
 exists, its five lines for the kernels run, and the set-up it describes is the one that make does.
 """
+import itertools
 import re
 from pathlib import Path
 
@@ -10,14 +11,16 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SCRIPTS = sorted(path.name for path in ROOT.glob("*.py")
-                 if "argparse" in path.read_text(encoding="utf-8"))
+SCRIPTS = sorted(path.relative_to(ROOT).as_posix()
+                 for path in [*ROOT.glob("*.py"), *ROOT.glob("comedian/*.py")]
+                 if "add_argument" in path.read_text(encoding="utf-8"))
 
 
 def test_file_map_is_complete():
     section = README.split("## Reading order")[1].split("\n## ")[0]
     named = set(re.findall(r"`([\w./]+)`", section))
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/*.h")]:
+    code = ("*.py", "comedian/[!_]*.py", "csrc/*.cpp", "csrc/*.h")
+    for path in itertools.chain.from_iterable(map(ROOT.glob, code)):
         name = path.relative_to(ROOT).as_posix()
         assert name in named or f"{path.parent.name}/" in named, f"{name} is not in the file map"
     for name in named:
@@ -28,7 +31,8 @@ def test_file_map_is_complete():
 def test_commands_name_real_flags(script):
     """Every `--flag` on a README line that calls `script` is one of its options."""
     source = (ROOT / script).read_text(encoding="utf-8")
-    for line in re.findall(rf"python {script}([^`\n]*)", README):
+    called = script if "/" not in script else "-m " + script[:-3].replace("/", ".")
+    for line in re.findall(rf"python {called}([^`\n]*)", README):
         for flag in re.findall(r"(--[a-z][\w-]*)", line.split("#")[0]):
             assert f'"{flag}"' in source, f"README calls {script} with {flag}"
 

@@ -15,11 +15,10 @@ import pytest
 import torch
 from matplotlib.colors import to_rgba
 
-import data
-import evaluate
 import infer
-import report
-from run import Log
+from comedian import evaluate, report
+from comedian import frames as data
+from comedian.run import Log
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("Goal", "Foul", "Corner", "Kick-off")
@@ -279,7 +278,7 @@ def test_refuses(tmp_path, spotted):
 
 @pytest.mark.slow                         # another process: a second or two of imports
 def test_a_mistake_is_one_line_and_code_2(tmp_path):
-    done = subprocess.run([sys.executable, "report.py", "curves", str(tmp_path)], cwd=ROOT,
+    done = subprocess.run([sys.executable, "-m", "comedian.report", "curves", str(tmp_path)],
                           capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

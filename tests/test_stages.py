@@ -21,17 +21,16 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import augment
-import data
-import evaluate
 import infer
 import model
 import stage1_spatial as stage1
 import stage2_distill as stage2
 import stage3_finetune as stage3
-import weights
-from data import DataError, Half
-from run import check_same_run
+from comedian import augment, evaluate
+from comedian import frames as data
+from comedian import public_weights as weights
+from comedian.frames import DataError, Half
+from comedian.run import check_same_run
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -28,10 +28,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import data
-import run
 import stage2_distill as stage2
-import weights
+from comedian import frames as data
+from comedian import public_weights as weights
+from comedian import run
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {1: "stage1_spatial", 2: "stage2_distill", 3: "stage3_finetune"}

@@ -1,5 +1,5 @@
 """
-What these tests prove about video.py and `stage0_prepare.py frames`:
+What these tests prove about video.py and `python -m comedian.prepare frames`:
   1. frame n is the one that `ffmpeg -vf fps=2` puts there: by its rule, written down once more
      here, and by ffmpeg itself where it is installed
   2. a stretch of a video, gaps, sizes, names; nothing is converted that is not asked for
@@ -23,11 +23,10 @@ import numpy as np
 import pytest
 import torch
 
-import data
-import evaluate
 import infer
-import video
-from data import DataError
+from comedian import evaluate, video
+from comedian import frames as data
+from comedian.frames import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")
@@ -457,7 +456,7 @@ def test_two_videos_for_one_folder_are_refused(tmp_path):
 
 def test_the_command(library):
     (library / "videos/empty.mp4").touch()
-    command = [sys.executable, ROOT / "stage0_prepare.py", "frames", "--videos", library / "videos",
+    command = [sys.executable, "-m", "comedian.prepare", "frames", "--videos", library / "videos",
                "--out", library / "frames", "--size", "104", "32", "--jobs", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "24 new frames" in done.stdout

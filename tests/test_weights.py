@@ -20,13 +20,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_model import CASES, WEIGHTS, fill, fixture_frames, key_list
 
-import augment
-import data
 import infer
 import stage2_distill
 import stage3_finetune
+from comedian import augment
+from comedian import frames as data
+from comedian.public_weights import (
+    config_of,
+    convert,
+    load_checkpoint,
+    load_parts,
+    save_checkpoint,
+    trained_parts,
+)
 from model import MODELS, Comedian, with_changes
-from weights import config_of, convert, load_checkpoint, load_parts, save_checkpoint, trained_parts
 
 
 # ------------------------------------------------------------------ 1. this project's checkpoints

@@ -1,9 +1,9 @@
 r"""
 Pictures of a run: how the losses fell, and what was spotted in a half beside what happened there.
 
-    python report.py curves runs/demo-0/stage1 runs/demo-0/stage2 runs/demo-0/stage3 \
+    python -m comedian.report curves runs/demo-0/stage1 runs/demo-0/stage2 runs/demo-0/stage3 \
                      --out curves.png
-    python report.py timeline runs/demo-0/test --labels data/demo-0/test --out timeline.png
+    python -m comedian.report timeline runs/demo-0/test --labels data/demo-0/test --out timeline.png
 
 Reads   curves: the log.txt that every stage writes to its folder
         timeline: scores.npz and results_spotting.json of one match, as infer.py wrote them, and
@@ -23,10 +23,8 @@ import numpy as np
 from matplotlib.figure import Figure  # no pyplot: no window, no figure left open
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-import data
-import evaluate
-import ops
-import run
+from comedian import evaluate, ops, run
+from comedian import frames as data
 
 WIDTH_IN, DPI = 10, 120                         # 1200 pixels; 9 points are then 15 pixels
 CURVE, SPOTTED, TRUTH, FAINT = "#7c9cbf", "#c8553d", "#222222", "#8a8a8a"

@@ -24,7 +24,7 @@ import torch
 
 # ----- the compiled extension -------------------------------------------------------------------
 BUILD = "python setup.py build_ext --inplace   (or: pip install --no-build-isolation -e .)"
-CSRC = Path(__file__).resolve().parent / "csrc"
+CSRC = Path(__file__).resolve().parent.parent / "csrc"
 
 # Importing it registers torch.ops.comedian.
 try:

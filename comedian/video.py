@@ -2,7 +2,7 @@
 A video file -> its frames at a fixed rate, by time stamp; and a tree of videos -> frames on disk.
 
     for frame in video.sample("match.mkv", fps=2.0, size=(398, 224)):    # (224, 398, 3) uint8, RGB
-    video.extract(...)                                # `python stage0_prepare.py frames`
+    video.extract(...)                                # `python -m comedian.prepare frames`
 
 Frame n is the one that `ffmpeg -vf fps=2` writes at place n. Its filter rounds every time stamp to
 the nearest place, and the last frame to arrive at a place stays there: frame n is the last one
@@ -28,8 +28,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-import data
-from data import DataError, cv2
+from comedian import frames as data
+from comedian.frames import DataError, cv2
 
 # What FFmpeg and OpenCV print about a bad file is long and names nothing; ours is one line. FFmpeg
 # reads the variable when it is first used, and never again.
@@ -383,7 +383,7 @@ def write_half(job, tell):
 
 
 def extract(args):
-    """`stage0_prepare.py frames`: every video below args.videos, args.jobs at a time.
+    """`python -m comedian.prepare frames`: every video below args.videos, args.jobs at a time.
 
     In threads, one per half: decoding and compressing happen in OpenCV, which frees Python's lock.
     Raises DataError at the end if some could not be read, and at once if nothing can be written.

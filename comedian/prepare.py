@@ -1,11 +1,11 @@
 """
 Stage 0: everything that is made once and then kept on disk.
 
-    python stage0_prepare.py synthetic --out data/demo              # what `make demo` trains on
-    python stage0_prepare.py synthetic --out few --train 4 --labelled 2 --test 1       # seconds
-    python stage0_prepare.py frames --videos soccernet/ --out frames/
-    python stage0_prepare.py pca --features soccernet/ --split train       # Baidu's: 8,576 to 512
-    python stage0_prepare.py features --data frames/ --checkpoint runs/stage3/best.pt --out-name own
+    python -m comedian.prepare synthetic --out data/demo              # what `make demo` trains on
+    python -m comedian.prepare synthetic --out few --train 4 --labelled 2 --test 1       # seconds
+    python -m comedian.prepare frames --videos soccernet/ --out frames/
+    python -m comedian.prepare pca --features soccernet/ --split train       # Baidu's: 8,576 to 512
+    python -m comedian.prepare features --data frames/ --checkpoint best.pt --out-name own
 
 `synthetic` renders small football matches with labels and teacher features: synthetic.py.
 `frames` turns every video into a folder of JPEGs, two per second: video.py.
@@ -27,14 +27,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import data
-import run
-import synthetic
-import video
-from data import DataError
+from comedian import frames as data
+from comedian import run, synthetic, video
+from comedian.frames import DataError
+from comedian.public_weights import config_of, load_checkpoint, load_parts, trained_parts
+from comedian.run import device_name, number
 from model import Comedian
-from run import device_name, number
-from weights import config_of, load_checkpoint, load_parts, trained_parts
 
 # ------------------------------------------------------------------ pca: wide features to narrow
 # All rows of all halves are read once, and only their mean and covariance are kept, in float64:

@@ -2,9 +2,9 @@
 Scores spotted actions against the truth: SoccerNet's Average-mAP, to the official evaluator's last
 digit. And searches the post-processing that lies between window scores and detections. No network.
 
-    python evaluate.py --predictions runs/test --labels data/test              # the table
-    python evaluate.py --predictions spots.zip --labels data/test --chance --json metrics.json
-    python evaluate.py --sweep --scores runs/valid --labels data/valid --plot sweep.png
+    python -m comedian.evaluate --predictions runs/test --labels data/test              # the table
+    python -m comedian.evaluate --predictions spots.zip --labels data/test --chance --json all.json
+    python -m comedian.evaluate --sweep --scores runs/valid --labels data/valid --plot sweep.png
 
 Reads   Labels-v2.json and results_spotting.json, one of each per match, below a folder or in a zip;
         with --sweep the scores.npz that infer.py leaves per match. Of several networks (an
@@ -34,11 +34,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import data
-import run
+from comedian import frames as data
+from comedian import run
 
 try:
-    import ops
+    from comedian import ops
 except ImportError as error:          # kernels not built, or for another torch: it says what to run
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import CLIP_FRAMES, DataError
+from comedian.frames import CLIP_FRAMES, DataError
 from model import MODELS, Comedian, Config, with_changes
 
 

@@ -1,6 +1,6 @@
 """
 Small synthetic football matches, so that the whole pipeline can be watched without a video
-(`python stage0_prepare.py synthetic`). Same flags, same bytes, whatever the number of processes.
+(`python -m comedian.prepare synthetic`). Same flags, same bytes, whatever the number of processes.
 In SoccerNet's own layout it
 
 writes  <out>/{train,test}/<league>/<season>/<match>/
@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data import DEFAULT_FPS, SOCCERNET_CLASSES, DataError, cv2
+from comedian.frames import DEFAULT_FPS, SOCCERNET_CLASSES, DataError, cv2
 
 CLASSES = tuple(name for name in SOCCERNET_CLASSES if name in {
     "Kick-off", "Goal", "Substitution", "Shots off target", "Throw-in", "Foul", "Corner",
@@ -565,7 +565,7 @@ def write_whole(path, text):
 
 # ------------------------------------------------------------------ run
 def render(args):
-    """`stage0_prepare.py synthetic`: all matches below args.out, in as many processes as asked."""
+    """`comedian.prepare synthetic`: all matches below args.out, in as many processes as asked."""
     for name, least in (("train", 1), ("labelled", 0), ("test", 0), ("seconds", 30), ("size", 32),
                         ("seed", 0), ("jobs", 1)):
         if getattr(args, name) < least:

@@ -22,8 +22,8 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from data import DataError
-from weights import load_checkpoint
+from comedian.frames import DataError
+from comedian.public_weights import load_checkpoint
 
 try:
     from torch.utils.tensorboard import SummaryWriter
@@ -349,6 +349,6 @@ class Log:
         if self.board:
             self.board.close()
         if self.rank == 0 and self.lines:
-            import report  # noqa: I001  (here, as it brings matplotlib)
+            from comedian import report  # noqa: I001  (here, as it brings matplotlib)
             folder = self.path.parent
             report.draw_curves(folder / "curves.png", [report.read_log(folder)], [str(folder)])
