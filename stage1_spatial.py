@@ -149,8 +149,8 @@ def moco_loss(z, k, queue, tau):
 def lr_at(step, total, args):
     """Linear warm-up from 0, then a cosine to 0."""
     peak, warmup = args.lr * args.batch / 256, total * args.warmup_epochs / args.epochs
-    if step < warmup:
-        return peak * (step + 1) / warmup
+    if step < warmup:                                     # which need not be a whole number
+        return peak * min(1, (step + 1) / warmup)
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 

@@ -11,7 +11,7 @@ Reads   <data>/**/1_224p/00000001.jpg ...      frames; labels are not looked at
         <features>/**/1_<features-name>.npy    teacher features, 1 per second
         --init                                 stage 1's last.pt; else all weights start anew
 Writes  <out>/last.pt, log.txt, curves.png     stage 3 starts from last.pt
-        <centroids>/soft_centroids_*.npy       Eq. 4 for every feature, once per data set
+        <centroids>/centroids_*.npy       Eq. 4 for every feature, once per data set
 Method  paper Sec. 3.3, App. A.4: distillation of a bank of features with the SCE loss, Eq. 3-6.
 
 Differences from the paper: none where it speaks; the bank is the complete one, as in Eq. 3 and 4
@@ -283,14 +283,16 @@ def centroids_on_disk(bank, tau_m, folder, name):
     """The soft centroids of the whole bank, (M, D_t) float32, memory-mapped from a file that is
     made when it is missing. Its name holds tau_m and a hash of the bank: it is never stale."""
     digest = hashlib.sha256(row_ids(bank).cpu().numpy().tobytes()).hexdigest()[:12]
-    path = Path(folder, f"soft_centroids_{name}_tau{tau_m:g}_{digest}.npy")
+    path = Path(folder, f"centroids_{name}_tau{tau_m:g}_{digest}.npy")
     if not path.exists():
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             out = np.lib.format.open_memmap(unfinished, "w+", np.float32, tuple(bank.shape))
             with tqdm(total=len(bank), desc="soft centroids", unit="row", disable=None) as bar:
+                row = 0                                   # not bar.n: off a terminal it stands still
                 for c in soft_centroids(bank, tau_m):
-                    out[bar.n:bar.n + len(c)] = c.cpu().numpy()
+                    out[row:row + len(c)] = c.cpu().numpy()
+                    row += len(c)
                     bar.update(len(c))
             out.flush()
             os.replace(unfinished, path)
@@ -321,8 +323,8 @@ def lr_at(step, total, args):
     """Linear warm-up from 1 %, then a cosine to 1 % of the peak."""
     peak = args.lr * args.batch / 256 * data.CLIP_FRAMES * args.window / 64
     warmup = total * args.warmup_epochs / args.epochs
-    if step < warmup:
-        return peak * (0.01 + 0.99 * (step + 1) / warmup)
+    if step < warmup:                                     # which need not be a whole number
+        return peak * (0.01 + 0.99 * min(1, (step + 1) / warmup))
     cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
     return peak * (0.01 + 0.99 * cosine)
 
