@@ -58,7 +58,7 @@ DEMO   := data/demo-$(SEED)
 RUNS   ?= runs/demo-$(SEED)
 COLOR  := --color 0.2 0.2 0.1 0
 STAGE3 := --data $(DEMO)/train --classes $(DEMO)/classes.txt --model vivit_micro --window 32 --batch 8 \
-          --prior 0.015 --mask 0 $(COLOR) --log-every 50 --seed $(SEED)
+          --windows-per-half 25 --prior 0.015 --mask 0 $(COLOR) --log-every 50 --seed $(SEED)
 
 .PHONY: demo demo-scratch clean-demo
 demo: $(RUNS)/test/metrics.json $(RUNS)/curves.png $(RUNS)/timeline.png
@@ -81,7 +81,7 @@ $(RUNS)/stage1/last.pt: $(DEMO)/synthetic.json | $(VENV)/.kernels
 
 $(RUNS)/stage2/last.pt: $(RUNS)/stage1/last.pt
 	$(PY) stage2_distill.py --data $(DEMO)/train --features-name physics --init $< --out $(RUNS)/stage2 \
-	  --window 32 --steps 500 --batch 8 --lr 0.064 $(COLOR) --log-every 50 --seed $(SEED)
+	  --window 32 --windows-per-half 38 --steps 500 --batch 8 --lr 0.064 $(COLOR) --log-every 50 --seed $(SEED)
 
 # The temporal transformer learns with the head while the spatial tokens stand still: 300 cheap steps.
 $(RUNS)/stage3/last.pt: $(RUNS)/stage2/last.pt

@@ -9,18 +9,21 @@ the tokens of a window see each other, a linear head spots the actions of each t
 
 Paper Sec. 3 and App. A.1. Modules carry timm's parameter names (patch_embed, cls_token,
 pos_embed, blocks.i.attn.qkv, ...), so that public weights fit without a table. Letters as in
-data.py; N patches per frame.
+comedian/frames.py; N patches per frame.
 
-Also here: configurations. Nothing here reads data or trains.
+Also here: the configurations, and checkpoints, which carry one. Nothing here reads data or trains.
 """
 import dataclasses
-from dataclasses import dataclass
+import re
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from comedian.frames import CLIP_FRAMES, SOCCERNET_CLASSES
+from comedian import DataError, public_weights, write_file
+from comedian.frames import CLIP_FRAMES
+from comedian.soccernet import SOCCERNET_CLASSES
 
 LN_EPS = 1e-6                         # everywhere, Swin included (timm's own Swin has 1e-5)
 
@@ -43,7 +46,8 @@ class Config:
     temporal_heads: int = 3
     window_tokens: int = 64           # T_l: positions of the temporal transformer
     drop_path: float = 0.1            # rises linearly to this over the depth (official code)
-    normalize_per_frame: bool = False  # see data.normalize
+    normalize_per_frame: bool = False  # see augment.normalize
+    head_width: int = 1024            # hidden width of the projectors of stages 1 and 2 (paper)
     classes: tuple = SOCCERNET_CLASSES
 
     @property
@@ -54,7 +58,8 @@ class Config:
 
 MODELS = {
     "vivit_tiny": Config("vivit_tiny", temporal_depth=6),       # paper's best, Tab. 6; Tab. 1 has 4
-    "vivit_small": Config("vivit_small", embed_dim=384, num_heads=(6,), temporal_heads=6),
+    "vivit_small": Config("vivit_small", embed_dim=384, num_heads=(6,), temporal_heads=6,
+                          head_width=2048),                 # official code; the paper says 1024
     "viswin_tiny": Config("viswin_tiny", spatial="swin", patch_size=4, embed_dim=96,
                           depth=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), temporal_heads=3),
     # Ours, for two CPU cores and 48-pixel frames: what the demo trains.
@@ -132,7 +137,7 @@ class Block(nn.Module):
 
 def make_blocks(depth, dim, num_heads, mlp_ratio, drop_path):
     """Drop path grows linearly from 0 at the first block to `drop_path` at the last."""
-    rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
+    rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()    # "meta" holds no numbers
     return nn.Sequential(*[Block(dim, num_heads, mlp_ratio, rate) for rate in rates])
 
 
@@ -358,7 +363,8 @@ class Comedian(nn.Module):
         as the clips do not see each other this equals encoding all and replacing, for less work.
         """
         B, T, C, H, W = frames.shape
-        L, n = T // CLIP_FRAMES, T // CLIP_FRAMES if keep is None else keep.shape[1]
+        L = T // CLIP_FRAMES
+        n = L if keep is None else keep.shape[1]                          # clips that are encoded
         clips = frames.reshape(B, L, CLIP_FRAMES, C, H, W)
         if keep is not None:
             clips = clips[torch.arange(B, device=keep.device)[:, None], keep]   # (B, n, 2, C, H, W)
@@ -379,7 +385,7 @@ class Comedian(nn.Module):
     def copy_spatial_to_temporal(self):
         """Starts the temporal transformer from the first spatial blocks and the spatial norm.
 
-        The official code does this for ViViT when stage 2 begins (facts: not in the paper).
+        The official code does this for ViViT when stage 2 begins; the paper does not say.
         """
         for block, source in zip(self.temporal.blocks, self.spatial.blocks, strict=False):
             block.load_state_dict(source.state_dict())
@@ -415,3 +421,158 @@ def decay_groups(*modules, weight_decay):
             exempt = parameter.dim() < 2 or leaf in ("pos_embed", "cls_token", "mask_token")
             (rest if exempt else decay).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+# ------------------------------------------------------------------ checkpoints
+# A checkpoint is a dict of tensors and plain values, readable with torch.load(weights_only=True):
+# "model" (names as in Comedian), "config" (fields of Config), "stage" (1, 2 or 3), and what that
+# stage needs to go on.
+def save_checkpoint(path, **content):
+    """Writes a checkpoint; a kill at any moment leaves a whole one. DataError if it cannot be."""
+    write_file(path, lambda file: torch.save(content, file))
+
+
+def load_checkpoint(path):
+    """The dict that `save_checkpoint` wrote, on the CPU; the like for public weights, of which it
+    says in a line what they are. DataError for what is damaged, unknown or does not fit.
+
+    Public weights bring "model", "config", "stage" and "source": "comedian" or "image".
+    """
+    content = public_weights.read_file(path)
+    if isinstance(content, dict) and {"model", "config", "stage"} <= set(content):
+        config_of(content, path)
+        check_weights(content["model"], path)
+        return content
+    weights = content
+    for wrapping in ("state_dict", "model"):              # Lightning's .ckpt, Microsoft's .pth
+        if isinstance(content, dict) and wrapping in content:
+            weights = content[wrapping]
+    check_weights(weights, path)
+    return from_public(weights, path)
+
+
+def from_public(weights, path):
+    """{name: tensor} of public origin -> a checkpoint. DataError if it does not fit one for one.
+
+    Read from shapes: width, depths, window, classes. The shapes do not say the number of heads, nor
+    the LayerNorms' eps: MODELS does (timm's own Swin has an eps of 1e-5; the official ViSwin runs
+    its weights with 1e-6, and so do we). All public weights see (x - 0.45) / 0.225.
+    """
+    try:
+        renamed = public_weights.rename(weights)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    cfg = config_from(renamed.weights)
+    if cfg is None:
+        raise DataError(f"{path}: {renamed.what}, but of another width than ViT-T, ViT-S or "
+                        "Swin-T; only these can be loaded")
+    with torch.device("meta"):                            # names and shapes only
+        own = Comedian(cfg).state_dict()
+    if renamed.source == "image":
+        own = {name: value for name, value in own.items() if name.startswith("spatial.")}
+    wrong = misfits(own, renamed.weights)
+    if wrong:
+        raise DataError(f"{path}: {renamed.what}, but does not fit {cfg.model}: {wrong}")
+    print(f"weights: {path}: {renamed.what}, {cfg.model}"
+          + (f", {cfg.window_tokens} tokens, temporal depth {cfg.temporal_depth}"
+             if renamed.source == "comedian"
+             else ", spatial encoder only, patch kernel inflated to 2 frames")
+          + (f"; left out: {renamed.left_out}" if renamed.left_out else ""))
+    return {"model": {name: value.float() for name, value in renamed.weights.items()},
+            "config": asdict(cfg), "stage": renamed.stage, "source": renamed.source}
+
+
+def config_from(weights):
+    """The Config that weights with our names are for, from their shapes; None if there is none."""
+    spatial = "vit" if "spatial.cls_token" in weights else "swin"
+    kernel = weights.get("spatial.patch_embed.proj.weight", torch.empty(0))
+    cfg = next((cfg for cfg in MODELS.values()
+                if cfg.spatial == spatial and kernel.shape[:1] == (cfg.embed_dim,)), None)
+    if cfg is None or "temporal.pos_embed" not in weights:
+        return cfg
+    # The official code's strict=False drops blocks that a flag does not ask for: logits off by 1.5.
+    blocks = [int(m[1]) for m in (re.match(r"temporal\.blocks\.(\d+)\.", name) for name in weights)
+              if m]
+    return with_changes(cfg, temporal_depth=max(blocks, default=-1) + 1,
+                        window_tokens=weights["temporal.pos_embed"].numel() // cfg.width)
+
+
+# What a Config's numbers may be: far beyond what anybody trains, and small enough to build.
+LIMITS = {"image_size": (1, 4096), "patch_size": (1, 512), "embed_dim": (1, 8192),
+          "mlp_ratio": (0.01, 64), "temporal_depth": (1, 128), "temporal_heads": (1, 128),
+          "window_tokens": (1, 16384), "drop_path": (0, 0.99), "head_width": (1, 65536),
+          "depth": (1, 128), "num_heads": (1, 128)}
+
+
+def config_of(checkpoint, path="checkpoint"):
+    """The Config of a checkpoint. A field that it does not have yet gets the value it was made
+    with, that of MODELS. DataError for unknown fields and values that make no network."""
+    config = checkpoint["config"]
+    if not isinstance(config, dict) or config.get("model") not in MODELS:
+        raise DataError(f"{path}: its config names no model of this version "
+                        f"({', '.join(MODELS)}); use the version that wrote it")
+    config = asdict(MODELS[config["model"]]) | config
+    unknown = config.keys() - Config.__dataclass_fields__.keys()
+    if unknown:
+        raise DataError(f"{path}: its config has {', '.join(sorted(unknown))}, which this version "
+                        "does not know; use the version that wrote it")
+    for name, (low, high) in LIMITS.items():
+        values = config[name] if name in ("depth", "num_heads") else [config[name]]
+        whole = name not in ("mlp_ratio", "drop_path")
+        if (not isinstance(values, (list, tuple)) or not values
+                or not all(isinstance(v, int if whole else (int, float)) and low <= v <= high
+                           for v in values)):
+            raise DataError(f"{path}: its config has {name} {config[name]!r}; wants numbers from "
+                            f"{low} to {high}")
+    classes = config["classes"]
+    if (not isinstance(classes, (list, tuple)) or not classes
+            or not all(isinstance(name, str) for name in classes)):
+        raise DataError(f"{path}: its config has no list of class names")
+    for name in ("depth", "num_heads", "classes"):        # a list, where others wrote the file
+        config[name] = tuple(config[name])
+    return Config(**config)
+
+
+def check_weights(weights, path):
+    """DataError unless `weights` is {name: tensor}, dense, floating and finite (integers may be
+    beside them)."""
+    if not isinstance(weights, dict) or not weights or not all(
+            isinstance(value, torch.Tensor) for value in weights.values()):
+        raise DataError(f"{path}: not a checkpoint of this project's stages, nor public weights: "
+                        "it holds other things than tensors with names")
+    for name, value in weights.items():
+        if value.layout != torch.strided or value.is_complex() or value.is_quantized:
+            raise DataError(f"{path}: {name} is no plain dense tensor; save plain weights")
+        if value.is_floating_point() and not value.isfinite().all():
+            raise DataError(f"{path}: {name} holds values that are not finite; these weights are "
+                            "spoilt, take an earlier checkpoint")
+
+
+def trained_parts(checkpoint):
+    """What has been trained, as prefixes for `load_parts`: the spatial encoder in stage 1, the
+    temporal transformer too in stage 2, the head too in stage 3."""
+    return ["spatial.", "temporal.", "head."][:checkpoint["stage"]]
+
+
+def misfits(own, given):
+    """Where two dicts of weights differ in names, shapes or kind, in words; "" if nowhere."""
+    wrong = [f"{name} missing" for name in own if name not in given]
+    wrong += [f"{name} unknown" for name in given if name not in own]
+    wrong += [f"{name} is {tuple(given[name].shape)}, model has {tuple(own[name].shape)}"
+              for name in own if name in given and given[name].shape != own[name].shape]
+    wrong += [f"{name} is {given[name].dtype}" for name in own
+              if name in given and not given[name].is_floating_point()]
+    return "; ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+
+
+def load_parts(model, checkpoint, parts, path):
+    """Copies the weights whose names begin with one of `parts` ("spatial.", ...) into `model`.
+
+    Every parameter of those parts must be there with its shape; DataError lists what does not fit.
+    """
+    own, given = ({name: value for name, value in weights.items() if name.startswith(tuple(parts))}
+                  for weights in (model.state_dict(), checkpoint["model"]))
+    wrong = misfits(own, given)
+    if wrong:
+        raise DataError(f"{path}: does not fit this model: {wrong}")
+    model.load_state_dict(given, strict=False)            # complete by the check above

@@ -2,6 +2,61 @@
 The pantry of the five scripts: what they take from the shelf and do not teach. Frames and labels on
 disk, image operations, kernels, the metric, the plumbing of a run.
 
-Nothing in this folder imports a file above it, so that a reader of `stage1_spatial.py` goes down
-into it or not, and never in circles.
+Nothing in this folder imports a file above it: a reader of `stage1_spatial.py` goes down into it or
+not, and never in circles. Here at its bottom stand the one error that users see and the one way in
+which files are written.
 """
+import contextlib
+import glob
+import os
+from pathlib import Path
+
+
+class DataError(ValueError):
+    """Something on disk or on the command line is not as it must be.
+
+    The message is one line for the user: FILE: what is wrong; what to do.
+    """
+
+
+def write_file(path, save):
+    """Writes a file that appears whole or not at all. save(file) fills it; `file` is binary.
+
+    It is written beside its place, flushed to the disk and then renamed over what was there. So a
+    full disk, a kill or a power cut at any moment leaves the old file as it was. Missing folders
+    are made. Raises DataError if the file cannot be written; nothing is left behind then. What a
+    killed process left beside `path` is removed by the next one that writes there.
+    """
+    path, host = Path(path), os.uname().nodename           # of several machines on one disk
+    unfinished = path.with_name(f".{path.name}.{host}.{os.getpid()}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(glob.escape(f".{path.name}.{host}.") + "*.unfinished"):
+            if not is_alive(pid=left.name.split(".")[-2]):
+                left.unlink(missing_ok=True)
+        with open(unfinished, "wb") as file:
+            save(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except (OSError, RuntimeError) as error:               # torch's word for a full disk
+        causes = [e for e in (error, error.__context__) if isinstance(e, OSError)]
+        if not causes:
+            raise
+        # numpy counts the bytes that did not fit, and gives no reason.
+        reason = causes[0].strerror or "not all of it was written: is the disk full?"
+        raise DataError(f"{path}: cannot be written ({reason}); make room or choose another "
+                        "place") from None
+    finally:
+        with contextlib.suppress(OSError):                 # gone by now, if all went well
+            unfinished.unlink()
+
+
+def write_text(path, text):
+    """`write_file` for a str, in UTF-8."""
+    write_file(path, lambda file: file.write(text.encode()))
+
+
+def is_alive(pid):
+    """Whether a process of this number runs on this machine."""
+    return Path("/proc", pid).exists()

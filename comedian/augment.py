@@ -4,7 +4,7 @@ Images in batch: what every stage's views are made of.
 Each operation takes x (B, T, 3, H, W), float in [0, 1], and one number per sample: all T frames of
 a clip or window share it, so that the only motion the network sees is the match's own. `p` is the
 share of samples that an operation touches; only they are worked on, and x is changed in place where
-it keeps its size. Letters as in data.py.
+it keeps its size. Letters as in frames.py.
 """
 import numpy as np
 import torch
@@ -22,6 +22,13 @@ class Draws:
     def __init__(self, seed, step, batch, rows=slice(None)):
         self.rng = np.random.default_rng([seed, step, 2])             # 0 and 1 draw what is picked
         self.batch, self.rows = batch, rows
+        first = rows.start or 0
+        self.torch_seed = ((seed * 1_000_003 + step) * batch + first) % 2 ** 63
+
+    def seed_torch(self):
+        """Sets the state that torch's own random layers (drop path) draw from. Unlike the numbers
+        below, theirs depend on how the batch is split: each part has a seed of its own."""
+        torch.manual_seed(self.torch_seed)
 
     def uniform(self, low, high, *shape):
         """(rows, *shape) float32 on the CPU."""

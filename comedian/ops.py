@@ -101,6 +101,12 @@ def merge_windows_ref(scores, start, half, length, edge=0, mode="max"):
     return torch.cat(merged)                                                  # (S, K)
 
 
+def default_ignore(window):
+    """Tokens to ignore at each edge of a window of `window` tokens: 12 of 64 and 6 of 32, the
+    paper's choices, and in proportion."""
+    return window * 3 // 16
+
+
 # ----- soft_nms ---------------------------------------------------------------------------------
 def soft_nms(scores, length, window, threshold=0.001, min_weight=0.0):
     """Linear soft NMS, per half and class: the neighbours of a detection lose score.

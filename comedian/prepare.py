@@ -1,22 +1,19 @@
 """
-Stage 0: everything that is made once and then kept on disk.
+What is made once and then kept on disk.
 
     python -m comedian.prepare synthetic --out data/demo              # what `make demo` trains on
     python -m comedian.prepare synthetic --out few --train 4 --labelled 2 --test 1       # seconds
     python -m comedian.prepare frames --videos soccernet/ --out frames/
-    python -m comedian.prepare pca --features soccernet/ --split train       # Baidu's: 8,576 to 512
-    python -m comedian.prepare features --data frames/ --checkpoint best.pt --out-name own
+    python -m comedian.prepare pca --features soccernet/ --split train    # Baidu's: 8,576 to 512
 
 `synthetic` renders small football matches with labels and teacher features: synthetic.py.
 `frames` turns every video into a folder of JPEGs, two per second: video.py.
 `pca` writes <half>_<out-name>.npy beside every <half>_<name>.npy, in the basis that it fits and
-keeps in <out-name>.npz; with --basis, in one fitted before. `features` writes what a network makes
-of every second, for stage 2: whatever weights.py reads can be a teacher. Both go on where they were
-stopped, half by half.
+keeps in <out-name>.npz; with --basis, in one fitted before. It goes on where it was stopped, half
+by half. (Features by a network of your own: infer.py --features NAME.)
 """
 import argparse
 import itertools
-import math
 import os
 import re
 import zipfile
@@ -27,12 +24,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from comedian import frames as data
-from comedian import run, synthetic, video
-from comedian.frames import DataError
-from comedian.public_weights import config_of, load_checkpoint, load_parts, trained_parts
+from comedian import DataError, run, synthetic, video, write_file
+from comedian.frames import DEFAULT_FPS, in_split, walk
 from comedian.run import device_name, number
-from model import Comedian
 
 # ------------------------------------------------------------------ pca: wide features to narrow
 # All rows of all halves are read once, and only their mean and covariance are kept, in float64:
@@ -63,8 +57,7 @@ class Basis(NamedTuple):
 def find_features(root, name):
     """Every FeatureFile of this name below `root`, sorted. DataError if there is none."""
     pattern, found = re.compile(rf"(\d+)_{re.escape(name)}\.npy"), []
-    for folder, below, files in os.walk(root, followlinks=True):
-        below.sort()
+    for folder, _, files in walk(root):
         found += [FeatureFile(Path(folder).relative_to(root).as_posix(), int(m[1]),
                               Path(folder, m[0]))
                   for m in map(pattern.fullmatch, files) if m]
@@ -150,15 +143,6 @@ def project(x, basis):
     return (x @ torch.from_numpy(basis.components).T).float().numpy()
 
 
-def write_array(path, save):
-    """`save(file)` writes; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    with open(unfinished, "wb") as file:
-        save(file)
-    os.replace(unfinished, path)
-
-
 def pca(args):
     root, out = Path(args.features), Path(args.out or args.features)
     files = find_features(root, args.name)
@@ -185,7 +169,7 @@ def pca(args):
     else:
         matches = sorted({file.match for file in files})
         if args.split:
-            matches = data.in_split(matches, args.split, root)
+            matches = in_split(matches, args.split, root)
         used = [file for file in files if file.match in set(matches)]
         n = sum(shapes[file][0] for file in used)
         if args.width > min(D, n - 1):
@@ -194,7 +178,7 @@ def pca(args):
         print(f"pca: fitting on {len(used)} halves; {8 * D * D / 1e6:,.1f} MB for the covariance, "
               "about four times that at the end")
         basis = fit_basis(used, args.width, args.standardize, args.device)
-        write_array(path, lambda file: np.savez(file, **basis._asdict()))
+        write_file(path, lambda file: np.savez(file, **basis._asdict()))
     width = len(basis.components)
     if basis.components.shape[1] != D or (not args.basis and width != args.width):
         raise DataError(f"{path}: from {basis.components.shape[1]} to {width} numbers, wanted is "
@@ -216,71 +200,14 @@ def pca(args):
             there += 1
             continue
         reduced = np.concatenate([project(x, basis) for x in blocks(file)])
-        write_array(path, lambda to, reduced=reduced: np.save(to, reduced))
+        write_file(path, lambda to, reduced=reduced: np.save(to, reduced))
     print(f"pca: {len(files) - there} halves written, {there} there already; "
           f"{out}/<match>/<half>_{out_name}.npy, {width} wide")
 
 
-# ------------------------------------------------------------------ features: a network as teacher
-@torch.no_grad()
-def in_context(model, h):
-    """Spatial tokens h (n, D) of a half -> the temporal transformer's (n, D): of windows that
-    overlap by half, each token from the one in whose middle it is closest to."""
-    length = model.cfg.window_tokens
-    starts = data.window_starts(len(h), length, max(1, length // 2))
-    windows = torch.stack([h[start:start + length] for start in starts])          # (N, L, D)
-    tokens = torch.cat([model.contextualize(part) for part in windows.split(64)])
-    place = torch.arange(len(h))
-    middles = torch.tensor(starts) + (windows.shape[1] - 1) / 2
-    nearest = (place[:, None] - middles).abs().argmin(1)                          # (n,)
-    return tokens[nearest, place - torch.tensor(starts)[nearest]]
-
-
-def per_second(tokens, half):
-    """(n_tokens, D) -> (seconds, D): row k is the token of second [k, k + 1), the one around its
-    middle if fps is not 2. Stage 2 finds rows by time (feature_rows)."""
-    seconds = np.arange(max(1, math.floor(len(tokens) * half.token_s + 1e-6)))
-    return tokens[np.minimum((seconds + 0.5) / half.token_s, len(tokens) - 1).astype(np.int64)]
-
-
-def features(args):
-    # Here, not at the top: it needs the kernels, and the other commands run before they are built.
-    import infer
-
-    halves = data.find_halves(args.data, args.split)
-    print(data.describe(halves, args.data))
-    halves = data.of_length(halves, 1, "one clip")
-    checkpoint = load_checkpoint(args.checkpoint)
-    model = Comedian(config_of(checkpoint))
-    load_parts(model, checkpoint, trained_parts(checkpoint), args.checkpoint)
-    model = model.to(args.device).eval()
-    has_context = checkpoint["stage"] > 1
-    print(f"features: {model.cfg.model}, {model.cfg.width} wide, "
-          + (f"tokens of the temporal transformer, windows of {model.cfg.window_tokens}"
-             if has_context else "tokens of the spatial encoder"))
-
-    paths = {half: Path(args.out or args.data, half.match, f"{half.number}_{args.out_name}.npy")
-             for half in halves}
-    todo = [half for half in halves if not paths[half].exists()]
-    if len(todo) < len(halves):
-        print(f"features: {len(halves) - len(todo)} of {len(halves)} halves are there already")
-    device = torch.device(args.device)
-    bf16 = run.has_bf16(device) if args.bf16 is None else args.bf16
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
-    encoded = infer.encode_halves(model, todo, data.FrameReader(args.workers), device, autocast,
-                                  args.batch)
-    for half, h in tqdm(encoded, desc="features", total=len(todo), unit="half", disable=None):
-        with autocast:
-            tokens = in_context(model, h) if has_context else h                   # (n_tokens, D)
-        rows = per_second(tokens.float().cpu().numpy(), half)                     # (seconds, D)
-        write_array(paths[half], lambda to, rows=rows: np.save(to, rows))
-    print(f"features: {args.out or args.data}/<match>/<half>_{args.out_name}.npy; "
-          f"stage2_distill.py --features-name {args.out_name}")
-
-
 # ------------------------------------------------------------------ command line
 def parse_args(argv=None):
-    p = run.Parser("Makes once what the stages read.")
+    p = run.Parser(__doc__)
     commands = p.add_subparsers(dest="command", required=True)
     s = commands.add_parser("synthetic", help="render small matches, labels, teacher features")
     s.add_argument("--out", required=True, help="folder to make")
@@ -297,7 +224,7 @@ def parse_args(argv=None):
     s.add_argument("--videos", required=True,
                    help="folder with <match>/1_224p.mkv and 2_224p.mkv, or any other videos")
     s.add_argument("--out", required=True, help="root to write <match>/1_224p/00000001.jpg below")
-    s.add_argument("--fps", type=number(0.01, 1000), default=data.DEFAULT_FPS,
+    s.add_argument("--fps", type=number(0.01, 1000), default=DEFAULT_FPS,
                    help="frames per second (paper: 2)")
     s.add_argument("--size", type=number(16, 8192), nargs=2, default=[398, 224],
                    metavar=("WIDTH", "HEIGHT"), help="pixels (SoccerNet: 398 224)")
@@ -320,26 +247,9 @@ def parse_args(argv=None):
     s.add_argument("--device", type=device_name, default="cpu",
                    help="where the covariance is summed")
     s.set_defaults(run=pca)
-
-    s = commands.add_parser("features", help="a network's tokens as teacher features")
-    s.add_argument("--data", required=True, help="folder with frames, any layout data.py knows")
-    s.add_argument("--checkpoint", required=True,
-                   help="of stage 1 (spatial tokens), 2 or 3 (with context), or public weights")
-    s.add_argument("--out-name", required=True, help="writes <match>/<half>_NAME.npy")
-    s.add_argument("--out", help="root to write below; default: --data")
-    s.add_argument("--split", help="these games only: train, train+valid, ... or a text file")
-    s.add_argument("--batch", type=number(1), default=256, help="clips encoded at a time")
-    s.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=None,
-                   help="bfloat16 autocast; None = where a CUDA device has it")
-    s.add_argument("--workers", type=number(0), default=0,
-                   help="decoding threads; 0 = one per core")
-    s.add_argument("--device", type=device_name,
-                   default="cuda" if torch.cuda.is_available() else "cpu",
-                   help="cpu, cuda, cuda:1, ...")
-    s.set_defaults(run=features)
     return p.parse_args(argv)
 
 
 if __name__ == "__main__":
     args = parse_args()
-    run.command(args.run, args, stopped="stopped; the same command goes on from here")
+    run.run_as_command(args.run, args, stopped="stopped; the same command goes on from here")

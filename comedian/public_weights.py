@@ -1,102 +1,26 @@
 """
-Files of weights: this project's checkpoints, and what others have published.
-
-A checkpoint is a dict of tensors and plain values, readable with `torch.load(weights_only=True)`:
-"model" (names as in model.Comedian), "config" (fields of model.Config), "stage" (1, 2 or 3), and
-what that stage needs to go on. `load_checkpoint` gives the same dict for files of other origin:
+Weights that others have published: their file formats, and their names -> ours. Renaming only:
+model.load_checkpoint finds out which network they fit, and whether they do.
 
     official COMEDIAN, .pth or Lightning's .ckpt   all weights                 as if from stage 3
     ViT-T, ViT-S, Swin-T for images                the spatial encoder         as if from stage 1
         (timm 0.6 and 1.0, Microsoft's Swin, Google's AugReg .npz)
 
-It prints what it took the file for and what it left out. Nothing is ever half loaded: names and
-shapes must be those of the network, one for one, or the file is refused with the list.
-Read from shapes: width, depths, window, classes. Not there to be read and so taken from MODELS: the
-number of heads, and the LayerNorms' eps of 1e-6 (timm's own Swin has 1e-5; the official ViSwin
-runs its weights with 1e-6, and so do we). All of them see (x - 0.45) / 0.225, as in
-augment.normalize.
+Our names are those of model.Comedian: "spatial.", "temporal." and "head.", then timm's names.
 """
 import json
 import math
-import os
 import re
 import zipfile
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from comedian.frames import CLIP_FRAMES, DataError
-from model import MODELS, Comedian, Config, with_changes
-
-
-# ------------------------------------------------------------------ this project's checkpoints
-def save_checkpoint(path, **content):
-    """Tensors and plain values only, so that `torch.load(weights_only=True)` reads it. Written
-    beside the old file and then renamed over it: a kill at any moment leaves a whole checkpoint."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(content, f"{path}.tmp")
-    os.replace(f"{path}.tmp", path)
-
-
-def load_checkpoint(path):
-    """The dict that `save_checkpoint` wrote, on the CPU; the like for public weights, of which it
-    says in a line what they are. DataError for what is damaged, unknown or does not fit.
-
-    Public weights bring "model", "config", "stage" and "source": "comedian" or "image".
-    """
-    content = read_file(path)
-    if isinstance(content, dict) and {"model", "config", "stage"} <= set(content):
-        return content
-    weights = content
-    for wrapping in ("state_dict", "model"):              # Lightning's .ckpt, Microsoft's .pth
-        if isinstance(content, dict) and wrapping in content:
-            weights = content[wrapping]
-    if not isinstance(weights, dict) or not weights or not all(
-            isinstance(value, torch.Tensor) for value in weights.values()):
-        raise DataError(f"{path}: not a checkpoint of this project's stages, nor public weights: "
-                        "it holds other things than tensors with names")
-    return convert(weights, path)
-
-
-def config_of(checkpoint):
-    """Config from the plain dict in a checkpoint."""
-    return Config(**checkpoint["config"])
-
-
-def trained_parts(checkpoint):
-    """What has been trained, as prefixes for `load_parts`: the spatial encoder in stage 1, the
-    temporal transformer too in stage 2, the head too in stage 3."""
-    return ["spatial.", "temporal.", "head."][:checkpoint["stage"]]
-
-
-def misfits(own, given):
-    """Where two dicts of weights differ in names or shapes, in words: a list, empty if nowhere."""
-    wrong = [f"{name} missing" for name in own if name not in given]
-    wrong += [f"{name} unknown" for name in given if name not in own]
-    wrong += [f"{name} is {tuple(given[name].shape)}, model has {tuple(own[name].shape)}"
-              for name in own if name in given and given[name].shape != own[name].shape]
-    return wrong
-
-
-def first_five(wrong):
-    return "; ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-
-
-def load_parts(model, checkpoint, parts, path):
-    """Copies the weights whose names begin with one of `parts` ("spatial.", ...) into `model`.
-
-    Every parameter of those parts must be there with its shape; DataError lists what does not fit.
-    """
-    own, given = ({name: value for name, value in weights.items() if name.startswith(tuple(parts))}
-                  for weights in (model.state_dict(), checkpoint["model"]))
-    wrong = misfits(own, given)
-    if wrong:
-        raise DataError(f"{path}: does not fit this model: {first_five(wrong)}")
-    model.load_state_dict(given, strict=False)            # complete by the check above
+from comedian import DataError
+from comedian.frames import CLIP_FRAMES
 
 
 # ------------------------------------------------------------------ files of any origin
@@ -155,8 +79,17 @@ AUGREG = {                            # parts of a name in the .npz -> timm's
     "embedding/": "patch_embed.proj.", "kernel": "weight", "scale": "weight", "/": "."}
 
 
-def convert(weights, path):
-    """{name: tensor} of public origin -> the dict of a checkpoint. DataError if it does not fit."""
+class Renamed(NamedTuple):
+    """Weights of public origin under our names."""
+    weights: dict                     # {name: tensor}
+    what: str                         # what they are, in words
+    source: str                       # "comedian" or "image"
+    stage: int                        # as whose result they count: 3, or 1 (spatial encoder alone)
+    left_out: str                     # what was left out, counted by kind; "" if nothing
+
+
+def rename(weights):
+    """{name: tensor} of public origin -> Renamed. DataError if the origin is not recognised."""
     weights = {name.removeprefix("opt/target/"): value for name, value in weights.items()}
     source, stage = "image", 1
     if f"{TRUNK}time_embed" in weights:
@@ -172,42 +105,10 @@ def convert(weights, path):
         what = "an image Swin with timm's or Microsoft's names"
         weights, left_out = from_image_network(from_swin(weights))
     else:
-        raise DataError(f"{path}: not recognised: no checkpoint of these stages, not COMEDIAN's "
-                        "official weights, no ViT or Swin by timm, Microsoft or AugReg; it has "
+        raise DataError("not recognised: no checkpoint of these stages, not COMEDIAN's official "
+                        "weights, no ViT or Swin by timm, Microsoft or AugReg; it has "
                         f"{len(weights)} entries: {', '.join([*weights][:3])}, ...")
-
-    cfg = config_from(weights)
-    if cfg is None:
-        raise DataError(f"{path}: {what}, but of another width than ViT-T, ViT-S or Swin-T")
-    with torch.device("meta"):                            # names and shapes only
-        own = Comedian(cfg).state_dict()
-    if source == "image":
-        own = {name: value for name, value in own.items() if name.startswith("spatial.")}
-    wrong = misfits(own, weights)
-    if wrong:
-        raise DataError(f"{path}: {what}, but does not fit {cfg.model}: {first_five(wrong)}")
-
-    print(f"weights: {path}: {what}, {cfg.model}"
-          + (f", {cfg.window_tokens} tokens, temporal depth {cfg.temporal_depth}" if stage == 3
-             else ", spatial encoder only, patch kernel inflated to 2 frames")
-          + (f"; left out: {summary(left_out)}" if left_out else ""))
-    return {"model": {name: value.float() for name, value in weights.items()},
-            "config": asdict(cfg), "stage": stage, "source": source}
-
-
-def config_from(weights):
-    """The Config that weights with our names are for, from their shapes; None if there is none."""
-    spatial = "vit" if "spatial.cls_token" in weights else "swin"
-    kernel = weights.get("spatial.patch_embed.proj.weight", torch.empty(0))
-    cfg = next((cfg for cfg in MODELS.values()
-                if cfg.spatial == spatial and kernel.shape[:1] == (cfg.embed_dim,)), None)
-    if cfg is None or "temporal.pos_embed" not in weights:
-        return cfg
-    # The official code's strict=False drops blocks that a flag does not ask for: logits off by 1.5.
-    blocks = [int(m[1]) for m in (re.match(r"temporal\.blocks\.(\d+)\.", name) for name in weights)
-              if m]
-    return with_changes(cfg, temporal_depth=max(blocks, default=-1) + 1,
-                        window_tokens=weights["temporal.pos_embed"].numel() // cfg.width)
+    return Renamed(weights, what, source, stage, summary(left_out))
 
 
 def summary(names):
@@ -236,7 +137,7 @@ def from_official(weights):
 
 def from_image_network(weights):
     """timm's names -> (ours, left out). The patch kernel (D, 3, P, P) is repeated over a clip's
-    frames and divided by their number: a still image then gives what it gave (facts: official)."""
+    frames and divided by their number: a still image then gives what it gave (official code)."""
     left_out = [name for name in weights if name.startswith(HEADS) or name.endswith(BUFFERS)]
     ours = {f"spatial.{name}": value for name, value in weights.items() if name not in left_out}
     kernel = ours.get("spatial.patch_embed.proj.weight")

@@ -10,21 +10,18 @@ Reads   curves: the log.txt that every stage writes to its folder
         its Labels-v2.json if there are --labels
 Writes  one picture, 1200 pixels wide
 
-Nothing is scored here; evaluate.py does that. The windows' scores are merged as infer.py does by
-default: after a run with another --ignore or --merge, the dots need not lie on the curves.
+Nothing is scored here; comedian.evaluate does that. The windows' scores are merged as infer.py
+does by default: after a run with another --ignore or --merge, the dots need not lie on the curves.
 """
+import contextlib
 import difflib
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure  # no pyplot: no window, no figure left open
-from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-from comedian import evaluate, ops, run
-from comedian import frames as data
+from comedian import DataError, ops, run, soccernet, write_file
 
 WIDTH_IN, DPI = 10, 120                         # 1200 pixels; 9 points are then 15 pixels
 CURVE, SPOTTED, TRUTH, FAINT = "#7c9cbf", "#c8553d", "#222222", "#8a8a8a"
@@ -38,13 +35,21 @@ ROW, FLAG = 0.65, 0.8                           # height of a score of 1 and of 
                                                 # where rows are 1 apart
 
 
-def save(figure, path):
-    """Writes the picture; its name's ending says the format (png, svg, pdf)."""
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise data.DataError(f"{path}: the picture cannot be written ({error})") from None
+@contextlib.contextmanager
+def picture(path, width_in, height_in):
+    """A new figure in our style, written to `path` at the end of the block. The name's ending says
+    the format (png, svg, pdf); DataError if there is no such one."""
+    import matplotlib                             # here, as it takes a while: not for --help
+    from matplotlib.figure import Figure          # no pyplot: no window, no figure left open
+    with matplotlib.rc_context(STYLE):
+        figure = Figure((width_in, height_in), DPI, layout="constrained")
+        formats = figure.canvas.get_supported_filetypes()
+        kind = Path(path).suffix.lower().removeprefix(".")
+        if kind not in formats:
+            raise DataError(f"{path}: no format for pictures is called {kind!r}; name it .png, "
+                            ".svg or .pdf")
+        yield figure
+        write_file(path, lambda file: figure.savefig(file, format=kind))
 
 
 # ------------------------------------------------------------------ curves
@@ -56,7 +61,7 @@ class Log(NamedTuple):
     valid: np.ndarray                 # (v, 2): step, t-AmAP in %; only stage 3 validates
 
 
-STEP = re.compile(r"stage (\d) \| step (\d+)/(\d+) \| loss (\S+) \| lr (\S+) \|")
+STEP = re.compile(r"stage (\d) \| step (\d+)/(\d+) \| loss (\S+) \|.* lr (\S+) \|")
 VALID = re.compile(r"stage \d \| step (\d+)/\d+ \| valid t-AmAP (\S+) %")
 
 
@@ -70,7 +75,7 @@ def read_log(folder):
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise data.DataError(f"{path}: cannot be read ({error.strerror}); curves wants the folders "
+        raise DataError(f"{path}: cannot be read ({error.strerror}); curves wants the folders "
                              "that the stages wrote, their --out") from None
     losses, valid, last = {}, {}, None
     for line in text.splitlines():
@@ -80,48 +85,53 @@ def read_log(folder):
         elif found := VALID.match(line):
             valid[int(found[1])] = float(found[2])
     if last is None:
-        raise data.DataError(f"{path}: no line with a loss yet; a stage writes one every "
+        raise DataError(f"{path}: no line with a loss yet; a stage writes one every "
                              "--log-every steps")
     return Log(int(last[1]), int(last[3]),
                np.array([(step, *losses[step]) for step in sorted(losses)]),
                np.array(sorted(valid.items()), float).reshape(-1, 2))
 
 
-@matplotlib.rc_context(STYLE)
 def draw_curves(path, logs, names):
     """One panel per run: the loss over steps, the learning rate behind it, validation if any.
 
-    logs: [Log], names: [str], what to call each run. Returns the Figure, written to `path`.
+    logs: [Log], names: [str], what to call each run. Returns the figure, written to `path`.
     """
     columns = min(3, len(logs))
     rows = -(-len(logs) // columns)
-    figure = Figure((WIDTH_IN, 3.6 * rows), DPI, layout="constrained")
-    for i, (log, name) in enumerate(zip(logs, names, strict=True)):
-        panel = figure.add_subplot(rows, columns, i + 1)
-        step, loss, lr = log.loss.T                                           # (n,) each
-        # The rate's course says more here than its size: an area without ticks, its top named.
-        rate = panel.twinx()
-        shape = rate.fill_between(step, lr, color=FAINT, alpha=0.15, lw=0,
-                                  label=f"learning rate, logged up to {lr.max():.1e}")
-        rate.set(ylim=(0, 1.6 * lr.max() or 1), yticks=[])
-        marks, = panel.plot(step, loss, color=CURVE, lw=2, marker="o", ms=3, label="loss")
-        handles = [marks, shape]
-        if len(log.valid):
-            right = panel.twinx()
-            right.spines.right.set_visible(True)
-            handles += right.plot(*log.valid.T, color=SPOTTED, lw=1.2, marker="o", ms=4,
-                                  label=f"t-AmAP, best {log.valid[:, 1].max():.1f} %")
-            right.set_ylim(0, 1.3 * log.valid[:, 1].max() or 1)
-            right.set_ylabel("validation t-AmAP (%)", color=SPOTTED)
-        panel.set_title(TITLES.get(log.stage, f"Stage {log.stage}"), pad=20)
-        panel.text(0, 1.03, name, transform=panel.transAxes, color=FAINT, size=8)
-        panel.set(xlabel="step", ylabel="loss", xlim=(0, 1.03 * log.total))
-        panel.grid(axis="y", alpha=0.25)
-        panel.set_zorder(1)                     # the loss in front of the learning rate
-        panel.patch.set_visible(False)
-        panel.legend(handles=handles, loc="upper left", bbox_to_anchor=(-0.03, -0.17), fontsize=8)
-    save(figure, path)
+    with picture(path, WIDTH_IN, 3.6 * rows) as figure:
+        for i, (log, name) in enumerate(zip(logs, names, strict=True)):
+            panel = figure.add_subplot(rows, columns, i + 1)
+            step, loss, lr = log.loss.T                                           # (n,) each
+            # The rate's course says more here than its size: an area without ticks, its top named.
+            rate = panel.twinx()
+            shape = rate.fill_between(step, lr, color=FAINT, alpha=0.15, lw=0,
+                                      label=f"learning rate, logged up to {lr.max():.1e}")
+            rate.set(ylim=(0, 1.6 * lr.max() or 1), yticks=[])
+            marks, = panel.plot(step, loss, color=CURVE, lw=2, marker="o", ms=3, label="loss")
+            handles = [marks, shape]
+            if len(log.valid):
+                right = panel.twinx()
+                right.spines.right.set_visible(True)
+                handles += right.plot(*log.valid.T, color=SPOTTED, lw=1.2, marker="o", ms=4,
+                                      label=f"t-AmAP, best {log.valid[:, 1].max():.1f} %")
+                right.set_ylim(0, 1.3 * log.valid[:, 1].max() or 1)
+                right.set_ylabel("validation t-AmAP (%)", color=SPOTTED)
+            panel.set_title(TITLES.get(log.stage, f"Stage {log.stage}"), pad=20)
+            panel.text(0, 1.03, name, transform=panel.transAxes, color=FAINT, size=8)
+            panel.set(xlabel="step", ylabel="loss", xlim=(0, 1.03 * log.total))
+            panel.grid(axis="y", alpha=0.25)
+            panel.set_zorder(1)                     # the loss in front of the learning rate
+            panel.patch.set_visible(False)
+            panel.legend(handles=handles, loc="upper left", bbox_to_anchor=(-0.03, -0.17),
+                         fontsize=8)
     return figure
+
+
+def curves(folders, path):
+    """Draws the losses of these runs, the --out folders of stages."""
+    names = ["/".join(Path(folder).parts[-3:]) for folder in folders]     # what fits a panel
+    draw_curves(path, [read_log(folder) for folder in folders], names)
 
 
 # ------------------------------------------------------------------ timeline
@@ -131,9 +141,9 @@ def find_match(root, name=None):
     name None: the first match. Raises DataError, with names that are near, if none or several fit.
     """
     if not Path(root).is_dir():
-        raise data.DataError(f"{root}: no such folder; timeline wants the one that infer.py wrote, "
-                             "its --out")
-    matches = list(data.find_files(root, evaluate.SCORES))
+        raise DataError(f"{root}: no such folder; timeline wants the one that infer.py wrote, "
+                        "its --out")
+    matches = list(soccernet.find_files(root, soccernet.SCORES))
     if name is None or name in matches:
         return name or matches[0]
     inside = [match for match in matches if name.lower() in match.lower()]
@@ -141,22 +151,22 @@ def find_match(root, name=None):
         return inside[0]
     games = {match.split("/")[-1]: match for match in matches}
     near = inside or [games[game] for game in difflib.get_close_matches(name, games, cutoff=0.3)]
-    raise data.DataError(f"{root}: --match {name!r} is in {len(inside)} of {len(matches)} names; "
-                         f"near it: {', '.join(map(repr, (near or matches)[:3]))}")
+    raise DataError(f"{root}: --match {name!r} is in {len(inside)} of {len(matches)} names; "
+                    f"near it: {', '.join(map(repr, (near or matches)[:3]))}")
 
 
 def read_half(folder, half):
     """(scores (n_tokens, K) in [0, 1], token_s, start_s, classes) of a half, merged as by infer.py.
 
-    Token k stands at start_s + k * token_s seconds of the video. Raises DataError if infer.py
-    stored no such half.
+    Token k stands at start_s + (k + 1/4) * token_s seconds of the video. Raises DataError if
+    infer.py stored no such half.
     """
-    stored = evaluate.read_scores(folder)
+    stored = soccernet.read_scores(folder)
     window, length = stored.windows[0].shape[1], stored.windows[3].tolist()
     if not length[half - 1]:
-        raise data.DataError(f"{Path(folder) / evaluate.SCORES}: no half {half} in it; "
-                             f"see --half {2 - bool(length[0])}")
-    merged = ops.merge_windows(*stored.windows, edge=evaluate.default_ignore(window))  # (S, K)
+        raise DataError(f"{Path(folder) / soccernet.SCORES}: no half {half} in it; "
+                        f"see --half {2 - bool(length[0])}")
+    merged = ops.merge_windows(*stored.windows, edge=ops.default_ignore(window))  # (S, K)
     return (merged.split(length)[half - 1].numpy(), stored.token_s, stored.start_s,
             stored.classes)
 
@@ -166,15 +176,14 @@ def clock(seconds, _=None):
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-@matplotlib.rc_context(STYLE)
 def draw_timeline(path, title, half, scores, token_s, start_s, classes, spotted, events=None,
                   threshold=0.2):
     """One half, a row per class: the score as a curve, what was spotted, what happened.
 
-    scores     (n_tokens, K) in [0, 1], merged; token k stands at start_s + k * token_s seconds
-    spotted    data.Detections of the match; those of this half from `threshold` on are shown
-    events     [data.Event] of the match, or None where the truth is not known
-    Classes with neither are left out, unless all are. Returns the Figure, written to `path`.
+    scores     (n_tokens, K) in [0, 1], merged; token k stands at start_s + (k + 1/4) * token_s s
+    spotted    soccernet.Detections of the match; those of this half from `threshold` on are shown
+    events     [soccernet.Event] of the match, or None where the truth is not known
+    Classes with neither are left out, unless all are. Returns the figure, written to `path`.
     """
     shown = (spotted.half == half) & (spotted.confidence >= threshold)
     label, confidence = spotted.label[shown], spotted.confidence[shown]       # (n,) each
@@ -186,37 +195,37 @@ def draw_timeline(path, title, half, scores, token_s, start_s, classes, spotted,
     rows = sorted(busy) or range(len(classes))
     foot = {k: -float(row) for row, k in enumerate(rows)}     # where rows stand, first class on top
 
-    figure = Figure((WIDTH_IN, 1.3 + 0.4 * len(foot)), DPI, layout="constrained")
-    axes = figure.add_subplot()
-    time_s = start_s + token_s * np.arange(len(scores))                       # (n_tokens,)
-    for k, y in foot.items():
-        axes.axhline(y, color=FAINT, lw=0.5, alpha=0.5)
-        curve = axes.fill_between(time_s, y, y + ROW * scores[:, k], color=CURVE, alpha=0.75, lw=0,
-                                  label="score per second and class, 0 to 1")
-    height = np.array([foot[k] for k in label.tolist()]) + ROW * confidence   # (n,)
-    dots = axes.scatter(spotted_s, height, s=8 + 32 * confidence, color=SPOTTED, edgecolor="white",
-                        lw=0.6, zorder=3,
-                        label=f"spotted: the higher, the surer (from {threshold:g} on)")
-    handles = [curve, dots]
-    if events is not None:
-        true_s = np.array([event.position_ms for event in true]) / 1000
-        feet = np.array([foot[event.label] for event in true])
-        axes.vlines(true_s, feet, feet + FLAG, color=TRUTH, lw=0.8)
-        handles.append(axes.scatter(true_s, feet + FLAG, s=26, marker="v", facecolor="white",
-                                    edgecolor=TRUTH, lw=1, zorder=2, label="true event"))
-    step_s = next((step for step in TICKS_S if (end_s - start_s) / step <= 12), TICKS_S[-1])
-    axes.xaxis.set_major_locator(MultipleLocator(step_s))
-    axes.xaxis.set_major_formatter(FuncFormatter(clock))
-    margin_s = 0.005 * (end_s - start_s)
-    axes.set(xlim=(start_s - margin_s, end_s + margin_s), ylim=(-len(foot) + 0.85, 1.05),
-             xlabel="time in the half (minutes:seconds)")
-    axes.set_yticks([y + ROW / 2 for y in foot.values()], [classes[k] for k in foot])
-    axes.tick_params(axis="y", length=0)
-    axes.spines.left.set_visible(False)
-    axes.grid(axis="x", alpha=0.2)
-    axes.set_title(f"{title}, half {half}", pad=26)
-    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3)
-    save(figure, path)
+    from matplotlib.ticker import FuncFormatter, MultipleLocator      # here: see `picture`
+    with picture(path, WIDTH_IN, 1.3 + 0.4 * len(foot)) as figure:
+        axes = figure.add_subplot()
+        time_s = start_s + token_s * (np.arange(len(scores)) + 0.25)          # (n_tokens,)
+        for k, y in foot.items():
+            axes.axhline(y, color=FAINT, lw=0.5, alpha=0.5)
+            curve = axes.fill_between(time_s, y, y + ROW * scores[:, k], color=CURVE, alpha=0.75,
+                                      lw=0, label="score per second and class, 0 to 1")
+        height = np.array([foot[k] for k in label.tolist()]) + ROW * confidence   # (n,)
+        dots = axes.scatter(spotted_s, height, s=8 + 32 * confidence, color=SPOTTED,
+                            edgecolor="white", lw=0.6, zorder=3,
+                            label=f"spotted, at its confidence (from {threshold:g} on)")
+        handles = [curve, dots]
+        if events is not None:
+            true_s = np.array([event.position_ms for event in true]) / 1000
+            feet = np.array([foot[event.label] for event in true])
+            axes.vlines(true_s, feet, feet + FLAG, color=TRUTH, lw=0.8)
+            handles.append(axes.scatter(true_s, feet + FLAG, s=26, marker="v", facecolor="white",
+                                        edgecolor=TRUTH, lw=1, zorder=2, label="true event"))
+        step_s = next((step for step in TICKS_S if (end_s - start_s) / step <= 12), TICKS_S[-1])
+        axes.xaxis.set_major_locator(MultipleLocator(step_s))
+        axes.xaxis.set_major_formatter(FuncFormatter(clock))
+        margin_s = 0.005 * (end_s - start_s)
+        axes.set(xlim=(start_s - margin_s, end_s + margin_s), ylim=(-len(foot) + 0.85, 1.05),
+                 xlabel="time in the half (minutes:seconds)")
+        axes.set_yticks([y + ROW / 2 for y in foot.values()], [classes[k] for k in foot])
+        axes.tick_params(axis="y", length=0)
+        axes.spines.left.set_visible(False)
+        axes.grid(axis="x", alpha=0.2)
+        axes.set_title(f"{title}, half {half}", pad=26)
+        axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3)
     return figure
 
 
@@ -224,9 +233,9 @@ def draw_timeline(path, title, half, scores, token_s, start_s, classes, spotted,
 def parse_args(argv=None):
     parser = run.Parser(__doc__)
     commands = parser.add_subparsers(dest="picture", required=True)
-    curves = commands.add_parser("curves", help="losses over steps, a panel per run")
-    curves.add_argument("runs", nargs="+", help="folders with a log.txt, the --out of the stages")
-    curves.add_argument("--out", default="curves.png", help="the picture")
+    losses = commands.add_parser("curves", help="losses over steps, a panel per run")
+    losses.add_argument("runs", nargs="+", help="folders with a log.txt, the --out of the stages")
+    losses.add_argument("--out", default="curves.png", help="the picture")
     timeline = commands.add_parser("timeline", help="what was spotted in a half, and what happened")
     timeline.add_argument("scores", help="folder that infer.py wrote, its --out")
     timeline.add_argument("--labels", help="root of the labels; none: the truth is not drawn")
@@ -240,24 +249,23 @@ def parse_args(argv=None):
 
 def main(args):
     if args.picture == "curves":
-        names = ["/".join(Path(folder).parts[-3:]) for folder in args.runs]   # what fits a panel
-        draw_curves(args.out, [read_log(folder) for folder in args.runs], names)
+        curves(args.runs, args.out)
     else:
         match = find_match(args.scores, args.match)
         folder = Path(args.scores) / match
         *scores, classes = read_half(folder, args.half)
-        spotted = data.read_predictions(folder / evaluate.PREDICTIONS, classes)
+        spotted = soccernet.read_predictions(folder / soccernet.PREDICTIONS, classes)
         events = None
         if args.labels:
-            files = data.find_files(args.labels, evaluate.LABELS)
+            files = soccernet.find_files(args.labels, soccernet.LABELS)
             if match not in files:
-                raise data.DataError(f"{args.labels}: no {evaluate.LABELS} for {match!r}; leave "
+                raise DataError(f"{args.labels}: no {soccernet.LABELS} for {match!r}; leave "
                                      "--labels out to draw without the truth")
-            events = data.read_labels(files[match], classes)
+            events = soccernet.read_labels(files[match], classes)
         draw_timeline(args.out, folder.resolve().name, args.half, *scores, classes, spotted, events,
                       args.threshold)
     print(f"report: {args.out}")
 
 
 if __name__ == "__main__":
-    run.command(main, parse_args())
+    run.run_as_command(main, parse_args())

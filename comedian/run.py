@@ -1,12 +1,14 @@
 """
-A run: its command line, its processes, its stop, its log. What a stage learns is not here, nor how;
-only what is bookkeeping and must be identical in all of them.
+The plumbing of a run: its command line, its processes, how it stops and goes on, its log. It knows
+nothing of what a stage learns, and must be the same in all of them.
 
-A run owns a folder (--out): last.pt, log.txt, curves.png and, where TensorBoard is installed, its
-events. --resume goes on from last.pt to the bits of a run that never stopped: what a step does is a
-function of (seed, step), and log.txt is cut back to the checkpoint's step.
+A run owns a folder, --out: last.pt and log.txt. --resume goes on from last.pt, bit for bit as if
+the run had never stopped: what a step does is a function of (seed, step), and log.txt is cut back
+to the checkpoint's step.
 """
 import argparse
+import contextlib
+import fcntl
 import math
 import os
 import re
@@ -17,13 +19,14 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from comedian.frames import DataError
-from comedian.public_weights import load_checkpoint
+from comedian import DataError, write_file, write_text
 
 try:
     from torch.utils.tensorboard import SummaryWriter
@@ -31,29 +34,36 @@ except ImportError:                   # welcome, never required
     SummaryWriter = None
 
 
-# MKL picks the kernel of each function at its first call; two threads that make that call at once
-# can get one of low precision, for that call alone (pytorch issue 188792: stage 2 then left its own
-# other runs by a rounding). A single element is a single thread.
-for function in (torch.exp, torch.log, torch.sqrt):
-    function(torch.ones(1))
-
-
 # ------------------------------------------------------------------ the command line
-class Parser(argparse.ArgumentParser):
-    """--help shows the defaults; a mistake on the command line is one line and exit code 2."""
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults where there is one to show, and paragraphs as they are written."""
 
-    def __init__(self, description=None, **more):
-        super().__init__(description=description and description.strip().split("\n\n")[0],
-                         formatter_class=argparse.ArgumentDefaultsHelpFormatter, **more)
+    def _get_help_string(self, action):
+        if action.default in (None, False) or isinstance(action, argparse._SubParsersAction):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes the first paragraph of a script's docstring as its description and the second, the
+    commands, as examples. A mistake on the command line is one line and exit code 2."""
+
+    def __init__(self, docstring=None, **more):
+        if docstring:
+            description, examples, *_ = docstring.strip().split("\n\n")
+            more |= {"description": description, "epilog": f"examples:\n{examples}"}
+        super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **more)
 
     def error(self, message):
         print(f"error: {message} (--help lists the flags)", file=sys.stderr)
         sys.exit(2)
 
 
-def number(low, high=math.inf):
+def number(low, high=None):
     """For argparse: a number within [low, high], whole if `low` is; else a one-line refusal."""
     kind = type(low)
+    if high is None:                                      # nobody wants more
+        high = 10 ** 9 if kind is int else 1e6
 
     def parse(text):
         try:
@@ -62,16 +72,18 @@ def number(low, high=math.inf):
             value = math.nan
         if not low <= value <= high:
             what = "a whole number" if kind is int else "a number"
-            limit = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
-            raise argparse.ArgumentTypeError(f"wants {what} {limit}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"wants {what} from {low} to {high}, "
+                                             f"got {text[:40]!r}")
         return value
 
     return parse
 
 
 def device_name(name):
-    """For argparse: `name` if torch can put a tensor there, else a one-line refusal."""
+    """For argparse: `name` if torch can compute there, else a one-line refusal."""
     try:
+        if torch.device(name).type not in ("cpu", "cuda"):
+            raise RuntimeError("only cpu and cuda are known to work")
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:       # no such device; torch without CUDA
         raise argparse.ArgumentTypeError(f"torch cannot use {name!r} here "
@@ -79,19 +91,46 @@ def device_name(name):
     return name
 
 
-def command(main, args, stopped="stopped before there was anything to save"):
-    """main(args) for a person: what he can mend is one line and exit code 2, never a traceback.
-    `stopped` is what to say after a Ctrl-C that main leaves alone."""
-    # Memory-mapped features keep a file open each: SoccerNet has 1,100 halves, many systems allow
-    # a process 1,024 files unless it asks for more.
-    resource.setrlimit(resource.RLIMIT_NOFILE, [resource.getrlimit(resource.RLIMIT_NOFILE)[1]] * 2)
+# Flags of `add_flags` that a run and its --resume may differ in: they change how something is
+# computed, not what.
+FREE_FLAGS = {"out", "accumulate", "workers", "device", "log_every", "save_every", "resume",
+              "compile"}
+
+
+def add_flags(parser, out):
+    """The flags that all stages share, in a group of their own; `out` is the default folder."""
+    add = parser.add_argument_group("the run").add_argument
+    add("--out", default=out, help="folder for last.pt and log.txt")
+    add("--accumulate", type=number(1), default=1,
+        help="split the batch into this many passes, for less memory: the same result but for "
+             "rounding (with --negatives batch of stage 1: fewer negatives)")
+    add("--bf16", action=argparse.BooleanOptionalAction, default=None,
+        help="bfloat16 autocast; default: where a CUDA device has it")
+    add("--compile", action="store_true", help="torch.compile: slow to start, then faster")
+    add("--workers", type=number(0, 1024), default=0, help="decoding threads; 0 = one per core")
+    add("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda, cuda:1, ...")
+    add("--seed", type=number(0, 2 ** 32 - 1), default=0,
+        help="of weights, sampling and augmentation")
+    add("--log-every", type=number(1), default=20, help="steps per log line")
+    add("--save-every", type=number(1), default=500, help="steps per checkpoint")
+    add("--resume", action="store_true", help="go on from <out>/last.pt, exactly")
+
+
+def run_as_command(main, args, stopped="stopped before there was anything to save"):
+    """Runs main(args). Errors that the user can mend become one line and exit code 2.
+    `stopped` is what to say after a Ctrl-C that main does not handle."""
+    for name in ("stdout", "stderr"):                     # closed by the caller; or ASCII alone
+        stream = getattr(sys, name) or open(os.devnull, "w")
+        stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, stream)
     try:
         main(args)
     except KeyboardInterrupt:
         print(f"error: {stopped}", file=sys.stderr)
         sys.exit(130)
     except (DataError, OSError) as error:                 # an OSError names its file, too
-        print(f"error: {error}", file=sys.stderr)
+        print("error: " + str(error).replace("\n", " "), file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:          # torch.OutOfMemoryError is one of these
         if not (isinstance(error, (MemoryError, torch.OutOfMemoryError))
@@ -104,57 +143,90 @@ def command(main, args, stopped="stopped before there was anything to save"):
 
 def less_memory(args):
     """What to lower after an out-of-memory error, and to what."""
-    if not hasattr(args, "batch"):                        # evaluate.py, report.py
+    if not hasattr(args, "batch"):                        # evaluate, report
         return "close other programs, or take fewer matches at a time"
     if not hasattr(args, "accumulate"):                   # infer.py
         return f"try --batch {max(1, args.batch // 2)}"
     own = args.batch // int(os.environ.get("WORLD_SIZE", 1))          # samples of one process
     finer = [n for n in range(args.accumulate + 1, own + 1) if own % n == 0]
-    if finer:
-        return (f"split the batch into smaller passes: --accumulate {finer[0]} "
-                f"({own // finer[0]} at a time instead of {own // args.accumulate}; "
-                "the result stays the same)")
-    return "one sample at a time does not fit: try a shorter --window or a smaller --model"
+    if not finer:
+        return "one sample at a time does not fit: try a shorter --window or a smaller --model"
+    same = getattr(args, "negatives", None) != "batch"
+    return (f"split the batch into smaller passes: --accumulate {finer[0]} "
+            f"({own // finer[0]} at a time instead of {own // args.accumulate}"
+            + ("; the result stays the same)" if same else ", and as few negatives)"))
 
 
 # ------------------------------------------------------------------ the processes
-def join(device):
-    """Under torchrun: (rank, number of processes, this process's device); alone: (0, 1, device).
+class Process(NamedTuple):
+    """One of the processes of a run."""
+    rank: int                         # 0 speaks and writes
+    ranks: int                        # how many there are
+    device: torch.device
+    bf16: bool                        # whether autocast computes in bfloat16
+    micro_batches: list               # its samples of every batch: one slice per pass
 
-    Only rank 0 speaks. Messages between the CPUs go through gloo, between GPUs through NCCL.
+    @property
+    def samples(self):
+        """Its samples of every batch, of all passes, as one slice."""
+        return slice(self.micro_batches[0].start, self.micro_batches[-1].stop)
+
+    def autocast(self):
+        """A context in which the network computes in bfloat16, if this process does."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def wrap(self, module, compiled):
+        """The module as it is called in training: compiled if asked for, and with gradients
+        averaged over all processes if there are several."""
+        module = torch.compile(module) if compiled else module
+        return DistributedDataParallel(module) if self.ranks > 1 else module
+
+    def __str__(self):
+        return f"on {self.ranks} x {self.device.type}, bf16 {'on' if self.bf16 else 'off'}"
+
+
+def init_processes(args):
+    """The Process that this is: alone, or one of those that torchrun started.
+
+    --batch counts the samples of all processes together, so that the method does not depend on how
+    many there are; they are dealt out in order. Messages between the CPUs go through gloo, between
+    GPUs through NCCL.
     """
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
-    if ranks == 1:
-        return 0, 1, torch.device(device)
-    on_gpu = device.startswith("cuda")
-    if on_gpu:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-                            timeout=timedelta(hours=12))  # rank 0 validates, makes centroids alone
-    if dist.get_rank():
-        sys.stdout = open(os.devnull, "w")
-    return dist.get_rank(), ranks, torch.device(device)
+    # MKL picks the kernel of each function at its first call; two threads that make that call at
+    # once can get one of low precision, for that call alone (pytorch issue 188792). One element is
+    # one thread.
+    for function in (torch.exp, torch.log, torch.sqrt):
+        function(torch.ones(1))
+    ranks, rank, device = int(os.environ.get("WORLD_SIZE", 1)), 0, args.device
+    if ranks > 1:
+        missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+                   if name not in os.environ]
+        if missing:
+            raise DataError(f"WORLD_SIZE={ranks} is set, but not {', '.join(missing)}; start with "
+                            "torchrun, or unset WORLD_SIZE")
+        on_gpu = device.startswith("cuda")
+        if on_gpu:
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(device)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+                                timeout=timedelta(hours=12))      # rank 0 validates alone
+        rank = dist.get_rank()
+        if rank:                                          # what the others print goes nowhere
+            sys.stdout = open(os.devnull, "w")
+    device = torch.device(device)
+    bf16 = has_bf16(device) if args.bf16 is None else args.bf16
+    return Process(rank, ranks, device, bf16, micro_batches(args, rank, ranks))
 
 
-def passes(args, rank, ranks):
-    """Which samples of every batch this process takes, as one slice per pass.
-
-    --batch counts the samples of all processes together: the method does not depend on how many
-    there are. They are dealt out in order.
-    """
+def micro_batches(args, rank, ranks):
+    """Which samples of every batch a process takes, as one slice per pass."""
     if args.batch % (ranks * args.accumulate):
         raise DataError(f"--batch {args.batch} cannot be split evenly into {ranks} processes with "
-                        f"{args.accumulate} passes each: --accumulate times the processes must "
+                        f"{args.accumulate} passes each; --accumulate times the processes must "
                         "divide it")
     n = args.batch // (ranks * args.accumulate)
     first = rank * args.accumulate
     return [slice(i * n, (i + 1) * n) for i in range(first, first + args.accumulate)]
-
-
-def rank():
-    """Which of the processes this is."""
-    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def has_bf16(device):
@@ -162,7 +234,7 @@ def has_bf16(device):
     return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
-def gather(x):
+def all_gather(x):
     """The rows of x (n, ...) of all processes, in the order of their ranks; without gradient."""
     if not dist.is_initialized():
         return x
@@ -171,26 +243,27 @@ def gather(x):
     return torch.cat(everyone)
 
 
-def total(x):
-    """The sum of x over all processes."""
-    if dist.is_initialized():
-        dist.all_reduce(x)
-    return x
-
-
-def wait():
-    """Until all processes are here."""
+def barrier():
+    """Waits until all processes are here."""
     if dist.is_initialized():
         dist.barrier()
 
 
 # ------------------------------------------------------------------ to stop and to go on
 class Stop:
-    """SIGTERM and Ctrl-C let the step finish; a second one ends the process at once."""
+    """Ctrl-C, SIGTERM and SIGHUP let the step finish; a second one ends the process at once.
+
+        stop = Stop()
+        for step in ...:
+            stopping = stop.asked()       # once a step, in every process
+            ...                           # if stopping: save and break
+        stop.end("stopped after step 7")  # if it was asked for: says how to go on and exits
+    """
 
     def __init__(self):
         self.noted = self.signal = 0                      # by this process; agreed on by all
-        self.before = {s: signal.signal(s, self.note) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {s: signal.signal(s, self.note)
+                       for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     def note(self, number, frame):
         self.noted = number
@@ -204,8 +277,9 @@ class Stop:
         self.signal = int(answer)
         return self.signal != 0
 
-    def release(self, what):
-        """At the end of the loop. If it was left early: says how to go on, and ends the process."""
+    def end(self, what):
+        """After the loop: signals do again what they did before. If the loop was left early, says
+        how to go on and ends the process."""
         for number, handler in self.before.items():
             signal.signal(number, handler)
         if self.signal:
@@ -215,33 +289,24 @@ class Stop:
             sys.exit(128 + self.signal)
 
 
-# Flags that may differ between a run and its --resume: they change how, not what is computed.
-FREE_FLAGS = {"data", "labels", "features", "centroids", "valid", "valid_labels", "init", "out",
-              "accumulate", "workers", "device", "log_every", "save_every", "resume", "compile",
-              "bank_rows"}
-
-
-def start(args, stage):
-    """The checkpoint to go on from, or None for a new run. Nothing is ever written over."""
+def check_out(args, state, stage, free=()):
+    """DataError unless this run may write to --out: no run is there yet, or it is --resume of this
+    one. state: the checkpoint <out>/last.pt with --resume, else None. free: the stage's own flags
+    that may differ then, beside FREE_FLAGS."""
     path = Path(args.out, "last.pt")
-    if not args.resume:
+    if state is None:
         if path.exists():
             raise DataError(f"{path}: there is a run already; --resume it or choose another --out")
         if path.parent.exists() and not path.parent.is_dir():
             raise DataError(f"{path.parent}: is a file, not a folder; choose another --out")
-        return None
-    checkpoint = load_checkpoint(path)
-    if checkpoint["stage"] != stage:
-        raise DataError(f"{path}: is a run of stage {checkpoint['stage']}, not {stage}")
-    check_same_run(checkpoint, args, path)
-    return checkpoint
-
-
-def check_same_run(checkpoint, args, path):
-    """A resumed run must be the run it was: DataError names the flags that differ."""
-    was, now = checkpoint["args"], vars(args)
-    differ = [f"--{flag.replace('_', '-')} {was[flag]} (now {now[flag]})" for flag in now
-              if flag not in FREE_FLAGS and flag in was and was[flag] != now[flag]]
+        return
+    if state["stage"] != stage:
+        raise DataError(f"{path}: is a run of stage {state['stage']}, not {stage}; choose "
+                        "another --out")
+    now = vars(args)
+    differ = [f"--{flag.replace('_', '-')} {value} (now {now[flag]})"
+              for flag, value in state.get("args", {}).items()
+              if flag in now and flag not in FREE_FLAGS | set(free) and now[flag] != value]
     if differ:
         raise DataError(f"{path}: was run with {', '.join(differ)}; --resume wants the same flags")
 
@@ -255,20 +320,23 @@ def memory_gb(device):
 
 
 class Log:
-    """One greppable line per --log-every steps, on the screen, in log.txt and in TensorBoard.
+    """One greppable line per --log-every steps, on the screen, in log.txt and in TensorBoard: the
+    means of what each step reports, of which "loss" is one.
 
     Between two lines the numbers stay on the device: nothing waits for it. A loss or a gradient
     that is not finite is remembered there, too, and stops the run at the next line or save, before
     a checkpoint can be spoilt. Steps are counted from 1. files(step) lists what a step reads.
+    state: what `state` returned for the checkpoint that the run goes on from.
     """
 
     def __init__(self, out, name, first, last, device, files, state=None):
         self.path, self.name, self.last = Path(out, "log.txt"), name, last
         self.device, self.files = device, files
-        self.rank = rank()
-        self.sum, self.steps = torch.zeros((), device=device), 0
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.sums, self.steps = {}, 0
         if state:                     # a line's mean reaches back over the stop
-            self.sum, self.steps = state["sum"].to(device), state["steps"]
+            self.sums = {key: value.to(device) for key, value in state["sums"].items()}
+            self.steps = state["steps"]
         self.spoilt = torch.zeros((), dtype=torch.long, device=device)       # first bad step, or 0
         self.norm, self.clips, self.step = None, 0, first
         self.since, self.since_step = time.time(), first
@@ -277,37 +345,48 @@ class Log:
         self.board, self.lines = None, 0
         if self.rank == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if first and self.path.exists():              # lines after the checkpoint come again
-                kept = [line for line in self.path.read_text().splitlines(keepends=True)
-                        if int(re.search(r"step (\d+)/", line)[1]) <= first]
-                self.path.write_text("".join(kept))
+            self.lock = lock(self.path.parent)
+            if first:
+                self.cut_back(first)
             if SummaryWriter:
                 self.board = SummaryWriter(out, purge_step=first + 1)
 
-    def add(self, step, loss, norm, clips):
-        """After every step: its loss and gradient norm (tensors), and the clips all saw."""
-        self.spoilt = torch.where((self.spoilt == 0) & ~torch.isfinite(loss + norm), step,
+    def cut_back(self, first):
+        """Leaves out the lines after step `first`, which come again, and half a line at the end."""
+        if self.path.exists():
+            lines = self.path.read_bytes().splitlines(keepends=True)
+            steps = [re.search(rb"\| step (\d+)/", line) for line in lines]
+            kept = [line for line, step in zip(lines, steps, strict=True)
+                    if line.endswith(b"\n") and (not step or int(step[1]) <= first)]
+            write_file(self.path, lambda file: file.write(b"".join(kept)))
+
+    def add(self, step, values, norm, clips):
+        """After every step: its values {name: tensor ()}, "loss" first; its gradient's norm; and
+        how many clips all processes saw."""
+        self.spoilt = torch.where((self.spoilt == 0) & ~torch.isfinite(values["loss"] + norm), step,
                                   self.spoilt)
-        self.sum += loss
+        for key, value in values.items():
+            self.sums[key] = self.sums.get(key, 0) + value
         self.steps += 1
         self.step, self.norm, self.clips = step, norm, self.clips + clips
         self.bar.update()
 
     def line(self, step, lr):
-        """The means since the last line."""
-        state = self.state(step)
+        """The means since the last line. All processes must call it."""
+        sums = self.state(step)["sums"]
         seconds = max(time.time() - self.since, 1e-9)
-        loss, norm = state["sum"].item() / self.steps, self.norm.item()
+        means = {key: value.item() / self.steps for key, value in sums.items()}
         left = (self.last - step) * seconds / (step - self.since_step)
-        self.write(f"step {step}/{self.last} | loss {loss:.4f} | lr {lr:.2e} | grad {norm:.2f} "
+        self.write(f"step {step}/{self.last} | "
+                   + " | ".join(f"{key} {value:.4f}" for key, value in means.items())
+                   + f" | lr {lr:.2e} | grad {self.norm.item():.2f} "
                    f"| {self.clips / seconds:.0f} clips/s | {memory_gb(self.device):.1f} GB "
                    f"| {tqdm.format_interval(left)} left")
         if self.board:
-            for tag, value in (("loss", loss), ("lr", lr), ("grad", norm),
+            for tag, value in (*means.items(), ("lr", lr), ("grad", self.norm.item()),
                                ("clips_per_s", self.clips / seconds)):
                 self.board.add_scalar(tag, value, step)
-        self.sum.zero_()
-        self.steps, self.clips, self.lines = 0, 0, self.lines + 1
+        self.sums, self.steps, self.clips, self.lines = {}, 0, 0, self.lines + 1
         self.since, self.since_step = time.time(), step
 
     def write(self, text):
@@ -317,18 +396,29 @@ class Log:
             with open(self.path, "a") as file:
                 file.write(f"{self.name} | {text}\n")
 
+    @contextlib.contextmanager
+    def paused(self):
+        """What happens within does not count as training time."""
+        since = time.time()
+        yield
+        self.since += time.time() - since
+
     def state(self, step):
-        """For the checkpoint: the sum of losses since the last line, over all processes.
+        """For the checkpoint: the sums since the last line, averaged over all processes, each of
+        which must call it.
 
         Raises DataError if one of the steps so far was spoilt, and lists its files.
         """
         spoilt = self.spoilt.clone()
         if dist.is_initialized():
             dist.all_reduce(spoilt, dist.ReduceOp.MAX)
-            self.sum = total(self.sum) / dist.get_world_size()
+            for value in self.sums.values():
+                dist.all_reduce(value)
+                value /= dist.get_world_size()
         if spoilt:
             raise self.spoilt_by(int(spoilt))
-        return {"sum": self.sum.cpu().clone(), "steps": self.steps}
+        return {"sums": {key: value.cpu().clone() for key, value in self.sums.items()},
+                "steps": self.steps}
 
     def spoilt_by(self, step):
         """The DataError that names the batch of a step whose loss or gradient is not finite."""
@@ -336,7 +426,7 @@ class Log:
         listed, last = (self.path.with_name(name)
                         for name in (f"not_finite_step_{step}.txt", "last.pt"))
         if self.rank == 0:
-            listed.write_text("\n".join(files) + "\n")
+            write_text(listed, "\n".join(files) + "\n")
         return DataError(
             f"step {step}: the loss or its gradient is not finite. Its batch begins with "
             f"{files[0]} (all {len(files)} in {listed}); "
@@ -344,11 +434,24 @@ class Log:
             + "; look at the files, or try a lower --lr in a new --out")
 
     def close(self):
-        """Ends the bar and TensorBoard's file, and draws curves.png."""
+        """Ends the bar and TensorBoard's file, and lets others write to the folder."""
         self.bar.close()
         if self.board:
             self.board.close()
-        if self.rank == 0 and self.lines:
-            from comedian import report  # noqa: I001  (here, as it brings matplotlib)
-            folder = self.path.parent
-            report.draw_curves(folder / "curves.png", [report.read_log(folder)], [str(folder)])
+        if self.rank == 0:
+            os.close(self.lock)
+
+
+def lock(folder):
+    """Locks a run's folder for this process; returns the lock, a file descriptor. DataError if
+    another process has it. The lock of a process that ended, however it ended, is gone."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise DataError(f"{folder}: another run is writing there; wait for its end or choose "
+                        "another --out") from None
+    except OSError:                   # a file system without locks: nothing is promised there
+        pass
+    return descriptor

@@ -24,13 +24,14 @@ Units: metres from the centre spot, x along the pitch; seconds from the start of
 import functools
 import json
 import multiprocessing
-import os
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from comedian.frames import DEFAULT_FPS, SOCCERNET_CLASSES, DataError, cv2
+from comedian import DataError, write_file, write_text
+from comedian.frames import DEFAULT_FPS, cv2
+from comedian.soccernet import SOCCERNET_CLASSES
 
 CLASSES = tuple(name for name in SOCCERNET_CLASSES if name in {
     "Kick-off", "Goal", "Substitution", "Shots off target", "Throw-in", "Foul", "Corner",
@@ -548,19 +549,12 @@ def write_match(job):
              "visibility": "visible" if shown else "not shown"}
             for half in (1, 2) for time, label, team, shown in sorted(events[half - 1])]
         date = f"{day.astype(object):%d/%m/%Y} - 18:00"
-        write_whole(folder / "Labels-v2.json", json.dumps({
+        write_text(folder / "Labels-v2.json", json.dumps({
             "UrlLocal": f"{LEAGUE}/{name}/", "UrlYoutube": "", "gameAwayTeam": away,
             "gameDate": date, "gameHomeTeam": home, "gameScore": score,
             "annotations": annotations}, indent=1))
-    np.save(folder / "1_physics.npy", features[0])
-    np.save(folder / ".2_physics.npy", features[1])
-    os.replace(folder / ".2_physics.npy", folder / "2_physics.npy")        # last: the match is done
-
-
-def write_whole(path, text):
-    """A text file that appears whole or not at all."""
-    path.with_name(f".{path.name}").write_text(text, encoding="utf-8")
-    os.replace(path.with_name(f".{path.name}"), path)
+    for half, rows in zip((1, 2), features, strict=True):  # 2_physics.npy last: the match is done
+        write_file(folder / f"{half}_physics.npy", lambda file, rows=rows: np.save(file, rows))
 
 
 # ------------------------------------------------------------------ run
@@ -593,8 +587,8 @@ def render(args):
         raise DataError(f"{out}: there is something not made by this command; choose another --out")
 
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(record, json.dumps({"settings": settings, "finished": False}))
-    write_whole(out / "classes.txt", "\n".join(CLASSES) + "\n")
+    write_text(record, json.dumps({"settings": settings, "finished": False}))
+    write_text(out / "classes.txt", "\n".join(CLASSES) + "\n")
     jobs = [(args.out, "train", i, i < args.labelled, settings) for i in range(args.train)]
     jobs += [(args.out, "test", i, True, settings) for i in range(args.test)]
     cv2.setNumThreads(1)                                   # matches run side by side instead
@@ -602,5 +596,5 @@ def render(args):
         for _ in tqdm(pool.imap_unordered(write_match, jobs), total=len(jobs), unit="match",
                       desc="rendering", disable=None):
             pass
-    write_whole(record, json.dumps({"settings": settings, "finished": True}))
+    write_text(record, json.dumps({"settings": settings, "finished": True}))
     print(f"{out}: {args.train} train matches ({args.labelled} labelled), {args.test} test matches")

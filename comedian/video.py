@@ -28,8 +28,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from comedian import frames as data
-from comedian.frames import DataError, cv2
+from comedian import DataError
+from comedian.frames import DEFAULT_FPS, cv2, read_frame
 
 # What FFmpeg and OpenCV print about a bad file is long and names nothing; ours is one line. FFmpeg
 # reads the variable when it is first used, and never again.
@@ -321,7 +321,7 @@ class Job(NamedTuple):
 
 def plan(root, out, fps, size):
     """A list of Jobs per match below `root`. Frames go to <out>/<folder of the file>/1_224p, as
-    data.find_halves reads them; a video that is not named by its half is half 1 of a match of its
+    frames.find_halves reads them; a video that is not named by its half is half 1 of a match of its
     own, <out>/<folder of the file>/<its name>/1_224p.
     """
     base, jobs, taken = Path(root), [], {}
@@ -349,8 +349,8 @@ def is_done(job):
         raise DataError(f"{job.folder}: is there already, but without frames; remove it or choose "
                         "another --out")
     rate = job.folder / "fps.txt"
-    fps = float(rate.read_text()) if rate.exists() else data.DEFAULT_FPS
-    height, width = data.read_frame(images[0]).shape[:2]
+    fps = float(rate.read_text()) if rate.exists() else DEFAULT_FPS
+    height, width = read_frame(images[0]).shape[:2]
     if (fps, width, height) != (job.fps, *job.size):
         raise DataError(f"{job.folder}: has frames at {fps:g} fps, {width}x{height} pixels; remove "
                         "it or choose another --out")
@@ -373,7 +373,7 @@ def write_half(job, tell):
                                    [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
             (unfinished / f"{count:08d}.jpg").write_bytes(jpeg)
             tell(1 / job.fps)
-        if job.fps != data.DEFAULT_FPS:
+        if job.fps != DEFAULT_FPS:
             (unfinished / "fps.txt").write_text(f"{job.fps!r}\n")
         os.replace(unfinished, job.folder)
     except BaseException:

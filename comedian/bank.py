@@ -1,0 +1,190 @@
+"""
+The bank P of stage 2: teacher features on disk, as unit vectors in memory, and what is computed
+from them once and kept. The equations that read it stand in stage2_distill.py.
+
+    <features>/<league>/<season>/<match>/1_<name>.npy      of half 1: (seconds, D_t), 1 per second
+"""
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from comedian import DataError, write_file
+from comedian.frames import CLIP_FRAMES
+
+FEATURE_SLACK_S = 10                  # features and frames of a half may end this far apart
+CHECKED_ROWS = 16                     # of a stored array, computed again when it is opened
+
+
+class Features(NamedTuple):
+    """The features of one half, in a .npy file. Rows are read when they are asked for, without a
+    memory map: SoccerNet has more halves than many systems let a process hold open, and a file that
+    is cut under a map ends the process without a word."""
+    path: Path
+    shape: tuple                      # (seconds, D_t)
+    dtype: np.dtype
+    data_start: int                   # byte of the file where row 0 begins
+
+    def rows(self, first, last):
+        """Rows [first, last) as float32 unit vectors, (last - first, D_t)."""
+        width = self.shape[1]
+        with open(self.path, "rb") as file:
+            file.seek(self.data_start + first * width * self.dtype.itemsize)
+            rows = np.fromfile(file, self.dtype, (last - first) * width)
+        if len(rows) < (last - first) * width:
+            raise DataError(f"{self.path}: was cut short; extract this half's features again")
+        rows = torch.from_numpy(rows.reshape(-1, width).astype(np.float32))
+        if not rows.isfinite().all():
+            raise DataError(f"{self.path}: holds values that are not finite; extract this half's "
+                            "features again")
+        return F.normalize(rows, dim=1)
+
+
+def open_features(root, half, name):
+    """The Features of a half: <root>/<match>/<half>_<name>.npy. DataError if they do not fit it."""
+    path = Path(root) / half.match / f"{half.number}_{name}.npy"
+    try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            read_header = (np.lib.format.read_array_header_1_0 if version == (1, 0) else
+                           np.lib.format.read_array_header_2_0)
+            shape, fortran_order, dtype = read_header(file)
+            data_start, size = file.tell(), file.seek(0, 2)
+    except FileNotFoundError:
+        there = sorted({file.name[2:-4] for file in path.parent.glob("[0-9]_*.npy")})
+        raise DataError(f"{path}: no teacher features for this half; see --features and "
+                        "--features-name" + (f" (here lie: {', '.join(there)})" if there else "")
+                        ) from None
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: not a plain .npy array ({error}); save the features with "
+                        "numpy.save") from None
+    if len(shape) != 2 or min(shape) < 1 or dtype.kind not in "fiu" or fortran_order:
+        raise DataError(f"{path}: features must be numbers of shape (seconds, width) in C order, "
+                        f"got {shape} of {dtype}; save them so")
+    if size < data_start + shape[0] * shape[1] * dtype.itemsize:
+        raise DataError(f"{path}: is cut short; extract this half's features again")
+    seconds = half.n_frames / half.fps
+    if abs(shape[0] - seconds) > FEATURE_SLACK_S:
+        raise DataError(f"{path}: {shape[0]} rows for a half of {seconds:.0f} s; the stage wants "
+                        "1 row per second of this half's video")
+    return Features(path, shape, dtype, data_start)
+
+
+def describe_features(features, halves):
+    """One line for the top of a run: how many features of which width, and how they fit the
+    frames. Raises DataError if they have not all the same width."""
+    width = features[0].shape[1]
+    for f in features:
+        if f.shape[1] != width:
+            raise DataError(f"{f.path}: features of width {f.shape[1]}, those of "
+                            f"{features[0].path} have {width}; use one teacher for all halves")
+    off_s = max(abs(f.shape[0] - half.n_frames / half.fps)
+                for f, half in zip(features, halves, strict=True))
+    return (f"data: bank of {sum(f.shape[0] for f in features):,} features x {width}, 1 per "
+            f"second; they end within {off_s:.1f} s of the frames")
+
+
+def feature_rows(first_frame, n_tokens, half, n_features, align):
+    """Row of the half's features that belongs to each token of a window: that of the second in
+    which the clip's middle (or first) frame lies. Returns (L,) int64."""
+    frame = first_frame + CLIP_FRAMES * np.arange(n_tokens)           # first frame of each clip
+    if align == "middle":
+        frame = frame + CLIP_FRAMES // 2
+    return np.minimum((frame / half.fps).astype(np.int64), n_features - 1)
+
+
+class Bank:
+    """P, every feature of the data set as unit vectors: `rows` (M, D_t), which the loss streams, on
+    the device in `dtype`; and those of a batch, `own`, in float32 from the disk."""
+
+    def __init__(self, features, halves, device, dtype):
+        lengths = [f.shape[0] for f in features]
+        self.features, self.halves = features, halves
+        self.first = np.cumsum([0, *lengths])                         # bank row of a half's first
+        self.rows = torch.empty(sum(lengths), features[0].shape[1],
+                                dtype=dtype, device=device)           # (M, D_t)
+        for f, rows in zip(features, self.rows.split(lengths), strict=True):
+            rows.copy_(f.rows(0, f.shape[0]))
+
+    def own(self, picks, window, align):
+        """For the windows of a batch, pairs (half index, first frame): their features P_i
+        (B, L, D_t), and bank rows i (B, L)."""
+        p, i = [], []
+        for h, first in picks:
+            f = self.features[h]
+            row = feature_rows(first, window, self.halves[h], f.shape[0], align)          # (L,)
+            p.append(f.rows(row[0], row[-1] + 1)[row - row[0]])                           # (L, D_t)
+            i.append(self.first[h] + row)
+        return torch.stack(p), np.stack(i)
+
+
+def row_ids(bank, chunk=2048):
+    """(M,) int64, equal for equal rows: a random integer combination of their bits.
+
+    Different rows get the same number once in 2^64 pairs: among the 1.6 million features of
+    SoccerNet with probability 1e-7. Two such rows would then be taken for one.
+    """
+    gen = torch.Generator().manual_seed(0)
+    code = torch.randint(-2 ** 62, 2 ** 62, (bank.shape[1],), generator=gen).to(bank.device)
+    return torch.cat([(rows.float().view(torch.int32) * code).sum(1)              # wraps around
+                      for rows in bank.split(chunk)])
+
+
+def stored(path, bank, make):
+    """Averages of bank rows, a table (M, D_t + more) float32, memory-mapped from `path`.
+
+    make(rows) computes the table's rows of some bank rows i, rows (n,) int64 -> (n, D_t + more):
+    the average that belongs to i, then whatever else is kept with it. The file is made when it is
+    missing. When it is there it is checked, and made again, with a line that says why, if shape or
+    type differ, a value is not finite, an average is longer than a unit vector or zero, or one of
+    CHECKED_ROWS rows spread over the file, the last one among them, is not what `make` gives.
+    """
+    path = Path(path)
+    wrong = path.exists() and what_is_wrong(path, bank, make)
+    if wrong:
+        print(f"data: {path}: {wrong}; it is made again")
+    if wrong or not path.exists():
+        width = make(torch.zeros(1, dtype=torch.int64)).shape[1]
+
+        def save(file):
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "<f4", "fortran_order": False, "shape": (len(bank), width)})
+            for rows in tqdm(torch.arange(len(bank)).split(1024), desc="soft centroids",
+                             unit=" x 1024 rows", disable=None):
+                file.write(make(rows).float().cpu().numpy().tobytes())
+
+        write_file(path, save)
+        print(f"data: {path}: written")
+    return np.load(path, mmap_mode="r")
+
+
+def what_is_wrong(path, bank, make):
+    """Why a stored table is not believed, in words; None if it is."""
+    try:
+        table = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return "not a whole .npy array"
+    rows = torch.linspace(0, len(bank) - 1, CHECKED_ROWS, dtype=torch.float64).long()
+    again = make(rows).float().cpu().numpy()                          # (16, D_t + more)
+    shape, width = (len(bank), again.shape[1]), bank.shape[1]
+    if table.dtype != np.float32 or table.shape != shape:
+        return f"has shape {table.shape} of {table.dtype}, not {shape} of float32"
+    for first in range(0, len(table), 65536):
+        part = table[first:first + 65536]
+        if not np.isfinite(part).all():
+            return "holds values that are not finite"
+        norm = np.linalg.norm(part[:, :width], axis=1)                # (65536,)
+        if norm.min() == 0 or norm.max() > 1.01:                      # rounded, in bfloat16 perhaps
+            return "holds averages of unit vectors that are 0 or longer than 1"
+    if not np.allclose(table[rows], again, rtol=1e-3, atol=1e-3):
+        return "is of another bank, or damaged"
+    return None
+
+
+def fingerprint(ids):
+    """12 hexadecimal digits that tell one bank from another, by its `row_ids`."""
+    return hashlib.sha256(ids.cpu().numpy().tobytes()).hexdigest()[:12]

@@ -1,0 +1,280 @@
+"""
+Files in SoccerNet's formats, read as the official evaluator reads them: classes, labels,
+predictions, submissions. And scores.npz, the windows' scores that infer.py leaves for the sweep.
+
+    <root>/<league>/<season>/<match>/Labels-v2.json            labels, if the match has any
+    <out>/<league>/<season>/<match>/results_spotting.json      what was spotted
+    <out>/<league>/<season>/<match>/scores.npz                 scores before merging and NMS
+
+A match is called after its folder below the root. Below one root labels and predictions of a match
+are found by that name, in a folder or in a zip.
+"""
+import collections
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from comedian import DataError, write_file, write_text
+from comedian.frames import read_games, walk
+
+LABELS, PREDICTIONS, SCORES = "Labels-v2.json", "results_spotting.json", "scores.npz"
+
+# SoccerNet-v2's classes in the order of the official evaluator.
+SOCCERNET_CLASSES = (
+    "Penalty", "Kick-off", "Goal", "Substitution", "Offside", "Shots on target", "Shots off target",
+    "Clearance", "Ball out of play", "Throw-in", "Foul", "Indirect free-kick", "Direct free-kick",
+    "Corner", "Yellow card", "Red card", "Yellow->red card")
+
+
+def read_classes(path=None):
+    """Class names: SoccerNet's 17, or one per line of the file `path`. Returns a tuple of str."""
+    if path is None:
+        return SOCCERNET_CLASSES
+    try:
+        names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot read the list of classes ({error})") from None
+    names = tuple(name for name in names if name)
+    if not names or len(set(names)) < len(names):
+        raise DataError(f"{path}: wants one class name per line, each once; got {len(names)} names")
+    return names
+
+
+# ------------------------------------------------------------------ files in a folder or a zip
+def find_files(source, name):
+    """{match: path} of every file called `name` below a folder or in a zip, sorted by match.
+
+    The match is the file's folder relative to `source`.
+    Paths into a zip are zipfile.Path: they open alike.
+    """
+    source = Path(source)
+    if source.is_dir():
+        found = {}
+        for folder, below, files in walk(source):
+            if name in files:
+                found[Path(folder).relative_to(source).as_posix()] = Path(folder) / name
+                below.clear()         # a match holds no other match, but thousands of frames
+    elif zipfile.is_zipfile(source):
+        archive = zipfile.ZipFile(source)
+        inside = [entry for entry in archive.namelist() if entry.split("/")[-1] == name]
+        found = {os.path.dirname(entry) or ".": zipfile.Path(archive, entry) for entry in inside}
+    else:
+        raise DataError(f"{source}: no such folder, and not a zip file either")
+    if not found:
+        raise DataError(f"{source}: no {name} in it; "
+                        f"it must lie at <league>/<season>/<match>/{name}, "
+                        "or in any other folder of its own per match")
+    return dict(sorted(found.items()))
+
+
+def read_list(path, key, what):
+    """The list under `key` of a JSON file; `path` may lie in a zip (zipfile.Path)."""
+    try:
+        with (Path(path) if isinstance(path, str) else path).open(encoding="utf-8") as file:
+            return list(json.load(file)[key])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not {what} ({type(error).__name__}: {error})") from None
+
+
+def label_names(files, key="annotations", without=()):
+    """The names of labels in these files but those in `without`, in words, the commonest first:
+    "'Foul' (11), 'Goal' (9) and 3 other names"; "" if there is none."""
+    names = collections.Counter(entry["label"] for path in files
+                                for entry in read_list(path, key, "a list")
+                                if entry["label"] not in without)
+    more = f" and {len(names) - 6} other names" if len(names) > 6 else ""
+    return ", ".join(f"{name!r} ({n:,})" for name, n in names.most_common(6)) + more
+
+
+def tell_foreign(files, key, classes):
+    """Says which names in these files, already read, are no class. Nobody else would: such entries
+    are left out, here and in the official evaluator, and a misspelt class looks like a bad one."""
+    names = label_names(files, key, without=classes)
+    if names:
+        print(f"warning: {key} of no class are left out: {names}")
+
+
+# ------------------------------------------------------------------ labels
+class Event(NamedTuple):
+    """One annotated action. `position_ms` counts from the start of the half's video."""
+    half: int
+    label: int                        # index into the classes
+    position_ms: int
+    visible: bool                     # False: annotated although the broadcast does not show it
+
+
+def read_labels(path, classes):
+    """Events of a Labels-v2.json as the official evaluator reads them, in file order.
+
+    `position` counts if there is one, else `gameTime`'s minutes and seconds (its last two
+    digits each, as there); labels outside `classes` are left out. Raises DataError for what
+    that program crashes on.
+    """
+    index = {name: k for k, name in enumerate(classes)}
+    events = []
+    for number, annotation in enumerate(read_list(path, "annotations", "a SoccerNet label file")):
+        try:
+            time = annotation["gameTime"]
+            half, minutes, seconds = int(time[0]), int(time[-5:-3]), int(time[-2:])
+            position_ms = (int(annotation["position"]) if "position" in annotation
+                           else 1000 * (60 * minutes + seconds))
+            if annotation["label"] in index:
+                events.append(Event(half, index[annotation["label"]], position_ms,
+                                    annotation.get("visibility") != "not shown"))
+        except (KeyError, ValueError, TypeError, IndexError, OverflowError) as error:
+            raise DataError(f"{path}: annotation {number} has a malformed or missing gameTime, "
+                            f"position or label ({type(error).__name__}: {error})") from None
+    return events
+
+
+# ------------------------------------------------------------------ predictions
+class Detections(NamedTuple):
+    """The spotted actions of one match: four arrays (n,), a row each, in file order."""
+    half: np.ndarray                  # 1 or 2
+    label: np.ndarray                 # index into the classes
+    position_ms: np.ndarray           # from the start of the half's video
+    confidence: np.ndarray            # float64
+
+
+def read_predictions(path, classes):
+    """Detections of a results_spotting.json as the official evaluator reads them, in file order.
+
+    Numbers may be written as strings. Labels outside `classes` and halves other than 1 and 2
+    are left out. Raises DataError for what that program crashes on: `position` must be whole
+    milliseconds, for one.
+    """
+    index = {name: k for k, name in enumerate(classes)}
+    rows = []
+    for number, entry in enumerate(read_list(path, "predictions", "a SoccerNet prediction file")):
+        try:
+            position_ms, half = int(entry["position"]), int(entry["half"])
+            label = index.get(entry["label"])
+            if label is None or half not in (1, 2):
+                continue
+            confidence = entry["confidence"]          # null is NaN there, and so never counts
+            rows.append((half, label, position_ms,
+                         float("nan") if confidence is None else float(confidence)))
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
+            raise DataError(f"{path}: prediction {number} has a malformed or missing "
+                            "label, half, position (whole ms) or confidence "
+                            f"({type(error).__name__}: {error})") from None
+    table = np.array(rows, np.float64).reshape(-1, 4)                    # (n, 4)
+    return Detections(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64),
+                      table[:, 2], table[:, 3])
+
+
+def write_predictions(path, url_local, detections, classes):
+    """Writes results_spotting.json as the official evaluator and the challenge server take it,
+    sorted by half, then time."""
+    predictions = []
+    for i in np.lexsort((detections.position_ms, detections.half)).tolist():
+        half, position_ms = int(detections.half[i]), int(detections.position_ms[i])
+        minutes, seconds = divmod(position_ms // 1000, 60)
+        predictions.append({"gameTime": f"{half} - {minutes:02d}:{seconds:02d}",
+                            "label": classes[detections.label[i]], "position": str(position_ms),
+                            "half": str(half), "confidence": float(detections.confidence[i])})
+    write_text(path, json.dumps({"UrlLocal": url_local, "predictions": predictions}))
+
+
+# ------------------------------------------------------------------ scores
+class Stored(NamedTuple):
+    """Window scores of many matches, end to end for ops.merge_windows; 2 halves a match."""
+    matches: list
+    classes: tuple
+    token_s: float                    # seconds from token to token
+    windows: tuple                    # scores (N, L, K), start (N,), half (N,), length (H,)
+    start_s: float = 0.0              # where the first token stands in its video (infer.py --start)
+    merged: bool = False              # True: every half is one window, merged before it was stored
+
+
+def read_scores(root):
+    """The Stored of all scores.npz below `root`. Raises DataError if they are not of one model.
+
+    Merged scores become one window per half. It begins and ends with the half (or, padded, later),
+    so merging it again returns it, whatever is ignored at a window's edges.
+    """
+    files, parts, length, kinds = find_files(root, SCORES), [], [], []
+    for g, path in enumerate(files.values()):
+        try:
+            with np.load(path) as stored:
+                merged = any(f"merged_{h}" in stored for h in (1, 2))
+                name = "merged" if merged else "windows"
+                halves = [h for h in (1, 2) if f"{name}_{h}" in stored]
+                for h in halves:
+                    scores = stored[f"{name}_{h}"].astype(np.float32)                 # (N, L, K)
+                    start = stored[f"starts_{h}"].astype(np.int64)
+                    parts.append((torch.from_numpy(scores), torch.from_numpy(start),
+                                  torch.full((len(start),), 2 * g + h - 1)))
+                    start_s = float(stored["start_s"]) if "start_s" in stored else 0.0
+                    kinds.append((tuple(stored["classes"].tolist()), float(stored["token_s"]),
+                                  start_s, merged, scores.shape[1 + merged:]))
+                length += [int(stored[f"tokens_{h}"]) if h in halves else 0 for h in (1, 2)]
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: not scores that infer.py stored ({error})") from None
+        if len(set(kinds)) > 1:
+            raise DataError(f"{path}: other classes, or another length of windows or tokens, "
+                                 "than the matches before; sweep over the scores of one model")
+    if not parts:
+        raise DataError(f"{root}: its {SCORES} files hold no half 1 or 2")
+    scores, start, half = zip(*parts, strict=True)
+    longest = max(part.shape[1] for part in scores)
+    scores = [torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in scores]
+    classes, token_s, start_s, merged, _ = kinds[0]
+    windows = torch.cat(scores), torch.cat(start), torch.cat(half), torch.tensor(length)
+    return Stored(list(files), classes, token_s, windows, start_s, merged)
+
+
+def write_scores(path, match, classes, halves, merged, windows, start_s):
+    """scores.npz of a match. Per half: merged (n_tokens, K), and the windows of the one network
+    (scores (N, L, K), starts (N,)), or None of several; then the merged scores are stored as one
+    window (see `read_scores`). start_s: where token 0 stands in its video."""
+    arrays = {"classes": np.array(classes), "url_local": match, "token_s": halves[0].token_s,
+              "start_s": start_s}
+    for half, table, of_half in zip(halves, merged, windows, strict=True):
+        name, scores, starts = "merged", table[None], torch.zeros(1, dtype=torch.int64)
+        if of_half:
+            name, (scores, starts) = "windows", of_half
+        arrays |= {f"{name}_{half.number}": scores.numpy(), f"starts_{half.number}": starts.numpy(),
+                   f"tokens_{half.number}": len(table)}
+    write_file(path, lambda file: np.savez(file, **arrays))
+
+
+# ------------------------------------------------------------------ submissions
+def games_of(halves, root, split):
+    """{match: its game on the lists `split`}, of halves that frames.in_split returned."""
+    names, games = {}, read_games(split)
+    for match in {half.match for half in halves}:
+        path = (Path(root).resolve() / match).as_posix().replace(" ", "_")
+        names[match] = next(game for game in games if path.endswith(game.replace(" ", "_")))
+    return names
+
+
+def check_games(found, wanted, where):
+    """Raises DataError unless the matches `found` are exactly those `wanted`, naming the others."""
+    for matches, what in ((sorted(set(wanted) - set(found)), "missing"),
+                          (sorted(set(found) - set(wanted)), "not of this split")):
+        if matches:
+            more = f" and {len(matches) - 3} more" if len(matches) > 3 else ""
+            raise DataError(f"{where}: nothing is zipped, for {len(matches)} games are {what}:"
+                            f" {'; '.join(matches[:3])}{more}; a submission wants the games "
+                            "of its --split, and an --out of its own")
+
+
+def write_zip(path, out, names):
+    """The submission: <league>/<season>/<game>/results_spotting.json of every match below the
+    folder `out`, called as `names` (match -> game) says. Refuses if they are not the same."""
+    files = find_files(out, PREDICTIONS)
+    check_games(files, names, out)
+
+    def save(file):
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for match, game in sorted(names.items()):
+                archive.write(files[match], f"{game}/{PREDICTIONS}")
+
+    write_file(path, save)
+    print(f"infer: {path}: {len(files)} games")
