@@ -28,16 +28,16 @@ CSRC = Path(__file__).resolve().parent.parent / "csrc"
 
 # Importing it registers torch.ops.comedian.
 try:
-    import comedian_C
+    from comedian._C import source_hash as built_from
 except ModuleNotFoundError as e:
     raise ImportError(f"the kernels are not built for this Python; run: {BUILD}") from e
 except ImportError as e:                  # built, but cannot be loaded: for another torch, mostly
     raise ImportError(f"the kernels do not fit torch {torch.__version__}: {e}; run: {BUILD}") from e
 
-if CSRC.is_dir():                         # absent where only the wheel is installed
+if (CSRC / "average_map.cpp").is_file():  # absent where only the wheel is installed
     sources = sorted(f for f in CSRC.iterdir() if f.suffix in (".cpp", ".h"))
     source_hash = hashlib.sha256(b"".join(f.read_bytes() for f in sources)).hexdigest()
-    if source_hash != comedian_C.source_hash:
+    if source_hash != built_from:
         raise ImportError(f"the kernels were built from other sources than csrc/; run: {BUILD}")
 
 kernels = torch.ops.comedian

@@ -360,6 +360,6 @@ STABLE_TORCH_LIBRARY_IMPL(comedian, CPU, m) {
   m.impl("average_map", TORCH_BOX(&comedian::average_map_cpu));
 }
 
-// `import comedian_C` registers the operators above. ops.py compares the hash with csrc/ as it is
+// `import comedian._C` registers the operators above. ops.py compares the hash with csrc/ as it is
 // now.
-PYBIND11_MODULE(comedian_C, m) { m.attr("source_hash") = COMEDIAN_SOURCE_HASH; }
+PYBIND11_MODULE(_C, m) { m.attr("source_hash") = COMEDIAN_SOURCE_HASH; }

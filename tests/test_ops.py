@@ -510,11 +510,11 @@ def newer_source(folder):
 
 
 def no_extension(folder):
-    next(folder.glob("comedian_C*")).unlink()
+    next(folder.glob("comedian/_C*")).unlink()
 
 
 def broken_extension(folder):
-    next(folder.glob("comedian_C*")).write_text("not a library")
+    next(folder.glob("comedian/_C*")).write_text("not a library")
 
 
 @pytest.mark.parametrize("spoil, message", [(newer_source, "other sources than csrc/"),
@@ -522,11 +522,10 @@ def broken_extension(folder):
                                             (broken_extension, "do not fit torch")])
 def test_a_bad_build_says_what_to_do(tmp_path, spoil, message):
     """As a user meets it: ops.py, csrc/ and the extension in a folder of their own."""
-    import comedian_C
     (tmp_path / "comedian").mkdir()
     for name in ("__init__.py", "ops.py"):
         shutil.copy(ROOT / "comedian" / name, tmp_path / "comedian")
-    shutil.copy(comedian_C.__file__, tmp_path)
+    shutil.copy(sys.modules["comedian._C"].__file__, tmp_path / "comedian")
     shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
     spoil(tmp_path)
     # An editable install of the project must not stand in for what is missing here.
