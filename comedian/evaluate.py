@@ -26,7 +26,6 @@ import os
 import sys
 import time
 import zipfile
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,10 +54,7 @@ SEEN = ("", "_visible", "_unshown")   # all events; on screen; not shown by the 
 IGNORED_S = range(0, 25, 3)
 WINDOWS_S = (2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 14, 15, 17, 20)
 MERGES = ("max", "mean")
-NMS = {
-    "hard local": partial(ops.hard_nms, mode="local"),        # the official COMEDIAN code's filter
-    "hard greedy": partial(ops.hard_nms, mode="greedy"),      # the SoccerNet baselines' suppression
-    "soft": ops.soft_nms}
+NMS = ops.NMS
 
 
 def default_ignore(window):
