@@ -341,7 +341,7 @@ def test_sweep_equals_doing_it_by_hand(token_s, merge, ignored_s, window_s, kind
             if kind == "soft":
                 kept = ops.soft_nms_ref(merged, length, window_s / token_s)
             else:
-                kept = ops.hard_nms_ref(merged, length, window_s / token_s, mode=kind)
+                kept = ops.hard_nms_ref(merged, length, window_s / token_s, mode=kind.split()[1])
             found += [(h, k, round(1000 * token_s * t), kept[t, k].item())
                       for t, k in (kept >= 0).nonzero().tolist()]
         path = tmp_path / match / evaluate.PREDICTIONS

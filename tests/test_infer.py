@@ -158,7 +158,7 @@ def test_a_half_shorter_than_the_window(n_tokens, net):
     torch.testing.assert_close(scores[0, :n_tokens], expected)
     assert (scores[0, n_tokens:] == 0).all()
     _, _, token, confidence = infer.detect(
-        infer.stack_halves([(scores, starts, n_tokens)]), ignore=2, nms="local", nms_window=0)
+        infer.stack_halves([(scores, starts, n_tokens)]), ignore=2, nms="hard local", nms_window=0)
     assert set(token.tolist()) == set(range(n_tokens)) and len(token) == 3 * n_tokens
     assert sorted(confidence.tolist()) == pytest.approx(sorted(expected.flatten().tolist()))
 
@@ -238,7 +238,7 @@ def test_positions_at_another_frame_rate(matches, checkpoint, tmp_path):
     shutil.copytree(matches / "league" / "two" / "1_224p", tmp_path / "data" / "m" / "1_224p")
     (tmp_path / "data" / "m" / "1_224p" / "fps.txt").write_text("2.0833333333")
     infer_main("--data", tmp_path / "data", "--checkpoint", checkpoint, "--out", tmp_path / "out",
-               "--nms", "local", "--nms-window", "0")
+               "--nms", "hard local", "--nms-window", "0")
     found = data.read_predictions(tmp_path / "out" / "m" / "results_spotting.json", CLASSES)
     assert sorted(set(found.position_ms)) == [960 * k for k in range(26)] and set(found.half) == {1}
 
@@ -344,7 +344,7 @@ def printed_rows(text):
 
 
 @pytest.mark.parametrize("options", [
-    [], ["--nms", "local", "--merge", "mean"], ["--nms", "greedy", "--nms-window", "3"],
+    [], ["--nms", "hard local", "--merge", "mean"], ["--nms", "hard greedy", "--nms-window", "3"],
     ["--stride", "1", "--ignore", "3", "--nms-window", "4"]])
 def test_what_is_printed_is_what_the_file_says(options, matches, checkpoint, tmp_path, capsys):
     """With a threshold low enough for many rows and high enough for many updates in between."""
