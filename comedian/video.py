@@ -46,8 +46,8 @@ SEEK_MARGIN_S = 2               # begin to decode this much before the start, th
 MOST_WAITING = 2000             # compressed pictures kept on the way to the start
 COMB = 12                       # of 255: rows that differ less do not show as a comb
 JUMP_S, BACK_S = 10, 0.1        # a larger step on or back is a new clock (ffmpeg.c)
-NO_PICTURE = ("no picture can be read from it; does it play? If so: "
-              "ffmpeg -i OLD -c:v libx264 -crf 18 NEW.mkv")
+NO_PICTURE = ("no picture can be read from it, or it is cut off before its index; does it play? "
+              "If so: ffmpeg -i OLD -c:v libx264 -crf 18 NEW.mkv")
 STILL_S = 120                   # no football match shows one picture for so long
 JPEG_QUALITY = 95               # files as large as those of ffmpeg -q:v 1 -qmin 1, and truer
 HDR = {16: "PQ", 18: "HLG"}     # transfer functions, as FFmpeg numbers them
@@ -218,7 +218,7 @@ def pictures(path, start_s, threads, seen):
             if packet.size:
                 now_s = float((packet.dts if packet.pts is None else packet.pts) * unit)
                 # Before begin_s nothing is decoded but what follows the last key picture.
-                if now_s < begin_s and len(waiting) < MOST_WAITING:
+                if now_s <= begin_s and len(waiting) < MOST_WAITING:
                     waiting = [packet] if packet.is_keyframe else [*waiting, packet]
                     continue
             for ready in [*waiting, packet]:
@@ -248,7 +248,7 @@ def is_combed(before, frame, after):
     Between two rows of a field come, in an interlaced picture, rows of another instant, as near in
     time to the picture before as to itself, or to the picture after. In a progressive picture they
     fit best, its neighbours fit equally badly on both sides (FFmpeg's filter idet asks for the
-    same), and hardly anywhere do rows alternate between light and dark.
+    same), and hardly anywhere do two shades alternate over several rows.
     """
     def rows(picture):                                     # brightness; every fourth column will do
         wide = picture.format.components[0].bits > 8
@@ -258,13 +258,14 @@ def is_combed(before, frame, after):
 
     own, early, late = map(rows, (frame, before, after))   # (H, W / 4), 0 to 255
     step = np.diff(own, axis=0)
-    turns = step[:-1] * step[1:] < -COMB * COMB
+    turns = ((step[:-1] * step[1:] < -COMB * COMB)
+             & (2 * np.abs(step[:-1] + step[1:]) < np.abs(step[:-1])))
     around = own[:-2] + own[2:]
     own, early, late = (np.abs(around - 2 * middle[1:-1]).sum(1) for middle in (own, early, late))
     # If the upper field is the first, the lower rows are near to `after`, the upper to `before`.
     one, other = (early[i::2].sum() + late[1 - i::2].sum() for i in (0, 1))
     return (max(one, other) > 1.04 * min(one, other) or min(one, other) <= 1.5 * own.sum()
-            or (turns[:-2] & turns[1:-1] & turns[2:]).mean() > 0.001)
+            or (turns[:-3] & turns[1:-2] & turns[2:-1] & turns[3:]).mean() > 0.001)
 
 
 def deinterlaced(before, frame, after):
@@ -322,7 +323,8 @@ def sample(path, fps=2.0, start_s=0.0, end_s=None, size=None, threads=0, note=sa
     breaks off more than a second before its end.
     """
     if not 0 <= start_s < (math.inf if end_s is None else end_s):
-        raise DataError(f"{path}: wants 0 <= start < end, got {start_s:g} and {end_s:g} s")
+        raise DataError(f"{path}: wants 0 <= start < end, got {start_s:g} and "
+                        f"{math.inf if end_s is None else end_s:g} s")
     rate, start = (Fraction(number).limit_denominator(1_000_000) for number in (fps, start_s))
 
     def place(second):
@@ -418,7 +420,7 @@ def check_end(path, stop_s, seen, note):
             raise DataError(f"{path}: breaks off at {stop_s:.1f} of {said_s:.1f} s; "
                             "copy or download it again")
         note(f"{path}: its pictures end at {stop_s:.1f} of {said_s:.1f} s")
-    elif not whole:
+    elif not whole and not seen["damaged"]:
         note(f"{path}: is cut off at {stop_s:.1f} s, in the middle of a picture; if more is "
              "missing, copy or download it again")
 
