@@ -86,8 +86,7 @@ def opened(path, threads=0):
         raise DataError(f"{path}: not a video that FFmpeg can read, or cut off before its index "
                         f"({error.strerror}); does it play? If so: ffmpeg -i OLD -c copy NEW.mkv"
                         ) from None
-    streams = [stream for stream in container.streams.video
-               if not stream.disposition & av.stream.Disposition.attached_pic]     # cover art
+    streams = picture_streams(container)
     if not streams:
         container.close()
         raise DataError(f"{path}: {NO_PICTURE}")
@@ -102,6 +101,12 @@ def opened(path, threads=0):
     if stream.name == "hevc":               # else damage hides all up to the next key picture
         stream.codec_context.flags |= av.codec.context.Flags.output_corrupt
     return container, stream
+
+
+def picture_streams(container):
+    """The streams of pictures of a file, without cover art."""
+    return [stream for stream in container.streams.video
+            if not stream.disposition & av.stream.Disposition.attached_pic]
 
 
 def codec_name(container, stream):
@@ -200,7 +205,7 @@ def pictures(path, start_s, threads, seen):
     """Yields (second, frame) in the order of showing, from a little before `start_s` on; after the
     last picture (second where it ends, None), if there was one.
 
-    What cannot be decoded is left out. What is odd goes to `seen`, see sample().
+    What cannot be decoded is left out. What is odd goes to `seen`, see nothing_odd().
     """
     container, stream = opened(path, threads)
     begin_s = start_s - SEEK_MARGIN_S
@@ -208,8 +213,8 @@ def pictures(path, start_s, threads, seen):
         container.close()
         container, stream = opened(path, threads)
     unit, step = stream.time_base, 1 / frame_rate(stream)
-    if (others := len(container.streams.video) - 1) and not seen["chosen"]:
-        seen["chosen"] = (f"has {others + 1} picture streams; number {stream.index}, "
+    if (count := len(picture_streams(container))) > 1:
+        seen["chosen"] = (f"has {count} picture streams; number {stream.index}, "
                           f"{stream.width}x{stream.height}, is read")
     best_effort = Stamps()
     waiting, now_s, end_s, zero = [], 0.0, None, 0
@@ -316,8 +321,8 @@ def sample(path, fps=2.0, start_s=0.0, end_s=None, size=None, threads=0, note=sa
     Frame n belongs to second start_s + n / fps, chosen as `ffmpeg -vf fps=...` does (top of the
     file). Where the source has a gap, the picture before it is repeated (the same array).
     end_s: where to stop; None = at the end. size: (width, height) in pixels; None = as the first
-    picture is. threads: that decode, 0 = one per core. note(text) hears, after the last frame, what
-    is odd about the file. Memory does not grow with the length.
+    picture is. threads: that decode, 0 = one per core. note(text) hears what is odd about the
+    file. Memory does not grow with the length.
 
     Raises DataError at once for what is not a video, and after the last good frame if the file
     breaks off more than a second before its end.
@@ -428,8 +433,8 @@ def check_end(path, stop_s, seen, note):
 def is_whole(path):
     """Whether the file has all the bytes that its container announces (True where it is unknown).
 
-    Looks at sizes only: MP4's outer boxes, Matroska's elements, AVI's RIFF, packets of a transport
-    stream, the last pack of a program stream. A tail of zeros is a download that never finished.
+    Looks at sizes only: MP4's outer boxes, Matroska's elements, AVI's RIFF, the packets of a
+    transport stream. A tail of zeros is a download that never finished.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
@@ -623,7 +628,7 @@ def write_half(job, tell):
 def extract(args):
     """`python -m comedian.prepare frames`: every video below args.videos, args.jobs at a time.
 
-    In threads, one per half: decoding and compressing happen in OpenCV, which frees Python's lock.
+    In threads, one per half: FFmpeg decodes and OpenCV compresses, and both free Python's lock.
     Raises DataError at the end if some could not be read, and at once if nothing can be written.
     """
     since, size = time.time(), tuple(args.size)
