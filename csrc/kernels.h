@@ -69,9 +69,10 @@ void average_precision(const int64_t* tally, int64_t n_deltas, double* ap, int64
 // The walk over the classes of one half: visit(k, column) for every class k. column[t] is
 // table[t][k], T values side by side, in scratch memory that visit may change.
 // The table (T, K) is turned into columns (K, T) in blocks of rows, so that every cache line is
-// read and written once.
+// read and written once. (static: each file has its own, which the compiler then inlines.)
 template <typename T, typename Visit>
-void for_each_class(const T* table, int64_t length, int64_t n_classes, const Visit& visit) {
+static void for_each_class(const T* table, int64_t length, int64_t n_classes,
+                           const Visit& visit) {
   const std::unique_ptr<T[]> columns(new T[length * n_classes]);
   constexpr int64_t kBlock = 16;  // rows; 16 floats are one cache line of a column
   int64_t t = 0;

@@ -14,7 +14,7 @@ T larger(T a, T b) { return a > b ? a : b; }
 // Most calls find nothing. So the maximum is computed first, in lanes that the compiler keeps in
 // vector registers, and its place only afterwards.
 template <typename T>
-int64_t first_maximum_above(const T* x, int64_t begin, int64_t end, T floor) {
+static int64_t first_maximum_above(const T* x, int64_t begin, int64_t end, T floor) {
   constexpr int64_t kLanes = 8;
   T best = floor;
   if (end - begin < kLanes) {
@@ -55,7 +55,8 @@ int64_t first_maximum_above(const T* x, int64_t begin, int64_t end, T floor) {
 //
 // Equal scores: the earlier token is the better one.
 template <typename T>
-int64_t climb_to_peak(const T* x, int64_t length, int64_t span, std::vector<int64_t>& climb) {
+static int64_t climb_to_peak(const T* x, int64_t length, int64_t span,
+                             std::vector<int64_t>& climb) {
   for (int64_t seen = 0;;) {
     const int64_t top = climb.back();
     const int64_t horizon = std::min(length, top + span + 1);
