@@ -409,7 +409,8 @@ def test_two_steps_by_hand(options, matches, tmp_path, monkeypatch):
                 start = before.get(part, {}).get(name, torch.zeros(()))
                 assert_near(value, step[part][name], step[part][name] - start, f"{part}.{name}",
                             share=5e-2 if args.bf16 else 2e-3)
-        torch.testing.assert_close(state["queue"], step["queue"], rtol=0, atol=2e-5)
+        torch.testing.assert_close(state["queue"], step["queue"], rtol=0,
+                                   atol=5e-3 if args.bf16 else 2e-5)
         optimizer = state["optimizer"]
         decays = [g["weight_decay"] for g in optimizer["param_groups"]]
         assert decays == [args.weight_decay, 0]
