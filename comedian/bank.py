@@ -5,6 +5,7 @@ from them once and kept. The equations that read it stand in stage2_distill.py.
     <features>/<league>/<season>/<match>/1_<name>.npy      of half 1: (seconds, D_t), 1 per second
 """
 import hashlib
+import tokenize
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ from comedian.frames import CLIP_FRAMES
 
 FEATURE_SLACK_S = 10                  # features and frames of a half may end this far apart
 CHECKED_ROWS = 16                     # of a stored array, computed again when it is opened
+# All that numpy raises where a file is no .npy, or not a whole one.
+NOT_NPY = (OSError, ValueError, EOFError, MemoryError, tokenize.TokenError)
 
 
 class Features(NamedTuple):
@@ -59,7 +62,7 @@ def open_features(root, half, name):
         raise DataError(f"{path}: no teacher features for this half; see --features and "
                         "--features-name" + (f" (here lie: {', '.join(there)})" if there else "")
                         ) from None
-    except (OSError, ValueError, EOFError) as error:
+    except NOT_NPY as error:
         raise DataError(f"{path}: not a plain .npy array ({error}); save the features with "
                         "numpy.save") from None
     if len(shape) != 2 or min(shape) < 1 or dtype.kind not in "fiu" or fortran_order:
@@ -130,8 +133,8 @@ def row_ids(bank, chunk=2048):
     """
     gen = torch.Generator().manual_seed(0)
     code = torch.randint(-2 ** 62, 2 ** 62, (bank.shape[1],), generator=gen).to(bank.device)
-    return torch.cat([(rows.float().view(torch.int32) * code).sum(1)              # wraps around
-                      for rows in bank.split(chunk)])
+    return torch.cat([((rows.float() + 0).view(torch.int32) * code).sum(1)        # wraps around
+                      for rows in bank.split(chunk)])                 # + 0, as -0.0 equals 0.0
 
 
 def stored(path, bank, make):
@@ -165,8 +168,8 @@ def stored(path, bank, make):
 def what_is_wrong(path, bank, make):
     """Why a stored table is not believed, in words; None if it is."""
     try:
-        table = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
+        table = np.lib.format.open_memmap(path, mode="r")              # np.load takes an .npz, too
+    except NOT_NPY:
         return "not a whole .npy array"
     rows = torch.linspace(0, len(bank) - 1, CHECKED_ROWS, dtype=torch.float64).long()
     again = make(rows).float().cpu().numpy()                          # (16, D_t + more)
