@@ -155,6 +155,26 @@ MUTANTS = [
     ("stage3_finetune.py", "    if valid:\n", "    if False:\n", "test_stage3.py::test_mistakes"),
     ("comedian/soccernet.py", 'if entry["label"] not in without)', "if True)",
      "test_stage3.py::test_labels_of_no_class_are_named"),
+    # -- the layout
+    ("comedian/augment.py", "import torch\n\nLUMA",
+     "import torch\n\n\ndef late():\n    import infer\n\n\nLUMA",
+     "test_layout.py::test_nothing_in_the_pantry_imports_a_file_above_it"),
+    ("comedian/frames.py", "\nfrom comedian import DataError\n",
+     "\nfrom comedian import DataError, soccernet\n", "test_layout.py::test_no_circles"),
+    ("stage2_distill.py", "\nimport math\n", "\nimport infer\nimport math\n",
+     "test_layout.py::test_among_the_five_all_import_the_model_and_stage_3_infers"),
+    ("stage1_spatial.py", "--- schedules\n", "--- schedule\n",
+     "test_layout.py::test_the_stages_have_the_same_headings"),
+    ("stage3_finetune.py", "    stop = run.Stop()\n", "    stop = run.Stop()\n" + 2 * "    pass\n",
+     "test_layout.py::test_main_is_short_before_its_loop"),
+    ("stage3_finetune.py", "Proved by test_equation_7", "Proved by test_equation_8",
+     "test_layout.py::test_named_tests_exist[stage3_finetune]"),
+    ("stage3_finetune.py", '"--labels", help="root of the labels; default: --data")', '"--labels")',
+     "test_layout.py::test_every_flag_has_a_help_text"),
+    ("infer.py", "{n_tokens * halves[0].token_s", "{bar.n * halves[0].token_s",
+     "test_layout.py::test_no_state_comes_from_a_progress_bar"),
+    ("infer.py", "Reads   --video:", "Reads   ../shared/frames or --video:",
+     "test_layout.py::test_no_path_of_the_workshop"),
 ]
 
 
