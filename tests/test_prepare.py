@@ -26,7 +26,7 @@ import torch
 
 import stage2_distill
 from comedian import augment, synthetic
-from comedian import frames as data
+from comedian import frames
 from comedian import prepare as stage0_prepare
 from comedian.frames import DEFAULT_FPS
 from comedian.public_weights import load_checkpoint, save_checkpoint
@@ -79,26 +79,26 @@ def test_a_test_match_does_not_depend_on_the_train_matches(rendered, tmp_path):
 
 # ------------------------------------------------------------------ 2. the layout
 def test_data_reads_it(rendered):
-    halves = data.find_halves(rendered)
+    halves = find_halves(rendered)
     assert [half.number for half in halves] == [1, 2] * 3
     for half in halves:
         assert (half.n_frames, half.fps, half.first) == (120, 2.0, 1)
-        assert data.read_frame(half.path(119)).shape == (32, 32, 3)
+        assert read_frame(half.path(119)).shape == (32, 32, 3)
         features = data.open_features(rendered, half, "physics")
         assert features.shape == (60, 64) and features.dtype == np.float32
         assert np.isfinite(features).all() and features.std() > 0.2      # more than its noise
 
 
 def test_labels_where_they_were_asked_for(rendered):
-    matches = data.find_halves(rendered)
+    matches = find_halves(rendered)
     labelled = {half.match for half in matches
                 if (rendered / half.match / "Labels-v2.json").exists()}
     assert sorted(match.split("/")[0] for match in labelled) == ["test", "train"]
 
 
 def test_labels_follow_soccernet(rendered):
-    classes = data.read_classes(rendered / "classes.txt")
-    assert classes == tuple(name for name in data.SOCCERNET_CLASSES if name in classes)
+    classes = soccernet.read_classes(rendered / "classes.txt")
+    assert classes == tuple(name for name in soccernet.SOCCERNET_CLASSES if name in classes)
     assert len(classes) == 8
     for path in rendered.rglob("Labels-v2.json"):
         labels = json.loads(path.read_text())
@@ -110,7 +110,7 @@ def test_labels_follow_soccernet(rendered):
             second = int(event["position"]) // 1000
             assert clock == f"{second // 60:02d}:{second % 60:02d}" and half in "12"
             assert event["team"] in ("home", "away")
-        assert len(data.read_labels(path, classes)) == len(labels["annotations"]) > 5
+        assert len(soccernet.read_labels(path, classes)) == len(labels["annotations"]) > 5
 
 
 def test_score_counts_the_goals(tmp_path, monkeypatch):
@@ -155,7 +155,7 @@ def test_half_finished_folder_is_finished(rendered, tmp_path):
 
 def test_other_settings_are_refused(rendered):
     before = tree(rendered)
-    with pytest.raises(data.DataError, match="other settings.*choose another --out"):
+    with pytest.raises(DataError, match="other settings.*choose another --out"):
         render(rendered, seed=5)
     assert tree(rendered) == before
 
@@ -166,7 +166,7 @@ def test_other_settings_are_refused(rendered):
     ("synthetic.json", "[]", "not a record of this command")])
 def test_foreign_files_are_left_alone(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
-    with pytest.raises(data.DataError, match=message):
+    with pytest.raises(DataError, match=message):
         render(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -179,7 +179,7 @@ def test_foreign_files_are_left_alone(tmp_path, name, text, message):
     (dict(seed=-1), "--seed must be at least 0"),
     (dict(jobs=0), "--jobs must be at least 1")])
 def test_flags_are_checked_before_anything_is_written(tmp_path, flags, message):
-    with pytest.raises(data.DataError, match=message):
+    with pytest.raises(DataError, match=message):
         render(tmp_path / "new", **flags)
     assert not (tmp_path / "new").exists()
 
@@ -484,7 +484,7 @@ def spoil(root, what):
 def test_pca_names_the_file_that_is_not_features(raw, what, message):
     root, _ = raw
     spoil(root, what)
-    with pytest.raises(data.DataError, match=message) as error:
+    with pytest.raises(DataError, match=message) as error:
         prepare("pca", "--features", root, "--name", "x", "--width", 4)
     assert "l/s/b/1_x.npy" in str(error.value) and "\n" not in str(error.value)
 
@@ -494,15 +494,15 @@ def test_pca_refuses_what_would_mix_bases(raw, tmp_path, capsys):
     options = ["pca", "--features", root, "--name", "x", "--width", 4]
     prepare(*options)
     assert f"{root / 'l/s/c d'}: no 2_x.npy" in capsys.readouterr().out
-    with pytest.raises(data.DataError, match=r"y.npz: from 24 to 4 numbers, wanted is 24 to 5"):
+    with pytest.raises(DataError, match=r"y.npz: from 24 to 4 numbers, wanted is 24 to 5"):
         (root / "y.npz").write_bytes((root / "pca_4_std_x.npz").read_bytes())
         prepare(*options, "--width", 5, "--out-name", "y")
     (root / "pca_4_std_x.npz").unlink()
     write_features(root, {"l/s/e": correlated(5, 60, 60)})
-    with pytest.raises(data.DataError, match="1_pca_4_std_x.npy: there already, by another basis"):
+    with pytest.raises(DataError, match="1_pca_4_std_x.npy: there already, by another basis"):
         prepare(*options)                                  # fitted anew, on more rows
     write_features(tmp_path / "wide", {"m": correlated(5, 30, width=25)})
-    with pytest.raises(data.DataError, match="from 24 to 4 numbers, wanted is 25"):
+    with pytest.raises(DataError, match="from 24 to 4 numbers, wanted is 25"):
         prepare("pca", "--features", tmp_path / "wide", "--name", "x",
                 "--basis", root / "pca_4_std_x.npz")
 
@@ -515,7 +515,7 @@ def test_pca_refuses_what_would_mix_bases(raw, tmp_path, capsys):
     (["--basis", __file__], "test_prepare.py: not a basis")])
 def test_pca_refuses(raw, options, message):
     root, _ = raw
-    with pytest.raises(data.DataError, match=message):
+    with pytest.raises(DataError, match=message):
         prepare("pca", "--features", root, "--name", "x", "--width", 4, *options)
 
 
@@ -534,8 +534,8 @@ def checkpoint(path, stage, window=8, **changes):
 
 def frames_of(half, model):
     """All whole clips of a half, as the network wants them: (1, T, 3, S, S)."""
-    n = data.CLIP_FRAMES * half.n_tokens
-    frames = data.FrameReader(1).read([(half, 0)], n)
+    n = CLIP_FRAMES * half.n_tokens
+    frames = FrameReader(1).read([(half, 0)], n)
     x = augment.resize(augment.to_float(frames, torch.device("cpu")), model.cfg.image_size)
     return augment.normalize(x, model.cfg.normalize_per_frame)
 
@@ -547,7 +547,7 @@ def test_features_of_a_stage_1_network(matches, tmp_path, capsys):
     prepare("features", "--data", matches, "--checkpoint", tmp_path / "1.pt", "--out-name", "own",
             "--out", tmp_path / "out", "--batch", 7, "--device", "cpu")
     assert "tokens of the spatial encoder" in capsys.readouterr().out
-    for half in data.find_halves(matches):
+    for half in find_halves(matches):
         rows = np.load(tmp_path / "out" / half.match / f"{half.number}_own.npy")
         clips = frames_of(half, model)[0].unflatten(0, (-1, 2))           # (n_tokens, 2, 3, S, S)
         assert rows.dtype == np.float32 and rows.shape == (half.n_frames // 2, 128)
@@ -561,7 +561,7 @@ def test_features_with_context_are_those_in_the_middle_of_a_window(matches, tmp_
     model = checkpoint(tmp_path / "3.pt", 3, window)
     prepare("features", "--data", matches, "--checkpoint", tmp_path / "3.pt", "--out-name", "own",
             "--out", tmp_path / "out", "--device", "cpu")
-    for half in data.find_halves(matches)[:2]:
+    for half in find_halves(matches)[:2]:
         rows = np.load(tmp_path / "out" / half.match / f"{half.number}_own.npy")
         frames, n = frames_of(half, model), half.n_tokens
         length, best = min(window, n), {}
@@ -582,7 +582,7 @@ def test_features_with_context_are_those_in_the_middle_of_a_window(matches, tmp_
     (5.0, 20, [1, 3, 6, 8]),                               # 0.4 s: around 0.5, 1.5, 2.5, 3.5 s
     (25.0, 10, [4])])                                      # shorter than a second: its last clip
 def test_a_row_is_the_token_of_its_second(fps, n_frames, expected):
-    half = data.Half("m", 1, "f", "", 8, ".jpg", 1, n_frames, fps)
+    half = Half("m", 1, "f", "", 8, ".jpg", 1, n_frames, fps)
     tokens = np.arange(half.n_tokens)[:, None]
     rows = stage0_prepare.per_second(tokens, half)
     assert rows[:, 0].tolist() == expected

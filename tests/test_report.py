@@ -17,7 +17,7 @@ from matplotlib.colors import to_rgba
 
 import infer
 from comedian import evaluate, report
-from comedian import frames as data
+from comedian import frames
 from comedian.run import Log
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,14 +49,14 @@ def spotted(tmp_path):
     happened: a Goal at 12.4 s, a Kick-off that is not shown at 20 s, and a Foul in half 2.
     Of the second match there are 10 s of half 2 as well, with a Corner in second 6.
     """
-    starts = np.array(data.window_starts(40, 16, 8))
+    starts = np.array(infer.window_starts(40, 16, 8))
     windows = np.zeros((len(starts), 16, 4), np.float32)
     for w, start in enumerate(starts):
         for second, label, score in ((12, 0, 0.9), (30, 1, 0.5)):
             if 0 <= second - start < 16:
                 windows[w, second - start, label] = score
     windows[1, 15, 2] = 1                 # second 23 at the window's edge: merging ignores it
-    found = data.Detections(np.array([1, 1, 1, 2]), np.array([0, 1, 2, 0]),
+    found = soccernet.Detections(np.array([1, 1, 1, 2]), np.array([0, 1, 2, 0]),
                             np.array([12000, 30000, 5000, 7000]), np.array([0.9, 0.5, 0.1, 0.9]))
     truth = [("1 - 00:12", "Goal", "12400", "visible"),
              ("1 - 00:20", "Kick-off", "20000", "not shown"),
@@ -68,11 +68,11 @@ def spotted(tmp_path):
         second = np.zeros((1, 16, 4), np.float32)
         second[0, 6, 2] = 0.7
         half_2 = {"windows_2": second, "starts_2": np.array([0]), "tokens_2": 10}
-        np.savez(folder / evaluate.SCORES, classes=np.array(CLASSES), token_s=1.0, url_local=match,
+        np.savez(folder / soccernet.SCORES, classes=np.array(CLASSES), token_s=1.0, url_local=match,
                  windows_1=windows, starts_1=starts, tokens_1=40,
                  **(half_2 if match == MATCHES[1] else {}))
-        data.write_predictions(folder / evaluate.PREDICTIONS, match, found, CLASSES)
-        (tmp_path / "labels" / match / evaluate.LABELS).write_text(json.dumps({"annotations": [
+        soccernet.write_predictions(folder / soccernet.PREDICTIONS, match, found, CLASSES)
+        (tmp_path / "labels" / match / soccernet.LABELS).write_text(json.dumps({"annotations": [
             dict(zip(("gameTime", "label", "position", "visibility"), row, strict=True))
             for row in truth]}))
     return tmp_path / "scores", tmp_path / "labels"
@@ -94,10 +94,10 @@ def timeline(out, spotted, **options):
     """The Figure of half 1 of the first match."""
     scores, labels = spotted
     read = report.read_half(scores / MATCHES[0], 1)
-    options.setdefault("events", data.read_labels(labels / MATCHES[0] / evaluate.LABELS, CLASSES))
+    options.setdefault("events", soccernet.read_labels(labels / MATCHES[0] / soccernet.LABELS, CLASSES))
     return report.draw_timeline(
         out, "Dale 1 - 4 Castle", 1, *read,
-        data.read_predictions(scores / MATCHES[0] / evaluate.PREDICTIONS, CLASSES), **options)
+        soccernet.read_predictions(scores / MATCHES[0] / soccernet.PREDICTIONS, CLASSES), **options)
 
 
 # ------------------------------------------------------------------ curves
@@ -165,7 +165,7 @@ def test_scores_are_merged_as_infer_does(spotted):
     assert scores.shape == (40, 4) and (token_s, start_s) == (1, 0) and classes == CLASSES
     assert scores[12, 0] == np.float32(0.9) and scores[30, 1] == np.float32(0.5)
     assert np.count_nonzero(scores) == 2  # the score at a window's edge is not among them
-    stored = evaluate.read_scores(spotted[0] / MATCHES[0]).windows
+    stored = soccernet.read_scores(spotted[0] / MATCHES[0]).windows
     _, label, second, confidence = infer.detect(stored)
     by_infer = np.zeros((40, 4), np.float32)
     by_infer[second, label] = confidence
@@ -207,9 +207,9 @@ def test_threshold_chooses_what_is_shown(tmp_path, spotted, threshold, seconds):
 
 def test_time_is_token_s_and_ticks_read_as_a_clock(tmp_path):
     """A half of 45 minutes, tokens of 2 s, and no event at all: then every class has its row."""
-    none = data.Detections(*(np.zeros(0, int),) * 3, np.zeros(0))
+    none = soccernet.Detections(*(np.zeros(0, int),) * 3, np.zeros(0))
     figure = report.draw_timeline(tmp_path / "t.png", "m", 2, np.zeros((1350, 17)), 2.0, 0.0,
-                                  data.SOCCERNET_CLASSES, none)
+                                  soccernet.SOCCERNET_CLASSES, none)
     axes, = figure.axes
     assert max(c.get_paths()[0].vertices[:, 0].max() for c in axes.collections
                if c.get_label().startswith("score")) == 2698          # the last token's second
@@ -222,11 +222,11 @@ def test_time_is_token_s_and_ticks_read_as_a_clock(tmp_path):
 
 def test_a_part_of_a_half_stands_at_its_own_time(tmp_path, spotted):
     """infer.py --start 0:12: the first score is that of second 12; what was before is not shown."""
-    path = spotted[0] / MATCHES[0] / evaluate.SCORES
+    path = spotted[0] / MATCHES[0] / soccernet.SCORES
     np.savez(path, **dict(np.load(path)) | {"start_s": 12.4})
     assert report.read_half(path.parent, 1)[2] == 12.4
     figure = timeline(tmp_path / "t.png", spotted, events=[
-        data.Event(1, 0, 12_300, True), data.Event(1, 1, 12_500, True)])
+        soccernet.Event(1, 0, 12_300, True), soccernet.Event(1, 1, 12_500, True)])
     axes, = figure.axes
     assert axes.get_xlim() == pytest.approx((12.2, 52.6))
     assert marks(figure)["true"][:, 0].tolist() == [12.5]
@@ -251,7 +251,7 @@ def test_which_match(spotted):
     assert report.find_match(spotted[0], "north") == MATCHES[1]
     for name, message in (("2031/", "is in 2 of 2 names.*Dale.*Hill"),
                           ("Hull 2 - 1 North", "near it: 'league/2031/Hill")):
-        with pytest.raises(data.DataError, match=message):
+        with pytest.raises(DataError, match=message):
             report.find_match(spotted[0], name)
 
 
@@ -260,7 +260,7 @@ def test_refuses(tmp_path, spotted):
     write_run(tmp_path / "empty", "Traceback\n")
     (tmp_path / "nothing").mkdir()
     (tmp_path / "other/league").mkdir(parents=True)
-    (tmp_path / "other/league" / evaluate.LABELS).write_text('{"annotations": []}')
+    (tmp_path / "other/league" / soccernet.LABELS).write_text('{"annotations": []}')
     for arguments, message in (
             (["curves", tmp_path / "empty"], "empty.log.txt: no line with a loss"),
             (["curves", tmp_path / "nothing"], "log.txt: cannot be read"),
@@ -272,7 +272,7 @@ def test_refuses(tmp_path, spotted):
             (["timeline", scores, "--out", tmp_path / "t.xyz"], "t.xyz: the picture cannot"),
             (["timeline", scores, "--out", tmp_path / "empty/log.txt/t.png"],
              "t.png: the picture cannot")):
-        with pytest.raises(data.DataError, match=message):
+        with pytest.raises(DataError, match=message):
             run(*arguments)
 
 

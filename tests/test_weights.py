@@ -24,7 +24,7 @@ import infer
 import stage2_distill
 import stage3_finetune
 from comedian import augment
-from comedian import frames as data
+from comedian import frames
 from comedian.public_weights import (
     config_of,
     convert,
@@ -81,7 +81,7 @@ def test_damaged_checkpoint(tmp_path, damage, message):
     if damage:
         save(path, Comedian(with_changes("vivit_micro", window_tokens=8)))
         path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(data.DataError, match=message) as error:
+    with pytest.raises(DataError, match=message) as error:
         load_checkpoint(path)
     assert str(path) in str(error.value)
 
@@ -94,13 +94,13 @@ def test_what_does_not_fit_is_named(tmp_path):
     weights["spatial.extra"] = torch.zeros(1)
     weights["spatial.pos_embed"] = torch.zeros(1, 3, 128)
     before = {name: p.clone() for name, p in model.state_dict().items()}
-    with pytest.raises(data.DataError) as error:
+    with pytest.raises(DataError) as error:
         load_parts(model, {"model": weights}, ["spatial."], "x.pt")
     for part in ("x.pt", "spatial.cls_token missing", "spatial.extra unknown",
                  "spatial.pos_embed is (1, 3, 128), model has (1, 17, 128)"):
         assert part in str(error.value)
     assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
-    with pytest.raises(data.DataError, match=r"and \d+ more"):
+    with pytest.raises(DataError, match=r"and \d+ more"):
         load_parts(model, {"model": {}}, ["spatial."], "x.pt")
     load_parts(model, {"model": weights}, ["temporal."], "x.pt")   # what is asked for is complete
     assert torch.equal(model.temporal.pos_embed, other.temporal.pos_embed)
@@ -157,7 +157,7 @@ def test_official_file_gives_the_official_logits(tmp_path, capsys, kind, tag, dt
     said = capsys.readouterr().out
     assert "official COMEDIAN" in said and "train_transform" in said and "head" not in said
     assert model.cfg == with_changes(f"{kind}_tiny", temporal_depth=6, window_tokens=T // 2)
-    assert model.cfg.classes == data.SOCCERNET_CLASSES
+    assert model.cfg.classes == soccernet.SOCCERNET_CLASSES
     assert model.cfg.temporal_heads == 3
 
     x = torch.from_numpy(fixture_frames(tag, 1, T) if tag.endswith("b1")
@@ -385,7 +385,7 @@ REFUSED = {                           # what is in the file -> what the line mus
 def test_refused_with_the_list(tmp_path, case):
     make, parts = REFUSED[case]
     torch.save(make(), tmp_path / "x.pth")
-    with pytest.raises(data.DataError) as error:
+    with pytest.raises(DataError) as error:
         load_checkpoint(tmp_path / "x.pth")
     for part in [str(tmp_path / "x.pth"), *parts]:
         assert part in str(error.value)
@@ -400,7 +400,7 @@ def test_damaged_public_files(tmp_path, name, damage):
     write(tmp_path / name, {key: torch.from_numpy(np.asarray(value))
                             for key, value in augreg_arrays().items()})
     (tmp_path / name).write_bytes(damage((tmp_path / name).read_bytes()))
-    with pytest.raises(data.DataError, match="not a checkpoint, or damaged") as error:
+    with pytest.raises(DataError, match="not a checkpoint, or damaged") as error:
         load_checkpoint(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
 
@@ -432,7 +432,7 @@ def test_any_name_lost_or_shape_changed_is_refused(which, draws):
         content[name] = torch.zeros(())
     elif change == "renamed":
         content[name + "x"] = value
-    with pytest.raises(data.DataError) as error:
+    with pytest.raises(DataError) as error:
         convert(content, "x.pth")
     assert str(error.value).startswith("x.pth: ") and "\n" not in str(error.value)
 
@@ -462,8 +462,8 @@ def test_infer_scores_with_an_official_file(half, tmp_path):
                                  "--device", "cpu", "--no-bf16"]))
     with np.load(tmp_path / "out" / "m" / "scores.npz") as stored:
         scores, starts = stored["windows_1"], stored["starts_1"]
-        assert tuple(stored["classes"]) == data.SOCCERNET_CLASSES
-    frames = data.FrameReader(1).read([(data.find_halves(half)[0], 0)], 12)
+        assert tuple(stored["classes"]) == soccernet.SOCCERNET_CLASSES
+    frames = FrameReader(1).read([(find_halves(half)[0], 0)], 12)
     x = augment.resize(augment.to_float(frames, torch.device("cpu")), 224)        # (1, 12, 3, S, S)
     x = (x - 0.45) / 0.225
     model = loaded(released)
