@@ -12,6 +12,7 @@ What these tests prove about infer.py:
 """
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -31,13 +32,15 @@ from conftest import N_FRAMES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 import infer
-from comedian import DataError, augment, evaluate, ops, report, soccernet, video
+import stage2_distill
+from comedian import DataError, augment, bank, evaluate, ops, prepare, report, soccernet, video
 from comedian import frames as on_disk
 from comedian.frames import FrameReader, Half, find_halves
 from comedian.soccernet import LABELS, PREDICTIONS, SCORES
-from model import Comedian, save_checkpoint, with_changes
+from model import Comedian, load_checkpoint, save_checkpoint, with_changes
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU, PLAIN = torch.device("cpu"), contextlib.nullcontext()
@@ -90,13 +93,24 @@ def flags(**changes):
                                      threshold=0.001) | changes)
 
 
+ROW = r" *(\d+):(\d\d)  (\w+) +(0\.\d\d|1\.00)"
+
+
+def printed_rows(text):
+    """[(match, half)] and for each the rows [(second, class, confidence as printed)]."""
+    halves = re.findall(r"^(\S+), half (\d)$", text, re.MULTILINE)
+    parts = re.split(r"^\S+, half \d$", text, flags=re.MULTILINE)[1:]
+    return {half: [(60 * int(m) + int(s), name, c) for m, s, name, c in re.findall(ROW, part)]
+            for half, part in zip(halves, parts, strict=True)}
+
+
 # ------------------------------------------------------------------ 1. once is enough
-@pytest.mark.parametrize("stride", [1, 3, 4, 8])
+@pytest.mark.parametrize("stride", [1, 3, 8])
 @torch.no_grad()
 def test_one_pass_equals_encoding_every_window(stride, net, matches):
-    """For every window of every half: its frames through the whole network."""
+    """For every window of two halves: its frames through the whole network."""
     reader = FrameReader(1)
-    for half, h in encode(net, find_halves(matches)):
+    for half, h in encode(net, find_halves(matches)[1::2]):
         assert h.shape == (half.n_tokens, 128)
         scores, starts = scores_of(net, h, stride)
         assert starts.tolist() == infer.window_starts(half.n_tokens, WINDOW, stride)
@@ -111,7 +125,7 @@ def test_one_pass_equals_encoding_every_window(stride, net, matches):
 @pytest.mark.parametrize("batch", [1, 7])
 @torch.no_grad()
 def test_batches_change_nothing(batch, net, matches):
-    halves = find_halves(matches)
+    halves = find_halves(matches)[2:]
     for (half, h), (other, small) in zip(encode(net, halves), encode(net, halves, batch=batch),
                                          strict=True):
         assert half == other
@@ -132,19 +146,6 @@ def test_mirrored_tokens(net, matches):
     expected = net.encode(augment.normalize(x, per_frame=True))
     torch.testing.assert_close(mirrored, expected, rtol=0, atol=1e-5)
     assert not torch.allclose(mirrored, plain, atol=1e-2)
-
-
-@torch.no_grad()
-def test_a_network_in_training_is_evaluated(matches):
-    """Stage 3 validates between its steps: drop path must not reach the scores."""
-    torch.manual_seed(0)
-    cfg = with_changes("vivit_micro", window_tokens=WINDOW, classes=CLASSES, drop_path=0.9)
-    model, half = Comedian(cfg).train(), find_halves(matches)[0]
-    (_, h), = encode(model, [half])
-    scores, _ = scores_of(model, h, 4)
-    (_, again), = encode(model.eval(), [half])
-    assert torch.equal(h, again)
-    assert torch.equal(scores, scores_of(model, h, 4)[0])
 
 
 # ------------------------------------------------------------------ 2. every second
@@ -287,16 +288,23 @@ def test_a_perfect_network_gets_full_marks(matches, checkpoint, tmp_path, monkey
     assert results[0]["at1"]["a_mAP"] == results[0]["tight"]["a_mAP"] == pytest.approx(1.0)
 
 
-def test_positions_at_another_frame_rate(matches, checkpoint, tmp_path):
+def test_positions_at_another_frame_rate(matches, checkpoint, tmp_path, monkeypatch, capsys):
     """At 25/12 fps (E2E-Spot's frames) a token lasts 0.96 s: token k is reported at 960 k + 240 ms,
     on the screen, in the file and in the picture."""
     shutil.copytree(matches / "league" / "two" / "1_224p", tmp_path / "data" / "m" / "1_224p")
     (tmp_path / "data" / "m" / "1_224p" / "fps.txt").write_text("2.0833333333")
+    drawn = []
+    monkeypatch.setattr(report, "draw_timeline", lambda *drawing: drawn.append(drawing))
     infer_main("--data", tmp_path / "data", "--checkpoint", checkpoint, "--out", tmp_path / "out",
-               "--nms", "local", "--nms-window", "0")
+               "--nms", "local", "--nms-window", "0", "--show", "0")
     found = soccernet.read_predictions(tmp_path / "out" / "m" / PREDICTIONS, CLASSES)
-    assert sorted(set(found.position_ms)) == [960 * k + 240 for k in range(26)]
-    assert set(found.half) == {1}
+    times_ms = [960 * k + 240 for k in range(26)]
+    assert sorted(set(found.position_ms)) == times_ms and set(found.half) == {1}
+    rows, = printed_rows(capsys.readouterr().out).values()
+    assert [second for second, *_ in rows[::3]] == [ms // 1000 for ms in times_ms]   # 3 classes
+    (_, _, number, scores, token_s, start_s, _, spotted, *_), = drawn
+    assert (number, len(scores), token_s, start_s) == (1, 26, pytest.approx(0.96), 0)
+    assert sorted(set(spotted.position_ms)) == times_ms
 
 
 def test_stored_scores_give_the_same_spots(matches, checkpoint, tmp_path):
@@ -340,17 +348,6 @@ def test_the_kinds_of_nms(nms, matches, checkpoint, tmp_path):
 
 
 # ------------------------------------------------------------------ 4. half by half
-ROW = r" *(\d+):(\d\d)  (\w+) +(0\.\d\d|1\.00)"
-
-
-def printed_rows(text):
-    """[(match, half)] and for each the rows [(second, class, confidence as printed)]."""
-    halves = re.findall(r"^(\S+), half (\d)$", text, re.MULTILINE)
-    parts = re.split(r"^\S+, half \d$", text, flags=re.MULTILINE)[1:]
-    return {half: [(60 * int(m) + int(s), name, c) for m, s, name, c in re.findall(ROW, part)]
-            for half, part in zip(halves, parts, strict=True)}
-
-
 @pytest.mark.parametrize("options", [
     [], ["--nms", "local", "--merge", "mean"], ["--nms", "greedy", "--nms-window", "3"],
     ["--stride", "1", "--ignore", "3", "--nms-window", "4"]])
@@ -370,7 +367,8 @@ def test_what_is_printed_is_what_the_file_says(options, matches, checkpoint, tmp
         assert sorted(kept, key=lambda row: (row[0], CLASSES.index(row[1]))) == printed
 
 
-def test_rows_come_when_their_half_is_done(matches, checkpoint, tmp_path, monkeypatch):
+def test_rows_come_when_their_half_is_done(matches, checkpoint, tmp_path, monkeypatch,
+                                           no_pictures):
     """Those of half 1 are there while half 2 is still being read."""
     read, told = [], []
     monkeypatch.setattr(infer.tqdm, "write", lambda text, **_: told.append((text, len(read))))
@@ -650,6 +648,144 @@ def test_replaced_results_are_announced(matches, checkpoint, tmp_path, capsys):
         capsys.readouterr().out)
 
 
+# ------------------------------------------------------------------ 8. features of a teacher
+def save_network(path, stage, window=8):
+    """Saves a network as stage `stage` leaves it, and returns it: frames of 24 pixels."""
+    torch.manual_seed(stage)
+    model = Comedian(with_changes("vivit_micro", image_size=24, window_tokens=window))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    parts = tuple(["spatial.", "temporal.", "head."][:stage])
+    save_checkpoint(path, stage=stage, config=asdict(model.cfg), model={
+        name: value for name, value in model.state_dict().items() if name.startswith(parts)})
+    return model.eval()
+
+
+def frames_of(half, model):
+    """All whole clips of a half, as the network wants them: (1, T, 3, S, S)."""
+    clips = FrameReader(1).read([(half, 0)], 2 * half.n_tokens)
+    x = augment.resize(augment.to_float(clips, CPU), model.cfg.image_size)
+    return augment.normalize(x, model.cfg.normalize_per_frame)
+
+
+def write_features(matches, checkpoint, out, *more):
+    infer_main("--data", matches, "--checkpoint", checkpoint, "--features", "own", "--out", out,
+               *more)
+
+
+@torch.no_grad()
+def test_features_of_a_stage_1_network(matches, tmp_path, capsys):
+    """Row k is the token of the clip at second k, for every second that has a whole clip; and it is
+    what stage 2 reads for that token."""
+    model = save_network(tmp_path / "1.pt", 1)
+    write_features(matches, tmp_path / "1.pt", tmp_path / "out", "--batch", 7)
+    assert "tokens of the spatial encoder" in capsys.readouterr().out
+    halves = find_halves(matches)
+    for half in halves:
+        rows = np.load(tmp_path / "out" / half.match / f"{half.number}_own.npy")
+        tokens = model.encode(frames_of(half, model)[0].unflatten(0, (-1, 2)))    # (n_tokens, D)
+        assert rows.dtype == np.float32 and rows.shape == (half.n_frames // 2, 128)
+        np.testing.assert_allclose(rows, tokens.numpy(), atol=2e-5)
+    teacher = bank.Bank([bank.open_features(tmp_path / "out", half, "own") for half in halves],
+                        halves, CPU, torch.float32)
+    p, _ = teacher.own([(3, 10)], 8, "middle")             # tokens 5 .. 12 of the last half
+    torch.testing.assert_close(p[0], F.normalize(tokens[5:13], dim=1), rtol=0, atol=2e-5)
+    assert not list(matches.rglob("*own*"))
+
+
+@pytest.mark.parametrize("window", [7, 8, 64])             # 64: longer than any half of the matches
+@torch.no_grad()
+def test_features_with_context_are_those_in_the_middle_of_a_window(matches, tmp_path, window):
+    model = save_network(tmp_path / "3.pt", 3, window)
+    write_features(matches / "league/two", tmp_path / "3.pt", tmp_path / "out")
+    for half in find_halves(matches / "league/two"):
+        rows = np.load(tmp_path / "out" / half.match / f"{half.number}_own.npy")
+        frames, n = frames_of(half, model), half.n_tokens
+        length, best = min(window, n), {}
+        for start in {*range(0, n - length + 1, window // 2), n - length}:
+            tokens = model.tokens(frames[:, 2 * start:2 * (start + length)])[0]   # (L, D)
+            for i in range(length):
+                off = abs(i - (length - 1) / 2)
+                if (off, start) < best.get(start + i, (np.inf,))[:2]:     # ties: the earlier
+                    best[start + i] = (off, start, tokens[i])
+        assert len(rows) == n == len(best)
+        for k in range(n):
+            np.testing.assert_allclose(rows[k], best[k][2].numpy(), atol=5e-4)
+
+
+@pytest.mark.parametrize("fps, n_frames, expected", [
+    (2.0, 9, [0, 1, 2, 3]),                                # the odd frame is no clip
+    (1.0, 8, [0, 0, 1, 1, 2, 2, 3, 3]),                    # a token is 2 s long
+    (5.0, 20, [1, 3, 6, 8]),                               # 0.4 s: around 0.5, 1.5, 2.5, 3.5 s
+    (25.0, 10, [4])])                                      # shorter than a second: its last clip
+def test_a_row_is_the_token_of_its_second(fps, n_frames, expected):
+    half = Half("m", 1, "f", "", 8, ".jpg", 1, n_frames, fps)
+    rows = infer.per_second(np.arange(half.n_tokens)[:, None], half)
+    assert rows[:, 0].tolist() == expected
+    seconds = np.arange(len(rows)) + 0.5                   # by time: the clip holds the middle
+    inside = seconds < half.n_tokens * half.token_s
+    off = np.abs((rows[:, 0] + 0.5) * half.token_s - seconds)
+    assert (off[inside] <= half.token_s / 2 + 1e-9).all()
+
+
+def test_features_go_on_where_they_were_stopped(matches, tmp_path, monkeypatch, capsys):
+    """What is whole stays; what was being written is made again."""
+    save_network(tmp_path / "1.pt", 1)
+    save, saved = np.save, []
+
+    def killed(file, array):
+        if len(saved) == 2:
+            file.write(b"half a file")
+            raise KeyboardInterrupt
+        saved.append(array)
+        save(file, array)
+
+    monkeypatch.setattr(np, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_features(matches, tmp_path / "1.pt", tmp_path / "out")
+    monkeypatch.setattr(np, "save", save)
+    then = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.npy")}
+    assert len(then) == 2
+    write_features(matches, tmp_path / "1.pt", tmp_path / "out")
+    assert "2 of 4 halves are there already" in capsys.readouterr().out
+    assert all(path.stat().st_mtime_ns == time for path, time in then.items())
+    write_features(matches, tmp_path / "1.pt", tmp_path / "whole")
+    for path in (tmp_path / "whole").rglob("*.npy"):
+        again = tmp_path / "out" / path.relative_to(tmp_path / "whole")
+        assert again.read_bytes() == path.read_bytes()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["league", "own.json"]
+
+
+def test_features_of_another_network_are_not_mixed_in(matches, tmp_path):
+    """The record beside them says by the checkpoint's hash what made them."""
+    save_network(tmp_path / "1.pt", 1)
+    write_features(matches, tmp_path / "1.pt", tmp_path / "out")
+    record = json.loads((tmp_path / "out/own.json").read_text())
+    digest = hashlib.sha256((tmp_path / "1.pt").read_bytes()).hexdigest()
+    assert record == {"checkpoint_sha256": digest}
+    save_network(tmp_path / "2.pt", 2)
+    with pytest.raises(DataError, match="own.json: features of this name were made by another ch"):
+        write_features(matches, tmp_path / "2.pt", tmp_path / "out")
+    (tmp_path / "out/own.json").unlink()
+    with pytest.raises(DataError, match="out: features called own are there, not made by this"):
+        write_features(matches, tmp_path / "2.pt", tmp_path / "out")
+
+
+def test_stage_2_learns_from_these_features(matches, tmp_path):
+    """A fine-tuned network as teacher, through PCA, beside the frames unless --out says where."""
+    save_network(tmp_path / "3.pt", 3)
+    shutil.copytree(matches / "league/two", tmp_path / "data/two")
+    infer_main("--data", tmp_path / "data", "--checkpoint", tmp_path / "3.pt", "--features", "own")
+    args = prepare.parse_args(["pca", "--features", str(tmp_path / "data"), "--name", "own",
+                               "--width", "16"])
+    args.run(args)
+    stage2_distill.main(stage2_distill.parse_args([
+        "--data", str(tmp_path / "data"), "--features-name", "pca_16_std_own", "--batch", "2",
+        "--model", "vivit_micro", "--window", "8", "--steps", "1", "--device", "cpu",
+        "--out", str(tmp_path / "run")]))
+    assert load_checkpoint(tmp_path / "run/last.pt")["step"] == 1
+
+
 # ------------------------------------------------------------------ 9. mistakes
 @pytest.mark.parametrize("text, seconds", [("754", 754), ("12:34", 754), ("1:02:03", 3723),
                                            ("0:10.5", 10.5)])
@@ -670,6 +806,10 @@ def test_times_are_seconds_or_minutes(text, seconds):
     ("--video v --checkpoint c --end 1:2:3:4", "argument --end: wants seconds or mm:ss"),
     ("--video v --checkpoint c --end inf", "argument --end: wants seconds or mm:ss"),
     ("--video v --checkpoint c --show 2", "argument --show: wants a number"),
+    ("--video v --checkpoint c --features own", "--features wants --data and one --checkpoint"),
+    ("--data d --checkpoint a b --features own", "--features wants --data and one --checkpoint"),
+    ("--data d --checkpoint c --nms hard", "argument --nms: invalid choice: 'hard' (choose from"),
+    ("--data d --checkpoint c --stride -1", "argument --stride: wants a whole number from 0"),
 ])
 def test_options_that_do_not_fit(options, message, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -677,6 +817,17 @@ def test_options_that_do_not_fit(options, message, capsys):
     assert stop.value.code == 2
     error, = capsys.readouterr().err.splitlines()
     assert error.startswith("error: ") and message in error
+
+
+def test_chance_wants_two_matches_before_the_work_begins(matches, checkpoint, tmp_path,
+                                                         monkeypatch):
+    monkeypatch.setattr(infer, "spot_match", lambda *a: pytest.fail("work began"))
+    shutil.copytree(matches / "league", tmp_path / "data")
+    (tmp_path / "data/two" / LABELS).unlink()
+    for root in (matches / "league/one", tmp_path / "data"):           # one match; one with labels
+        with pytest.raises(DataError, match="--chance scores each match with another one's predict"):
+            infer_main("--data", root, "--checkpoint", checkpoint, "--out", tmp_path / "out",
+                       "--chance")
 
 
 def test_what_cannot_be_written_is_said_first(matches, checkpoint, tmp_path, monkeypatch):
@@ -723,7 +874,8 @@ def test_stopping_is_one_line(matches, checkpoint, tmp_path, monkeypatch, capsys
 
 
 def test_a_checkpoint_without_a_head_is_refused(net, matches, tmp_path):
-    save_checkpoint(tmp_path / "last.pt", stage=1, step=1, config=asdict(net.cfg), model={})
+    save_checkpoint(tmp_path / "last.pt", stage=1, step=1, config=asdict(net.cfg),
+                    model=net.state_dict())
     with pytest.raises(DataError, match="last.pt: comes from stage 1 and has no trained head"):
         infer_main("--data", matches, "--checkpoint", tmp_path / "last.pt", "--out", tmp_path)
 
