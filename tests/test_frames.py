@@ -52,7 +52,7 @@ def test_layouts(tmp_path, folder, names, fps_txt, first, fps):
     assert (half.number, half.first, half.n_frames, half.fps) == (1, first, 12, fps)
     assert half.token_s == pytest.approx(2 / fps) and half.n_tokens == 6
     # Frame 10 comes after frame 9, not after frame 1; red comes first.
-    read = frames.FrameReader(2).read([(half, 9), (half, 0)], 2)                    # (B, T, H, W, 3)
+    read = frames.FrameReader(2).read([(half, 9), (half, 0)], 2)                  # (B, T, H, W, 3)
     assert read.shape == (2, 2, 6, 8, 3) and read.dtype == torch.uint8
     assert read[0, :, 0, 0].tolist() == [[9, 100, 246], [10, 100, 245]]
     assert read[1, :, 5, 7].tolist() == [[0, 100, 255], [1, 100, 254]]

@@ -444,8 +444,8 @@ def test_files_are_the_halves_of_a_match(film, checkpoint, tmp_path, no_pictures
     for half in (1, 2):                                    # windows of 8: those at 4, 5, 6, 7
         np.testing.assert_allclose(part[f"windows_{half}"], whole[f"windows_{half}"][4:8],
                                    rtol=0, atol=1e-5)
-    times = soccernet.read_predictions(tmp_path / "part/game/results_spotting.json", CLASSES).position_ms
-    assert times.min() >= 4250 and times.max() == 14250
+    times_ms = soccernet.read_predictions(tmp_path / "part/game" / PREDICTIONS, CLASSES).position_ms
+    assert times_ms.min() >= 4250 and times_ms.max() == 14250
 
 
 def test_what_videos_are_called(film, tmp_path):
@@ -825,7 +825,7 @@ def test_chance_wants_two_matches_before_the_work_begins(matches, checkpoint, tm
     shutil.copytree(matches / "league", tmp_path / "data")
     (tmp_path / "data/two" / LABELS).unlink()
     for root in (matches / "league/one", tmp_path / "data"):           # one match; one with labels
-        with pytest.raises(DataError, match="--chance scores each match with another one's predict"):
+        with pytest.raises(DataError, match="--chance scores each match with another one's pred"):
             infer_main("--data", root, "--checkpoint", checkpoint, "--out", tmp_path / "out",
                        "--chance")
 
