@@ -200,6 +200,15 @@ def test_first_and_last_seconds_are_spotted(nms):
     np.testing.assert_allclose(found.confidence, 0.9, rtol=1e-6)
 
 
+def test_the_nms_window_is_in_seconds():
+    """3 s are 3 tokens at 2 fps, 7.5 at 5 fps: of peaks 3 tokens apart both stay, or one goes."""
+    merged = torch.full((20, 3), 1e-4)
+    merged[5, 0], merged[8, 0] = 0.9, 0.8
+    for fps, expected_ms in ((2.0, [5250, 8250]), (5.0, [2100])):
+        found = infer.spot([half_of(20, fps=fps)], [merged], flags(nms="local", nms_window=3))
+        assert found.position_ms.tolist() == expected_ms
+
+
 @pytest.mark.parametrize("n_tokens", [1, 5, 7])
 @torch.no_grad()
 def test_a_half_shorter_than_the_window(n_tokens, net):
