@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import infer  # noqa: E402
 import model  # noqa: E402
 from benchmarks.sweep import processor  # noqa: E402
+from comedian import video  # noqa: E402
 
 MODELS = ("vivit_micro", "vivit_tiny", "vivit_small", "viswin_tiny")
 FPS, BATCH = 25, 64
@@ -44,13 +45,13 @@ def render(path, seconds):
                        interpolation=cv2.INTER_CUBIC)
     grass[:, :, 1] += 60
     place, speed = rng.uniform(0, [800, 224], (22, 2)), rng.normal(0, 1.5, (22, 2))
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), FPS, infer.FRAME_SIZE)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), FPS, video.FRAME_SIZE)
     for i in range(round(seconds * FPS)):
         frame, place = grass.copy(), (place + speed) % [800, 224]
         for j, (x, y) in enumerate(place.astype(int).tolist()):
             cv2.rectangle(frame, (x, y), (x + 5, y + 12), [(20, 20, 200), (200, 40, 20)][j % 2], -1)
         left = round(200 + 200 * np.sin(i / 120))
-        writer.write(frame[:, left:left + infer.FRAME_SIZE[0]])
+        writer.write(frame[:, left:left + video.FRAME_SIZE[0]])
     writer.release()
 
 
@@ -111,7 +112,7 @@ def main(args):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "match.mp4")
         render(path, args.seconds)
-        half, = infer.video_halves([str(path)])
+        half, = video.halves([str(path)])
         print(f"{args.seconds} s of 398x224 at {FPS} fps; seconds per minute of video, "
               f"median of {args.repeats} (least to most)\n")
         print(f"{'':12}" + "".join(f"{name:>20}" for name in (

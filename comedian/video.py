@@ -1,8 +1,8 @@
 """
-A video file -> its frames at a fixed rate, by time stamp; and a tree of videos -> frames on disk.
+A video file -> its frames at a fixed rate, by time stamp; and which files are whose halves.
 
     for frame in video.sample("match.mkv", fps=2.0, size=(398, 224)):    # (224, 398, 3) uint8, RGB
-    video.extract(...)                                # `python -m comedian.prepare frames`
+    halves = video.halves(["match/"])                 # its 1_720p.mkv and 2_720p.mkv
 
 Frame n is the one that `ffmpeg -i FILE -vf fps=2` writes at place n. Its filter rounds every time
 stamp to the nearest place, and the last picture to arrive at a place stays there: frame n is the
@@ -15,16 +15,12 @@ only the pictures that are wanted, two of 25, are deinterlaced and converted. No
 from a frame count or from the rate in the header: both are often wrong, and with a variable rate
 they mean little. docs/video.md has the kinds of files and how they compare.
 """
-import concurrent.futures
 import itertools
 import math
 import os
 import re
-import shutil
 import struct
 import sys
-import threading
-import time
 from collections import defaultdict
 from fractions import Fraction
 from pathlib import Path
@@ -33,10 +29,9 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
-from tqdm import tqdm
 
 from comedian import DataError
-from comedian.frames import DEFAULT_FPS, cv2, read_frame
+from comedian.frames import CLIP_FRAMES, DEFAULT_FPS
 
 SUFFIXES = {".mkv", ".mp4", ".avi", ".mov", ".m4v", ".webm", ".ts", ".mts", ".m2ts", ".mpg",
             ".mpeg", ".wmv", ".flv"}
@@ -48,8 +43,8 @@ COMB = 12                       # of 255: rows that differ less do not show as a
 JUMP_S, BACK_S = 10, 0.1        # a larger step on or back is a new clock (ffmpeg.c)
 NO_PICTURE = ("no picture can be read from it, or it is cut off before its index; does it play? "
               "If so: ffmpeg -i OLD -c:v libx264 -crf 18 NEW.mkv")
+FRAME_SIZE = (398, 224)         # width, height of SoccerNet's frames
 STILL_S = 120                   # no football match shows one picture for so long
-JPEG_QUALITY = 95               # files as large as those of ffmpeg -q:v 1 -qmin 1, and truer
 HDR = {16: "PQ", 18: "HLG"}     # transfer functions, as FFmpeg numbers them
 
 
@@ -553,132 +548,53 @@ def matches_below(root):
     return matches
 
 
-# ------------------------------------------------------------------ videos -> frames on disk
-class Job(NamedTuple):
-    """One half to extract: file, folder of its frames, how."""
+class VideoHalf(NamedTuple):
+    """A half that is a video file, or a part of one: what frames.Half is for a folder of frames."""
+    match: str
+    number: int
     path: str
-    folder: Path
-    fps: float
-    size: tuple                 # width, height in pixels
+    start_s: float
+    end_s: float                      # None: to its end
+    size: tuple                       # (width, height) to shrink frames to; None: as they are
+    n_tokens: int                     # that its header promises; 0 if it does not say
+
+    @property
+    def token_s(self):
+        """Seconds from one token to the next."""
+        return CLIP_FRAMES / DEFAULT_FPS
 
 
-def plan(root, out, fps, size):
-    """A list of Jobs per match below `root`. Frames go to <out>/<folder of the file>/1_224p, as
-    frames.find_halves reads them; a video that is not named by its half is half 1 of a match of its
-    own, <out>/<folder of the file>/<its name>/1_224p.
+def halves(paths, start_s=0.0, end_s=None):
+    """A VideoHalf per file that `find_videos` finds, match by match.
+
+    A match is called after its folder, or after its file if that is not named by a half's number.
     """
-    base, jobs, taken = Path(root), [], {}
-    base = base if base.is_dir() else base.parent
-    for match in find_videos(root):
-        jobs.append([])
-        for path in map(Path, match):
-            place, number = Path(os.path.relpath(path, base)), half_number(path)
-            place = place.parent if number else place.with_suffix("")
-            folder = Path(out) / place / f"{number or 1}_{size[1]}p"
-            if folder in taken:
-                raise DataError(f"{path} and {taken[folder]} would both become {folder}; "
-                                "rename one of them")
-            taken[folder] = path
-            jobs[-1].append(Job(str(path), folder, fps, size))
-    return jobs
+    roots, found_halves = [Path(path) for path in paths if Path(path).is_dir()], []
+    for files in find_videos(paths):
+        first = Path(files[0])
+        numbers = [half_number(file) for file in files]
+        whole = first.parent if numbers[0] or len(files) > 1 else first.with_suffix("")
+        if None in numbers or len(set(numbers)) < len(files):
+            numbers = range(1, len(files) + 1)             # any other names: in their order
+        root = next((root for root in roots if root in first.parents and root != whole), None)
+        match = whole.relative_to(root).as_posix() if root else whole.resolve().name
+        if any(half.match == match for half in found_halves):
+            raise DataError(f"{first}: another match is called {match!r}, too; "
+                            "give them one after the other, each its own --out")
+        for which, file in zip(numbers, files, strict=True):
+            found = probe(file)
+            if 0 < found.duration_s <= start_s:
+                raise DataError(f"{file}: ends at {clock(found.duration_s)}, "
+                                f"before --start {clock(start_s)}")
+            last_s = min(found.duration_s, math.inf if end_s is None else end_s)
+            larger = found.width > FRAME_SIZE[0] or found.height > FRAME_SIZE[1]
+            half = VideoHalf(match, which, str(file), start_s, end_s,
+                             FRAME_SIZE if larger else None, 0)
+            n_tokens = max(0, int((last_s - start_s) / half.token_s))
+            found_halves.append(half._replace(n_tokens=n_tokens))
+    return found_halves
 
 
-def is_done(job):
-    """Whether the frames are there already. DataError if they are others than these."""
-    if not job.folder.exists():
-        return False
-    images = sorted(job.folder.glob("*.jpg"))
-    if not images:
-        raise DataError(f"{job.folder}: is there already, but without frames; remove it or choose "
-                        "another --out")
-    rate = job.folder / "fps.txt"
-    fps = float(rate.read_text()) if rate.exists() else DEFAULT_FPS
-    height, width = read_frame(images[0]).shape[:2]
-    if (fps, width, height) != (job.fps, *job.size):
-        raise DataError(f"{job.folder}: has frames at {fps:g} fps, {width}x{height} pixels; remove "
-                        "it or choose another --out")
-    return True
-
-
-def write_half(job, tell):
-    """Extracts one half into a folder that appears when it is whole. Returns how many frames.
-
-    tell(seconds) hears after every frame how much further it is, and may raise to stop.
-    """
-    unfinished = job.folder.with_name(f".{job.folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)          # left by a run that was killed
-    try:
-        unfinished.mkdir(parents=True)
-        count = 0
-        for frame in sample(job.path, job.fps, size=job.size, threads=1):
-            count += 1
-            _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR),
-                                   [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-            (unfinished / f"{count:08d}.jpg").write_bytes(jpeg)
-            tell(1 / job.fps)
-        if job.fps != DEFAULT_FPS:
-            (unfinished / "fps.txt").write_text(f"{job.fps!r}\n")
-        os.replace(unfinished, job.folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)      # a full disk has room again
-        raise
-    return count
-
-
-def extract(args):
-    """`python -m comedian.prepare frames`: every video below args.videos, args.jobs at a time.
-
-    In threads, one per half: FFmpeg decodes and OpenCV compresses, and both free Python's lock.
-    Raises DataError at the end if some could not be read, and at once if nothing can be written.
-    """
-    since, size = time.time(), tuple(args.size)
-    matches = plan(args.videos, args.out, args.fps, size)
-    jobs = [job for match in matches for job in match]
-    broken, todo = [], []                                  # messages; (job, seconds)
-    for job in jobs:
-        try:
-            length_s = probe(job.path).duration_s
-            if not is_done(job):
-                todo.append((job, length_s))
-        except DataError as error:
-            broken.append(str(error))
-    total_s = sum(length_s for _, length_s in todo)
-    print(f"frames: {args.videos}: {len(matches)} matches, {len(jobs)} halves; "
-          f"{len(jobs) - len(todo) - len(broken)} done before, {len(todo)} to do "
-          f"({total_s / 3600:.2f} h of video)")
-
-    stop, frames = threading.Event(), 0
-    bar = tqdm(total=round(total_s / 60, 1), unit="min", desc="frames", disable=None,
-               bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} min of video, {remaining} left")
-
-    def tell(seconds):
-        bar.update(seconds / 60)
-        if stop.is_set():
-            raise concurrent.futures.CancelledError
-
-    cv2.setNumThreads(1)                                   # halves run side by side instead
-    with bar, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        running = {pool.submit(write_half, job, tell): job for job, _ in todo}
-        try:
-            for half in concurrent.futures.as_completed(running):
-                try:
-                    frames += half.result()
-                except DataError as error:
-                    broken.append(str(error))
-        except OSError as error:
-            raise DataError(f"{args.out}: cannot be written ({error.strerror}); "
-                            "the halves that are finished stay") from None
-        except KeyboardInterrupt:
-            raise DataError("stopped; the halves that are finished stay, and the same command goes "
-                            "on from there") from None
-        finally:                                           # the others end, and clean up
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-    spent_s = time.time() - since
-    print(f"frames: {frames:,} new frames in {spent_s:.1f} s, "
-          f"{frames / args.fps / 60 / spent_s:.2f} min of video per second; {args.out}")
-    for message in broken:
-        print(f"error: {message}", file=sys.stderr)
-    if broken:
-        raise DataError(f"{len(broken)} of {len(jobs)} halves could not be read, the others are "
-                        "done. Mend or remove them and run the same command again")
+def clock(seconds):
+    """754.0 -> 12:34."""
+    return f"{int(seconds) // 60:02d}:{int(seconds) % 60:02d}"

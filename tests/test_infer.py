@@ -463,24 +463,24 @@ def test_what_videos_are_called(film, tmp_path):
     for place in ("a/1_224p.mkv", "a/2_224p.mkv", "b/only 1.mkv", "b/two.mkv", "c/d/2.mkv"):
         (tmp_path / "root" / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, tmp_path / "root" / place)
-    halves = infer.video_halves([str(tmp_path / "root")])
+    halves = video.halves([str(tmp_path / "root")])
     assert {(half.match, half.number) for half in halves} == {
         ("a", 1), ("a", 2), ("b/only 1", 1), ("b/two", 1), ("c/d", 2)}
     assert {half.size for half in halves} == {(398, 224)} and halves[0].n_tokens == 17
-    one, = infer.video_halves([tmp_path / "root/b/two.mkv"])
+    one, = video.halves([tmp_path / "root/b/two.mkv"])
     assert (one.match, one.number) == ("two", 1)
-    pair = infer.video_halves([tmp_path / "root/b/two.mkv", tmp_path / "root/b/only 1.mkv"])
+    pair = video.halves([tmp_path / "root/b/two.mkv", tmp_path / "root/b/only 1.mkv"])
     assert [(half.match, half.number) for half in pair] == [("b", 1), ("b", 2)]
     with pytest.raises(DataError, match="another match is called 'a', too"):
-        infer.video_halves([tmp_path / "root", tmp_path / "root/a"])
+        video.halves([tmp_path / "root", tmp_path / "root/a"])
     with pytest.raises(DataError, match="two.mkv: ends at 00:17, before --start 00:18"):
-        infer.video_halves([tmp_path / "root/b/two.mkv"], start_s=18)
+        video.halves([tmp_path / "root/b/two.mkv"], start_s=18)
 
 
 def test_a_small_video_is_not_enlarged(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "find_videos", lambda paths: [paths])
     monkeypatch.setattr(video, "probe", lambda path: video.Video(path, 0.0, 25.0, 64, 48))
-    half, = infer.video_halves([tmp_path / "x.mp4"], start_s=3)
+    half, = video.halves([tmp_path / "x.mp4"], start_s=3)
     assert half.size is None and half.n_tokens == 0        # a header without a duration
 
 
@@ -799,7 +799,7 @@ def test_stage_2_learns_from_these_features(matches, tmp_path):
 @pytest.mark.parametrize("text, seconds", [("754", 754), ("12:34", 754), ("1:02:03", 3723),
                                            ("0:10.5", 10.5)])
 def test_times_are_seconds_or_minutes(text, seconds):
-    assert infer.clock_s(text) == seconds and infer.clock(754.9) == "12:34"
+    assert infer.clock_s(text) == seconds and video.clock(754.9) == "12:34"
 
 
 @pytest.mark.parametrize("options, message", [

@@ -24,7 +24,7 @@ import pytest
 import torch
 
 import infer
-from comedian import evaluate, video
+from comedian import evaluate, prepare, video
 from comedian import frames as data
 from comedian.frames import DataError
 
@@ -336,7 +336,7 @@ def test_matches_of_files(tmp_path):
 
 # ------------------------------------------------------------------ 5. frames on disk
 def frames(root, **changes):
-    video.extract(argparse.Namespace(**{
+    prepare.extract(argparse.Namespace(**{
         "videos": str(root / "videos"), "out": str(root / "frames"), "fps": 2.0,
         "size": list(SIZE), "jobs": 2, **changes}))
 
@@ -432,13 +432,13 @@ def test_a_disk_that_takes_nothing_more(problem, library, monkeypatch):
 
 
 def test_ctrl_c_leaves_what_is_finished(library, monkeypatch):
-    waited = video.concurrent.futures.as_completed
+    waited = prepare.concurrent.futures.as_completed
 
     def interrupted(running):
         yield next(waited(running))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(video.concurrent.futures, "as_completed", interrupted)
+    monkeypatch.setattr(prepare.concurrent.futures, "as_completed", interrupted)
     with pytest.raises(DataError, match="stopped; .* the same command goes on"):
         frames(library, jobs=1)
     monkeypatch.undo()
