@@ -25,11 +25,11 @@ SOURCES = ("*.py", "*.md", "*.toml", "LICENSE", "MANIFEST.in", "Makefile", "requ
 pytestmark = pytest.mark.slow
 
 
-def run(*command, cwd, **environment):
+def run(*command, cwd):
     """A command's output, from a folder and without a PYTHONPATH that leads to this repository."""
     done = subprocess.run([str(word) for word in command], cwd=cwd, text=True, capture_output=True,
-                          env={**os.environ, "PYTHONPATH": "", **environment})
-    assert done.returncode == 0, done.stdout + done.stderr
+                          env={**os.environ, "PYTHONPATH": ""})
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return done.stdout
 
 
@@ -138,11 +138,11 @@ def test_commands_run_from_any_folder(environment, command, tmp_path):
 
 
 def test_unpacked_source_passes_its_tests(environment, unpacked):
-    """All tests are found, and those that read fixtures pass; the kernels are those of pip."""
+    """All test files can be imported; those of the kernels' fixtures and of the README pass, with
+    the kernels that pip built."""
     _, site = environment
     shutil.copy(next((site / "comedian").glob("_C.*")), unpacked / "comedian")
     pytest_ = sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"
     run(*pytest_, "--collect-only", cwd=unpacked)
-    printed = run(*pytest_, "-m", "not slow", "-k", "by_hand or published or official or readme",
-                  cwd=unpacked)
-    assert " passed" in printed and " failed" not in printed
+    run(*pytest_, "tests/test_ops.py", "tests/test_readme.py", "-k", "published or test_readme",
+        cwd=unpacked)                                         # exits with 5 if there is none
