@@ -33,7 +33,7 @@ def main():
     p.add_argument("--seed", type=int, default=0, help="of the moments")
     args = p.parse_args()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*(s.__name__ for s in runs.SCRIPTS.values()), "test_runs"])
+    context.set_forkserver_preload([*runs.PRELOAD, "test_runs"])
 
     def launch(argv, printed, **environment):
         process = context.Process(target=runs.child, args=(argv, str(printed), environment))
