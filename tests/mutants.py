@@ -644,7 +644,8 @@ def copy_to(folder):
     """The tracked files as they stand now, and the built kernels."""
     tracked = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT,
                              check=True, capture_output=True, text=True).stdout
-    built = [path.name for path in ROOT.glob("comedian_C*.so")]
+    built = [str(path.relative_to(ROOT)) for where in ("*.so", "comedian/*.so")
+             for path in ROOT.glob(where)]
     for name in [*filter(None, tracked.split("\0")), *built]:
         if (ROOT / name).is_file():
             target = Path(folder, name)
