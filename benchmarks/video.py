@@ -8,8 +8,9 @@ Wants the program ffmpeg (the numbers in video.txt are of 5.1.9). "kinds" makes 
 with ffmpeg and counts the pictures of `ffmpeg -i FILE -vf fps=2` that come out of video.sample at
 the same place: "equal" is a mean difference below 2 of 255 levels (10 bit becomes 8 otherwise in
 other versions of FFmpeg; the rest is below 0.1); the next picture of the source is 4 or more away.
-Interlaced files go through bwdif=mode=send_frame:deint=interlaced there. "speed" is seconds per minute of video down to
-398x224 at 2 frames a second, of both in turn; "memory" is what three hours of video take.
+Interlaced files go through bwdif=mode=send_frame:deint=interlaced there. "speed" is seconds per
+minute of video down to 398x224 at 2 frames a second, of both in turn; "memory" is what three hours
+of video take.
 """
 import argparse
 import os

@@ -416,11 +416,11 @@ def film(tmp_path_factory):
     for half, seconds in ((1, 26), (2, 17.5)):
         (root / "videos/league/game").mkdir(parents=True, exist_ok=True)
         (root / f"frames/league/game/{half}_224p").mkdir(parents=True)
-        frames = write_video(root / f"videos/league/game/{half}_720p.mkv", seconds, half)
-        for n in range(int(2 * seconds)):                  # the last picture before (n + 0.5) / 2 s
-            last = max(i for i in range(len(frames)) if i / FPS < (n + 0.5) / 2)
+        path = root / f"videos/league/game/{half}_720p.mkv"
+        write_video(path, seconds, half)
+        for n, frame in enumerate(video.sample(path, size=(398, 224))):
             cv2.imwrite(str(root / f"frames/league/game/{half}_224p/{n + 1:08d}.png"),
-                        cv2.resize(frames[last], (398, 224), interpolation=cv2.INTER_AREA))
+                        cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     return root
 
 
