@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from comedian import DataError, write_file
+from comedian.formats import open_array
 from comedian.frames import CLIP_FRAMES
 
 FEATURE_SLACK_S = 10                  # features and frames of a half may end this far apart
@@ -48,25 +49,15 @@ def open_features(root, half, name):
     """The Features of a half: <root>/<match>/<half>_<name>.npy. DataError if they do not fit it."""
     path = Path(root) / half.match / f"{half.number}_{name}.npy"
     try:
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            read_header = (np.lib.format.read_array_header_1_0 if version == (1, 0) else
-                           np.lib.format.read_array_header_2_0)
-            shape, fortran_order, dtype = read_header(file)
-            data_start, size = file.tell(), file.seek(0, 2)
+        shape, dtype, fortran_order, data_start = open_array(path)
     except FileNotFoundError:
         there = sorted({file.name[2:-4] for file in path.parent.glob("[0-9]_*.npy")})
         raise DataError(f"{path}: no teacher features for this half; see --features and "
                         "--features-name" + (f" (here lie: {', '.join(there)})" if there else "")
                         ) from None
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not a plain .npy array ({error}); save the features with "
-                        "numpy.save") from None
     if len(shape) != 2 or min(shape) < 1 or dtype.kind not in "fiu" or fortran_order:
         raise DataError(f"{path}: features must be numbers of shape (seconds, width) in C order, "
                         f"got {shape} of {dtype}; save them so")
-    if size < data_start + shape[0] * shape[1] * dtype.itemsize:
-        raise DataError(f"{path}: is cut short; extract this half's features again")
     seconds = half.n_frames / half.fps
     if abs(shape[0] - seconds) > FEATURE_SLACK_S:
         raise DataError(f"{path}: {shape[0]} rows for a half of {seconds:.0f} s; the stage wants "
@@ -165,19 +156,20 @@ def stored(path, bank, make):
 def what_is_wrong(path, bank, make):
     """Why a stored table is not believed, in words; None if it is."""
     try:
-        table = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
+        header = open_array(path)
+    except DataError:
         return "not a whole .npy array"
     rows = torch.linspace(0, len(bank) - 1, CHECKED_ROWS, dtype=torch.float64).long()
     again = make(rows).float().cpu().numpy()                          # (16, D_t + more)
     shape, width = (len(bank), again.shape[1]), bank.shape[1]
-    if table.dtype != np.float32 or table.shape != shape:
-        return f"has shape {table.shape} of {table.dtype}, not {shape} of float32"
+    if header.dtype != np.float32 or header.shape != shape or header.fortran_order:
+        return f"has shape {header.shape} of {header.dtype}, not {shape} of float32"
+    table = np.load(path, mmap_mode="r")
     for first in range(0, len(table), 65536):
         part = table[first:first + 65536]
         if not np.isfinite(part).all():
             return "holds values that are not finite"
-        norm = np.linalg.norm(part[:, :width], axis=1)                # (65536,)
+        norm = np.linalg.norm(part[:, :width].astype(np.float64), axis=1)        # (65536,)
         if norm.min() == 0 or norm.max() > 1.01:                      # rounded, in bfloat16 perhaps
             return "holds averages of unit vectors that are 0 or longer than 1"
     if not np.allclose(table[rows], again, rtol=1e-3, atol=1e-3):
