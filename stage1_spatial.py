@@ -213,7 +213,8 @@ def main(args):
     def files(step):
         return [half.path(frame) for half, frame in pick_clips(step - 1, args, halves)]
 
-    log = run.Log(args.out, "stage 1", first, total, device, files, state and state["log"])
+    log = run.Log(args.out, "stage 1", first=first, last=total, device=device, files=files,
+                  state=state and state["log"])
     stop = run.Stop()
     for step, frames in reader.batches(load, range(first, total)):
         # -- what this stage is about ----------------------------------

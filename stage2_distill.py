@@ -258,7 +258,7 @@ def sce_loss_queue(z, p, queue, lam, tau, tau_m):
 # ------------------------------------------------------------------ schedules
 def lr_at(step, total, args):
     """Linear warm-up from 1 %, then a cosine to 1 % of the peak. Proved by test_learning_rate."""
-    peak = args.lr * args.batch / 256 * CLIP_FRAMES * args.window / 64
+    peak = args.lr * args.batch / 256 * CLIP_FRAMES * args.window / 64     # App. A.2: x T_g / 64
     warmup = total * args.warmup_epochs / args.epochs
     if step < warmup:                                      # which need not be a whole number
         return peak * (0.01 + 0.99 * min(1, (step + 1) / warmup))
@@ -328,7 +328,8 @@ def main(args):
     def files(step):
         return [halves[h].path(frame) for h, frame in pick_windows(step - 1, args, halves)]
 
-    log = run.Log(args.out, "stage 2", first, total, device, files, state and state["log"])
+    log = run.Log(args.out, "stage 2", first=first, last=total, device=device, files=files,
+                  state=state and state["log"])
     stop = run.Stop()
     for step, batch in reader.batches(load, range(first, total)):
         # -- what this stage is about ----------------------------------

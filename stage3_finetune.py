@@ -287,7 +287,7 @@ def lr_at(step, head_steps, total, args):
         total, peak = head_steps, args.lr if args.head_lr is None else args.head_lr
     else:
         step, total = step - head_steps, total - head_steps
-    peak = peak * args.batch / 256 * CLIP_FRAMES * args.window / 64
+    peak = peak * args.batch / 256 * CLIP_FRAMES * args.window / 64    # App. A.2: x T_g / 64
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / total)))
 
 
@@ -366,7 +366,8 @@ def main(args):
     def files(step):
         return [halves[h].path(frame) for h, frame in pick_windows(step - 1, args, n_frames)]
 
-    log = run.Log(args.out, "stage 3", first, total, device, files, state and state["log"])
+    log = run.Log(args.out, "stage 3", first=first, last=total, device=device, files=files,
+                  state=state and state["log"])
     stop = run.Stop()
     for step, batch in reader.batches(load, range(first, total)):
         # -- what this stage is about ----------------------------------
@@ -409,7 +410,8 @@ def main(args):
                 norm, clips=args.batch * args.window)
         if done % args.log_every == 0 or done == total:
             log.line(done, lr)
-        validated, better = valid and (done % valid_steps == 0 or done == total), False
+        validated = valid and (done % valid_steps == 0 or done == total)
+        better = False
         if validated and process.rank == 0:
             with log.paused():
                 amap = validate(model, *valid, reader, process, args)

@@ -182,13 +182,13 @@ def table(results, labels, classes, by_chance=None):
                *((f"{s} s", results[f"at{s}"], "") for s in METRICS["tight"])]
     if by_chance:
         columns.insert(1, ("chance", by_chance["tight"], ""))
+    titles = ["events", "hidden", *(title for title, _, _ in columns)]
     width = max(map(len, classes))
 
     def row(name, cells):
         return name.ljust(width) + "".join(
             cell.rjust(max(7, len(title) + 2)) for cell, title in zip(cells, titles, strict=True))
 
-    titles = ["events", "hidden", *(title for title, _, _ in columns)]
     lines = [f"matches: {len(labels)}, events: {len(events):,}, hidden (annotated, but not shown): "
              f"{count[1].sum():,}; scores in %", row("", titles),
              row("all", [f"{count.sum():,}", f"{count[1].sum():,}",

@@ -52,7 +52,8 @@ class Parser(argparse.ArgumentParser):
         if docstring:
             description, examples, *_ = docstring.strip().split("\n\n")
             more |= {"description": description, "epilog": f"examples:\n{examples}"}
-        super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **more)
+        super().__init__(formatter_class=HelpFormatter, allow_abbrev=False,
+                         usage="%(prog)s [flags]", **more)
 
     def error(self, message):
         say_error(f"{message} (--help lists the flags)")
