@@ -323,6 +323,8 @@ def initialize(module):
     token, He for the patch embedding, zero for biases and the mask token. Returns the module."""
     for name, parameter in module.named_parameters():
         leaf = name.rsplit(".", 1)[-1]
+        if parameter.is_meta:                             # nothing to fill: names and shapes alone
+            continue
         if leaf == "bias" or leaf == "mask_token":
             nn.init.zeros_(parameter)
         elif parameter.dim() == 5:
@@ -346,7 +348,8 @@ class Comedian(nn.Module):
         self.spatial = spatial_encoder(cfg)
         self.temporal = initialize(Temporal(cfg))
         self.head = initialize(nn.Linear(cfg.width, len(cfg.classes)))
-        nn.init.normal_(self.head.weight, std=0.01)                       # official code
+        if not self.head.weight.is_meta:
+            nn.init.normal_(self.head.weight, std=0.01)                   # official code
 
     def encode(self, clips):
         """f_s: clips (B, 2, 3, H, W) -> tokens (B, D). Clips never see each other."""

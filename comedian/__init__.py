@@ -32,8 +32,11 @@ def write_file(path, save):
     unfinished = path.with_name(f".{path.name}.{host}.{os.getpid()}.unfinished")
     try:
         if os.path.exists(given) and not os.path.isfile(given) and not os.path.isdir(given):
-            with open(given, "wb") as file:
-                return save(file)
+            descriptor = os.open(given, os.O_WRONLY | os.O_NONBLOCK)   # a fifo that nobody reads
+            os.set_blocking(descriptor, True)
+            with open(descriptor, "wb") as file:
+                save(file)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(glob.escape(f".{path.name}.{host}.") + "*.unfinished"):
             if not is_alive(pid=left.name.split(".")[-2]):

@@ -38,7 +38,8 @@ class Features(NamedTuple):
             rows = np.fromfile(file, self.dtype, (last - first) * width)
         if len(rows) < (last - first) * width:
             raise DataError(f"{self.path}: was cut short; extract this half's features again")
-        rows = torch.from_numpy(rows.reshape(-1, width).astype(np.float32))
+        with np.errstate(over="ignore"):                  # infinite then, which is told below
+            rows = torch.from_numpy(rows.reshape(-1, width).astype(np.float32))
         if not rows.isfinite().all():
             raise DataError(f"{self.path}: holds values that are not finite; extract this half's "
                             "features again")
@@ -131,8 +132,9 @@ def stored(path, bank, make):
     make(rows) computes the table's rows of some bank rows i, rows (n,) int64 -> (n, D_t + more):
     the average that belongs to i, then whatever else is kept with it. The file is made when it is
     missing. When it is there it is checked, and made again, with a line that says why, if shape or
-    type differ, a value is not finite, an average is longer than a unit vector or zero, or one of
-    CHECKED_ROWS rows spread over the file, the last one among them, is not what `make` gives.
+    type differ, a value is not finite, an average is longer than a unit vector or zero, one of
+    CHECKED_ROWS rows spread over the file, the last one among them, is not what `make` gives, or
+    the values are not those of the checksum (SHA-256) that ends the file.
     """
     path = Path(path)
     wrong = path.exists() and what_is_wrong(path, bank, make)
@@ -144,9 +146,13 @@ def stored(path, bank, make):
         def save(file):
             np.lib.format.write_array_header_1_0(
                 file, {"descr": "<f4", "fortran_order": False, "shape": (len(bank), width)})
+            checksum = hashlib.sha256()
             for rows in tqdm(torch.arange(len(bank)).split(1024), desc="soft centroids",
                              unit=" x 1024 rows", disable=None):
-                file.write(make(rows).float().cpu().numpy().tobytes())
+                values = make(rows).float().cpu().numpy().tobytes()
+                checksum.update(values)
+                file.write(values)
+            file.write(checksum.digest())
 
         write_file(path, save)
         print(f"data: {path}: written")
@@ -164,9 +170,10 @@ def what_is_wrong(path, bank, make):
     shape, width = (len(bank), again.shape[1]), bank.shape[1]
     if header.dtype != np.float32 or header.shape != shape or header.fortran_order:
         return f"has shape {header.shape} of {header.dtype}, not {shape} of float32"
-    table = np.load(path, mmap_mode="r")
+    table, checksum = np.load(path, mmap_mode="r"), hashlib.sha256()
     for first in range(0, len(table), 65536):
         part = table[first:first + 65536]
+        checksum.update(part)
         if not np.isfinite(part).all():
             return "holds values that are not finite"
         norm = np.linalg.norm(part[:, :width].astype(np.float64), axis=1)        # (65536,)
@@ -174,6 +181,11 @@ def what_is_wrong(path, bank, make):
             return "holds averages of unit vectors that are 0 or longer than 1"
     if not np.allclose(table[rows], again, rtol=1e-3, atol=1e-3):
         return "is of another bank, or damaged"
+    with open(path, "rb") as file:
+        file.seek(-32, 2)
+        ending = file.read()
+    if ending != checksum.digest():
+        return "is damaged: its checksum is another"
     return None
 
 

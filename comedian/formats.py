@@ -134,6 +134,8 @@ def open_zip(path, what, name=None):
         wrong = (f"{info.filename!r} is there twice" if info.filename in names else
                  f"the name {info.filename!r} leads out of it" if ".." in parts or not parts[0] else
                  f"{info.filename!r} is encrypted" if info.flag_bits & 1 else
+                 f"{info.filename!r} reaches beyond its end"
+                 if info.header_offset + info.compress_size > size else
                  f"{info.filename!r} is compressed by a method that is not read"
                  if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else None)
         if wrong:

@@ -61,8 +61,9 @@ class Log(NamedTuple):
     valid: np.ndarray                 # (v, 2): step, t-AmAP in %; only stage 3 validates
 
 
-STEP = re.compile(r"stage (\d) \| step (\d+)/(\d+) \| loss (\S+) \|.* lr (\S+) \|")
-VALID = re.compile(r"stage \d \| step (\d+)/\d+ \| valid t-AmAP (\S+) %")
+WHOLE, REAL = r"(\d{1,10})", r"(\d+\.\d+(?:e[+-]\d+)?)"
+STEP = re.compile(rf"stage (\d) \| step {WHOLE}/{WHOLE} \| loss {REAL} \|.* lr {REAL} \|")
+VALID = re.compile(rf"stage \d \| step {WHOLE}/{WHOLE} \| valid t-AmAP {REAL} %")
 
 
 def read_log(folder):

@@ -464,7 +464,7 @@ class Log:
         """Leaves out the lines after step `first`, which come again, and half a line at the end."""
         if self.path.exists():
             lines = self.path.read_bytes().splitlines(keepends=True)
-            steps = [re.search(rb"\| step (\d+)/", line) for line in lines]
+            steps = [re.search(rb"\| step (\d{1,18})/", line) for line in lines]
             kept = [line for line, step in zip(lines, steps, strict=True)
                     if line.endswith(b"\n") and (not step or int(step[1]) <= first)]
             write_file(self.path, lambda file: file.write(b"".join(kept)))

@@ -208,7 +208,8 @@ def read_scores(root):
         arrays = formats.read_npz(path, what)
         merged = any(f"merged_{h}" in arrays for h in (1, 2))
         name = "merged" if merged else "windows"
-        halves = [h for h in (1, 2) if f"{name}_{h}" in arrays]
+        halves = [h for h in (1, 2)
+                  if arrays.keys() & {f"{name}_{h}", f"starts_{h}", f"tokens_{h}"}]
         try:
             common = classes_and_times(arrays)
             for h in halves:
@@ -249,7 +250,7 @@ def stored_half(arrays, name, h, n_classes):
     """Windows of half h: scores (N, L, K) float32, start (N,) int64, and how many tokens it has.
     ValueError unless windows follow each other without a gap and end with the half, or, as the only
     one, later: then they say no more than the file holds."""
-    scores = formats.take(arrays, name, "f", 3).astype(np.float32)                # (N, L, K)
+    scores = formats.take(arrays, name, "f", 3)                                   # (N, L, K)
     start = formats.take(arrays, f"starts_{h}", "iu", 1).astype(np.int64)         # (N,)
     n_tokens = int(formats.take(arrays, f"tokens_{h}", "iu", 0))
     if 0 in scores.shape or scores.shape[2] != n_classes or len(start) != len(scores):
@@ -262,7 +263,7 @@ def stored_half(arrays, name, h, n_classes):
     if (start[0] != 0 or (step < 1).any() or (step > window).any()
             or not (n_tokens == end or 0 < n_tokens <= end and len(start) == 1)):
         raise ValueError(f"starts_{h} and tokens_{h} {n_tokens} do not cover a half")
-    return scores, start, n_tokens
+    return scores.astype(np.float32), start, n_tokens
 
 
 def write_scores(path, match, classes, halves, merged, windows, start_s):
