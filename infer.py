@@ -120,7 +120,7 @@ def parse_args(argv=None):
         "spot nothing; the checkpoint may be of any stage")
 
     add = p.add_argument_group("the machine").add_argument
-    add("--batch", type=number(1), default=64, help="clips encoded at a time")
+    add("--batch", type=number(1, 65536), default=64, help="clips encoded at a time")
     add("--bf16", action=argparse.BooleanOptionalAction, default=None,
         help="bfloat16 autocast; default: where a CUDA device has it")
     add("--workers", type=number(0, 1024), default=0, help="decoding threads; 0 = one per core")

@@ -15,6 +15,7 @@ Also here: the configurations, and checkpoints, which carry one. Nothing here re
 """
 import dataclasses
 import re
+import reprlib
 from dataclasses import asdict, dataclass
 
 import torch
@@ -23,7 +24,7 @@ from torch import nn
 
 from comedian import DataError, public_weights, write_file
 from comedian.frames import CLIP_FRAMES
-from comedian.soccernet import SOCCERNET_CLASSES
+from comedian.soccernet import MAX_CLASSES, SOCCERNET_CLASSES
 
 LN_EPS = 1e-6                         # everywhere, Swin included (timm's own Swin has 1e-5)
 
@@ -322,6 +323,8 @@ def initialize(module):
     token, He for the patch embedding, zero for biases and the mask token. Returns the module."""
     for name, parameter in module.named_parameters():
         leaf = name.rsplit(".", 1)[-1]
+        if parameter.is_meta:                             # nothing to fill: names and shapes alone
+            continue
         if leaf == "bias" or leaf == "mask_token":
             nn.init.zeros_(parameter)
         elif parameter.dim() == 5:
@@ -345,7 +348,8 @@ class Comedian(nn.Module):
         self.spatial = spatial_encoder(cfg)
         self.temporal = initialize(Temporal(cfg))
         self.head = initialize(nn.Linear(cfg.width, len(cfg.classes)))
-        nn.init.normal_(self.head.weight, std=0.01)                       # official code
+        if not self.head.weight.is_meta:
+            nn.init.normal_(self.head.weight, std=0.01)                   # official code
 
     def encode(self, clips):
         """f_s: clips (B, 2, 3, H, W) -> tokens (B, D). Clips never see each other."""
@@ -440,8 +444,11 @@ def load_checkpoint(path):
     """
     content = public_weights.read_file(path)
     if isinstance(content, dict) and {"model", "config", "stage"} <= set(content):
-        config_of(content, path)
+        if type(content["stage"]) is not int or content["stage"] not in (1, 2, 3):
+            raise DataError(f"{path}: its stage is {reprlib.repr(content['stage'])}, not 1, 2 or "
+                            "3; use the version that wrote it")
         check_weights(content["model"], path)
+        check_fit(content["model"], config_of(content, path), trained_parts(content), path)
         return content
     weights = content
     for wrapping in ("state_dict", "model"):              # Lightning's .ckpt, Microsoft's .pth
@@ -449,6 +456,19 @@ def load_checkpoint(path):
             weights = content[wrapping]
     check_weights(weights, path)
     return from_public(weights, path)
+
+
+def check_fit(weights, cfg, parts, path, what="its weights do"):
+    """DataError unless the weights whose names begin with one of `parts` are those of `cfg`, name
+    by name. Nothing is built: a config may describe more than any memory holds."""
+    with torch.device("meta"):                            # names and shapes only
+        own = Comedian(cfg).state_dict()
+    own, given = ({name: value for name, value in some.items() if name.startswith(tuple(parts))}
+                  for some in (own, weights))
+    wrong = misfits(own, given)
+    if wrong:
+        raise DataError(f"{path}: {what} not fit {cfg.model}: {wrong}; use the version that wrote "
+                        "it, or other weights")
 
 
 def from_public(weights, path):
@@ -466,13 +486,12 @@ def from_public(weights, path):
     if cfg is None:
         raise DataError(f"{path}: {renamed.what}, but of another width than ViT-T, ViT-S or "
                         "Swin-T; only these can be loaded")
-    with torch.device("meta"):                            # names and shapes only
-        own = Comedian(cfg).state_dict()
-    if renamed.source == "image":
-        own = {name: value for name, value in own.items() if name.startswith("spatial.")}
-    wrong = misfits(own, renamed.weights)
-    if wrong:
-        raise DataError(f"{path}: {renamed.what}, but does not fit {cfg.model}: {wrong}")
+    extra = [name for name in renamed.weights
+             if renamed.source == "image" and not name.startswith("spatial.")]
+    if extra:
+        raise DataError(f"{path}: {renamed.what}, but it has {extra[0]}")
+    check_fit(renamed.weights, cfg, ["spatial."] if renamed.source == "image" else [""], path,
+              f"{renamed.what}, but does")
     print(f"weights: {path}: {renamed.what}, {cfg.model}"
           + (f", {cfg.window_tokens} tokens, temporal depth {cfg.temporal_depth}"
              if renamed.source == "comedian"
@@ -491,8 +510,8 @@ def config_from(weights):
     if cfg is None or "temporal.pos_embed" not in weights:
         return cfg
     # The official code's strict=False drops blocks that a flag does not ask for: logits off by 1.5.
-    blocks = [int(m[1]) for m in (re.match(r"temporal\.blocks\.(\d+)\.", name) for name in weights)
-              if m]
+    blocks = [int(m[1]) for m in (re.match(r"temporal\.blocks\.(\d{1,2})\.", name)
+                                  for name in weights) if m]
     return with_changes(cfg, temporal_depth=max(blocks, default=-1) + 1,
                         window_tokens=weights["temporal.pos_embed"].numel() // cfg.width)
 
@@ -508,44 +527,76 @@ def config_of(checkpoint, path="checkpoint"):
     """The Config of a checkpoint. A field that it does not have yet gets the value it was made
     with, that of MODELS. DataError for unknown fields and values that make no network."""
     config = checkpoint["config"]
-    if not isinstance(config, dict) or config.get("model") not in MODELS:
+    if not isinstance(config, dict) or config.get("model") not in tuple(MODELS):
         raise DataError(f"{path}: its config names no model of this version "
                         f"({', '.join(MODELS)}); use the version that wrote it")
     config = asdict(MODELS[config["model"]]) | config
-    unknown = config.keys() - Config.__dataclass_fields__.keys()
+    unknown = [reprlib.repr(name) for name in config if name not in Config.__dataclass_fields__]
     if unknown:
-        raise DataError(f"{path}: its config has {', '.join(sorted(unknown))}, which this version "
+        raise DataError(f"{path}: its config has {', '.join(unknown[:5])}, which this version "
                         "does not know; use the version that wrote it")
     for name, (low, high) in LIMITS.items():
         values = config[name] if name in ("depth", "num_heads") else [config[name]]
         whole = name not in ("mlp_ratio", "drop_path")
-        if (not isinstance(values, (list, tuple)) or not values
-                or not all(isinstance(v, int if whole else (int, float)) and low <= v <= high
+        if (not isinstance(values, (list, tuple)) or not 0 < len(values) <= 8
+                or not all(type(v) in ((int,) if whole else (int, float)) and low <= v <= high
                            for v in values)):
-            raise DataError(f"{path}: its config has {name} {config[name]!r}; wants numbers from "
-                            f"{low} to {high}")
+            raise DataError(f"{path}: its config has {name} {reprlib.repr(config[name])}; wants "
+                            f"numbers from {low} to {high}")
     classes = config["classes"]
-    if (not isinstance(classes, (list, tuple)) or not classes
-            or not all(isinstance(name, str) for name in classes)):
-        raise DataError(f"{path}: its config has no list of class names")
+    if (not isinstance(classes, (list, tuple)) or not 0 < len(classes) <= MAX_CLASSES
+            or not all(isinstance(name, str) for name in classes)
+            or len(set(classes)) < len(classes)):
+        raise DataError(f"{path}: its config has no list of class names, each once; use the "
+                        "version that wrote it")
     for name in ("depth", "num_heads", "classes"):        # a list, where others wrote the file
         config[name] = tuple(config[name])
-    return Config(**config)
+    cfg = Config(**config)
+    if not makes_a_network(cfg):
+        raise DataError(f"{path}: its config makes no network (image {cfg.image_size}, patch "
+                        f"{cfg.patch_size}, width {cfg.embed_dim}, depth {cfg.depth}, heads "
+                        f"{cfg.num_heads}, {reprlib.repr(cfg.spatial)}); use the version that "
+                        "wrote it")
+    return cfg
+
+
+def makes_a_network(cfg):
+    """Whether the numbers of a Config divide each other as the modules above need it."""
+    widths = [cfg.embed_dim * 2 ** i for i in range(len(cfg.depth))]
+    patches = 1 if cfg.spatial == "vit" else 7 * 2 ** (len(cfg.depth) - 1)     # per side, times n
+    return (cfg.spatial in ("vit", "swin") and type(cfg.normalize_per_frame) is bool
+            and len(cfg.num_heads) == len(cfg.depth) == (1 if cfg.spatial == "vit" else 4)
+            and not any(width % heads for width, heads in zip(widths, cfg.num_heads, strict=True))
+            and not cfg.width % cfg.temporal_heads
+            and not cfg.image_size % (cfg.patch_size * patches))
 
 
 def check_weights(weights, path):
     """DataError unless `weights` is {name: tensor}, dense, floating and finite (integers may be
     beside them)."""
     if not isinstance(weights, dict) or not weights or not all(
-            isinstance(value, torch.Tensor) for value in weights.values()):
+            isinstance(name, str) and isinstance(value, torch.Tensor)
+            for name, value in weights.items()):
         raise DataError(f"{path}: not a checkpoint of this project's stages, nor public weights: "
                         "it holds other things than tensors with names")
     for name, value in weights.items():
-        if value.layout != torch.strided or value.is_complex() or value.is_quantized:
-            raise DataError(f"{path}: {name} is no plain dense tensor; save plain weights")
-        if value.is_floating_point() and not value.isfinite().all():
-            raise DataError(f"{path}: {name} holds values that are not finite; these weights are "
-                            "spoilt, take an earlier checkpoint")
+        check_tensor(value, name, path)
+
+
+PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32,
+         torch.int16, torch.int8, torch.uint8, torch.bool)
+
+
+def check_tensor(value, name, path):
+    """DataError unless a tensor is dense, of plain numbers, finite, and all in the file: a view may
+    promise a million times what was stored."""
+    if (value.layout != torch.strided or value.is_nested or value.device.type != "cpu"
+            or value.dtype not in PLAIN
+            or value.numel() * value.itemsize > value.untyped_storage().nbytes()):
+        raise DataError(f"{path}: {name} is no plain dense tensor; save plain weights")
+    if value.is_floating_point() and not value.isfinite().all():
+        raise DataError(f"{path}: {name} holds values that are not finite; these weights are "
+                        "spoilt, take an earlier checkpoint")
 
 
 def trained_parts(checkpoint):
@@ -576,3 +627,55 @@ def load_parts(model, checkpoint, parts, path):
     if wrong:
         raise DataError(f"{path}: does not fit this model: {wrong}")
     model.load_state_dict(given, strict=False)            # complete by the check above
+
+
+# ------------------------------------------------------------------ to go on
+def restore(parts, state, path):
+    """Puts a checkpoint's sections back into what goes on with them. parts: {section: a module, an
+    AdamW or a tensor}. DataError for one that is missing, or not of the same names and shapes."""
+    for section, part in parts.items():
+        given = state.get(section)
+        if given is None:
+            raise DataError(f"{path}: holds no {section}, and so cannot be resumed; use the "
+                            "version that wrote it, or start anew in another --out")
+        if isinstance(part, torch.optim.Optimizer):
+            restore_optimizer(part, given, path)
+            continue
+        own = part.state_dict() if isinstance(part, nn.Module) else {section: part}
+        given = given if isinstance(part, nn.Module) else {section: given}
+        check_weights(given, path)
+        wrong = misfits(own, given)
+        if wrong:
+            raise DataError(f"{path}: its {section} is of another run: {wrong}; resume with the "
+                            "same flags and data, or start anew in another --out")
+        with torch.no_grad():
+            for name, value in own.items():
+                value.copy_(given[name])
+
+
+def restore_optimizer(optimizer, given, path):
+    """AdamW's moments and step of every parameter. Its rates are those of the flags."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    states = given.get("state") if isinstance(given, dict) else None
+    if not isinstance(states, dict):
+        raise DataError(f"{path}: its optimizer holds no state; start anew in another --out")
+    for index, moments in states.items():
+        if type(index) is not int or not 0 <= index < len(parameters):
+            raise DataError(f"{path}: its optimizer has parameters that this run has not; resume "
+                            "with the same flags")
+        shape = parameters[index].shape
+        wanted = {"step": (), "exp_avg": shape, "exp_avg_sq": shape}
+        check_weights(moments, path)
+        if {name: value.shape for name, value in moments.items()} != wanted or not all(
+                value.is_floating_point() for value in moments.values()):
+            raise DataError(f"{path}: its optimizer does not fit parameter {index} of shape "
+                            f"{tuple(shape)}; resume with the same flags")
+        if moments["step"] < 1 or (moments["exp_avg_sq"] < 0).any():
+            raise DataError(f"{path}: its optimizer holds a negative square or step; take an "
+                            "earlier checkpoint")
+    # One may be without: the mask token, where nothing is masked.
+    if sum(p.requires_grad for p in parameters) - len(states) > 1:
+        raise DataError(f"{path}: its optimizer has the state of {len(states)} of "
+                        f"{len(parameters)} parameters; start anew in another --out")
+    optimizer.load_state_dict({"state": states,
+                               "param_groups": optimizer.state_dict()["param_groups"]})

@@ -31,8 +31,8 @@ from comedian import DataError, augment, report, run
 from comedian.frames import CLIP_FRAMES, FrameReader, describe, find_halves
 from comedian.run import number
 from model import (
-    MODELS, Projector, config_of, decay_groups, load_checkpoint, save_checkpoint, spatial_encoder,
-    with_changes)
+    MODELS, Projector, config_of, decay_groups, load_checkpoint, restore, save_checkpoint,
+    spatial_encoder, with_changes)
 
 
 # ------------------------------------------------------------------ options
@@ -53,7 +53,8 @@ def parse_args(argv=None):
 
     add = p.add_argument_group("contrast, Eq. 1-2").add_argument
     add("--tau", type=number(0.001), default=0.1, help="temperature of Eq. 2")
-    add("--queue", type=number(1), default=65536, help="M, negatives kept from earlier steps")
+    add("--queue", type=number(1, 2 ** 24), default=65536,
+        help="M, negatives kept from earlier steps")
     add("--momentum", type=number(0.0, 1.0), default=0.99,
         help="of the target branch, to 1 on a cosine (official code)")
     add("--negatives", choices=["queue", "batch"], default="queue",
@@ -68,7 +69,8 @@ def parse_args(argv=None):
         help="passes over all clips (official YAML: 200, README's: 100)")
     add("--steps", type=number(0), default=0,
         help="optimiser steps in all, instead of --epochs; 0 = off")
-    add("--batch", type=number(1), default=1024, help="clips per step, of all processes together")
+    add("--batch", type=number(1, 65536), default=1024,
+        help="clips per step, of all processes together")
     add("--lr", type=number(0.0), default=5e-4,
         help="peak learning rate for a batch of 256; scales with --batch")
     add("--warmup-epochs", type=number(0.0), default=10,
@@ -196,10 +198,8 @@ def main(args):
     saved = {"model": nn.ModuleDict({"spatial": encoder}), "projector": projector,
              "predictor": predictor, "target": target, "optimizer": optimizer}
     if state:
-        for name, part in saved.items():
-            part.load_state_dict(state[name])
-        queue.copy_(state["queue"])
-    first = state["step"] if state else 0                  # steps that are done
+        restore(saved | {"queue": queue}, state, Path(args.out, "last.pt"))
+    first = run.steps_done(state, total, args.out)
     student = process.wrap(nn.Sequential(encoder, projector, predictor), args.compile)
     teacher = torch.compile(target) if args.compile else target
     print(f"stage 1: {cfg.model}, {sum(p.numel() for p in encoder.parameters()):,} spatial "

@@ -38,7 +38,7 @@ from comedian.frames import CLIP_FRAMES, FrameReader, describe, find_halves, of_
 from comedian.run import number
 from model import (
     MODELS, Comedian, Projector, config_of, decay_groups, load_checkpoint, load_parts, random_keep,
-    save_checkpoint, with_changes)
+    restore, save_checkpoint, with_changes)
 
 
 # ------------------------------------------------------------------ options
@@ -64,7 +64,7 @@ def parse_args(argv=None):
     add = p.add_argument_group("windows and their view").add_argument
     add("--window", type=number(1, 16384), default=64,
         help="T_l, tokens (seconds at 2 fps) per window; paper: 32, best 64")
-    add("--windows-per-half", type=number(1),
+    add("--windows-per-half", type=number(1, 100_000),
         help="per epoch; default: 75 of 32 s and inversely for others (paper: 150 per match)")
     add("--sampling", choices=["random", "bins"], default="random",
         help="random: anywhere in the half (paper); bins: once in each equal bin (official code)")
@@ -90,8 +90,9 @@ def parse_args(argv=None):
     add("--epochs", type=number(1), default=100, help="of --windows-per-half windows of every half")
     add("--steps", type=number(0), default=0,
         help="optimiser steps in all, instead of --epochs; 0 = off")
-    add("--batch", type=number(1), help="windows per step, of all processes together; default: 64 "
-        "of 32 s and inversely for others (paper)")
+    add("--batch", type=number(1, 65536),
+        help="windows per step, of all processes together; default: 64 of 32 s "
+        "and inversely for others (paper)")
     add("--lr", type=number(0.0), default=2e-3,
         help="peak for 256 windows of 32 tokens (64 frames); scales with both")
     add("--warmup-epochs", type=number(0.0), default=10,
@@ -312,10 +313,8 @@ def main(args):
     queue = F.normalize(torch.randn(n_queue, width), dim=1).to(device, teacher.rows.dtype)
     saved = {"model": model, "projector": projector, "optimizer": optimizer}
     if state:
-        for name, part in saved.items():
-            part.load_state_dict(state[name])
-        queue.copy_(state["queue"])
-    first = state["step"] if state else 0                  # steps that are done
+        restore(saved | {"queue": queue}, state, Path(args.out, "last.pt"))
+    first = run.steps_done(state, total, args.out)
     student = process.wrap(Student(model, projector), args.compile)
     print(f"stage 2: {cfg.model}, {sum(p.numel() for g in groups for p in g['params']):,} "
           f"parameters, {total:,} steps of {args.batch} windows of {args.window} tokens {process}")

@@ -40,7 +40,7 @@ from comedian.run import number
 from comedian.soccernet import (
     LABELS, SOCCERNET_CLASSES, label_names, read_classes, read_labels, tell_foreign)
 from model import (
-    MODELS, Comedian, config_of, decay_groups, load_checkpoint, load_parts, random_keep,
+    MODELS, Comedian, config_of, decay_groups, load_checkpoint, load_parts, random_keep, restore,
     save_checkpoint, trained_parts, with_changes)
 
 
@@ -67,7 +67,7 @@ def parse_args(argv=None):
     add = p.add_argument_group("windows, labels and view").add_argument
     add("--window", type=number(1, 16384),
         help="T_l, tokens (seconds at 2 fps) per window; default: that of --init, else 64")
-    add("--windows-per-half", type=number(1),
+    add("--windows-per-half", type=number(1, 100_000),
         help="per epoch; default: 50 of 32 s and inversely for others (paper: 100 per match)")
     add("--radius", type=number(0.0), default=0.5,
         help="seconds from an action to the frames it labels")
@@ -94,8 +94,9 @@ def parse_args(argv=None):
     add("--steps", type=number(0), default=0, help="optimiser steps, instead of --epochs; 0 = off")
 
     add = p.add_argument_group("optimisation").add_argument
-    add("--batch", type=number(1), help="windows per step, of all processes together; default: 128 "
-        "of 32 s and inversely for others (paper)")
+    add("--batch", type=number(1, 65536),
+        help="windows per step, of all processes together; default: 128 of 32 s "
+        "and inversely for others (paper)")
     add("--lr", type=number(0.0), help="peak for 256 windows of 64 frames; scales with both; "
         "default: 5e-4, ViSwin 3e-4 (paper)")
     add("--weight-decay", type=number(0.0), default=0.05,
@@ -341,11 +342,11 @@ def main(args):
     model = start_model(cfg, state, init, args).to(device)
     if valid:
         infer.as_network(model, args)                      # refuses bad flags before the work
-    first = state["step"] if state else 0                  # steps that are done
+    first = run.steps_done(state, total, args.out)
     best = state["best"] if state else -1.0                # t-AmAP of the best validation
     student, optimizer = start_phase(model, first < head_steps, args, process)
     if state and first != head_steps:                      # there the new phase begins
-        optimizer.load_state_dict(state["optimizer"])
+        restore({"optimizer": optimizer}, state, Path(args.out, "last.pt"))
     cached = args.head_phase == "temporal" and first < head_steps
     tokens = both_ways(model, halves, reader, process) if cached else []   # (2, n_tokens, D) each
     print(f"stage 3: {cfg.model}, {sum(p.numel() for p in model.parameters()):,} "

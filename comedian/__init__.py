@@ -25,11 +25,18 @@ def write_file(path, save):
     It is written beside its place, flushed to the disk and then renamed over what was there. So a
     full disk, a kill or a power cut at any moment leaves the old file as it was. Missing folders
     are made. Raises DataError if the file cannot be written; nothing is left behind then. What a
-    killed process left beside `path` is removed by the next one that writes there.
+    killed process left beside `path` is removed by the next one that writes there. A link stays,
+    and what it points at is replaced; a device or a fifo (/dev/stdout) is written to as it is.
     """
-    path, host = Path(path), os.uname().nodename           # of several machines on one disk
+    given, path, host = path, Path(os.path.realpath(path)), os.uname().nodename
     unfinished = path.with_name(f".{path.name}.{host}.{os.getpid()}.unfinished")
     try:
+        if os.path.exists(given) and not os.path.isfile(given) and not os.path.isdir(given):
+            descriptor = os.open(given, os.O_WRONLY | os.O_NONBLOCK)   # a fifo that nobody reads
+            os.set_blocking(descriptor, True)
+            with open(descriptor, "wb") as file:
+                save(file)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(glob.escape(f".{path.name}.{host}.") + "*.unfinished"):
             if not is_alive(pid=left.name.split(".")[-2]):
@@ -45,7 +52,7 @@ def write_file(path, save):
             raise
         # numpy counts the bytes that did not fit, and gives no reason.
         reason = causes[0].strerror or "not all of it was written: is the disk full?"
-        raise DataError(f"{path}: cannot be written ({reason}); make room or choose another "
+        raise DataError(f"{given}: cannot be written ({reason}); make room or choose another "
                         "place") from None
     finally:
         with contextlib.suppress(OSError):                 # gone by now, if all went well
@@ -53,8 +60,8 @@ def write_file(path, save):
 
 
 def write_text(path, text):
-    """`write_file` for a str, in UTF-8."""
-    write_file(path, lambda file: file.write(text.encode()))
+    """`write_file` for a str, in UTF-8. Names of files that are not UTF-8 keep their bytes."""
+    write_file(path, lambda file: file.write(text.encode(errors="surrogateescape")))
 
 
 def is_alive(pid):

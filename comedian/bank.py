@@ -5,7 +5,6 @@ from them once and kept. The equations that read it stand in stage2_distill.py.
     <features>/<league>/<season>/<match>/1_<name>.npy      of half 1: (seconds, D_t), 1 per second
 """
 import hashlib
-import tokenize
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +14,11 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from comedian import DataError, write_file
+from comedian.formats import open_array
 from comedian.frames import CLIP_FRAMES
 
 FEATURE_SLACK_S = 10                  # features and frames of a half may end this far apart
 CHECKED_ROWS = 16                     # of a stored array, computed again when it is opened
-# All that numpy raises where a file is no .npy, or not a whole one.
-NOT_NPY = (OSError, ValueError, EOFError, MemoryError, tokenize.TokenError)
 
 
 class Features(NamedTuple):
@@ -40,7 +38,8 @@ class Features(NamedTuple):
             rows = np.fromfile(file, self.dtype, (last - first) * width)
         if len(rows) < (last - first) * width:
             raise DataError(f"{self.path}: was cut short; extract this half's features again")
-        rows = torch.from_numpy(rows.reshape(-1, width).astype(np.float32))
+        with np.errstate(over="ignore"):                  # infinite then, which is told below
+            rows = torch.from_numpy(rows.reshape(-1, width).astype(np.float32))
         if not rows.isfinite().all():
             raise DataError(f"{self.path}: holds values that are not finite; extract this half's "
                             "features again")
@@ -51,25 +50,15 @@ def open_features(root, half, name):
     """The Features of a half: <root>/<match>/<half>_<name>.npy. DataError if they do not fit it."""
     path = Path(root) / half.match / f"{half.number}_{name}.npy"
     try:
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            read_header = (np.lib.format.read_array_header_1_0 if version == (1, 0) else
-                           np.lib.format.read_array_header_2_0)
-            shape, fortran_order, dtype = read_header(file)
-            data_start, size = file.tell(), file.seek(0, 2)
+        shape, dtype, fortran_order, data_start = open_array(path)
     except FileNotFoundError:
         there = sorted({file.name[2:-4] for file in path.parent.glob("[0-9]_*.npy")})
         raise DataError(f"{path}: no teacher features for this half; see --features and "
                         "--features-name" + (f" (here lie: {', '.join(there)})" if there else "")
                         ) from None
-    except NOT_NPY as error:
-        raise DataError(f"{path}: not a plain .npy array ({error}); save the features with "
-                        "numpy.save") from None
     if len(shape) != 2 or min(shape) < 1 or dtype.kind not in "fiu" or fortran_order:
         raise DataError(f"{path}: features must be numbers of shape (seconds, width) in C order, "
                         f"got {shape} of {dtype}; save them so")
-    if size < data_start + shape[0] * shape[1] * dtype.itemsize:
-        raise DataError(f"{path}: is cut short; extract this half's features again")
     seconds = half.n_frames / half.fps
     if abs(shape[0] - seconds) > FEATURE_SLACK_S:
         raise DataError(f"{path}: {shape[0]} rows for a half of {seconds:.0f} s; the stage wants "
@@ -143,8 +132,9 @@ def stored(path, bank, make):
     make(rows) computes the table's rows of some bank rows i, rows (n,) int64 -> (n, D_t + more):
     the average that belongs to i, then whatever else is kept with it. The file is made when it is
     missing. When it is there it is checked, and made again, with a line that says why, if shape or
-    type differ, a value is not finite, an average is longer than a unit vector or zero, or one of
-    CHECKED_ROWS rows spread over the file, the last one among them, is not what `make` gives.
+    type differ, a value is not finite, an average is longer than a unit vector or zero, one of
+    CHECKED_ROWS rows spread over the file, the last one among them, is not what `make` gives, or
+    the values are not those of the checksum (SHA-256) that ends the file.
     """
     path = Path(path)
     wrong = path.exists() and what_is_wrong(path, bank, make)
@@ -156,9 +146,13 @@ def stored(path, bank, make):
         def save(file):
             np.lib.format.write_array_header_1_0(
                 file, {"descr": "<f4", "fortran_order": False, "shape": (len(bank), width)})
+            checksum = hashlib.sha256()
             for rows in tqdm(torch.arange(len(bank)).split(1024), desc="soft centroids",
                              unit=" x 1024 rows", disable=None):
-                file.write(make(rows).float().cpu().numpy().tobytes())
+                values = make(rows).float().cpu().numpy().tobytes()
+                checksum.update(values)
+                file.write(values)
+            file.write(checksum.digest())
 
         write_file(path, save)
         print(f"data: {path}: written")
@@ -168,23 +162,30 @@ def stored(path, bank, make):
 def what_is_wrong(path, bank, make):
     """Why a stored table is not believed, in words; None if it is."""
     try:
-        table = np.lib.format.open_memmap(path, mode="r")              # np.load takes an .npz, too
-    except NOT_NPY:
+        header = open_array(path)
+    except DataError:
         return "not a whole .npy array"
     rows = torch.linspace(0, len(bank) - 1, CHECKED_ROWS, dtype=torch.float64).long()
     again = make(rows).float().cpu().numpy()                          # (16, D_t + more)
     shape, width = (len(bank), again.shape[1]), bank.shape[1]
-    if table.dtype != np.float32 or table.shape != shape:
-        return f"has shape {table.shape} of {table.dtype}, not {shape} of float32"
+    if header.dtype != np.float32 or header.shape != shape or header.fortran_order:
+        return f"has shape {header.shape} of {header.dtype}, not {shape} of float32"
+    table, checksum = np.load(path, mmap_mode="r"), hashlib.sha256()
     for first in range(0, len(table), 65536):
         part = table[first:first + 65536]
+        checksum.update(part)
         if not np.isfinite(part).all():
             return "holds values that are not finite"
-        norm = np.linalg.norm(part[:, :width], axis=1)                # (65536,)
+        norm = np.linalg.norm(part[:, :width].astype(np.float64), axis=1)        # (65536,)
         if norm.min() == 0 or norm.max() > 1.01:                      # rounded, in bfloat16 perhaps
             return "holds averages of unit vectors that are 0 or longer than 1"
     if not np.allclose(table[rows], again, rtol=1e-3, atol=1e-3):
         return "is of another bank, or damaged"
+    with open(path, "rb") as file:
+        file.seek(-32, 2)
+        ending = file.read()
+    if ending != checksum.digest():
+        return "is damaged: its checksum is another"
     return None
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from comedian import DataError
+from comedian import DataError, formats
 
 try:
     import cv2
@@ -80,8 +80,12 @@ def walk(root):
     Links are followed, every real folder is visited once. Hidden files and what macOS leaves behind
     (`._*`, `__MACOSX`) are left out.
     """
+    def unreadable(error):             # not one match too few without a word
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); mend its rights, or "
+                        "move it elsewhere")
+
     visited = set()
-    for folder, below, files in os.walk(root, followlinks=True):
+    for folder, below, files in os.walk(root, followlinks=True, onerror=unreadable):
         where = os.stat(folder)
         if (where.st_dev, where.st_ino) in visited:        # a link back up, or to a place seen
             below.clear()
@@ -147,15 +151,14 @@ def frame_folder(match, number, folder, images):
     digits = min(len(m[2]) for m in images)                # 1 where numbers are not padded
     fps = DEFAULT_FPS
     if (folder / "fps.txt").exists():
-        with open(folder / "fps.txt", errors="replace") as file:
-            text = file.read(100).strip()
+        text = formats.read_text(folder / "fps.txt", "a rate in frames per second").strip()
         try:
             fps = float(text)
         except ValueError:
             fps = 0.0
         if not 0.01 <= fps <= 1000:
             raise DataError(f"{folder / 'fps.txt'}: wants the frames per second, one number from "
-                            f"0.01 to 1000, got {text!r}; correct it")
+                            f"0.01 to 1000, got {text[:40]!r}; correct it")
     return Half(match, number, str(folder), sample[1], digits, sample[3],
                 numbers[0], len(numbers), fps)
 
@@ -200,9 +203,8 @@ def read_games(names):
     games = []
     for path in lists:
         try:
-            games += [line.strip() for line in path.read_text(encoding="utf-8").splitlines()
-                      if line.strip()]
-        except (OSError, UnicodeDecodeError):
+            games += formats.read_lines(path, "a list of games")
+        except DataError:
             known = ", ".join(sorted(known.stem for known in SPLITS.glob("*.txt")))
             raise DataError(f"{names}: neither a readable text file with a game per line, nor "
                             f"names of lists joined by + ({known}); give one of these") from None
@@ -242,6 +244,7 @@ def in_split(items, names, root, complete=False):
 
 # ------------------------------------------------------------------ frames
 MAX_PIXELS = 8192 * 8192              # of one frame; a header that promises more is a damaged one
+MAX_BYTES = 2 ** 28                   # read of one file: more than so many pixels take
 
 
 def read_frame(path):
@@ -251,14 +254,17 @@ def read_frame(path):
         if not os.path.isfile(path):                       # a fifo or a device would never end
             raise DataError(f"{path}: missing, or not a file; {mend}")
         with open(path, "rb") as file:
-            content = file.read()
+            content = file.read(MAX_BYTES)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); {mend}") from None
     # Of a JPEG that was cut short OpenCV makes a picture, grey where nothing is left. The marker
     # that ends a JPEG cannot occur within its pixels; some writers add a few bytes after it.
     if content.startswith(b"\xff\xd8") and b"\xff\xd9" not in content[-1024:]:
         raise DataError(f"{path}: cut short; {mend}")
-    if promised_pixels(content) > MAX_PIXELS:
+    pixels = promised_pixels(content)
+    if not pixels:                                         # OpenCV would read other formats, too
+        raise DataError(f"{path}: empty or not an image, JPEG or PNG; {mend}")
+    if pixels > MAX_PIXELS:
         raise DataError(f"{path}: its header promises more than {MAX_PIXELS:,} pixels; {mend}")
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
@@ -270,16 +276,19 @@ def read_frame(path):
 
 
 def promised_pixels(content):
-    """Height times width by the header of a PNG or JPEG, before anything is decoded; 0: unknown."""
+    """Height times width by the header of a PNG or JPEG, before anything is decoded; 0: neither."""
     if content.startswith(b"\x89PNG"):
         return int.from_bytes(content[16:20], "big") * int.from_bytes(content[20:24], "big")
     at = 2                                                 # a JPEG is a chain of segments
     while content.startswith(b"\xff\xd8") and content[at:at + 1] == b"\xff":
-        kind, length = content[at + 1], int.from_bytes(content[at + 2:at + 4], "big")
-        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):               # start of frame
+        kind = content[at + 1:at + 2].hex()
+        if kind == "ff":                                   # any number of these may come before
+            at += 1
+            continue
+        if "c0" <= kind <= "cf" and kind not in ("c4", "c8", "cc"):                # start of frame
             return (int.from_bytes(content[at + 5:at + 7], "big")
                     * int.from_bytes(content[at + 7:at + 9], "big"))
-        at += 2 + length
+        at += 2 + int.from_bytes(content[at + 2:at + 4], "big")
     return 0
 
 

@@ -21,7 +21,6 @@ import shutil
 import sys
 import threading
 import time
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +28,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from comedian import DataError, run, synthetic, video, write_file
+from comedian import DataError, formats, run, synthetic, video, write_file
 from comedian.frames import DEFAULT_FPS, cv2, in_split, read_frame, walk
 from comedian.run import device_name, number
 
@@ -206,23 +205,25 @@ def find_features(root, name):
 
 
 def open_rows(file):
-    """Memory-mapped (seconds, D) features, or DataError. It holds a file open as long as it lives:
-    a system may allow 1,024 at a time, and SoccerNet has 1,100 halves."""
-    try:
-        rows = np.load(file.path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        mend = ("; it holds Python objects: save the array in it alone"
-                if "Python objects" in str(error) else "")
-        raise DataError(f"{file.path}: not a plain .npy array ({error}){mend}") from None
-    if rows.ndim != 2 or not rows.size or rows.dtype.kind not in "fiu":
+    """The formats.Header of (seconds, D) features, or DataError."""
+    header = formats.open_array(file.path)
+    if len(header.shape) != 2 or 0 in header.shape or header.dtype.kind not in "fiu":
         raise DataError(f"{file.path}: features must be numbers of shape (seconds, width), got "
-                        f"{rows.shape} of {rows.dtype}")
-    return rows
+                        f"{header.shape} of {header.dtype}; save them so")
+    return header
+
+
+def map_rows(file):
+    """The rows (seconds, D), memory-mapped. It holds a file open as long as it lives: a system may
+    allow 1,024 at a time, and SoccerNet has 1,100 halves."""
+    header = open_rows(file)
+    return np.memmap(file.path, header.dtype, "r", header.data_start, header.shape,
+                     "F" if header.fortran_order else "C")
 
 
 def blocks(file):
     """The rows in turn, (ROWS or fewer, D) float64. DataError where one is not finite."""
-    rows = open_rows(file)
+    rows = map_rows(file)
     for start in range(0, len(rows), ROWS):
         x = torch.from_numpy(np.array(rows[start:start + ROWS], np.float64))
         bad = ~x.isfinite().all(1)
@@ -263,17 +264,50 @@ def fit_basis(files, width, standardize, device):
     components = components * largest.sign()
     return Basis(*(value.cpu().numpy() for value in (
         shift + total / n, scale, components, variance[-width:].flip(0), total_variance)),
-        sources=np.array([f"{file.match}/{file.path.name}" for file in files]))
+        sources=np.array(names_of(files)))
+
+
+def names_of(files):
+    """How a Basis calls the files it was fitted on."""
+    return [f"{file.match}/{file.path.name}" for file in files]
+
+
+def check_basis(path, basis, sources, standardize):
+    """DataError if a basis that lies where this call would keep its own was fitted otherwise."""
+    others = sorted(set(basis.sources.tolist()) ^ set(sources))
+    if others:
+        raise DataError(f"{path}: was fitted on other files than these ({len(others)} differ, "
+                        f"{others[0]} for one); --basis {path} reduces with it all the same, "
+                        "another --out-name fits a new one")
+    if standardize != bool((basis.scale != 1).any()):
+        raise DataError(f"{path}: was fitted with{'out' * standardize} --standardize; choose "
+                        "another --out-name, or remove it")
 
 
 def read_basis(path):
+    """The Basis that an earlier call kept; DataError if it is none, or not what such a one is."""
+    what = "a basis of this command"
+    if not path.exists():
+        raise DataError(f"{path}: no such basis; without --basis one is fitted")
+    if not path.is_file() or not formats.is_zip(path):
+        raise formats.refused(path, what, "not an .npz")
+    arrays = formats.read_npz(path, what)
     try:
-        with np.load(path) as stored:
-            return Basis(**{field: stored[field] for field in Basis._fields})
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such basis; without --basis one is fitted") from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a basis of this command ({error})") from None
+        mean, scale, components, explained, total = (
+            formats.take(arrays, name, "f", n_dims).astype(np.float64)
+            for name, n_dims in zip(Basis._fields[:5], (1, 1, 2, 1, 0), strict=True))
+        sources = formats.take(arrays, "sources", "U", 1)
+        width, D = components.shape
+        if not 0 < width <= D or mean.shape != (D,) or scale.shape != (D,) or explained.shape != (
+                width,):
+            raise ValueError(f"components of shape {components.shape} do not fit the rest")
+        if scale.min() <= 0 or total <= 0:
+            raise ValueError("a scale or the variance is 0 or less")
+        if not np.allclose(components @ components.T, np.eye(width), atol=1e-6):
+            raise ValueError("its components are not orthonormal")
+    except ValueError as error:
+        raise formats.refused(path, what, error) from None
+    return Basis(mean, scale, components, explained, total, sources)
 
 
 def project(x, basis):
@@ -302,14 +336,16 @@ def pca(args):
     out_name = args.out_name or (Path(args.basis).stem if args.basis else
                                  f"pca_{args.width}_{'std_' * args.standardize}{args.name}")
     path = Path(args.basis or out / f"{out_name}.npz")
+    matches = sorted({file.match for file in files})
+    if args.split and not args.basis:
+        matches = in_split(matches, args.split, root)
+    used = [file for file in files if file.match in set(matches)]
     if args.basis or path.exists():
         basis = read_basis(path)
         print(f"pca: {path}: fitted before, on {len(basis.sources)} halves")
+        if not args.basis:
+            check_basis(path, basis, names_of(used), args.standardize)
     else:
-        matches = sorted({file.match for file in files})
-        if args.split:
-            matches = in_split(matches, args.split, root)
-        used = [file for file in files if file.match in set(matches)]
         n = sum(shapes[file][0] for file in used)
         if args.width > min(D, n - 1):
             raise DataError(f"--width {args.width}: {n:,} rows of {D:,} numbers have at most "
@@ -330,10 +366,10 @@ def pca(args):
     for file in tqdm(files, desc="pca", unit="half", disable=None):
         path = out / file.match / f"{file.number}_{out_name}.npy"
         if path.exists():                                 # from an earlier call, by the same basis?
-            done = open_rows(FeatureFile(file.match, file.number, path))
-            first = project(torch.from_numpy(np.array(open_rows(file)[:1], np.float64)), basis)
-            if (done.shape != (shapes[file][0], width)
-                    or not np.allclose(done[:1], first, atol=1e-3)):
+            done = FeatureFile(file.match, file.number, path)
+            again = project(torch.from_numpy(np.array(map_rows(file)[[0, -1]], np.float64)), basis)
+            if (open_rows(done).shape != (shapes[file][0], width)
+                    or not np.allclose(map_rows(done)[[0, -1]], again, atol=1e-3)):
                 raise DataError(f"{path}: there already, by another basis or of other features; "
                                 "remove it or choose another --out-name")
             there += 1
@@ -350,13 +386,19 @@ def parse_args(argv=None):
     commands = p.add_subparsers(dest="command", required=True)
     s = commands.add_parser("synthetic", help="render small matches, labels, teacher features")
     s.add_argument("--out", required=True, help="folder to make")
-    s.add_argument("--train", type=int, default=75, help="matches to train on, two halves each")
-    s.add_argument("--labelled", type=int, default=10, help="how many of these get labels")
-    s.add_argument("--test", type=int, default=12, help="matches to test on, all labelled")
-    s.add_argument("--seconds", type=int, default=180, help="length of a half")
-    s.add_argument("--size", type=int, default=48, help="height and width of a frame in pixels")
-    s.add_argument("--seed", type=int, default=0, help="another seed, other matches")
-    s.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes side by side")
+    s.add_argument("--train", type=number(1, 10_000), default=75,
+                   help="matches to train on, two halves each")
+    s.add_argument("--labelled", type=number(0, 10_000), default=10,
+                   help="how many of these get labels")
+    s.add_argument("--test", type=number(0, 10_000), default=12,
+                   help="matches to test on, all labelled")
+    s.add_argument("--seconds", type=number(30, 36_000), default=180, help="length of a half")
+    s.add_argument("--size", type=number(32, 2048), default=48,
+                   help="height and width of a frame in pixels")
+    s.add_argument("--seed", type=number(0, 2 ** 32 - 1), default=0, help="another seed, other "
+                   "matches")
+    s.add_argument("--jobs", type=number(1, 1024), default=os.cpu_count(),
+                   help="processes side by side")
     s.set_defaults(run=synthetic.render)
 
     s = commands.add_parser("frames", help="frames of a tree of videos, for all stages")
@@ -367,7 +409,8 @@ def parse_args(argv=None):
                    help="frames per second (paper: 2)")
     s.add_argument("--size", type=number(16, 8192), nargs=2, default=[398, 224],
                    metavar=("WIDTH", "HEIGHT"), help="pixels (SoccerNet: 398 224)")
-    s.add_argument("--jobs", type=number(1), default=os.cpu_count(), help="halves side by side")
+    s.add_argument("--jobs", type=number(1, 1024), default=os.cpu_count(),
+                   help="halves side by side")
     s.set_defaults(run=extract)
 
     s = commands.add_parser("pca", help="reduce features to their main directions")
@@ -376,7 +419,8 @@ def parse_args(argv=None):
     s.add_argument("--out-name", help="of the reduced; default: pca_<width>_std_<name>, "
                    "which is what stage 2 looks for; with --basis, its name")
     s.add_argument("--out", help="root to write below; default: --features")
-    s.add_argument("--width", type=number(1), default=512, help="directions to keep (paper: 512)")
+    s.add_argument("--width", type=number(1, 65_536), default=512,
+                   help="directions to keep (paper: 512)")
     s.add_argument("--standardize", action=argparse.BooleanOptionalAction, default=True,
                    help="divide each number by its standard deviation first (official code)")
     s.add_argument("--split", help="fit on these games only: train, train+valid, ... or a text "

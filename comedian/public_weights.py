@@ -8,59 +8,107 @@ model.load_checkpoint finds out which network they fit, and whether they do.
 
 Our names are those of model.Comedian: "spatial.", "temporal." and "head.", then timm's names.
 """
-import json
 import math
 import re
-import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from comedian import DataError
+from comedian import DataError, formats
 from comedian.frames import CLIP_FRAMES
 
 
 # ------------------------------------------------------------------ files of any origin
+WHAT = "a checkpoint, or damaged"
+
+
 def read_file(path):
     """What the file holds: torch's pickle (tensors only), numpy's .npz, or safetensors."""
     try:
-        if zipfile.is_zipfile(path):                      # torch writes zip files, too
-            with zipfile.ZipFile(path) as archive:
-                is_npz = all(name.endswith(".npy") for name in archive.namelist())
-            if is_npz:
-                with np.load(path) as arrays:
-                    return {name: torch.from_numpy(arrays[name]) for name in arrays}
-        if Path(path).suffix == ".safetensors":
-            return read_safetensors(path)
+        if not Path(path).is_file():                      # a fifo would never end
+            raise DataError(f"{path}: no such checkpoint, or not a file; give another")
+        zipped = formats.is_zip(path)
+    except OSError as error:
+        raise formats.refused(path, WHAT, error.strerror) from None
+    if zipped:                                            # torch writes zip files, too
+        members = formats.open_zip(path, WHAT)
+        if all(member.info.filename.endswith(".npy") for member in members):
+            return tensors(formats.read_npz(path, WHAT), path)
+        if any(member.info.compress_type for member in members):           # torch stores them plain
+            raise formats.refused(path, WHAT, "a zip, but not one of torch")
+    elif Path(path).suffix == ".safetensors":
+        return read_safetensors(path)
+    try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such checkpoint") from None
     except Exception as error:  # noqa: BLE001  (torch.load raises whatever the bytes lead to)
         if "Unsupported global" in str(error):
             raise DataError(f"{path}: holds Python objects beside its weights, and those could run "
                             "any code; if you trust it, save its dict of tensors alone with torch, "
                             "and give that file") from None
-        raise DataError(f"{path}: not a checkpoint, or damaged") from None
+        raise DataError(f"{path}: not {WHAT}; {formats.MEND}") from None
+
+
+def tensors(arrays, path):
+    """{name: array} -> {name: tensor}; DataError for what is no number."""
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiu":
+            raise formats.refused(path, WHAT, f"{name} is {array.dtype}")
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 SAFETENSORS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16,
-               "BF16": torch.bfloat16, "I64": torch.int64}
+               "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8}
+MAX_HEADER = 2 ** 25                  # the format's own bound is three times that
 
 
 def read_safetensors(path):
     """{name: tensor}. The format: 8 bytes with the header's length, a header in JSON (for each
-    name dtype, shape, first and last byte of the data), then the data, little-endian."""
-    content = bytearray(Path(path).read_bytes())
-    data_start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:data_start])
-    header.pop("__metadata__", None)
-    return {name: torch.frombuffer(content, dtype=SAFETENSORS[entry["dtype"]],
-                                   count=math.prod(entry["shape"]),
-                                   offset=data_start + entry["data_offsets"][0])
-            .reshape(entry["shape"]) for name, entry in header.items()}
+    name dtype, shape, first and last byte of the data), then the data, little-endian, one tensor
+    after the other without a gap."""
+    try:
+        with formats.open_file(path) as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_HEADER:
+                raise ValueError("its header is longer than any")
+            header = formats.parse_json(file.read(length).decode())
+            data = bytearray(file.read())
+        if not isinstance(header, dict):
+            raise ValueError("its header is no table")
+        header.pop("__metadata__", None)
+        places, end = safetensors_places(header), 0
+        for first, last, name, _, _ in places:
+            if first != end:
+                raise ValueError(f"{name} begins at byte {first}, {end} is the next free one")
+            end = last
+        if end != len(data):
+            raise ValueError(f"it has {len(data):,} bytes of data, its header wants {end:,}")
+    except (OSError, ValueError) as error:
+        raise formats.refused(path, WHAT, error) from None
+    return {name: torch.frombuffer(data, dtype=dtype, count=math.prod(shape), offset=first)
+            .reshape(shape) if last > first else torch.empty(shape, dtype=dtype)
+            for first, last, name, dtype, shape in places}
+
+
+def safetensors_places(header):
+    """(first byte, last, name, dtype, shape) of every tensor of a safetensors header, in the order
+    of their bytes. ValueError for an entry that is no such thing."""
+    places = []
+    for name, entry in header.items():
+        dtype = entry.get("dtype") if isinstance(entry, dict) else None
+        if not isinstance(dtype, str) or dtype not in SAFETENSORS:
+            raise ValueError(f"{name} is of the unknown type {str(dtype)[:20]!r}")
+        shape, bytes_at = entry.get("shape"), entry.get("data_offsets")
+        for numbers in (shape, bytes_at):
+            if not isinstance(numbers, list) or not all(
+                    type(n) is int and 0 <= n < 2 ** 62 for n in numbers):
+                raise ValueError(f"{name} has no shape or place of whole numbers")
+        size = math.prod(shape) * SAFETENSORS[dtype].itemsize
+        if len(bytes_at) != 2 or len(shape) > 8 or bytes_at[1] - bytes_at[0] != size:
+            raise ValueError(f"{name} of shape {shape[:8]} does not take bytes {bytes_at[:2]}")
+        places.append((*bytes_at, name, SAFETENSORS[dtype], shape))
+    return sorted(places, key=lambda place: place[:3])
 
 
 # ------------------------------------------------------------------ public weights -> ours
@@ -152,8 +200,11 @@ def from_swin(weights):
     before with it. layers.1 and layers.2 have one in either case, only not the same one."""
     if "layers.0.downsample.reduction.weight" in weights:
         return weights
-    return {re.sub(r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample",
-                   name): value for name, value in weights.items()}
+    def moved(name):
+        return re.sub(r"^layers\.(\d{1,4})\.downsample",
+                      lambda m: f"layers.{int(m[1]) - 1}.downsample", name)
+
+    return {moved(name): value for name, value in weights.items()}
 
 
 def from_augreg(arrays):

@@ -61,8 +61,9 @@ class Log(NamedTuple):
     valid: np.ndarray                 # (v, 2): step, t-AmAP in %; only stage 3 validates
 
 
-STEP = re.compile(r"stage (\d) \| step (\d+)/(\d+) \| loss (\S+) \|.* lr (\S+) \|")
-VALID = re.compile(r"stage \d \| step (\d+)/\d+ \| valid t-AmAP (\S+) %")
+WHOLE, REAL = r"(\d{1,10})", r"(\d+\.\d+(?:e[+-]\d+)?)"
+STEP = re.compile(rf"stage (\d) \| step {WHOLE}/{WHOLE} \| loss {REAL} \|.* lr {REAL} \|")
+VALID = re.compile(rf"stage \d \| step {WHOLE}/{WHOLE} \| valid t-AmAP {REAL} %")
 
 
 def read_log(folder):
@@ -241,7 +242,7 @@ def parse_args(argv=None):
     timeline.add_argument("--labels", help="root of the labels; none: the truth is not drawn")
     timeline.add_argument("--match", help="its name or a part of it; none: the first match")
     timeline.add_argument("--half", type=int, choices=(1, 2), default=1, help="of the match")
-    timeline.add_argument("--threshold", type=float, default=0.2,
+    timeline.add_argument("--threshold", type=run.number(0.0, 1.0), default=0.2,
                           help="lowest confidence of a spotted action that is shown")
     timeline.add_argument("--out", default="timeline.png", help="the picture")
     return parser.parse_args(argv)

@@ -56,12 +56,20 @@ class Parser(argparse.ArgumentParser):
                          usage="%(prog)s [flags]", **more)
 
     def error(self, message):
-        print(f"error: {message} (--help lists the flags)", file=sys.stderr)
+        say_error(f"{message} (--help lists the flags)")
         sys.exit(2)
+
+    def parse_args(self, args=None, namespace=None):
+        args = super().parse_args(args, namespace)
+        for name, value in vars(args).items():             # "" would be taken for this very folder
+            if value == "" or (isinstance(value, list) and "" in value):
+                self.error(f"argument --{name.replace('_', '-')}: wants something, got ''")
+        return args
 
 
 def number(low, high=None):
-    """For argparse: a number within [low, high], whole if `low` is; else a one-line refusal."""
+    """For argparse: a number within [low, high], whole if `low` is; else a one-line refusal. Where
+    a number sets how much memory is taken, `high` is what a large machine has room for."""
     kind = type(low)
     if high is None:                                      # nobody wants more
         high = 10 ** 9 if kind is int else 1e6
@@ -121,25 +129,60 @@ def add_flags(parser, out):
 def run_as_command(main, args, stopped="stopped before there was anything to save"):
     """Runs main(args). Errors that the user can mend become one line and exit code 2.
     `stopped` is what to say after a Ctrl-C that main does not handle."""
-    for name in ("stdout", "stderr"):                     # closed by the caller; or ASCII alone
-        stream = getattr(sys, name) or open(os.devnull, "w")
-        stream.reconfigure(errors="backslashreplace")
-        setattr(sys, name, stream)
+    open_streams()
     try:
         main(args)
+        sys.stdout.flush()                                # a full disk behind > is told of here
     except KeyboardInterrupt:
-        print(f"error: {stopped}", file=sys.stderr)
+        say_error(stopped)
         sys.exit(130)
-    except (DataError, OSError) as error:                 # an OSError names its file, too
-        print("error: " + str(error).replace("\n", " "), file=sys.stderr)
+    except DataError as error:
+        say_error(error)
+        sys.exit(2)
+    except OSError as error:
+        place = error.filename if error.filename is not None else "standard output"
+        say_error(f"{place}: cannot be read or written ({error.strerror or error}); check that it "
+                  "is there, its rights, and the room on its disk")
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:          # torch.OutOfMemoryError is one of these
+        if "can't start new thread" in str(error):
+            say_error("the system allows no more threads; lower --workers or --jobs, or see ulimit "
+                      "-u")
+            sys.exit(2)
         if not (isinstance(error, (MemoryError, torch.OutOfMemoryError))
                 or "can't allocate memory" in str(error)):
             raise
-        print(f"error: out of memory on {getattr(args, 'device', 'this machine')}; "
-              f"{less_memory(args)}", file=sys.stderr)
+        say_error(f"out of memory on {getattr(args, 'device', 'this machine')}; "
+                  f"{less_memory(args)}")
         sys.exit(2)
+
+
+def open_streams():
+    """Streams that the caller closed lead nowhere, so that no file of ours takes their place; and
+    names that a stream cannot show are escaped."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)                 # the lowest free number: this one
+        stream = getattr(sys, name)
+        if stream is None or stream.closed:
+            stream = open(os.devnull, "r" if name == "stdin" else "w")
+            setattr(sys, name, stream)
+        if name != "stdin" and hasattr(stream, "reconfigure"):           # not in a notebook
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say_error(message):
+    """One line on stderr. A stream that cannot be written to leads nowhere from here on: the
+    process ends with its own exit code, and Python says nothing more of it."""
+    for name, text in (("stdout", ""), ("stderr", f"error: {' '.join(str(message).split())}\n")):
+        stream = getattr(sys, name)
+        try:
+            stream.write(text)
+            stream.flush()
+        except (OSError, ValueError, AttributeError):      # full, closed, or not there
+            setattr(sys, name, open(os.devnull, "w"))
 
 
 def less_memory(args):
@@ -148,7 +191,7 @@ def less_memory(args):
         return "close other programs, or take fewer matches at a time"
     if not hasattr(args, "accumulate"):                   # infer.py
         return f"try --batch {max(1, args.batch // 2)}"
-    own = args.batch // int(os.environ.get("WORLD_SIZE", 1))          # samples of one process
+    own = args.batch // launcher()["WORLD_SIZE"]          # samples of one process
     finer = [n for n in range(args.accumulate + 1, own + 1) if own % n == 0]
     if not finer:
         return "one sample at a time does not fit: try a shorter --window or a smaller --model"
@@ -198,16 +241,12 @@ def init_processes(args):
     # one thread.
     for function in (torch.exp, torch.log, torch.sqrt):
         function(torch.ones(1))
-    ranks, rank, device = int(os.environ.get("WORLD_SIZE", 1)), 0, args.device
+    told, rank, device = launcher(), 0, args.device
+    ranks = told["WORLD_SIZE"]
     if ranks > 1:
-        missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-                   if name not in os.environ]
-        if missing:
-            raise DataError(f"WORLD_SIZE={ranks} is set, but not {', '.join(missing)}; start with "
-                            "torchrun, or unset WORLD_SIZE")
         on_gpu = device.startswith("cuda")
         if on_gpu:
-            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            device = f"cuda:{told['LOCAL_RANK']}"
             torch.cuda.set_device(device)
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo",
                                 timeout=timedelta(hours=12))      # rank 0 validates alone
@@ -217,6 +256,29 @@ def init_processes(args):
     device = torch.device(device)
     bf16 = has_bf16(device) if args.bf16 is None else args.bf16
     return Process(rank, ranks, device, bf16, micro_batches(args, rank, ranks))
+
+
+def launcher():
+    """What torchrun tells each of its processes, {name: number}; alone, a WORLD_SIZE of 1.
+    DataError for half of it, or for what are no numbers."""
+    told = {"WORLD_SIZE": 1}
+    names = {"WORLD_SIZE": (1, 65536), "RANK": (0, 65535), "LOCAL_RANK": (0, 255),
+             "MASTER_PORT": (1, 65535)}
+    for name, (low, high) in names.items():
+        text = os.environ.get(name, "1" if name == "WORLD_SIZE" else None)
+        if told["WORLD_SIZE"] == 1 and name != "WORLD_SIZE":
+            break
+        try:
+            told[name] = number(low, high)(text or "")
+        except argparse.ArgumentTypeError as error:
+            raise DataError(f"{name}: as an environment variable it {error} beside WORLD_SIZE="
+                            f"{told['WORLD_SIZE']}; start with torchrun, or unset WORLD_SIZE"
+                            ) from None
+    if told["WORLD_SIZE"] > 1 and ("MASTER_ADDR" not in os.environ
+                                   or told["RANK"] >= told["WORLD_SIZE"]):
+        raise DataError(f"WORLD_SIZE={told['WORLD_SIZE']} is set, but not MASTER_ADDR and a RANK "
+                        "below it; start with torchrun, or unset WORLD_SIZE")
+    return told
 
 
 def micro_batches(args, rank, ranks):
@@ -252,7 +314,8 @@ def barrier():
 
 # ------------------------------------------------------------------ to stop and to go on
 class Stop:
-    """Ctrl-C, SIGTERM and SIGHUP let the step finish; a second one ends the process at once.
+    """Ctrl-C, SIGTERM and SIGHUP let the step finish; a second one ends the process at once. One
+    that the caller has ignored (nohup does so with SIGHUP) stays ignored.
 
         stop = Stop()
         for step in ...:
@@ -264,7 +327,8 @@ class Stop:
     def __init__(self):
         self.noted = self.signal = 0                      # by this process; agreed on by all
         self.before = {s: signal.signal(s, self.note)
-                       for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+                       for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+                       if signal.getsignal(s) != signal.SIG_IGN}
 
     def note(self, number, frame):
         self.noted = number
@@ -295,21 +359,65 @@ def check_out(args, state, stage, free=()):
     one. state: the checkpoint <out>/last.pt with --resume, else None. free: the stage's own flags
     that may differ then, beside FREE_FLAGS."""
     path = Path(args.out, "last.pt")
+    if state is None and path.exists():
+        raise DataError(f"{path}: there is a run already; --resume it or choose another --out")
+    there = next(folder for folder in path.parents if folder.exists())
+    if not there.is_dir():
+        raise DataError(f"{there}: is a file, not a folder; choose another --out")
+    if not os.access(there, os.W_OK | os.X_OK):            # now, not after hours
+        raise DataError(f"{there}: cannot be written to; choose another --out")
     if state is None:
-        if path.exists():
-            raise DataError(f"{path}: there is a run already; --resume it or choose another --out")
-        if path.parent.exists() and not path.parent.is_dir():
-            raise DataError(f"{path.parent}: is a file, not a folder; choose another --out")
         return
     if state["stage"] != stage:
         raise DataError(f"{path}: is a run of stage {state['stage']}, not {stage}; choose "
                         "another --out")
-    now = vars(args)
-    differ = [f"--{flag.replace('_', '-')} {value} (now {now[flag]})"
-              for flag, value in state.get("args", {}).items()
-              if flag in now and flag not in FREE_FLAGS | set(free) and now[flag] != value]
+    check_state(state, path)
+    now, then, may_differ = vars(args), state["args"], FREE_FLAGS | set(free)
+    odd = [flag for flag in [*now, *then] if (flag in now) != (flag in then)]
+    if odd:
+        raise DataError(f"{path}: was written by another version, with other flags "
+                        f"({', '.join(odd)[:200]}); go on with that version")
+    differ = [f"--{flag.replace('_', '-')} {str(value)[:80]} (now {now[flag]})"
+              for flag, value in then.items() if flag not in may_differ and now[flag] != value]
     if differ:
         raise DataError(f"{path}: was run with {', '.join(differ)}; --resume wants the same flags")
+
+
+def check_state(state, path):
+    """DataError unless a checkpoint says how far its run was, and with which flags: `step`, `args`,
+    `log` as Log.state returns it, and of stage 3 the `best` t-AmAP."""
+    args, log = state.get("args"), state.get("log")
+    sums = log.get("sums") if isinstance(log, dict) else None
+    sound = {
+        "step": type(state.get("step")) is int and state["step"] >= 1,
+        "args": isinstance(args, dict) and all(
+            isinstance(flag, str) and is_plain(value) for flag, value in args.items()),
+        "log": isinstance(sums, dict) and type(log.get("steps")) is int and 0 <= log["steps"] and
+        all(isinstance(key, str) and isinstance(value, torch.Tensor) and value.shape == ()
+            and value.dtype == torch.float32 and value.isfinite() for key, value in sums.items()),
+        "best": state["stage"] < 3 or (isinstance(state.get("best"), float)
+                                       and -1 <= state["best"] <= 2)}
+    wrong = [section for section, is_sound in sound.items() if not is_sound]
+    if wrong:
+        raise DataError(f"{path}: cannot be resumed, its {', '.join(wrong)} "
+                        "is missing or not what a stage writes; start anew in another --out")
+
+
+def is_plain(value):
+    """Whether a value is what a flag can be: a number, a text, nothing, or a list of them."""
+    return (value is None or isinstance(value, (bool, int, float, str))
+            or (isinstance(value, (list, tuple))
+                and all(isinstance(v, (int, float, str)) for v in value)))
+
+
+def steps_done(state, total, out):
+    """How many of its `total` steps a run has done: 0 without a checkpoint. DataError if more, as
+    with --data of fewer halves than before."""
+    done = state["step"] if state else 0
+    if done > total:
+        raise DataError(f"{Path(out, 'last.pt')}: is at step {done:,} of {total:,} that these "
+                        "flags and this --data make; give those that it was run with")
+    return done
 
 
 # ------------------------------------------------------------------ the log
@@ -356,7 +464,7 @@ class Log:
         Also for a new run: one that was killed before it first saved can only begin again."""
         if self.path.exists():
             lines = self.path.read_bytes().splitlines(keepends=True)
-            steps = [re.search(rb"\| step (\d+)/", line) for line in lines]
+            steps = [re.search(rb"\| step (\d{1,18})/", line) for line in lines]
             kept = [line for line, step in zip(lines, steps, strict=True)
                     if line.endswith(b"\n") and (not step or int(step[1]) <= first)]
             write_file(self.path, lambda file: file.write(b"".join(kept)))
@@ -394,8 +502,12 @@ class Log:
         """One line, by rank 0."""
         if self.rank == 0:
             tqdm.write(f"{self.name} | {text}")
-            with open(self.path, "a") as file:
-                file.write(f"{self.name} | {text}\n")
+            try:
+                with open(self.path, "a", encoding="utf-8") as file:
+                    file.write(f"{self.name} | {text}\n")
+            except OSError as error:
+                raise DataError(f"{self.path}: cannot be written ({error.strerror}); make room, "
+                                "then --resume") from None
 
     @contextlib.contextmanager
     def paused(self):

@@ -19,10 +19,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from comedian import DataError, write_file, write_text
+from comedian import DataError, formats, write_file, write_text
 from comedian.frames import read_games, walk
 
 LABELS, PREDICTIONS, SCORES = "Labels-v2.json", "results_spotting.json", "scores.npz"
+MAX_CLASSES = 1000                    # far more than anybody labels
 
 # SoccerNet-v2's classes in the order of the official evaluator.
 SOCCERNET_CLASSES = (
@@ -35,13 +36,10 @@ def read_classes(path=None):
     """Class names: SoccerNet's 17, or one per line of the file `path`. Returns a tuple of str."""
     if path is None:
         return SOCCERNET_CLASSES
-    try:
-        names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read the list of classes ({error})") from None
-    names = tuple(name for name in names if name)
-    if not names or len(set(names)) < len(names):
-        raise DataError(f"{path}: wants one class name per line, each once; got {len(names)} names")
+    names = tuple(formats.read_lines(path, "a list of classes"))
+    if not 0 < len(names) <= MAX_CLASSES or len(set(names)) < len(names):
+        raise DataError(f"{path}: wants one class name per line, each once, {MAX_CLASSES} at most; "
+                        f"got {len(names)} names")
     return names
 
 
@@ -50,7 +48,7 @@ def find_files(source, name):
     """{match: path} of every file called `name` below a folder or in a zip, sorted by match.
 
     The match is the file's folder relative to `source`.
-    Paths into a zip are zipfile.Path: they open alike.
+    In a zip the paths are formats.Member: all that formats.py reads takes either.
     """
     source = Path(source)
     if source.is_dir():
@@ -59,10 +57,9 @@ def find_files(source, name):
             if name in files:
                 found[Path(folder).relative_to(source).as_posix()] = Path(folder) / name
                 below.clear()         # a match holds no other match, but thousands of frames
-    elif zipfile.is_zipfile(source):
-        archive = zipfile.ZipFile(source)
-        inside = [entry for entry in archive.namelist() if entry.split("/")[-1] == name]
-        found = {os.path.dirname(entry) or ".": zipfile.Path(archive, entry) for entry in inside}
+    elif source.is_file() and formats.is_zip(source):
+        found = {os.path.dirname(member.info.filename) or ".": member
+                 for member in formats.open_zip(source, f"a zip of {name}", name)}
     else:
         raise DataError(f"{source}: no such folder, and not a zip file either")
     if not found:
@@ -73,12 +70,11 @@ def find_files(source, name):
 
 
 def read_list(path, key, what):
-    """The list under `key` of a JSON file; `path` may lie in a zip (zipfile.Path)."""
-    try:
-        with (Path(path) if isinstance(path, str) else path).open(encoding="utf-8") as file:
-            return list(json.load(file)[key])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not {what} ({type(error).__name__}: {error})") from None
+    """The list under `key` of a JSON file; `path` may lie in a zip (formats.Member)."""
+    content = formats.read_json(path, what)
+    if not isinstance(content, dict) or not isinstance(content.get(key), list):
+        raise formats.refused(path, what, f"it has no list called {key!r}")
+    return content[key]
 
 
 def label_names(files, key="annotations", without=()):
@@ -97,6 +93,14 @@ def tell_foreign(files, key, classes):
     names = label_names(files, key, without=classes)
     if names:
         print(f"warning: {key} of no class are left out: {names}")
+
+
+def whole_ms(value):
+    """A position, whole ms. ValueError beyond what float64 counts one by one, 285,000 years."""
+    ms = int(value)
+    if abs(ms) > 2 ** 53:
+        raise ValueError("a position beyond all halves")
+    return ms
 
 
 # ------------------------------------------------------------------ labels
@@ -121,7 +125,7 @@ def read_labels(path, classes):
         try:
             time = annotation["gameTime"]
             half, minutes, seconds = int(time[0]), int(time[-5:-3]), int(time[-2:])
-            position_ms = (int(annotation["position"]) if "position" in annotation
+            position_ms = (whole_ms(annotation["position"]) if "position" in annotation
                            else 1000 * (60 * minutes + seconds))
             if annotation["label"] in index:
                 events.append(Event(half, index[annotation["label"]], position_ms,
@@ -152,7 +156,7 @@ def read_predictions(path, classes):
     rows = []
     for number, entry in enumerate(read_list(path, "predictions", "a SoccerNet prediction file")):
         try:
-            position_ms, half = int(entry["position"]), int(entry["half"])
+            position_ms, half = whole_ms(entry["position"]), int(entry["half"])
             label = index.get(entry["label"])
             if label is None or half not in (1, 2):
                 continue
@@ -200,33 +204,66 @@ def read_scores(root):
     """
     files, parts, length, kinds = find_files(root, SCORES), [], [], []
     for g, path in enumerate(files.values()):
+        what = "scores that infer.py stored"
+        arrays = formats.read_npz(path, what)
+        merged = any(f"merged_{h}" in arrays for h in (1, 2))
+        name = "merged" if merged else "windows"
+        halves = [h for h in (1, 2)
+                  if arrays.keys() & {f"{name}_{h}", f"starts_{h}", f"tokens_{h}"}]
         try:
-            with np.load(path) as stored:
-                merged = any(f"merged_{h}" in stored for h in (1, 2))
-                name = "merged" if merged else "windows"
-                halves = [h for h in (1, 2) if f"{name}_{h}" in stored]
-                for h in halves:
-                    scores = stored[f"{name}_{h}"].astype(np.float32)                 # (N, L, K)
-                    start = stored[f"starts_{h}"].astype(np.int64)
-                    parts.append((torch.from_numpy(scores), torch.from_numpy(start),
-                                  torch.full((len(start),), 2 * g + h - 1)))
-                    start_s = float(stored["start_s"]) if "start_s" in stored else 0.0
-                    kinds.append((tuple(stored["classes"].tolist()), float(stored["token_s"]),
-                                  start_s, merged, scores.shape[1 + merged:]))
-                length += [int(stored[f"tokens_{h}"]) if h in halves else 0 for h in (1, 2)]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path}: not scores that infer.py stored ({error})") from None
+            common = classes_and_times(arrays)
+            for h in halves:
+                scores, start, n_tokens = stored_half(arrays, f"{name}_{h}", h, len(common[0]))
+                parts.append((torch.from_numpy(scores), torch.from_numpy(start),
+                              torch.full((len(start),), 2 * g + h - 1)))
+                length.append((2 * g + h - 1, n_tokens))
+                kinds.append((*common, merged, scores.shape[1 + merged:]))
+        except ValueError as error:
+            raise formats.refused(path, what, error) from None
         if len(set(kinds)) > 1:
             raise DataError(f"{path}: other classes, or another length of windows or tokens, "
-                                 "than the matches before; sweep over the scores of one model")
+                            "than the matches before; sweep over the scores of one model")
     if not parts:
         raise DataError(f"{root}: its {SCORES} files hold no half 1 or 2")
     scores, start, half = zip(*parts, strict=True)
     longest = max(part.shape[1] for part in scores)
     scores = [torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in scores]
     classes, token_s, start_s, merged, _ = kinds[0]
+    length = [dict(length).get(number, 0) for number in range(2 * len(files))]
     windows = torch.cat(scores), torch.cat(start), torch.cat(half), torch.tensor(length)
     return Stored(list(files), classes, token_s, windows, start_s, merged)
+
+
+def classes_and_times(arrays):
+    """(classes, token_s, start_s) of a scores.npz; ValueError if they are none."""
+    classes = tuple(formats.take(arrays, "classes", "U", 1).tolist())
+    if not classes or len(set(classes)) < len(classes):
+        raise ValueError("classes are not names, each once")
+    token_s = float(formats.take(arrays, "token_s", "fiu", 0))
+    start_s = float(formats.take(arrays, "start_s", "fiu", 0)) if "start_s" in arrays else 0.0
+    if not 0.001 <= token_s <= 1000 or not 0 <= start_s <= 1e7:
+        raise ValueError(f"token_s {token_s:g} or start_s {start_s:g} is no time in a half")
+    return classes, token_s, start_s
+
+
+def stored_half(arrays, name, h, n_classes):
+    """Windows of half h: scores (N, L, K) float32, start (N,) int64, and how many tokens it has.
+    ValueError unless windows follow each other without a gap and end with the half, or, as the only
+    one, later: then they say no more than the file holds."""
+    scores = formats.take(arrays, name, "f", 3)                                   # (N, L, K)
+    start = formats.take(arrays, f"starts_{h}", "iu", 1).astype(np.int64)         # (N,)
+    n_tokens = int(formats.take(arrays, f"tokens_{h}", "iu", 0))
+    if 0 in scores.shape or scores.shape[2] != n_classes or len(start) != len(scores):
+        raise ValueError(f"{name} of shape {scores.shape} does not fit {len(start)} starts and "
+                         f"{n_classes} classes")
+    if scores.min() < 0 or scores.max() > 1:
+        raise ValueError(f"{name} are not all from 0 to 1")
+    window, step = scores.shape[1], np.diff(start)
+    end = start[-1] + window
+    if (start[0] != 0 or (step < 1).any() or (step > window).any()
+            or not (n_tokens == end or 0 < n_tokens <= end and len(start) == 1)):
+        raise ValueError(f"starts_{h} and tokens_{h} {n_tokens} do not cover a half")
+    return scores.astype(np.float32), start, n_tokens
 
 
 def write_scores(path, match, classes, halves, merged, windows, start_s):

@@ -24,12 +24,14 @@ Units: metres from the centre spot, x along the pitch; seconds from the start of
 import functools
 import json
 import multiprocessing
+import os
+import reprlib
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from comedian import DataError, write_file, write_text
+from comedian import DataError, formats, write_file, write_text
 from comedian.frames import DEFAULT_FPS, cv2
 from comedian.soccernet import SOCCERNET_CLASSES
 
@@ -517,7 +519,7 @@ JPEG = (cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
 
 
 def write_match(job):
-    """Renders one match below `out`; a match whose last file is there was finished before."""
+    """Renders one match below `out`, unless it is there."""
     out, split, number, labelled, settings = job
     rng = np.random.default_rng([settings["seed"], ("train", "test").index(split), number])
     seconds = settings["seconds"]
@@ -532,7 +534,7 @@ def write_match(job):
     name = f"{day} - 18-00 {home} {score} {away}"
     folder = Path(out, split, LEAGUE, name)
     shots = [on_screen(script, seconds) for script in scripts]
-    if (folder / "2_physics.npy").exists():
+    if is_whole(folder, seconds):
         return
     features = [teacher(shot, rng) for shot in shots]      # (seconds, 64) each
 
@@ -540,8 +542,8 @@ def write_match(job):
         frames = folder / f"{half}_224p"
         frames.mkdir(parents=True, exist_ok=True)
         for i in range(len(shot["time"])):
-            if not cv2.imwrite(f"{frames}/{i + 1:08d}.jpg", painter.frame(shot, i), JPEG):
-                raise DataError(f"{frames}: cannot write frame {i + 1}; is the disk full?")
+            _, jpeg = cv2.imencode(".jpg", painter.frame(shot, i), JPEG)
+            (frames / f"{i + 1:08d}.jpg").write_bytes(jpeg)
     if labelled:
         annotations = [
             {"gameTime": f"{half} - {int(time) // 60:02d}:{int(time) % 60:02d}", "label": label,
@@ -557,13 +559,17 @@ def write_match(job):
         write_file(folder / f"{half}_physics.npy", lambda file, rows=rows: np.save(file, rows))
 
 
+def is_whole(folder, seconds):
+    """Whether a match is there: its last file, and a frame of every half second."""
+    frames = [folder / f"{half}_224p" for half in (1, 2)]
+    return (folder / "2_physics.npy").is_file() and all(
+        of_half.is_dir() and len(os.listdir(of_half)) == round(seconds * DEFAULT_FPS)
+        for of_half in frames)
+
+
 # ------------------------------------------------------------------ run
 def render(args):
     """`comedian.prepare synthetic`: all matches below args.out, in as many processes as asked."""
-    for name, least in (("train", 1), ("labelled", 0), ("test", 0), ("seconds", 30), ("size", 32),
-                        ("seed", 0), ("jobs", 1)):
-        if getattr(args, name) < least:
-            raise DataError(f"--{name} must be at least {least}, got {getattr(args, name)}")
     if args.labelled > args.train:
         raise DataError(f"--labelled {args.labelled}: there are only {args.train} train matches")
     settings = {name: getattr(args, name)
@@ -571,16 +577,16 @@ def render(args):
 
     out, record = Path(args.out), Path(args.out, "synthetic.json")
     if record.exists():
-        try:
-            found = json.loads(record.read_text(encoding="utf-8"))
-            found, finished = found["settings"], found["finished"]
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f"{record}: not a record of this command; "
-                            "choose another --out") from None
+        found = formats.read_json(record, "a record of this command")
+        if not isinstance(found, dict) or found.keys() != {"settings", "finished"}:
+            raise DataError(f"{record}: not a record of this command; choose another --out")
+        found, finished = found["settings"], found["finished"]
         if found != settings:
-            raise DataError(f"{record}: rendered with other settings ({found}); remove the folder "
-                            "or choose another --out")
-        if finished:
+            raise DataError(f"{record}: rendered with other settings ({reprlib.repr(found)}); "
+                            "remove the folder or choose another --out")
+        whole = [sum(is_whole(folder, args.seconds) for folder in (out / split / LEAGUE).glob("*"))
+                 for split in ("train", "test")]
+        if finished and whole == [args.train, args.test]:
             print(f"{out}: already there")
             return
     elif out.exists() and (out.is_file() or any(out.iterdir())):
