@@ -447,7 +447,7 @@ def features_with_equal_rows(root):
 HAND = shlex.split(
     "--model vivit_tiny --batch 4 --window 8 --windows-per-half 3 --sampling bins --steps 4 "
     "--epochs 8 --warmup-epochs 3 --tau 0.2 --tau-m 0.11 --lam 0.3 --mask 0.4 --weight-decay 20 "
-    "--clip-grad 0.05 --lr 5 --color 0.3 0.2 0.5 0.1 --temporal-depth 2 --seed 4 "
+    "--clip-grad 0.05 --lr 5 --color 0.3 0.2 0.5 0.1 --temporal-depth 3 --seed 4 "
     "--features-name other --log-every 1 --save-every 1 --workers 1 --device cpu")
 BATCH, WINDOW, STEPS, TAU, TAU_M, LAM, DECAY, CLIP, SEED = 4, 8, 4, 0.2, 0.11, 0.3, 20, 0.05, 4
 PEAK = 5 * (4 / 256) * (8 / 32)                       # for 256 windows of 32 tokens
@@ -569,7 +569,7 @@ def test_steps_by_hand(align, matches, tmp_path, monkeypatch):
 
     net, projector = start                                # as they were before the first step
     assert all(torch.equal(value, spatial[name]) for name, value in net.spatial.named_parameters())
-    assert len(net.temporal.blocks) == 2 and net.cfg.head_width == 48
+    assert len(net.temporal.blocks) == 3 and net.cfg.head_width == 48
     assert [layer.weight.shape for layer in list(projector)[::2]] == [(48, 32), (48, 48), (10, 48)]
     for block, source in zip(net.temporal.blocks, net.spatial.blocks, strict=False):
         assert all(torch.equal(value, dict(source.named_parameters())[name])
