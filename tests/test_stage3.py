@@ -594,12 +594,21 @@ def test_the_phases(matches, tmp_path, monkeypatch):
         assert moved == ({"head.weight", "head.bias"} if step < 3 else set(states[0]["model"]))
 
 
-def test_without_masks_the_mask_token_stays(matches, tmp_path):
-    init = write_init(tmp_path / "init.pt", 2)
-    state = run(matches, tmp_path / "run", "--init", str(tmp_path / "init.pt"), "--mask", "0")
-    moved = {name: not torch.equal(value, init[name]) for name, value in state["model"].items()
-             if "head" not in name}
-    assert [name for name in moved if not moved[name]] == ["temporal.mask_token"]
+@pytest.mark.parametrize("head_phase, flags, learns", [
+    (True, ["--head-phase", "head"], {"head"}),
+    (True, ["--head-phase", "temporal"], {"head", "temporal"}),
+    (False, [], {"head", "temporal", "spatial", "mask_token"}),
+    (False, ["--mask", "0"], {"head", "temporal", "spatial"})])
+def test_what_learns(head_phase, flags, learns):
+    """Exactly what a step uses: several processes wait for the gradient of all that learns."""
+    args, cfg = configured("--model", "vivit_micro", "--device", "cpu", *flags)
+    net, cpu = model.Comedian(cfg), stage3.run.init_processes(args)
+    for before in (True, False):                           # whatever learned before
+        stage3.start_phase(net.requires_grad_(before), head_phase, args, cpu)
+        assert net.training != head_phase
+        for name, parameter in net.named_parameters():
+            part = "mask_token" if name.endswith("mask_token") else name.split(".")[0]
+            assert parameter.requires_grad == (part in learns), name
 
 
 def test_a_run_learns(matches, tmp_path, monkeypatch):
