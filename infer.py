@@ -46,7 +46,8 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from comedian import DataError, augment, evaluate, ops, report, run, video, write_file, write_text
+from comedian import (
+    DataError, augment, evaluate, formats, ops, report, run, video, write_file, write_text)
 from comedian.frames import (
     CLIP_FRAMES, DEFAULT_FPS, FrameReader, ahead, describe, find_halves, in_split, of_length)
 from comedian.run import device_name, number
@@ -335,8 +336,21 @@ def in_context(model, h):
 def per_second(tokens, half):
     """(n_tokens, D) -> (seconds, D): row k is the token of second [k, k + 1), the one around its
     middle if fps is not 2. Stage 2 finds rows by time (bank.feature_rows)."""
-    seconds = np.arange(max(1, math.floor(len(tokens) * half.token_s + 1e-6)))
+    seconds = np.arange(n_seconds(len(tokens), half))
     return tokens[np.minimum((seconds + 0.5) / half.token_s, len(tokens) - 1).astype(np.int64)]
+
+
+def n_seconds(n_tokens, half):
+    """Whole seconds that so many tokens of a half fill, at least 1."""
+    return max(1, math.floor(n_tokens * half.token_s + 1e-6))
+
+
+def are_there(path, half, width):
+    """Whether the features of a half are at `path`, all of them."""
+    try:
+        return formats.open_array(path).shape == (n_seconds(half.n_tokens, half), width)
+    except (DataError, FileNotFoundError):
+        return False
 
 
 def write_features(args, halves, device, autocast):
@@ -363,7 +377,7 @@ def write_features(args, halves, device, autocast):
         raise DataError(f"{out}: features called {name} are there, not made by this command; "
                         "choose another --features NAME")
     write_text(made_by, json.dumps(record))
-    todo = [half for half in halves if not paths[half].exists()]
+    todo = [half for half in halves if not are_there(paths[half], half, model.cfg.width)]
     if len(todo) < len(halves):
         print(f"features: {len(halves) - len(todo)} of {len(halves)} halves are there already")
     clips = frame_clips(todo, FrameReader(args.workers), args.batch)

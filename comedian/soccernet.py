@@ -37,9 +37,10 @@ def read_classes(path=None):
     if path is None:
         return SOCCERNET_CLASSES
     names = tuple(formats.read_lines(path, "a list of classes"))
-    if not 0 < len(names) <= MAX_CLASSES or len(set(names)) < len(names):
+    if (not 0 < len(names) <= MAX_CLASSES or len(set(names)) < len(names)
+            or not all(name.isprintable() for name in names)):
         raise DataError(f"{path}: wants one class name per line, each once, {MAX_CLASSES} at most; "
-                        f"got {len(names)} names")
+                        f"got {len(names)} names, or no text")
     return names
 
 
