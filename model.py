@@ -565,7 +565,8 @@ def makes_a_network(cfg):
     widths = [cfg.embed_dim * 2 ** i for i in range(len(cfg.depth))]
     patches = 1 if cfg.spatial == "vit" else 7 * 2 ** (len(cfg.depth) - 1)     # per side, times n
     return (cfg.spatial in ("vit", "swin") and type(cfg.normalize_per_frame) is bool
-            and len(cfg.num_heads) == len(cfg.depth) == (1 if cfg.spatial == "vit" else 4)
+            and len(cfg.num_heads) == len(cfg.depth)
+            and (cfg.spatial == "swin" or len(cfg.depth) == 1)
             and not any(width % heads for width, heads in zip(widths, cfg.num_heads, strict=True))
             and not cfg.width % cfg.temporal_heads
             and not cfg.image_size % (cfg.patch_size * patches))

@@ -559,7 +559,7 @@ MISTAKES = {                          # stage, options, the one line
                                      "--windows-per-half", "3"],
                                  "12 windows an epoch make no step of --batch 99"),
     "no labels": (3, ["--labels", "nowhere"], "none of the 2 matches has a Labels-v2.json"),
-    "no classes": (3, ["--classes", "nowhere.txt"], "nowhere.txt: cannot read the list of classes"),
+    "no classes": (3, ["--classes", "nowhere.txt"], "nowhere.txt: not a list of classes"),
     "no such stage 2": (3, ["--init", "nowhere.pt"], "nowhere.pt: no such checkpoint"),
     "no step": (3, "--head-steps 0 --steps 0 --epochs 0 --head-epochs 0".split(),
                 "no step of --batch 4"),

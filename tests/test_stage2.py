@@ -987,17 +987,17 @@ SPOILT = {                            # what lies in the third half's file, the 
                      "features of width 5, those of .* have 12; use one teacher for all halves"),
     "not finite": (lambda path, rows: np.save(path, np.where(rows > 2, np.nan, rows)),
                    "holds values that are not finite; extract this half's features again"),
-    "cut short": (cut_short, "is cut short; extract this half's features again"),
+    "cut short": (cut_short, r"not a plain .npy array \(cut short, its header promises \(26, 12\)"),
     "2 per second": (lambda path, rows: np.save(path, rows.repeat(2, 0)),
                      "52 rows for a half of 26 s; the stage wants 1 row per second"),
     "half of it": (lambda path, rows: np.save(path, rows[:5]), "5 rows for a half of 26 s"),
-    "an .npz called .npy": (as_npz, "not a plain .npy array .*; save the features with numpy.save"),
+    "an .npz called .npy": (as_npz, "not a plain .npy array .it does not begin as one"),
     "Fortran order": (lambda path, rows: np.save(path, np.asfortranarray(rows)),
                       "must be numbers of shape .seconds, width. in C order"),
     "complex": (lambda path, rows: np.save(path, rows + 1j), "must be numbers .* complex"),
     "of one axis": (lambda path, rows: np.save(path, rows[:, 0]), r"got \(26,\) of float32"),
     "objects": (lambda path, rows: np.save(path, {"rows": rows}, allow_pickle=True),
-                "must be numbers of shape"),
+                "not a plain .npy array .it holds Python objects: save the array in it alone"),
     "missing": (lambda path, rows: None, "no teacher features for this half")}
 
 
@@ -1052,8 +1052,9 @@ def test_features_that_are_cut_under_a_run(matches, tmp_path, monkeypatch):
 
 def test_another_run_is_not_resumed(matches, tmp_path):
     cfg = replace(model.MODELS["vivit_micro"], window_tokens=8)
+    net = torch.nn.ModuleDict({"spatial": model.spatial_encoder(cfg)})
     model.save_checkpoint(tmp_path / "last.pt", stage=1, step=1, config=asdict(cfg),
-                          model={"a": torch.zeros(1)})
+                          model=net.state_dict())
     with pytest.raises(DataError, match="last.pt: is a run of stage 1, not 2"):
         run2(matches, tmp_path, "--resume")
     run2(matches, tmp_path / "2", "--steps", "1")

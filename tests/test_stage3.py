@@ -694,7 +694,7 @@ MISTAKES = {                          # options, the one line
         ["--valid", "{matches}", "--valid-labels", "nowhere"],
         "nowhere: none of the 2 matches has a Labels-v2.json; give --labels"),
     "no file of classes": (["--classes", "nowhere.txt"],
-                           "nowhere.txt: cannot read the list of classes"),
+                           "nowhere.txt: not a list of classes"),
     "no such checkpoint": (["--init", "nowhere.pt"], "nowhere.pt: no such checkpoint"),
     "too short": (["--window", "99"], "no half is as long as a window (99 tokens; the longest has "
                                       "30); give longer videos or a shorter --window"),
