@@ -24,9 +24,8 @@ import pytest
 import torch
 
 import infer
-from comedian import evaluate, prepare, video
-from comedian import frames as data
-from comedian.frames import DataError
+from comedian import DataError, evaluate, prepare, soccernet, video
+from comedian.frames import FrameReader, find_halves, read_frame
 
 ROOT = Path(__file__).resolve().parents[1]
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")
@@ -282,20 +281,21 @@ def test_a_perfect_network_gets_full_marks(kind, offset_s, tmp_path):
     stamps = unsteady(60) if kind == "unsteady" else steady(RATES[kind], 60)
     write_mkv(tmp_path / "videos" / "m" / "1_224p.mkv", stamps, offset_s)
     frames(tmp_path)
-    half, = data.find_halves(tmp_path / "frames")
-    clips = data.FrameReader(1).read([(half, 2 * k) for k in range(half.n_tokens)], 2)
+    half, = find_halves(tmp_path / "frames")
+    clips = FrameReader(1).read([(half, 2 * k) for k in range(half.n_tokens)], 2)
     seen = [[int(read_time(image)) for image in clip] for clip in clips.numpy()]
-    scores = torch.full((1, half.n_tokens, len(CLASSES)), 1e-4)                        # (N, L, K)
+    scores = torch.full((1, half.n_tokens, len(CLASSES)), 1e-4)              # (1, n_tokens, K)
     for second, label in EVENTS:
         for token, clip in enumerate(seen):
             if clip == [second, second]:                   # both frames of the token agree
                 scores[0, token, label] = 0.9
-    windows = infer.stack_halves([(scores, torch.tensor([0]), half.n_tokens)])
-    found = infer.as_detections([half], infer.detect(windows, half.token_s, ignore=0))
-    data.write_predictions(tmp_path / "results_spotting.json", "m", found, CLASSES)
-    truth = {"m": [data.Event(1, label, 1000 * second, True) for second, label in EVENTS]}
-    result = evaluate.score(truth, {"m": data.read_predictions(tmp_path / "results_spotting.json",
-                                                               CLASSES)}, CLASSES)
+    args = infer.parse_args(["--data", "x", "--checkpoint", "y"])
+    found = infer.spot([half], [scores[0]], args)
+    path = tmp_path / "results_spotting.json"
+    soccernet.write_predictions(path, "m", found, CLASSES)
+    truth = {"m": [soccernet.Event(1, label, 1000 * second, True) for second, label in EVENTS]}
+    spotted = {"m": soccernet.read_predictions(path, CLASSES)}
+    result = evaluate.score(truth, spotted, CLASSES)
     assert result["at1"]["a_mAP"] == result["tight"]["a_mAP"] == pytest.approx(1.0)
 
 
@@ -359,20 +359,20 @@ def test_frames_are_laid_out_as_data_reads_them(library, capsys):
     frames(library, size=[398, 224])
     said = capsys.readouterr().out
     assert "2 matches, 3 halves; 0 done before, 3 to do" in said and "24 new frames" in said
-    halves = data.find_halves(library / "frames")
+    halves = find_halves(library / "frames")
     assert [(half.match, half.number, half.n_frames, half.fps) for half in halves] == [
         ("cup final", 1, 6, 2.0), ("l/a b", 1, 10, 2.0), ("l/a b", 2, 8, 2.0)]
     assert Path(halves[1].path(0)).relative_to(library) == Path("frames/l/a b/1_224p/00000001.jpg")
     for half in halves:
-        shown = [read_time(data.read_frame(half.path(n))) for n in range(half.n_frames)]
+        shown = [read_time(read_frame(half.path(n))) for n in range(half.n_frames)]
         name = "cup final.mkv" if half.match == "cup final" else f"l/a b/{half.number}_224p.mkv"
         assert shown == times(library / "videos" / name)
-        assert data.read_frame(half.path(0)).shape == (224, 398, 3)
+        assert read_frame(half.path(0)).shape == (224, 398, 3)
 
 
 def test_another_rate_is_written_down(library):
     frames(library, fps=5.0)
-    assert {half.fps for half in data.find_halves(library / "frames")} == {5.0}
+    assert {half.fps for half in find_halves(library / "frames")} == {5.0}
 
 
 def test_what_is_done_is_left_alone(library, capsys):
@@ -408,7 +408,7 @@ def test_broken_files_are_named_and_the_others_done(library, capsys):
     errors = capsys.readouterr().err
     for name in ("cut.mkv", "empty.mp4", "text.mp4"):
         assert errors.count(name) == 1
-    assert len(data.find_halves(library / "frames")) == 3
+    assert len(find_halves(library / "frames")) == 3
     assert not list((library / "frames").rglob(".*"))                     # nothing half-done
 
 
@@ -427,7 +427,7 @@ def test_a_disk_that_takes_nothing_more(problem, library, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(DataError, match=f"frames: cannot be written .{problem.strerror}"):
         frames(library, jobs=1)
-    assert [half.n_frames for half in data.find_halves(library / "frames")] == [6]
+    assert [half.n_frames for half in find_halves(library / "frames")] == [6]
     assert not list((library / "frames").rglob(".*"))
 
 
@@ -442,10 +442,10 @@ def test_ctrl_c_leaves_what_is_finished(library, monkeypatch):
     with pytest.raises(DataError, match="stopped; .* the same command goes on"):
         frames(library, jobs=1)
     monkeypatch.undo()
-    assert len(data.find_halves(library / "frames")) >= 1
+    assert len(find_halves(library / "frames")) >= 1
     assert not list((library / "frames").rglob(".*"))
     frames(library)
-    assert len(data.find_halves(library / "frames")) == 3
+    assert len(find_halves(library / "frames")) == 3
 
 
 def test_two_videos_for_one_folder_are_refused(tmp_path):
