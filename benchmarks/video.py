@@ -161,7 +161,7 @@ def cost(work):
 def speed(folder, seconds, repeats):
     print(f"seconds per minute of video (processor seconds on all cores), down to "
           f"{SIZE[0]}x{SIZE[1]} at 2 a second;\nmedian of {repeats}, least to most\n")
-    print(f"{'':12}{'Mbit/s':>8}{'video.py':>30}{'ffmpeg':>30}{'open, ms':>10}")
+    print(f"{'':12}{'Mbit/s':>8}{'video.py':>34}{'ffmpeg':>34}{'open, ms':>10}")
     for width, height, interlaced in ((398, 224, False), (1280, 720, False), (1920, 1080, False),
                                       (1920, 1080, True)):
         path = render(folder, width, height, interlaced, seconds)
@@ -187,7 +187,7 @@ def speed(folder, seconds, repeats):
             cells.append(f"{statistics.median(wall):.2f} ({min(wall):.2f}-{max(wall):.2f}), cpu "
                          f"{statistics.median(cpu):.2f}")
         rate = 8e-6 * os.path.getsize(path) / seconds
-        print(f"{path.stem:12}{rate:>8.1f}{cells[0]:>30}{cells[1]:>30}"
+        print(f"{path.stem:12}{rate:>8.1f}{cells[0]:>34}{cells[1]:>34}"
               f"{statistics.median(opens):>10.0f}", flush=True)
 
 
