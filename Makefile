@@ -3,6 +3,7 @@
 #   make demo          the three stages on synthetic matches, then unseen matches: results in runs/demo-0
 #   make demo-scratch  the same without stages 1 and 2: results in runs/demo-scratch-0
 #   make test          every test (make quick: without the slowest dozen), make lint: ruff
+#   make mutants       breaks the code on purpose, line by line, and asks whether a test notices
 #   make sanitize      the kernels' tests under the address and undefined-behaviour sanitizers
 #   make clean-demo    forget runs/demo-0 and runs/demo-scratch-0, so that the next make demo trains anew
 SHELL  := /bin/bash
@@ -36,7 +37,7 @@ $(VENV)/.kernels: setup.py $(wildcard csrc/*) $(VENV)/.run
 	@touch $@
 
 # ---------------------------------------------------------------- checks
-.PHONY: test quick lint sanitize
+.PHONY: test quick lint mutants sanitize
 test: $(VENV)/.dev $(VENV)/.kernels lint
 	$(PY) -m pytest -q
 
@@ -45,6 +46,9 @@ quick: $(VENV)/.dev $(VENV)/.kernels
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check -q .
+
+mutants: $(VENV)/.dev $(VENV)/.kernels
+	$(PY) tests/mutants.py
 
 sanitize: $(VENV)/.dev
 	./csrc/sanitize.sh $(PY)

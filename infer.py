@@ -56,7 +56,6 @@ from comedian.soccernet import (
     write_scores, write_zip)
 from model import Comedian, config_of, load_checkpoint, load_parts, trained_parts
 
-FRAME_SIZE = (398, 224)               # width, height of SoccerNet's frames, as prepare's
 SHOW = 0.3                            # ours: on the demo as many rows as events, 3 of 4 right
 
 
@@ -146,59 +145,13 @@ def parse_args(argv=None):
 
 
 # ------------------------------------------------------------------ what there is to spot
-class VideoHalf(NamedTuple):
-    """A half that is a video file, or a part of one: what frames.Half is for a folder of frames."""
-    match: str
-    number: int
-    path: str
-    start_s: float
-    end_s: float                      # None: to its end
-    size: tuple                       # (width, height) to shrink frames to; None: as they are
-    n_tokens: int                     # that its header promises; 0 if it does not say
-
-    @property
-    def token_s(self):
-        """Seconds from one token to the next."""
-        return CLIP_FRAMES / DEFAULT_FPS
-
-
-def video_halves(paths, start_s=0.0, end_s=None):
-    """A VideoHalf per file that video.find_videos finds, match by match.
-
-    A match is called after its folder, or after its file if that is not named by a half's number.
-    """
-    roots, halves = [Path(path) for path in paths if Path(path).is_dir()], []
-    for files in video.find_videos(paths):
-        first = Path(files[0])
-        numbers = [video.half_number(file) for file in files]
-        whole = first.parent if numbers[0] or len(files) > 1 else first.with_suffix("")
-        if None in numbers or len(set(numbers)) < len(files):
-            numbers = range(1, len(files) + 1)             # any other names: in their order
-        root = next((root for root in roots if root in first.parents and root != whole), None)
-        match = whole.relative_to(root).as_posix() if root else whole.resolve().name
-        if any(half.match == match for half in halves):
-            raise DataError(f"{first}: another match is called {match!r}, too; "
-                            "give them one after the other, each its own --out")
-        for which, file in zip(numbers, files, strict=True):
-            found = video.probe(file)
-            if 0 < found.duration_s <= start_s:
-                raise DataError(f"{file}: ends at {clock(found.duration_s)}, "
-                                f"before --start {clock(start_s)}")
-            last_s = min(found.duration_s, math.inf if end_s is None else end_s)
-            larger = found.width > FRAME_SIZE[0] or found.height > FRAME_SIZE[1]
-            half = VideoHalf(match, which, str(file), start_s, end_s,
-                             FRAME_SIZE if larger else None, 0)
-            halves.append(half._replace(n_tokens=max(0, int((last_s - start_s) / half.token_s))))
-    return halves
-
-
 def wanted_halves(args):
     """The halves that `args` ask for; prints what they are."""
     if args.video:
-        halves = video_halves(args.video, args.start, args.end)
+        halves = video.halves(args.video, args.start, args.end)
         for match, group in itertools.groupby(halves, key=lambda half: half.match):
             print(f"data: {match}: " + ", ".join(
-                f"half {half.number} {half.path} ({clock(half.n_tokens * half.token_s)})"
+                f"half {half.number} {half.path} ({video.clock(half.n_tokens * half.token_s)})"
                 for half in group))
         return halves
     halves = find_halves(args.data)
@@ -353,11 +306,6 @@ def spot(halves, merged, args, start_s=0.0):
     return Detections(number, label, position_ms, confidence.astype(np.float64))
 
 
-def clock(seconds):
-    """754.0 -> 12:34."""
-    return f"{int(seconds) // 60:02d}:{int(seconds) % 60:02d}"
-
-
 def show_half(half, merged, classes, args):
     """Prints the rows of a half: time, class and confidence of each action of --show or more.
     Classes and halves never mix in NMS, so these are the rows of the whole match."""
@@ -365,7 +313,7 @@ def show_half(half, merged, classes, args):
     tqdm.write(f"\n{half.match}, half {half.number}")
     for i in np.lexsort((found.label, found.position_ms)).tolist():
         if found.confidence[i] >= args.show:
-            tqdm.write(f"{clock(found.position_ms[i] / 1000):>7}  "
+            tqdm.write(f"{video.clock(found.position_ms[i] / 1000):>7}  "
                        f"{classes[found.label[i]]:{max(map(len, classes))}}  "
                        f"{found.confidence[i]:.2f}")
 

@@ -1,5 +1,5 @@
 """
-Builds the kernels: csrc/*.cpp -> comedian_C, at the top of this folder.
+Builds the kernels: csrc/*.cpp -> comedian/_C.*.so, beside ops.py. All else is in pyproject.toml.
 
     pip install --no-build-isolation -e .     # into this environment, or, installing nothing:
     python setup.py build_ext --inplace
@@ -41,8 +41,11 @@ sources = sorted(str(f) for f in Path("csrc").glob("*.cpp") if f.name != "fuzz_m
 hashed = sorted(f for f in Path("csrc").iterdir() if f.suffix in (".cpp", ".h"))
 source_hash = hashlib.sha256(b"".join(f.read_bytes() for f in hashed)).hexdigest()
 
+# Without symbols the library is twenty times smaller. CFLAGS=-g keeps them.
+strip = sys.platform == "linux" and "-g" not in os.environ.get("CFLAGS", "").split()
+
 kernels = CppExtension(
-    "comedian_C",
+    "comedian._C",
     sources,
     depends=[str(f) for f in Path("csrc").glob("*.h")],
     include_dirs=[pybind11.get_include()],
@@ -50,16 +53,7 @@ kernels = CppExtension(
                    # the oldest torch that the build must run with
                    ("TORCH_TARGET_VERSION", f"0x{TORCH_MIN[0]:02x}{TORCH_MIN[1]:02x}000000000000")],
     # Products and sums are rounded one by one, as in the reference: no fused multiply-add.
-    extra_compile_args=["-O3", "-Wall", "-ffp-contract=off"])
+    extra_compile_args=["-O3", "-Wall", "-ffp-contract=off"],
+    extra_link_args=["-Wl,-s"] if strip else [])
 
-setup(
-    name="comedian",
-    version="0.1.0",
-    description="COMEDIAN: action spotting in football video, and its post-processing kernels",
-    license="MIT",
-    python_requires=">=3.10",
-    install_requires=["torch>=2.11", "numpy"],
-    packages=["comedian"],
-    package_data={"comedian": ["splits/*"]},
-    ext_modules=[kernels],
-    cmdclass={"build_ext": BuildExtension})
+setup(ext_modules=[kernels], cmdclass={"build_ext": BuildExtension})

@@ -257,7 +257,8 @@ def main(args):
         if len(queue):           # a ring: the step says where the oldest keys lie, which make room
             keys = run.all_gather(torch.cat(keys)).flatten(0, 1)      # (2B, 256), of all processes
             place = torch.arange(step * len(keys), (step + 1) * len(keys), device=device)
-            queue[place % len(queue)] = keys
+            newest = slice(-len(queue), None)                         # a step may bring more
+            queue[place[newest] % len(queue)] = keys[newest]
         # -- everything below is bookkeeping ---------------------------
         done = step + 1
         log.add(done, {"loss": torch.stack(losses).mean(), "top-1": torch.stack(nearest).mean()},

@@ -215,7 +215,8 @@ def soft_targets(rows, bank, tau_m, ids):
     log_z, c = attend(p, bank, tau_m, own_ids, ids)                   # (n,), (n, D_t)
     entropy = log_z - (p.to(c.dtype) * c).sum(1) / tau_m              # (n,)
     n_equal = sum((own_ids[:, None] == part).sum(1) for part in ids.split(CHUNK))
-    return torch.cat([c, entropy[:, None], n_equal.log()[:, None].to(c.dtype)], 1)
+    log_n = n_equal.to(c.dtype).log()                                 # (n,)
+    return torch.cat([c, entropy[:, None], log_n[:, None]], 1)
 
 
 def sce_loss(z, p, soft, bank, lam, tau):
@@ -229,8 +230,9 @@ def sce_loss(z, p, soft, bank, lam, tau):
         H(w_i) = -lam log lam - (1 - lam) log(1 - lam) + lam log n_i + (1 - lam) H(s2_i)
     The cross-entropy of Eq. 6 cannot fall below H(w_i): the divergence is what is left to learn,
     and 0 only for a student that equals the target. With a broken teacher c_i is not the centroid
-    that H(s2_i) belongs to, so that the divergence stands far too high from the first step on.
-    Proved by test_equations_3_to_6 and test_the_divergence.
+    that H(s2_i) belongs to, and the divergence moves: soft targets of zeros raise it from the first
+    step on, those of other rows for a student that has learned the right ones.
+    Proved by test_equations_3_to_6, test_the_divergence and test_a_broken_teacher_shows.
     """
     c, entropy, log_n = soft[:, :-2], soft[:, -2], soft[:, -1]        # (n, D_t), (n,), (n,)
     pull = (z * (lam * p + (1 - lam) * c)).sum(1) / tau               # (n,) = w_i . logits_i
@@ -302,7 +304,7 @@ def main(args):
     model = start_model(args, state).to(device)
     cfg = model.cfg
     model.head.requires_grad_(False)                                  # stage 3's
-    model.temporal.mask_token.requires_grad_(args.mask > 0)
+    model.temporal.mask_token.requires_grad_(int(args.window * args.mask) > 0)    # if it is used
     width = teacher.rows.shape[1]                                     # D_t
     projector = Projector(cfg.width, cfg.head_width, cfg.head_width, width).to(device)
     groups = decay_groups(model.spatial, model.temporal, projector, weight_decay=args.weight_decay)

@@ -203,7 +203,7 @@ def frame_labels(events, half, radius_s, n_classes):
     The bound is inclusive and the same for all classes, visible or not (the paper's epsilon). In
     fractions, so that a bound is met at any rate. Proved by test_labels_of_a_frame.
     """
-    fps = Fraction(half.fps).limit_denominator(1001)       # 29.97 is 30000 / 1001
+    fps = Fraction(half.fps).limit_denominator(1001)       # 2.0833 is 25 / 12
     radius_s = Fraction(radius_s).limit_denominator(10 ** 6)
     labels = np.zeros((half.n_frames, n_classes), bool)
     for event in events:
@@ -224,10 +224,12 @@ def token_labels(frame_labels, first_frame, n_tokens):
 
 def base_logits(truth):
     """(K,): the logits that say the share of positive tokens for every class, whatever is seen.
-    truth: per half its frame_labels. A class without events counts as half a token."""
+    truth: per half its frame_labels. A class without events counts as half a token, and one that
+    is everywhere lacks half a token: logits stay finite. Proved by test_base_logits."""
     tokens = np.concatenate([token_labels(labels, 0, len(labels) // CLIP_FRAMES)
                              for labels in truth])                    # (n, K)
-    share = torch.from_numpy(tokens).mean(0).clamp(min=0.5 / len(tokens))
+    half = 0.5 / len(tokens)
+    share = torch.from_numpy(tokens).mean(0).clamp(half, 1 - half)
     return torch.logit(share)
 
 
@@ -338,6 +340,8 @@ def main(args):
     # -- network: both transformers and the head
     torch.manual_seed(args.seed)
     model = start_model(cfg, state, init, args).to(device)
+    if valid:
+        infer.as_network(model, args)                      # refuses bad flags before the work
     first = run.steps_done(state, total, args.out)
     best = state["best"] if state else -1.0                # t-AmAP of the best validation
     student, optimizer = start_phase(model, first < head_steps, args, process)

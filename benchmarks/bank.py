@@ -57,11 +57,12 @@ def bare_products(args, rows):
 def complete(args, rows):
     z = unit_rows(args.tokens, args.width, torch.float32, args.device).requires_grad_()
     bank = unit_rows(rows, args.width, args.dtype, args.device)
-    p, c = bank[:args.tokens].float(), bank[-args.tokens:].float()
+    p = bank[:args.tokens].float()
+    soft = F.pad(bank[-args.tokens:].float(), (0, 2))                 # entropy and log n: any
 
     def run():
         z.grad = None
-        stage2.sce_loss(z, p, c, bank, LAM, TAU).backward()
+        stage2.sce_loss(z, p, soft, bank, LAM, TAU)[0].backward()
     return run
 
 
@@ -73,7 +74,7 @@ def queue(args, rows):
 
     def run():
         z.grad = None
-        stage2.sce_loss_queue(z.view(windows), p, earlier, LAM, TAU, TAU_M).backward()
+        stage2.sce_loss_queue(z.view(windows), p, earlier, LAM, TAU, TAU_M)[0].backward()
     return run
 
 

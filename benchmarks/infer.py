@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import infer  # noqa: E402
 import model  # noqa: E402
 from benchmarks.sweep import processor  # noqa: E402
-from comedian import public_weights as weights  # noqa: E402
+from comedian import video  # noqa: E402
 
 MODELS = ("vivit_micro", "vivit_tiny", "vivit_small", "viswin_tiny")
 FPS, BATCH = 25, 64
@@ -45,13 +45,13 @@ def render(path, seconds):
                        interpolation=cv2.INTER_CUBIC)
     grass[:, :, 1] += 60
     place, speed = rng.uniform(0, [800, 224], (22, 2)), rng.normal(0, 1.5, (22, 2))
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), FPS, infer.FRAME_SIZE)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), FPS, video.FRAME_SIZE)
     for i in range(round(seconds * FPS)):
         frame, place = grass.copy(), (place + speed) % [800, 224]
         for j, (x, y) in enumerate(place.astype(int).tolist()):
             cv2.rectangle(frame, (x, y), (x + 5, y + 12), [(20, 20, 200), (200, 40, 20)][j % 2], -1)
         left = round(200 + 200 * np.sin(i / 120))
-        writer.write(frame[:, left:left + infer.FRAME_SIZE[0]])
+        writer.write(frame[:, left:left + video.FRAME_SIZE[0]])
     writer.release()
 
 
@@ -81,15 +81,17 @@ def parts(args, half, checkpoint, folder, device, wait):
                                 "--device", args.device, "--batch", str(BATCH)])
     took = {}
     took["decode"], clips = seconds_of(lambda: list(infer.video_clips([half], BATCH, [])))
-    networks = infer.load_networks([checkpoint], device)
+    networks = infer.load_networks(options, device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
     spatial, temporal = (Clock(function, wait)
-                         for function in (infer.encode_clips, infer.score_windows))
-    infer.encode_clips, infer.score_windows = spatial, temporal
-    with infer.tqdm(disable=True) as bar, contextlib.redirect_stdout(io.StringIO()):
-        after, _ = seconds_of(lambda: infer.spot_match(half.match, clips, networks, device,
-                                                       autocast, options, bar))
-    infer.encode_clips, infer.score_windows = spatial.function, temporal.function
+                         for function in (infer.encode_clips, infer.window_scores))
+    infer.encode_clips, infer.window_scores = spatial, temporal
+    with contextlib.redirect_stdout(io.StringIO()):
+        encoded = infer.encode_halves([network.model for network in networks], iter(clips), device,
+                                      autocast)
+        after, _ = seconds_of(lambda: infer.spot_match(half.match, encoded, networks, autocast,
+                                                       options))
+    infer.encode_clips, infer.window_scores = spatial.function, temporal.function
     took |= {"spatial": spatial.seconds, "temporal": temporal.seconds,
              "rest": after - spatial.seconds - temporal.seconds}
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -110,7 +112,7 @@ def main(args):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "match.mp4")
         render(path, args.seconds)
-        half, = infer.video_halves([str(path)])
+        half, = video.halves([str(path)])
         print(f"{args.seconds} s of 398x224 at {FPS} fps; seconds per minute of video, "
               f"median of {args.repeats} (least to most)\n")
         print(f"{'':12}" + "".join(f"{name:>20}" for name in (
@@ -120,9 +122,9 @@ def main(args):
             torch.manual_seed(0)
             networks[name] = model.Comedian(model.MODELS[name]).to(device).eval()
             checkpoint = str(Path(folder, f"{name}.pt"))
-            weights.save_checkpoint(checkpoint, stage=3, step=0,
-                                    config=dataclasses.asdict(model.MODELS[name]),
-                                    model=networks[name].state_dict())
+            model.save_checkpoint(checkpoint, stage=3, step=0,
+                                  config=dataclasses.asdict(model.MODELS[name]),
+                                  model=networks[name].state_dict())
             runs = [parts(args, half, checkpoint, folder, device, wait)
                     for _ in range(args.repeats + 1)][1:]              # the first one warms up
             columns = [[60 / args.seconds * run[part] for run in runs] for part in runs[0]]
@@ -139,7 +141,8 @@ def main(args):
             for stride in (window // 2, window // 4, 1):
                 times = []
                 for _ in range(args.repeats + 1):
-                    took, _ = seconds_of(partial(infer.window_scores, network, h, stride,
+                    took, _ = seconds_of(partial(infer.window_scores,
+                                                 infer.Network(network, stride, 0), h,
                                                  contextlib.nullcontext()))
                     times.append(took / 5)
                 cells.append(f"{statistics.median(times[1:]):.3f}")

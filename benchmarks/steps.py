@@ -41,12 +41,12 @@ def make_stage1(cfg, clips, device, autocast, n_negatives=65536, fused=True, for
     """n_negatives in the queue, or 0: those of the batch. foreach: the momentum copy moves in one
     call; one_pass: both views go through the network together. x (2 clips, 2, 3, S, S)."""
     args = stage1.parse_args(["--data", "."])
-    hidden = 2048 if cfg.model == "vivit_small" else 1024
+    hidden = cfg.head_width
     online = nn.Sequential(spatial_encoder(cfg),
                            Projector(cfg.width, hidden, hidden, 256)).to(device)
     target = copy.deepcopy(online).requires_grad_(False)
     predictor = Projector(256, hidden, 256, last_bias=False).to(device)
-    queue = None
+    queue, own = None, torch.arange(clips, device=device)
     if n_negatives:
         queue = F.normalize(torch.randn(n_negatives, 256, device=device), dim=1)
     optimizer, weights = adamw([online, predictor], args, fused)
@@ -66,8 +66,13 @@ def make_stage1(cfg, clips, device, autocast, n_negatives=65536, fused=True, for
                 k = torch.cat([teacher(part) for part in parts])
         z1, z2 = F.normalize(z.float(), dim=1).chunk(2)
         k1, k2 = F.normalize(k.float(), dim=1).chunk(2)
-        ((stage1.moco_loss(z1, k2, queue, args.tau)
-          + stage1.moco_loss(z2, k1, queue, args.tau)) / 2).backward()
+        if n_negatives:
+            losses = [stage1.moco_loss(z1, k2, queue, args.tau),
+                      stage1.moco_loss(z2, k1, queue, args.tau)]
+        else:
+            losses = [stage1.moco_loss(z1, k2, k2, args.tau, own),
+                      stage1.moco_loss(z2, k1, k1, args.tau, own)]
+        (sum(loss for loss, _ in losses) / 2).backward()
         nn.utils.clip_grad_norm_(weights, args.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -86,15 +91,15 @@ def make_stage1(cfg, clips, device, autocast, n_negatives=65536, fused=True, for
 def make_stage2(cfg, windows, window, device, autocast, bank, fused=True, compiled=False):
     """bank (M, D_t), M >= windows x window; x (windows, 2 window, 3, S, S)."""
     args = stage2.parse_args(["--data", "."])
-    hidden = 2048 if cfg.model == "vivit_small" else 1024
     model = Comedian(with_changes(cfg, window_tokens=window)).to(device)
     model.head.requires_grad_(False)
-    projector = Projector(cfg.width, hidden, hidden, bank.shape[1]).to(device)
+    projector = Projector(cfg.width, cfg.head_width, cfg.head_width, bank.shape[1]).to(device)
     optimizer, weights = adamw([model.spatial, model.temporal, projector], args, fused)
     student = stage2.Student(model, projector)
     if compiled:
         student = torch.compile(student)
     p = bank[:windows * window].float()                               # (B L, D_t)
+    soft = F.pad(p, (0, 2))                                           # (B L, D_t + 2)
     keep = random_keep(torch.rand(windows, window), args.mask).to(device)
 
     def view(frames, draw):
@@ -104,7 +109,7 @@ def make_stage2(cfg, windows, window, device, autocast, bank, fused=True, compil
         with autocast:
             z = student(x, keep)                                      # (B, L, D_t)
         z = F.normalize(z.float(), dim=2).flatten(0, 1)
-        stage2.sce_loss(z, p, p, bank, args.lam, args.tau).backward()
+        stage2.sce_loss(z, p, soft, bank, args.lam, args.tau)[0].backward()
         nn.utils.clip_grad_norm_(weights, args.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -19,25 +19,25 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from comedian import evaluate  # noqa: E402
-from comedian import frames as data  # noqa: E402
+from comedian.soccernet import SOCCERNET_CLASSES, Event, Stored  # noqa: E402
 
-# Events per class in SoccerNet-v2's test split, in the order of data.SOCCERNET_CLASSES.
+# Events per class in SoccerNet-v2's test split, in the order of SOCCERNET_CLASSES.
 TEST_EVENTS = np.array([41, 514, 337, 579, 416, 1175, 1058, 1631, 6460, 3809, 2414, 2283, 382, 999,
                         431, 8, 14])
 
 
 def workload(n_matches, n_tokens=2700, window=64, seed=0):
-    """(evaluate.Stored, {match: [data.Event]}) of random matches, two halves each."""
+    """(Stored, {match: [Event]}) of random matches, two halves each."""
     rng = np.random.default_rng(seed)
-    starts = np.array(data.window_starts(n_tokens, window, window // 2))              # (n,)
-    classes, share = data.SOCCERNET_CLASSES, TEST_EVENTS / TEST_EVENTS.sum()
+    starts = np.append(np.arange(0, n_tokens - window, window // 2), n_tokens - window)   # (n,)
+    classes, share = SOCCERNET_CLASSES, TEST_EVENTS / TEST_EVENTS.sum()
     labels, scores = {}, []
     for g in range(n_matches):
         labels[f"match {g}"] = []
         for h in (1, 2):
             second = rng.uniform(0, n_tokens, rng.poisson(TEST_EVENTS.sum() / 200))   # (events,)
             label = rng.choice(len(classes), len(second), p=share)
-            labels[f"match {g}"] += [data.Event(h, int(c), int(1000 * s), bool(rng.random() > 0.17))
+            labels[f"match {g}"] += [Event(h, int(c), int(1000 * s), bool(rng.random() > 0.17))
                                      for s, c in zip(second, label, strict=True)]
             logit = rng.normal(-8.5, 1.2, (n_tokens, len(classes)))                   # (T, K)
             token = np.clip(second + rng.normal(0, 0.7, len(second)), 0, n_tokens - 1).astype(int)
@@ -51,7 +51,7 @@ def workload(n_matches, n_tokens=2700, window=64, seed=0):
     windows = (torch.cat(scores), torch.from_numpy(np.tile(starts, n_halves)),
                torch.arange(n_halves).repeat_interleave(len(starts)),
                torch.full((n_halves,), n_tokens))
-    return evaluate.Stored(list(labels), classes, 1.0, windows), labels
+    return Stored(list(labels), classes, 1.0, windows), labels
 
 
 def processor():
@@ -69,15 +69,16 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    grid = evaluate.parse_args(["--sweep", "--scores", "made here", "--labels", "made here"])
     stored, labels = workload(args.matches)
-    truth = evaluate.stack_labels(labels)
+    truth = evaluate.label_columns(labels)
     print(f"{processor()}, {args.threads} threads of {os.cpu_count()} cores, "
           f"Python {platform.python_version()}, torch {torch.__version__}")
     print(f"{args.matches} matches, {len(truth[0]):,} events, {len(stored.windows[1]):,} windows")
     since, cpu = time.perf_counter(), time.process_time()
-    overall, _ = evaluate.sweep(stored, truth, ["max"], evaluate.IGNORED_S, evaluate.WINDOWS_S)
+    overall, _ = evaluate.sweep(stored, truth, ["max"], grid.ignored, grid.windows)
     wall, cpu = time.perf_counter() - since, time.process_time() - cpu
-    print(f"{len(evaluate.IGNORED_S)} ignored spans x {overall[0, 0].size} NMS settings: "
+    print(f"{len(grid.ignored)} ignored spans x {overall[0, 0].size} NMS settings: "
           f"{wall:.1f} s, {cpu:.1f} s of CPU, {1000 * wall / overall.size:.0f} ms each")
     for n, kind in enumerate(evaluate.NMS):
         print(f"best {kind:12} {100 * overall[:, :, n].max():.2f} % t-AmAP")

@@ -31,9 +31,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import steps  # noqa: E402
 
-import stage2_distill as stage2  # noqa: E402
-from comedian import augment  # noqa: E402
-from comedian import frames as data  # noqa: E402
+from comedian import DataError, augment  # noqa: E402
+from comedian.bank import Bank, open_features  # noqa: E402
+from comedian.frames import (  # noqa: E402
+    CLIP_FRAMES, FrameReader, ahead, describe, find_halves, of_length)
 from model import MODELS  # noqa: E402
 
 
@@ -72,8 +73,8 @@ def maker(stage, args, bank, **tricks):
 
 def loader(stage, args, halves):
     """load(step) -> frames (B, T, H, W, 3): random clips or windows, a function of the step."""
-    reader = data.FrameReader(args.workers, pin=args.device.type == "cuda")
-    n_frames = data.CLIP_FRAMES * (1 if stage == 1 else args.window)
+    reader = FrameReader(args.workers, for_gpu=args.device.type == "cuda")
+    n_frames = CLIP_FRAMES * (1 if stage == 1 else args.window)
     batch = args.batches[stage - 1]
 
     def load(step):
@@ -108,7 +109,7 @@ def parts_of(stage, args, halves, bank):
     def together(turn, depth=2 if args.device.type == "cuda" else 0):
         """As the stages do. One step is not timed: then as many batches are at hand at the start as
         at the end."""
-        batches = data.ahead(load, range(turn * n, turn * n + n + 4), depth)
+        batches = ahead(load, range(turn * n, turn * n + n + 4), depth)
 
         def one_step():
             batch = next(batches)
@@ -225,15 +226,15 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     try:
-        halves = data.of_length(data.find_halves(args.data), args.window, "a window")
-        features = [data.open_features(args.data, half, args.features_name) for half in halves]
-    except data.DataError as error:
+        halves = of_length(find_halves(args.data), args.window, "a window")
+        features = [open_features(args.data, half, args.features_name) for half in halves]
+    except DataError as error:
         sys.exit(f"error: {error}")
     bf16 = args.device.type == "cuda"
-    bank = stage2.Bank(features, halves, args.device,
-                       torch.bfloat16 if bf16 else torch.float32).rows            # (M, D_t)
+    bank = Bank(features, halves, args.device,
+                torch.bfloat16 if bf16 else torch.float32).rows                   # (M, D_t)
     print(machine(args.device))
-    print(f"{data.describe(halves, args.data)}; bank of {len(bank):,} x {bank.shape[1]}\n")
+    print(f"{describe(halves, args.data)}; bank of {len(bank):,} x {bank.shape[1]}\n")
     for stage in (1, 2, 3):
         table(stage, args, parts_of(stage, args, halves, bank))
     tricks(args, halves)

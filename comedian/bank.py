@@ -122,8 +122,8 @@ def row_ids(bank, chunk=2048):
     """
     gen = torch.Generator().manual_seed(0)
     code = torch.randint(-2 ** 62, 2 ** 62, (bank.shape[1],), generator=gen).to(bank.device)
-    return torch.cat([(rows.float().view(torch.int32) * code).sum(1)              # wraps around
-                      for rows in bank.split(chunk)])
+    return torch.cat([((rows.float() + 0).view(torch.int32) * code).sum(1)        # wraps around
+                      for rows in bank.split(chunk)])                 # + 0, as -0.0 equals 0.0
 
 
 def stored(path, bank, make):

@@ -24,7 +24,6 @@ import json
 import os
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +48,7 @@ DELTAS_S = sorted(set(itertools.chain(*METRICS.values())))
 SEEN = ("", "_visible", "_unshown")   # all events; on screen; not shown by the broadcast
 FRAMERATE = 2                         # rows per second on which the official evaluator compares
 MERGES = ("max", "mean")
-NMS = {
-    "soft": ops.soft_nms,
-    "greedy": partial(ops.hard_nms, mode="greedy"),           # the SoccerNet baselines' suppression
-    "local": partial(ops.hard_nms, mode="local")}             # the official COMEDIAN code's filter
+NMS = ops.NMS
 
 
 def token_ms(token, token_s, start_s=0.0):

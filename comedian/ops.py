@@ -6,21 +6,27 @@ Post-processing and metric: window scores -> a score per token -> detections -> 
     half, cls, token, score = ops.detections(kept, length)             # (M,) each
     ap = ops.average_map(half, cls, token, score.double(), *labels, H, K, delta_frames)  # (3, D, K)
 
-Each operator stands here twice: `<name>_ref`, some lines of Python written for the eye, and the
-kernel of the same name in csrc/, which must return the same bits. Read the references; run the
-kernels.
+Each operator stands here twice: `<name>_ref`, a few lines of Python to read, and <name>, the fast
+kernel in csrc/, which must return the same bits.
 
 N windows, L tokens per window, K classes, H halves, S = sum(length) tokens of all halves end to
-end, M detections, D tolerances. All tensors are on the CPU; scores are float32 or float64, indices
-int64. Windows, edges and lengths are counted in tokens, the metric's times in frames: this file
-knows no seconds.
+end, M detections, D tolerances. Scores are float32 or float64, indices int64. Windows, edges and
+lengths are counted in tokens, the metric's times in frames: this file knows no seconds.
+
+All tensors are on the CPU. If the first is on the meta device, so is the result, and nothing is
+computed. A wrong argument raises ValueError, or TypeError where a tensor is expected and something
+else comes. No operator has a gradient, so a tensor that requires one is refused.
 """
 import hashlib
 import math
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 # ----- the compiled extension -------------------------------------------------------------------
 BUILD = "python setup.py build_ext --inplace   (or: pip install --no-build-isolation -e .)"
@@ -28,36 +34,55 @@ CSRC = Path(__file__).resolve().parent.parent / "csrc"
 
 # Importing it registers torch.ops.comedian.
 try:
-    import comedian_C
+    from comedian._C import source_hash as built_from
 except ModuleNotFoundError as e:
     raise ImportError(f"the kernels are not built for this Python; run: {BUILD}") from e
 except ImportError as e:                  # built, but cannot be loaded: for another torch, mostly
     raise ImportError(f"the kernels do not fit torch {torch.__version__}: {e}; run: {BUILD}") from e
 
-if CSRC.is_dir():                         # absent where only the wheel is installed
+if (CSRC / "average_map.cpp").is_file():  # absent where only the wheel is installed
     sources = sorted(f for f in CSRC.iterdir() if f.suffix in (".cpp", ".h"))
     source_hash = hashlib.sha256(b"".join(f.read_bytes() for f in sources)).hexdigest()
-    if source_hash != comedian_C.source_hash:
+    if source_hash != built_from:
         raise ImportError(f"the kernels were built from other sources than csrc/; run: {BUILD}")
 
 kernels = torch.ops.comedian
 
 
-def is_second(name, value, first, second):
-    """True where `value` is the second of two allowed words."""
-    if value not in (first, second):
-        raise ValueError(f"{name} must be {first!r} or {second!r}, got {value!r}")
-    return value == second
+def require_tensors(operator, **arguments):
+    """Refuses what is no tensor, lies on the wrong device or requires a gradient. (Types, shapes
+    and values are for csrc/bindings.cpp to check.)"""
+    (first, leader), *_ = arguments.items()
+    for name, x in arguments.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(x).__name__}; "
+                            f"pass torch.as_tensor({name})")
+        if x.device.type not in ("cpu", "meta"):
+            raise ValueError(f"{name} must be on the CPU, got a tensor on {x.device}; "
+                             f"pass {name}.cpu()")
+        if x.device.type == "meta" and leader.device.type != "meta":
+            raise ValueError(f"{name} must be on the CPU as {first} is, got a tensor on meta")
+        if x.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{name} must not require a gradient, {operator} has none; "
+                             f"pass {name}.detach()")
+
+
+def require_one_of(name, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
 
 
 def per_class(window, scores):
     """One width, or one per class -> (K,) float64."""
-    window = torch.as_tensor(window, dtype=torch.float64)
+    if not isinstance(window, Tensor):
+        window = torch.as_tensor(window, dtype=torch.float64, device="cpu")
+    window = window.double()
     return window.repeat(scores.shape[-1]) if window.dim() == 0 else window
 
 
 # ----- merge_windows ----------------------------------------------------------------------------
-def merge_windows(scores, start, half, length, edge=0, mode="max"):
+def merge_windows(scores: Tensor, start: Tensor, half: Tensor, length: Tensor,
+                  edge: int = 0, mode: Literal["max", "mean"] = "max") -> Tensor:
     """Merges overlapping windows into one score per token and class.
 
     scores (N, L, K); start (N,) first token of each window in its half, >= 0; half (N,) which half,
@@ -69,8 +94,9 @@ def merge_windows(scores, start, half, length, edge=0, mode="max"):
     half may be shorter than a window. mode "max" (NaN wins) or "mean" (sum in window order,
     over count). A token that no window covers scores 0.
     """
-    mean = is_second("mode", mode, "max", "mean")
-    return kernels.merge_windows(scores, start, half, length, edge, mean)
+    require_tensors("merge_windows", scores=scores, start=start, half=half, length=length)
+    require_one_of("mode", mode, ("max", "mean"))
+    return kernels.merge_windows(scores, start, half, length, edge, mode == "mean")
 
 
 def merge_windows_ref(scores, start, half, length, edge=0, mode="max"):
@@ -108,7 +134,8 @@ def default_ignore(window):
 
 
 # ----- soft_nms ---------------------------------------------------------------------------------
-def soft_nms(scores, length, window, threshold=0.001, min_weight=0.0):
+def soft_nms(scores: Tensor, length: Tensor, window: float | Sequence[float] | Tensor,
+             threshold: float = 0.001, min_weight: float = 0.0) -> Tensor:
     """Linear soft NMS, per half and class: the neighbours of a detection lose score.
 
     scores (S, K); length (H,); window: total width in tokens, >= 0, whole or not, or K of them.
@@ -121,7 +148,9 @@ def soft_nms(scores, length, window, threshold=0.001, min_weight=0.0):
     Equals the official COMEDIAN code's perform_soft_NMS, and spivak's ScoreDecayLinear of half the
     window.
     """
+    require_tensors("soft_nms", scores=scores, length=length)
     window = per_class(window, scores)
+    require_tensors("soft_nms", scores=scores, window=window)
     return kernels.soft_nms(scores, length, window, threshold, min_weight)
 
 
@@ -147,7 +176,8 @@ def soft_nms_ref(scores, length, window, threshold=0.001, min_weight=0.0):
 
 
 # ----- hard_nms ---------------------------------------------------------------------------------
-def hard_nms(scores, length, window, threshold=0.001, mode="greedy"):
+def hard_nms(scores: Tensor, length: Tensor, window: float | Sequence[float] | Tensor,
+             threshold: float = 0.001, mode: Literal["greedy", "local"] = "greedy") -> Tensor:
     """Hard NMS, per half and class. NaN and scores below `threshold` (>= 0) are never detections.
 
     scores (S, K); length (H,); window: total width in tokens, >= 0, whole or not, or K of them.
@@ -160,8 +190,11 @@ def hard_nms(scores, length, window, threshold=0.001, mode="greedy"):
         suppresses.
     Returns (S, K): the detection's score, -1 elsewhere.
     """
-    window, local = per_class(window, scores), is_second("mode", mode, "greedy", "local")
-    return kernels.hard_nms(scores, length, window, threshold, local)
+    require_tensors("hard_nms", scores=scores, length=length)
+    require_one_of("mode", mode, ("greedy", "local"))
+    window = per_class(window, scores)
+    require_tensors("hard_nms", scores=scores, window=window)
+    return kernels.hard_nms(scores, length, window, threshold, mode == "local")
 
 
 def hard_nms_ref(scores, length, window, threshold=0.001, mode="greedy"):
@@ -189,13 +222,20 @@ def hard_nms_ref(scores, length, window, threshold=0.001, mode="greedy"):
     return kept
 
 
+# All kinds, by the names that --nms takes.
+NMS = {"soft": soft_nms,
+       "greedy": partial(hard_nms, mode="greedy"),        # the SoccerNet baselines' suppression
+       "local": partial(hard_nms, mode="local")}          # the official COMEDIAN code's filter
+
+
 # ----- detections -------------------------------------------------------------------------------
-def detections(kept, length):
+def detections(kept: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What an NMS kept, as a list: (half, class, token, score), each (M,), in that order.
 
     kept (S, K), length (H,). Negative and NaN entries are no detections. token counts from the
     start of its half; score has the type of `kept`. In this order average_map need not sort.
     """
+    require_tensors("detections", kept=kept, length=length)
     return kernels.detections(kept, length)
 
 
@@ -210,20 +250,29 @@ def detections_ref(kept, length):
 
 
 # ----- average_map ------------------------------------------------------------------------------
-def average_map(pred_half, pred_class, pred_frame, pred_score,
-                gt_half, gt_class, gt_frame, gt_visible, n_halves, n_classes, delta_frames):
-    """Average precision of spotted events, to the last bit as SoccerNet 0.2.0's evaluator has it.
+def average_map(
+        pred_half: Tensor, pred_class: Tensor, pred_frame: Tensor, pred_score: Tensor,
+        gt_half: Tensor, gt_class: Tensor, gt_frame: Tensor, gt_visible: Tensor,
+        n_halves: int, n_classes: int, delta_frames: Tensor) -> Tensor:
+    """Average precision of spotted events, equal to SoccerNet 0.2.0's evaluator to the last bit.
 
-    Predictions: half, class, frame (P,) int64, score (P,) float64. Labels: half, class, frame (G,)
-    int64, visible (G,) bool. Frames are >= 0. Any order; of events with the same half, class and
-    frame the last one counts, and a prediction whose score is negative or NaN is none (though it
-    does replace an earlier one). delta_frames (D,) int64: full widths of the tolerance, so that a
-    prediction at f may match a label at g iff |f - g| <= delta_frames / 2.
+        predictions = half, class, frame (P,) int64, score (P,) float64       # as detections has it
+        labels      = half, class, frame (G,) int64, visible (G,) bool
+        ap          = average_map(*predictions, *labels, n_halves, n_classes, delta_frames)
+
+    Frames are >= 0. Events come in any order; of those with the same half, class and frame the last
+    one counts. A prediction whose score is negative or NaN is none (though it does replace an
+    earlier one). delta_frames (D,) int64: full widths of the tolerance, so a prediction at f may
+    match a label at g iff |f - g| <= delta_frames / 2.
     Returns (3, D, K) float64: AP over [any, visible, unshown] labels.
 
-    The mean over classes and the trapezoid over tolerances that make it an Average-mAP, and the
-    times that make it a tight one, are in evaluate.py.
+    evaluate.py takes the mean over classes and the area over tolerances that make it an
+    Average-mAP, and sets the tolerances that make it a tight one.
     """
+    require_tensors("average_map", pred_half=pred_half, pred_class=pred_class,
+                    pred_frame=pred_frame, pred_score=pred_score, gt_half=gt_half,
+                    gt_class=gt_class, gt_frame=gt_frame, gt_visible=gt_visible,
+                    delta_frames=delta_frames)
     return kernels.average_map(pred_half, pred_class, pred_frame, pred_score, gt_half, gt_class,
                                gt_frame, gt_visible, n_halves, n_classes, delta_frames)
 
@@ -313,10 +362,11 @@ def _(scores, length, window, threshold, local):
 @torch.library.register_fake("comedian::detections")
 def _(kept, length):
     n_found = torch.library.get_ctx().new_dynamic_size()
-    return (*(length.new_empty(n_found) for _ in range(3)), kept.new_empty(n_found))
+    half, cls, token = (kept.new_empty(n_found, dtype=torch.int64) for _ in range(3))
+    return half, cls, token, kept.new_empty(n_found)
 
 
 @torch.library.register_fake("comedian::average_map")
 def _(pred_half, pred_class, pred_frame, pred_score,
       gt_half, gt_class, gt_frame, gt_visible, n_halves, n_classes, delta_frames):
-    return pred_score.new_empty(3, delta_frames.shape[0], n_classes)
+    return pred_half.new_empty(3, delta_frames.shape[0], n_classes, dtype=torch.float64)

@@ -13,9 +13,14 @@ keeps in <out-name>.npz; with --basis, in one fitted before. It goes on where it
 by half. (Features by a network of your own: infer.py --features NAME.)
 """
 import argparse
+import concurrent.futures
 import itertools
 import os
 import re
+import shutil
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,8 +29,142 @@ import torch
 from tqdm import tqdm
 
 from comedian import DataError, formats, run, synthetic, video, write_file
-from comedian.frames import DEFAULT_FPS, in_split, walk
+from comedian.frames import DEFAULT_FPS, cv2, in_split, read_frame, walk
 from comedian.run import device_name, number
+
+JPEG_QUALITY = 95               # files as large as those of ffmpeg -q:v 1 -qmin 1, and truer
+
+
+# ------------------------------------------------------------------ frames: a tree of videos
+class Job(NamedTuple):
+    """One half to extract: file, folder of its frames, how."""
+    path: str
+    folder: Path
+    fps: float
+    size: tuple                 # width, height in pixels
+
+
+def plan(root, out, fps, size):
+    """A list of Jobs per match below `root`. Frames go to <out>/<folder of the file>/1_224p, as
+    frames.find_halves reads them; a video that is not named by its half is half 1 of a match of its
+    own, <out>/<folder of the file>/<its name>/1_224p.
+    """
+    base, jobs, taken = Path(root), [], {}
+    base = base if base.is_dir() else base.parent
+    for match in video.find_videos(root):
+        jobs.append([])
+        for path in map(Path, match):
+            place, number = Path(os.path.relpath(path, base)), video.half_number(path)
+            place = place.parent if number else place.with_suffix("")
+            folder = Path(out) / place / f"{number or 1}_{size[1]}p"
+            if folder in taken:
+                raise DataError(f"{path} and {taken[folder]} would both become {folder}; "
+                                "rename one of them")
+            taken[folder] = path
+            jobs[-1].append(Job(str(path), folder, fps, size))
+    return jobs
+
+
+def is_done(job):
+    """Whether the frames are there already. DataError if they are others than these."""
+    if not job.folder.exists():
+        return False
+    images = sorted(job.folder.glob("*.jpg"))
+    if not images:
+        raise DataError(f"{job.folder}: is there already, but without frames; remove it or choose "
+                        "another --out")
+    rate = job.folder / "fps.txt"
+    fps = float(rate.read_text()) if rate.exists() else DEFAULT_FPS
+    height, width = read_frame(images[0]).shape[:2]
+    if (fps, width, height) != (job.fps, *job.size):
+        raise DataError(f"{job.folder}: has frames at {fps:g} fps, {width}x{height} pixels; remove "
+                        "it or choose another --out")
+    return True
+
+
+def write_half(job, tell):
+    """Extracts one half into a folder that appears when it is whole. Returns how many frames.
+
+    tell(seconds) hears after every frame how much further it is, and may raise to stop.
+    """
+    unfinished = job.folder.with_name(f".{job.folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)          # left by a run that was killed
+    try:
+        unfinished.mkdir(parents=True)
+        count = 0
+        for frame in video.sample(job.path, job.fps, size=job.size, threads=1):
+            count += 1
+            _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR),
+                                   [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+            (unfinished / f"{count:08d}.jpg").write_bytes(jpeg)
+            tell(1 / job.fps)
+        if job.fps != DEFAULT_FPS:
+            (unfinished / "fps.txt").write_text(f"{job.fps!r}\n")
+        os.replace(unfinished, job.folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)      # a full disk has room again
+        raise
+    return count
+
+
+def extract(args):
+    """`python -m comedian.prepare frames`: every video below args.videos, args.jobs at a time.
+
+    In threads, one per half: FFmpeg decodes and OpenCV compresses, and both free Python's lock.
+    Raises DataError at the end if some could not be read, and at once if nothing can be written.
+    """
+    since, size = time.time(), tuple(args.size)
+    matches = plan(args.videos, args.out, args.fps, size)
+    jobs = [job for match in matches for job in match]
+    broken, todo = [], []                                  # messages; (job, seconds)
+    for job in jobs:
+        try:
+            length_s = video.probe(job.path).duration_s
+            if not is_done(job):
+                todo.append((job, length_s))
+        except DataError as error:
+            broken.append(str(error))
+    total_s = sum(length_s for _, length_s in todo)
+    print(f"frames: {args.videos}: {len(matches)} matches, {len(jobs)} halves; "
+          f"{len(jobs) - len(todo) - len(broken)} done before, {len(todo)} to do "
+          f"({total_s / 3600:.2f} h of video)")
+
+    stop, frames = threading.Event(), 0
+    bar = tqdm(total=round(total_s / 60, 1), unit="min", desc="frames", disable=None,
+               bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} min of video, {remaining} left")
+
+    def tell(seconds):
+        bar.update(seconds / 60)
+        if stop.is_set():
+            raise concurrent.futures.CancelledError
+
+    cv2.setNumThreads(1)                                   # halves run side by side instead
+    with bar, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        running = {pool.submit(write_half, job, tell): job for job, _ in todo}
+        try:
+            for half in concurrent.futures.as_completed(running):
+                try:
+                    frames += half.result()
+                except DataError as error:
+                    broken.append(str(error))
+        except OSError as error:
+            raise DataError(f"{args.out}: cannot be written ({error.strerror}); "
+                            "the halves that are finished stay") from None
+        except KeyboardInterrupt:
+            raise DataError("stopped; the halves that are finished stay, and the same command goes "
+                            "on from there") from None
+        finally:                                           # the others end, and clean up
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+    spent_s = time.time() - since
+    print(f"frames: {frames:,} new frames in {spent_s:.1f} s, "
+          f"{frames / args.fps / 60 / spent_s:.2f} min of video per second; {args.out}")
+    for message in broken:
+        print(f"error: {message}", file=sys.stderr)
+    if broken:
+        raise DataError(f"{len(broken)} of {len(jobs)} halves could not be read, the others are "
+                        "done. Mend or remove them and run the same command again")
+
 
 # ------------------------------------------------------------------ pca: wide features to narrow
 # All rows of all halves are read once, and only their mean and covariance are kept, in float64:
@@ -272,7 +411,7 @@ def parse_args(argv=None):
                    metavar=("WIDTH", "HEIGHT"), help="pixels (SoccerNet: 398 224)")
     s.add_argument("--jobs", type=number(1, 1024), default=os.cpu_count(),
                    help="halves side by side")
-    s.set_defaults(run=video.extract)
+    s.set_defaults(run=extract)
 
     s = commands.add_parser("pca", help="reduce features to their main directions")
     s.add_argument("--features", required=True, help="root of <match>/<half>_<name>.npy")

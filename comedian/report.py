@@ -241,7 +241,7 @@ def parse_args(argv=None):
     timeline.add_argument("scores", help="folder that infer.py wrote, its --out")
     timeline.add_argument("--labels", help="root of the labels; none: the truth is not drawn")
     timeline.add_argument("--match", help="its name or a part of it; none: the first match")
-    timeline.add_argument("--half", type=int, choices=(1, 2), default=1)
+    timeline.add_argument("--half", type=int, choices=(1, 2), default=1, help="of the match")
     timeline.add_argument("--threshold", type=run.number(0.0, 1.0), default=0.2,
                           help="lowest confidence of a spotted action that is shown")
     timeline.add_argument("--out", default="timeline.png", help="the picture")

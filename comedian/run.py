@@ -455,13 +455,13 @@ class Log:
         if self.rank == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.lock = lock(self.path.parent)
-            if first:
-                self.cut_back(first)
+            self.cut_back(first)
             if SummaryWriter:
                 self.board = SummaryWriter(out, purge_step=first + 1)
 
     def cut_back(self, first):
-        """Leaves out the lines after step `first`, which come again, and half a line at the end."""
+        """Leaves out the lines after step `first`, which come again, and half a line at the end.
+        Also for a new run: one that was killed before it first saved can only begin again."""
         if self.path.exists():
             lines = self.path.read_bytes().splitlines(keepends=True)
             steps = [re.search(rb"\| step (\d{1,18})/", line) for line in lines]

@@ -1,226 +1,435 @@
 """
-A video file -> its frames at a fixed rate, by time stamp; and a tree of videos -> frames on disk.
+A video file -> its frames at a fixed rate, by time stamp; and which files are whose halves.
 
     for frame in video.sample("match.mkv", fps=2.0, size=(398, 224)):    # (224, 398, 3) uint8, RGB
-    video.extract(...)                                # `python -m comedian.prepare frames`
+    halves = video.halves(["match/"])                 # its 1_720p.mkv and 2_720p.mkv
 
-Frame n is the one that `ffmpeg -vf fps=2` writes at place n. Its filter rounds every time stamp to
-the nearest place, and the last frame to arrive at a place stays there: frame n is the last one
-whose stamp lies before (n + 0.5) / fps. At 25 fps frame 0 is thus the picture at 0.24 s, frame 1
-the one at 0.72 s, and token k, frames 2k and 2k + 1, sees the middle of both halves of its second.
+Frame n is the one that `ffmpeg -i FILE -vf fps=2` writes at place n. Its filter rounds every time
+stamp to the nearest place, and the last picture to arrive at a place stays there: frame n is the
+last picture whose stamp lies before (n + 0.5) / fps. At 25 fps frame 0 is thus the picture at
+0.24 s, frame 1 the one at 0.72 s, and token k, frames 2k and 2k + 1, sees the middle of both halves
+of its second. Before a late first picture that picture is shown.
 
-Nothing is derived from a frame count or from the rate in the header: both are often wrong, and
-with a variable rate they mean little. Second 0 is the first picture, wherever the file's own clock
-starts; sound that begins earlier does not count (OpenCV does not tell when it does).
+FFmpeg itself decodes (PyAV has it inside). Its filter `fps` is the one line `place` below, so that
+only the pictures that are wanted, two of 25, are deinterlaced and converted. Nothing is derived
+from a frame count or from the rate in the header: both are often wrong, and with a variable rate
+they mean little. docs/video.md has the kinds of files and how they compare.
 """
-import concurrent.futures
+import itertools
 import math
 import os
 import re
-import shutil
 import struct
 import sys
-import threading
-import time
 from collections import defaultdict
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from comedian import DataError
-from comedian.frames import DEFAULT_FPS, cv2, read_frame
-
-# What FFmpeg and OpenCV print about a bad file is long and names nothing; ours is one line. FFmpeg
-# reads the variable when it is first used, and never again.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+from comedian.frames import CLIP_FRAMES, DEFAULT_FPS
 
 SUFFIXES = {".mkv", ".mp4", ".avi", ".mov", ".m4v", ".webm", ".ts", ".mts", ".m2ts", ".mpg",
             ".mpeg", ".wmv", ".flv"}
 EARLY_S = 1.0                   # a video may end this much before its header says
-SEEK_MARGIN_S = 2.0             # look for the start this much earlier, then go on by time stamp
-TIE_S = 1e-6                    # time stamps are exact to this
-DAMAGE_PACKETS = 20_000         # so many in a row may be undecodable: 13 minutes at 25 fps
-JPEG_QUALITY = 95               # files as large as those of ffmpeg -q:v 1 -qmin 1, and truer
+CLOCK_JUMPS = av.format.Flags.ts_discont.value             # formats where that may happen
+SEEK_MARGIN_S = 2               # begin to decode this much before the start, then go by time stamp
+MOST_WAITING = 2000             # compressed pictures kept on the way to the start
+COMB = 12                       # of 255: rows that differ less do not show as a comb
+JUMP_S, BACK_S = 10, 0.1        # a larger step on or back is a new clock (ffmpeg.c)
+NO_PICTURE = ("no picture can be read from it, or it is cut off before its index; does it play? "
+              "If so: ffmpeg -i OLD -c:v libx264 -crf 18 NEW.mkv")
+FRAME_SIZE = (398, 224)         # width, height of SoccerNet's frames
+STILL_S = 120                   # no football match shows one picture for so long
+HDR = {16: "PQ", 18: "HLG"}     # transfer functions, as FFmpeg numbers them
 
 
 class Video(NamedTuple):
     """What the header of a file says."""
     path: str
     duration_s: float           # of picture or sound, whichever is longer; 0 if it is not known
-    fps: float                  # on average; anything at all in some files
+    fps: float                  # on average; anything at all in some files; 0 if it is not known
     width: int                  # pixels, as shown: rotation is applied
     height: int
 
 
+def say(message):
+    print(f"note: {message}", file=sys.stderr)
+
+
 # ------------------------------------------------------------------ one file
-class Reader:
-    """A file, picture after picture: grab() goes one on, `time_s` is where it is, image() shows it.
-
-    Goes on after a damaged stretch; `damaged_s` is where the first one began, or None.
+def opened(path, threads=0):
+    """(container, stream) of a file: of several picture streams the one that ffmpeg takes, the
+    largest, where being the default counts as 5 million pixels more. DataError if it is no video.
     """
+    if not os.path.exists(path):
+        raise DataError(f"{path}: no such video")
+    if os.path.isdir(path):
+        raise DataError(f"{path}: is a folder, not a video")
+    if not os.path.getsize(path):
+        raise DataError(f"{path}: is empty (0 bytes); copy or download it again")
+    try:
+        # An absolute path: "half: 1.mkv" alone would be taken for an address like "http:". And a
+        # playlist that is called .mkv fetches nothing from elsewhere.
+        container = av.open(os.path.abspath(path), options={"protocol_whitelist": "file"},
+                            metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise DataError(f"{path}: not a video that FFmpeg can read, or cut off before its index "
+                        f"({error.strerror}); does it play? If so: ffmpeg -i OLD -c copy NEW.mkv"
+                        ) from None
+    streams = picture_streams(container)
+    if not streams:
+        container.close()
+        raise DataError(f"{path}: {NO_PICTURE}")
+    stream = max(streams, key=lambda s: (s.width * s.height if s.codec_context else 0)
+                 + 5_000_000 * bool(s.disposition & av.stream.Disposition.default))
+    if stream.codec_context is None:
+        codec = codec_name(container, stream)
+        container.close()
+        raise DataError(f"{path}: its codec ({codec}) cannot be decoded here; "
+                        "ffmpeg -i OLD -c:v libx264 -crf 18 NEW.mkv")
+    stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
+    if stream.name == "hevc":               # else damage hides all up to the next key picture
+        stream.codec_context.flags |= av.codec.context.Flags.output_corrupt
+    return container, stream
 
-    def __init__(self, path, threads=0):
-        self.path, self.threads = str(path), threads
-        if not os.path.exists(path):
-            raise DataError(f"{path}: no such video")
-        if os.path.isdir(path):
-            raise DataError(f"{path}: is a folder, not a video")
-        if not os.path.getsize(path):
-            raise DataError(f"{path}: is empty (0 bytes); copy or download it again")
-        self.rewind()
 
-    def rewind(self):
-        options = [cv2.CAP_PROP_N_THREADS, self.threads] if self.threads else []
-        # An absolute path: "half: 1.mkv" alone would be taken for an address like "http:".
-        self.capture = cv2.VideoCapture(os.path.abspath(self.path), cv2.CAP_FFMPEG, options)
-        if not self.capture.isOpened():
-            raise DataError(f"{self.path}: not a video that OpenCV can read, or cut off before its "
-                            "index; does it play? If so: ffmpeg -i OLD -c copy NEW.mkv")
-        self.time_s, self.step_s, self.n_grabbed, self.damaged_s = 0.0, 0.0, 0, None
+def picture_streams(container):
+    """The streams of pictures of a file, without cover art."""
+    return [stream for stream in container.streams.video
+            if not stream.disposition & av.stream.Disposition.attached_pic]
 
-    def grab(self):
-        """Goes to the next picture; False at the end of the file. A failure in the middle looks
-        like the end, but one can go on after it."""
-        failed = 0
-        while not self.capture.grab():
-            failed += 1
-            if failed == DAMAGE_PACKETS:
-                return False
-        if failed and self.damaged_s is None:
-            self.damaged_s = self.time_s
-        now_s = max(self.time_s, self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-        self.step_s, self.time_s = now_s - self.time_s, now_s
-        self.n_grabbed += 1
-        if self.n_grabbed == 3 and now_s == 0:
-            raise DataError(f"{self.path}: has no time stamps; ffmpeg -i OLD -c copy NEW.mkv "
-                            "writes them")
-        return True
 
-    def seek(self, start_s):
-        """The next grab() is of a picture before `start_s` (at the start, of the first one)."""
-        if start_s <= SEEK_MARGIN_S:
+def codec_name(container, stream):
+    """What FFmpeg calls the codec of a stream that it has no decoder for."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)                  # its listing is a message of the log
+    try:
+        said = container.dumps_format()
+    finally:
+        av.logging.set_level(level)
+    name = re.search(rf"#0:{stream.index}\b.*?Video: ([^,\n]*)", said)
+    return name[1].strip() if name else "unknown"
+
+
+def rescale(value, ratio):
+    """value * ratio as a whole number, the nearest, halves up: FFmpeg's rounding of stamps."""
+    return math.floor(value * ratio + Fraction(1, 2))
+
+
+def frame_rate(stream):
+    """Pictures per second as the header has it; only where a stamp or a duration is missing."""
+    return stream.average_rate or stream.guessed_rate or Fraction(25)
+
+
+def packets(container, stream, jumps):
+    """The compressed pictures of a stream. Their stamps count from the start of the file, as in a
+    player, and go on where the clock of a transport stream starts again or jumps; `jumps` gets
+    (second, by how many). This is what the program ffmpeg does with stamps before it decodes
+    (version 5.1, ffmpeg.c), in whole microseconds as there.
+    """
+    us, second = stream.time_base * 1_000_000, 1_000_000
+    rate = frame_rate(stream)
+    may_jump = container.format.flags & CLOCK_JUMPS
+    zero_us, next_us, last_us = container.start_time or 0, None, 0
+    if may_jump and stream.start_time is not None:         # here sound that begins earlier does not
+        zero_us = max(zero_us, rescale(stream.start_time, us))                           # count
+    for packet in container.demux(stream):
+        if packet.size == 0:                               # the end: the decoder gives what it has
+            yield packet
             return
-        self.capture.set(cv2.CAP_PROP_POS_MSEC, 1000 * (start_s - SEEK_MARGIN_S))
-        if not (self.grab() and self.time_s < start_s):    # no index, or a wrong one: the long way
-            self.rewind()
-        self.step_s = 0.0                                  # that was a jump, not a step
+        shift = -rescale(zero_us, 1 / us)
+        if packet.dts is None:
+            next_us = next_us or 0
+            packet.dts = rescale(next_us, 1 / us)
+        else:
+            dts_us = rescale(packet.dts + shift, us)
+            if may_jump and next_us is not None and (abs(dts_us - next_us) > JUMP_S * second
+                                                     or dts_us + BACK_S * second < last_us):
+                jumps.append((next_us / second, (dts_us - next_us) / second))
+                zero_us += dts_us - next_us
+                shift, dts_us = -rescale(zero_us, 1 / us), next_us
+            packet.dts += shift
+            next_us = dts_us
+        if packet.pts is not None:
+            packet.pts += shift
+        last_us = next_us
+        next_us += rescale(packet.duration, us) if packet.duration else rescale(second, 1 / rate)
+        yield packet
 
-    def image(self, size=None):
-        """(H, W, 3) uint8, red first, the picture just grabbed; size: (width, height) in pixels."""
-        seen, image = self.capture.retrieve()
-        if not seen:
-            raise DataError(f"{self.path}: the picture at {self.time_s:.1f} s cannot be decoded")
-        if size is not None and size != (image.shape[1], image.shape[0]):
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+def sought(container, stream, to_s):
+    """Goes to a key picture before second `to_s`. False if that does not work, or the clock may
+    jump on the way there."""
+    if container.format.flags & CLOCK_JUMPS:
+        return False
+    ticks = rescale(Fraction(to_s) + Fraction(container.start_time or 0, 1_000_000),
+                    1 / stream.time_base)
+    try:
+        container.seek(ticks, stream=stream)
+        first = next(container.demux(stream))
+        stamp = first.dts if first.pts is None else first.pts
+        container.seek(ticks, stream=stream)
+    except (av.FFmpegError, StopIteration):
+        return False
+    return first.size > 0 and stamp is not None and stamp <= ticks
+
+
+class Stamps:
+    """FFmpeg's "best effort" at the time of a decoded frame: its own stamp, or, if that is missing
+    or such stamps have gone back more often, the one of its place in the file (H.264 in AVI)."""
+
+    def __init__(self):
+        self.last, self.faults = {}, {"pts": 0, "dts": 0}
+
+    def __call__(self, frame):
+        pts, dts = frame.pts, frame.dts
+        for name, stamp in (("dts", dts), ("pts", dts if pts is None else pts)):
+            if stamp is not None:
+                self.faults[name] += stamp <= self.last.get(name, -math.inf)
+                self.last[name] = stamp
+        go_by_place = pts is None or (dts is not None and self.faults["pts"] > self.faults["dts"])
+        return dts if go_by_place else pts
+
+
+def pictures(path, start_s, threads, seen):
+    """Yields (second, frame) in the order of showing, from a little before `start_s` on; after the
+    last picture (second where it ends, None), if there was one.
+
+    What cannot be decoded is left out. What is odd goes to `seen`, see nothing_odd().
+    """
+    container, stream = opened(path, threads)
+    begin_s = start_s - SEEK_MARGIN_S
+    if begin_s > 0 and not sought(container, stream, begin_s):     # then all the way from the start
+        container.close()
+        container, stream = opened(path, threads)
+    unit, step = stream.time_base, 1 / frame_rate(stream)
+    if (count := len(picture_streams(container))) > 1:
+        seen["chosen"] = (f"has {count} picture streams; number {stream.index}, "
+                          f"{stream.width}x{stream.height}, is read")
+    best_effort = Stamps()
+    waiting, now_s, end_s, zero = [], 0.0, None, 0
+    with container:
+        for packet in packets(container, stream, seen["jumps"]):
+            if packet.size:
+                now_s = float((packet.dts if packet.pts is None else packet.pts) * unit)
+                # Before begin_s nothing is decoded but what follows the last key picture.
+                if now_s <= begin_s and len(waiting) < MOST_WAITING:
+                    waiting = [packet] if packet.is_keyframe else [*waiting, packet]
+                    continue
+            for ready in [*waiting, packet]:
+                try:
+                    frames = ready.decode()
+                    damaged = ready.is_corrupt or any(frame.is_corrupt for frame in frames)
+                except av.FFmpegError:
+                    frames, damaged = [], True
+                if damaged:
+                    seen["damaged"].add(int(now_s))
+                for frame in frames:
+                    stamp = best_effort(frame)
+                    if stamp is None:
+                        continue
+                    if end_s is None and container.start_time is None:     # a bare stream, without
+                        zero = stamp                                       # any stamp: first is 0
+                    end_s = (stamp - zero) * unit + (frame.duration * unit or step)
+                    yield (stamp - zero) * unit, frame
+            waiting = []
+    if end_s is not None:
+        yield end_s, None
+
+
+def is_combed(before, frame, after):
+    """Whether a picture that is flagged as interlaced is. In doubt it is.
+
+    Between two rows of a field come, in an interlaced picture, rows of another instant, as near in
+    time to the picture before as to itself, or to the picture after. In a progressive picture they
+    fit best, its neighbours fit equally badly on both sides (FFmpeg's filter idet asks for the
+    same), and hardly anywhere do two shades alternate over several rows.
+    """
+    def rows(picture):                                     # brightness; every fourth column will do
+        wide = picture.format.components[0].bits > 8
+        values = np.frombuffer(picture.planes[0], np.uint16 if wide else np.uint8)
+        values = values.reshape(picture.height, -1)[:, :picture.width:4].astype(np.int32)
+        return values >> max(0, picture.format.components[0].bits - 8)
+
+    own, early, late = map(rows, (frame, before, after))   # (H, W / 4), 0 to 255
+    step = np.diff(own, axis=0)
+    turns = ((step[:-1] * step[1:] < -COMB * COMB)
+             & (2 * np.abs(step[:-1] + step[1:]) < np.abs(step[:-1])))
+    around = own[:-2] + own[2:]
+    own, early, late = (np.abs(around - 2 * middle[1:-1]).sum(1) for middle in (own, early, late))
+    # If the upper field is the first, the lower rows are near to `after`, the upper to `before`.
+    one, other = (early[i::2].sum() + late[1 - i::2].sum() for i in (0, 1))
+    return (max(one, other) > 1.04 * min(one, other) or min(one, other) <= 1.5 * own.sum()
+            or (turns[:-3] & turns[1:-2] & turns[2:-1] & turns[3:]).mean() > 0.001)
+
+
+def deinterlaced(before, frame, after):
+    """The picture with its second field replaced by what was there at the time of the first."""
+    graph = av.filter.Graph()
+    graph.link_nodes(graph.add_buffer(template=frame, time_base=frame.time_base),
+                     graph.add("bwdif", "mode=send_frame:deint=all"),
+                     graph.add("buffersink")).configure()
+    for picture in (before, frame, after):
+        graph.push(picture)
+    graph.pull()
+    return graph.pull()
+
+
+def upright(frame):
+    """(width, height) of a frame as it is shown."""
+    turned = round(frame.rotation / 90) % 2
+    return (frame.height, frame.width) if turned else (frame.width, frame.height)
+
+
+def converted(before, frame, after, size, scaler):
+    """A decoded frame as (H, W, 3) uint8, red first, upright; before, after: its neighbours."""
+    before, after = (other if other and (other.width, other.height, other.format.name)
+                     == (frame.width, frame.height, frame.format.name) else frame
+                     for other in (before, after))
+    if frame.interlaced_frame and is_combed(before, frame, after):
+        frame = deinterlaced(before, frame, after)
+    turns = round(frame.rotation / 90) % 4                 # quarters, counter-clockwise
+    width, height = size[::-1] if turns % 2 else size
+    image = scaler.reformat(frame, width, height, "rgb24", interpolation="AREA", threads=1)
+    return np.ascontiguousarray(np.rot90(image.to_ndarray(), turns))
 
 
 def probe(path):
     """What the header of `path` says, as a Video. DataError if it is not a video or shows nothing.
     """
-    reader = Reader(path, threads=1)
-    if not reader.grab():
-        raise DataError(f"{path}: no picture can be read from it; does it play?")
-    height, width = reader.image().shape[:2]
-    fps, count = (reader.capture.get(name) for name in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
-    return Video(str(path), count / fps if fps > 0 and count > 0 else 0.0, fps, width, height)
+    container, stream = opened(path, threads=1)
+    with container:
+        fps, duration_s = float(stream.average_rate or 0), duration(container, stream)
+    for _, frame in pictures(path, 0.0, 1, nothing_odd()):
+        return Video(str(path), duration_s, fps, *upright(frame))
+    raise DataError(f"{path}: {NO_PICTURE}")
 
 
-def sample(path, fps=2.0, start_s=0.0, end_s=None, size=None, threads=0):
+def sample(path, fps=2.0, start_s=0.0, end_s=None, size=None, threads=0, note=say):
     """Yields the frames of a video at `fps`, in order: (H, W, 3) uint8, red first.
 
     Frame n belongs to second start_s + n / fps, chosen as `ffmpeg -vf fps=...` does (top of the
     file). Where the source has a gap, the picture before it is repeated (the same array).
-    end_s: where to stop; None = at the end. size: (width, height) in pixels. threads: that decode,
-    0 = one per core. Memory does not grow with the length.
+    end_s: where to stop; None = at the end. size: (width, height) in pixels; None = as the first
+    picture is. threads: that decode, 0 = one per core. note(text) hears what is odd about the
+    file. Memory does not grow with the length.
 
     Raises DataError at once for what is not a video, and after the last good frame if the file
     breaks off more than a second before its end.
     """
-    end_s = math.inf if end_s is None else end_s
-    if not 0 <= start_s < end_s:
-        raise DataError(f"{path}: wants 0 <= start < end, got {start_s:g} and {end_s:g} s")
-    said, reader = probe(path), Reader(path, threads)
-    reader.seek(start_s)
-    n, n_wanted = 0, places(end_s - start_s, fps)
-    image, image_s, before_s = None, None, None            # newest converted; newest of all
-    if reader.n_grabbed:
-        image, image_s, before_s = reader.image(size), reader.time_s, reader.time_s
-    reach_s = 1 / fps                     # how far off the next picture may be
-    while n < n_wanted and reader.grab():
-        now_s = reader.time_s
-        while n < n_wanted and before_s is not None and now_s >= due(n, fps, start_s):
-            if image_s != before_s:       # a gap, longer than expected: go back for its picture
-                image, image_s = picture_at(path, before_s, size, threads), before_s
+    if not 0 <= start_s < (math.inf if end_s is None else end_s):
+        raise DataError(f"{path}: wants 0 <= start < end, got {start_s:g} and "
+                        f"{math.inf if end_s is None else end_s:g} s")
+    rate, start = (Fraction(number).limit_denominator(1_000_000) for number in (fps, start_s))
+
+    def place(second):
+        """Where in the output a time belongs: the nearest place, halves up."""
+        return math.floor((Fraction(second) - start) * rate + Fraction(1, 2))
+
+    n_wanted = math.inf if end_s is None else place(Fraction(end_s).limit_denominator(1_000_000))
+    n, scaler, seen = 0, VideoReformatter(), nothing_odd()
+    before = frame = image = None         # the two pictures up to now, and how the second one looks
+    first = last = None                   # the first one's place; the last image that was yielded
+    since, stop_s = 0, start_s            # its place; where the pictures end
+    for second, after in pictures(path, start_s, threads, seen):
+        if first is None:
+            first, size = place(second), size or upright(after)
+            if after.color_trc in HDR:
+                note(f"{path}: HDR ({HDR[after.color_trc]}), shown paler than a television does; "
+                     "ffmpeg has filters for that: zscale and tonemap")
+            if seen["chosen"]:
+                note(f"{path}: {seen['chosen']}")
+            if second - start_s > 1:
+                note(f"{path}: its first picture is that of {float(second):.1f} s; it is shown "
+                     "before that, too")
+        # The fps filter and -vsync cfr: the last picture that came to a place stays there, gaps are
+        # filled with the picture before, and what comes before the first place with the first's.
+        while n < min(place(second), n_wanted) and place(second) > first:
+            if image is None:
+                image = converted(before, frame, after, size, scaler)
+            if last is None or not np.array_equal(image, last):
+                last, since = image, n
+            elif n - since == round(STILL_S * fps):
+                note(f"{path}: its picture does not change for {STILL_S} s from "
+                     f"{start_s + since / fps:.1f} s on")
             yield image
             n += 1
-        # To decode a picture is one thing, to convert its colours another: only done for those
-        # that may be the last before `due`. The margin follows the irregularities of the source.
-        reach_s = max(1.5 * reader.step_s, 0.9 * reach_s)
-        if now_s + reach_s >= due(n, fps, start_s):
-            image, image_s = reader.image(size), now_s
-        before_s = now_s
-    if reader.damaged_s is not None:
-        print(f"note: {path}: damaged after {reader.damaged_s:.1f} s; the picture before that is "
-              "repeated", file=sys.stderr)
-    if n == n_wanted:
-        return
-
-    # -- the end of the file: the last picture lasts as long as the one before it
-    stop_s = reader.time_s + min(reader.step_s, 1 / fps)
-    if before_s is not None and image_s != before_s and n < places(stop_s - start_s, fps):
-        image = picture_at(path, before_s, size, threads)
-    while n < min(n_wanted, places(stop_s - start_s, fps)):
-        yield image
-        n += 1
-    check_end(reader, said, stop_s)
+        if n == n_wanted:
+            break
+        before, frame, image, stop_s = frame, after, None, float(second)
+    if seen["jumps"]:
+        at_s, by_s = seen["jumps"][0]
+        note(f"{path}: its clock jumps {len(seen['jumps'])} times, first by {by_s:+.1f} s at "
+             f"{at_s:.1f} s; time goes on there")
+    seen["damaged"] -= {int(at_s) + i for at_s, _ in seen["jumps"] for i in (-1, 0)}    # the joints
+    if seen["damaged"]:
+        note(f"{path}: damaged in {len(seen['damaged'])} of its seconds, first at "
+             f"{min(seen['damaged'])} s; pictures there are broken or repeated")
+    if first is None:
+        raise DataError(f"{path}: {NO_PICTURE}")
+    if n < n_wanted:
+        check_end(path, stop_s, seen, note)
     if not n:
         raise DataError(f"{path}: ends at {stop_s:.2f} s: no frame from {start_s:g} s on at "
-                        f"{fps:g} fps (its header says {said.fps:g} fps)")
+                        f"{fps:g} fps")
 
 
-def due(n, fps, start_s):
-    """Second from which a picture is too late for place n."""
-    return start_s + (n + 0.5) / fps - TIE_S
+def nothing_odd():
+    """What reading a file may find: (second, by how much) of jumps of the clock, the seconds with
+    damage, which of several picture streams is read."""
+    return {"jumps": [], "damaged": set(), "chosen": None}
 
 
-def places(length_s, fps):
-    """How many frames a stretch gives: its end is rounded to a place like everything else."""
-    return length_s if length_s == math.inf else max(0, math.floor(length_s * fps + 0.5 + TIE_S))
+def duration(container, stream):
+    """Seconds that the header promises, 0 if it does not. In formats whose clock may jump that is
+    the difference of the first and the last stamp: believed if some on the way rise evenly."""
+    said_s = max(0, container.duration or 0) / 1e6
+    if not container.format.flags & CLOCK_JUMPS:
+        return said_s
+    stamps = [stream.start_time or 0]
+    for part in range(1, 16):
+        try:
+            container.seek(container.size * part // 16, unsupported_byte_offset=True)
+            stamps += [p.dts for p in itertools.islice(container.demux(stream), 5) if p.dts][:1]
+        except av.FFmpegError:
+            pass
+    steps = [float((b - a) * stream.time_base) for a, b in itertools.pairwise(stamps)]
+    return said_s * all(-1 <= step <= JUMP_S + said_s / 4 for step in steps)
 
 
-def picture_at(path, time_s, size, threads):
-    """The picture with this time stamp: for the rare one that had not seemed to be needed."""
-    reader = Reader(path, threads)
-    reader.seek(time_s)
-    while reader.grab() and reader.time_s < time_s - TIE_S:
-        pass
-    return reader.image(size)
-
-
-def check_end(reader, said, stop_s):
-    """DataError if the file breaks off at `stop_s`; a note if its pictures just end early.
+def check_end(path, stop_s, seen, note):
+    """DataError if the file breaks off at `stop_s`; a note if its pictures just end early, or what
+    is missing cannot be told.
 
     The header's duration is also that of the sound, and counts what an edit list hides, so a
     shorter picture alone proves nothing: only missing bytes or damage on the way do.
     """
-    first_s = reader.capture.get(cv2.CAP_PROP_PTS) / said.fps - reader.time_s if said.fps else 0
-    if stop_s + max(0, first_s) > said.duration_s - EARLY_S:
-        return
-    if reader.damaged_s is not None or not is_whole(reader.path):
-        raise DataError(f"{reader.path}: breaks off at {stop_s:.1f} of {said.duration_s:.1f} s; "
-                        "copy or download it again")
-    print(f"note: {reader.path}: its pictures end at {stop_s:.1f} of {said.duration_s:.1f} s",
-          file=sys.stderr)
+    container, stream = opened(path, threads=1)
+    with container:
+        said_s = duration(container, stream)
+        if not container.format.flags & CLOCK_JUMPS:       # some count from 0, not from the start
+            said_s -= max(0, container.start_time or 0) / 1e6
+    whole = is_whole(path)
+    if stop_s < said_s - EARLY_S:
+        if seen["damaged"] or not whole:
+            raise DataError(f"{path}: breaks off at {stop_s:.1f} of {said_s:.1f} s; "
+                            "copy or download it again")
+        note(f"{path}: its pictures end at {stop_s:.1f} of {said_s:.1f} s")
+    elif not whole and not seen["damaged"]:
+        note(f"{path}: is cut off at {stop_s:.1f} s, in the middle of a picture; if more is "
+             "missing, copy or download it again")
 
 
 def is_whole(path):
     """Whether the file has all the bytes that its container announces (True where it is unknown).
 
-    Looks at sizes only: MP4's outer boxes, Matroska's segment, AVI's RIFF. A tail of zeros is a
-    download that never finished.
+    Looks at sizes only: MP4's outer boxes, Matroska's elements, AVI's RIFF, the packets of a
+    transport stream. A tail of zeros is a download that never finished.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
@@ -229,40 +438,64 @@ def is_whole(path):
             return False
         file.seek(0)
         head = file.read(4096)
-        segment = head.find(b"\x18\x53\x80\x67") + 4                   # Matroska: id, then the size
-        if head.startswith(b"\x1a\x45\xdf\xa3") and segment > 3:
-            width = 9 - head[segment].bit_length()                     # leading zero bits: bytes
-            value = int.from_bytes(head[segment:segment + width], "big") & ((1 << 7 * width) - 1)
-            unknown = value == (1 << 7 * width) - 1                    # written live
-            return unknown or segment + width + value <= size
+        if head.startswith(b"\x1a\x45\xdf\xa3"):
+            return ends_with_element(file, size)
         if head.startswith(b"RIFF"):
             return 8 + struct.unpack_from("<I", head, 4)[0] <= size
-        if head[4:8] != b"ftyp":
-            return True
-        box = 0
-        while box + 8 <= size:
-            file.seek(box)
-            length, _, long = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
-            length = {0: size - box, 1: long}.get(length, length)      # 0: to the end of the file
-            if length < 8:
-                return False
-            box += length
-        return box == size
+        if head[4:8] == b"ftyp":
+            return ends_with_box(file, size)
+        for length in (188, 192, 204):                     # plain, with a clock (m2ts), with parity
+            first = [i for i in range(length) if head[i:i + 4 * length:length] == b"GGGG"]
+            if first:
+                return (size - first[0] + (4 if length == 192 else 0)) % length == 0
+        return True
+
+
+def ends_with_box(file, size):
+    """Whether an MP4 ends with the last of its outer boxes."""
+    box = 0
+    while box + 8 <= size:
+        file.seek(box)
+        length, _, long = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
+        length = {0: size - box, 1: long}.get(length, length)          # 0: to the end of the file
+        if length < 8:
+            return False
+        box += length
+    return box == size
+
+
+def ends_with_element(file, size):
+    """Whether a Matroska file ends with the last of its elements."""
+    at = 0
+    while at < size:
+        file.seek(at)
+        head = file.read(12).ljust(12, b"\0")
+        n_id = 9 - head[0].bit_length()                                # leading zero bits: bytes
+        n_size = 9 - head[n_id].bit_length() if n_id <= 4 else 9
+        if n_size > 8:
+            return False
+        value = int.from_bytes(head[n_id:n_id + n_size], "big") & ((1 << 7 * n_size) - 1)
+        unknown = value == (1 << 7 * n_size) - 1                       # written live: look inside
+        at += n_id + n_size + (0 if unknown else value)
+    return at == size
 
 
 # ------------------------------------------------------------------ many files
-VIDEO_NAME = re.compile(r"(?:half[_-]?)?([12])(?:_(\d+p|HQ))?", re.IGNORECASE)    # 1_224p, 1, half1
+VIDEO_NAME = re.compile(r"(?:half[_-]?)?([12])(?:_(\d+p|HQ))?|(\d{3,4}p)",        # 1_224p, 1, half1
+                        re.IGNORECASE)                     # 224p: the ball-action set's only half
 
 
 def half_number(path):
-    """1 or 2 if the file is named as the half of a match (1_224p.mkv, 2.mp4), else None."""
+    """1 or 2 if the file is named as the half of a match (1_224p.mkv, 2.mp4; 224p.mp4 is 1), else
+    None."""
     name = VIDEO_NAME.fullmatch(Path(path).stem)
-    return int(name[1]) if name else None
+    return int(name[1] or 1) if name else None
 
 
 def resolution(path):
     """How much a file of several for the same half is wanted: 224p, else the smallest above."""
-    rows = (VIDEO_NAME.fullmatch(Path(path).stem)[2] or "")[:-1]
+    name = VIDEO_NAME.fullmatch(Path(path).stem)
+    rows = (name[2] or name[3] or "")[:-1]
     return int(rows) if rows.isdigit() and int(rows) >= 224 else math.inf, Path(path).name
 
 
@@ -287,10 +520,15 @@ def find_videos(paths):
 
 
 def matches_below(root):
-    """The matches of one folder, sorted by their place in it."""
-    matches, left_out = [], []
+    """The matches of one folder, sorted by their place in it. A folder that a link leads to again
+    is not visited again."""
+    matches, left_out, visited = [], [], set()
     for folder, below, names in os.walk(root, followlinks=True):
-        below.sort()
+        if (real := os.path.realpath(folder)) in visited:
+            below.clear()
+            continue
+        visited.add(real)
+        below[:] = sorted(name for name in below if name != "__MACOSX")
         halves = defaultdict(list)
         for name in sorted(names):
             path = os.path.join(folder, name)
@@ -310,132 +548,53 @@ def matches_below(root):
     return matches
 
 
-# ------------------------------------------------------------------ videos -> frames on disk
-class Job(NamedTuple):
-    """One half to extract: file, folder of its frames, how."""
+class VideoHalf(NamedTuple):
+    """A half that is a video file, or a part of one: what frames.Half is for a folder of frames."""
+    match: str
+    number: int
     path: str
-    folder: Path
-    fps: float
-    size: tuple                 # width, height in pixels
+    start_s: float
+    end_s: float                      # None: to its end
+    size: tuple                       # (width, height) to shrink frames to; None: as they are
+    n_tokens: int                     # that its header promises; 0 if it does not say
+
+    @property
+    def token_s(self):
+        """Seconds from one token to the next."""
+        return CLIP_FRAMES / DEFAULT_FPS
 
 
-def plan(root, out, fps, size):
-    """A list of Jobs per match below `root`. Frames go to <out>/<folder of the file>/1_224p, as
-    frames.find_halves reads them; a video that is not named by its half is half 1 of a match of its
-    own, <out>/<folder of the file>/<its name>/1_224p.
+def halves(paths, start_s=0.0, end_s=None):
+    """A VideoHalf per file that `find_videos` finds, match by match.
+
+    A match is called after its folder, or after its file if that is not named by a half's number.
     """
-    base, jobs, taken = Path(root), [], {}
-    base = base if base.is_dir() else base.parent
-    for match in find_videos(root):
-        jobs.append([])
-        for path in map(Path, match):
-            place, number = Path(os.path.relpath(path, base)), half_number(path)
-            place = place.parent if number else place.with_suffix("")
-            folder = Path(out) / place / f"{number or 1}_{size[1]}p"
-            if folder in taken:
-                raise DataError(f"{path} and {taken[folder]} would both become {folder}; "
-                                "rename one of them")
-            taken[folder] = path
-            jobs[-1].append(Job(str(path), folder, fps, size))
-    return jobs
+    roots, found_halves = [Path(path) for path in paths if Path(path).is_dir()], []
+    for files in find_videos(paths):
+        first = Path(files[0])
+        numbers = [half_number(file) for file in files]
+        whole = first.parent if numbers[0] or len(files) > 1 else first.with_suffix("")
+        if None in numbers or len(set(numbers)) < len(files):
+            numbers = range(1, len(files) + 1)             # any other names: in their order
+        root = next((root for root in roots if root in first.parents and root != whole), None)
+        match = whole.relative_to(root).as_posix() if root else whole.resolve().name
+        if any(half.match == match for half in found_halves):
+            raise DataError(f"{first}: another match is called {match!r}, too; "
+                            "give them one after the other, each its own --out")
+        for which, file in zip(numbers, files, strict=True):
+            found = probe(file)
+            if 0 < found.duration_s <= start_s:
+                raise DataError(f"{file}: ends at {clock(found.duration_s)}, "
+                                f"before --start {clock(start_s)}")
+            last_s = min(found.duration_s, math.inf if end_s is None else end_s)
+            larger = found.width > FRAME_SIZE[0] or found.height > FRAME_SIZE[1]
+            half = VideoHalf(match, which, str(file), start_s, end_s,
+                             FRAME_SIZE if larger else None, 0)
+            n_tokens = max(0, int((last_s - start_s) / half.token_s))
+            found_halves.append(half._replace(n_tokens=n_tokens))
+    return found_halves
 
 
-def is_done(job):
-    """Whether the frames are there already. DataError if they are others than these."""
-    if not job.folder.exists():
-        return False
-    images = sorted(job.folder.glob("*.jpg"))
-    if not images:
-        raise DataError(f"{job.folder}: is there already, but without frames; remove it or choose "
-                        "another --out")
-    rate = job.folder / "fps.txt"
-    fps = float(rate.read_text()) if rate.exists() else DEFAULT_FPS
-    height, width = read_frame(images[0]).shape[:2]
-    if (fps, width, height) != (job.fps, *job.size):
-        raise DataError(f"{job.folder}: has frames at {fps:g} fps, {width}x{height} pixels; remove "
-                        "it or choose another --out")
-    return True
-
-
-def write_half(job, tell):
-    """Extracts one half into a folder that appears when it is whole. Returns how many frames.
-
-    tell(seconds) hears after every frame how much further it is, and may raise to stop.
-    """
-    unfinished = job.folder.with_name(f".{job.folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)          # left by a run that was killed
-    try:
-        unfinished.mkdir(parents=True)
-        count = 0
-        for frame in sample(job.path, job.fps, size=job.size, threads=1):
-            count += 1
-            _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR),
-                                   [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-            (unfinished / f"{count:08d}.jpg").write_bytes(jpeg)
-            tell(1 / job.fps)
-        if job.fps != DEFAULT_FPS:
-            (unfinished / "fps.txt").write_text(f"{job.fps!r}\n")
-        os.replace(unfinished, job.folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)      # a full disk has room again
-        raise
-    return count
-
-
-def extract(args):
-    """`python -m comedian.prepare frames`: every video below args.videos, args.jobs at a time.
-
-    In threads, one per half: decoding and compressing happen in OpenCV, which frees Python's lock.
-    Raises DataError at the end if some could not be read, and at once if nothing can be written.
-    """
-    since, size = time.time(), tuple(args.size)
-    matches = plan(args.videos, args.out, args.fps, size)
-    jobs = [job for match in matches for job in match]
-    broken, todo = [], []                                  # messages; (job, seconds)
-    for job in jobs:
-        try:
-            length_s = probe(job.path).duration_s
-            if not is_done(job):
-                todo.append((job, length_s))
-        except DataError as error:
-            broken.append(str(error))
-    total_s = sum(length_s for _, length_s in todo)
-    print(f"frames: {args.videos}: {len(matches)} matches, {len(jobs)} halves; "
-          f"{len(jobs) - len(todo) - len(broken)} done before, {len(todo)} to do "
-          f"({total_s / 3600:.2f} h of video)")
-
-    stop, frames = threading.Event(), 0
-    bar = tqdm(total=round(total_s / 60, 1), unit="min", desc="frames", disable=None,
-               bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} min of video, {remaining} left")
-
-    def tell(seconds):
-        bar.update(seconds / 60)
-        if stop.is_set():
-            raise concurrent.futures.CancelledError
-
-    cv2.setNumThreads(1)                                   # halves run side by side instead
-    with bar, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        running = {pool.submit(write_half, job, tell): job for job, _ in todo}
-        try:
-            for half in concurrent.futures.as_completed(running):
-                try:
-                    frames += half.result()
-                except DataError as error:
-                    broken.append(str(error))
-        except OSError as error:
-            raise DataError(f"{args.out}: cannot be written ({error.strerror}); "
-                            "the halves that are finished stay") from None
-        except KeyboardInterrupt:
-            raise DataError("stopped; the halves that are finished stay, and the same command goes "
-                            "on from there") from None
-        finally:                                           # the others end, and clean up
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-    spent_s = time.time() - since
-    print(f"frames: {frames:,} new frames in {spent_s:.1f} s, "
-          f"{frames / args.fps / 60 / spent_s:.2f} min of video per second; {args.out}")
-    for message in broken:
-        print(f"error: {message}", file=sys.stderr)
-    if broken:
-        raise DataError(f"{len(broken)} of {len(jobs)} halves could not be read, the others are "
-                        "done. Mend or remove them and run the same command again")
+def clock(seconds):
+    """754.0 -> 12:34."""
+    return f"{int(seconds) // 60:02d}:{int(seconds) % 60:02d}"

@@ -5,18 +5,31 @@
 //   delta_frames (D,) full widths >= 0
 //   -> ap (3, D, K) for any, visible, unshown labels
 //
-// Events may come in any order. Of several with the same half, class and frame the last one
-// counts, for labels and predictions alike. A prediction whose score is negative or NaN is none.
-// Matching, per half, class and delta: labels in ascending frames; each takes the unused
-// prediction with the highest score among |frame - label| <= delta / 2, the earliest frame where
-// scores are equal. Region: a prediction belongs to the label whose frame is closest (a floored
-// midpoint belongs to the later label) and is visible or unshown as that label is, whichever label
-// it matched; where the class has no label in the half it is unshown. Precision and recall are
-// taken at the 200 thresholds i * (1 / 199), score >= threshold; AP is the mean over recall levels
-// 0, 0.1 .. 1 of the best precision at that recall or more. Same result as ops.average_map_ref.
-// Cost O(P + G c D), c predictions within the widest delta of a label, when events come by half,
-// class and frame; otherwise they are first sorted, in a pass and a small sort per class and half.
-// All tallies are integers, so splitting the halves over threads changes nothing.
+// The plain loop, for each class and each delta:
+//
+//   for each half, for each of its labels g in ascending frames:                      // matching
+//     the best unused prediction with |frame - g| <= delta / 2, if there is one, is a hit
+//   for (i = 0; i < 200; ++i)                                                         // counting
+//     reached = predictions of all halves with score >= i * (1 / 199); hits = the hits among them
+//     precision[i] = hits / reached; recall[i] = hits / labels                        // x / 0 = 0
+//   ap = mean over r = 0, 0.1 .. 1 of the highest precision[i] with recall[i] >= r, else 0
+//
+// Best: the highest score, the earliest frame where scores are equal. Events may come in any order.
+// Of several with the same half, class and frame the last one counts, for labels and predictions
+// alike. A prediction whose score is negative or NaN is none.
+// The visible and the unshown AP count only the predictions of that region. A prediction belongs to
+// the region of the label whose frame is closest, whichever label it matched. (The midpoint of two
+// labels, rounded down, belongs to the later one. Without a label of the class in the half, a
+// prediction is unshown.)
+//
+// What is done otherwise, with integer counts only, so that no order of adding changes a bit:
+//   grouping  Events by half, class and frame: used where they lie if they come in that order, as
+//             those of `detections` do; else by a counting sort and a small sort in each group.
+//   matching  A label and up to 64 deltas at once: a set of deltas is a 64-bit word, bit d is
+//             delta d. The predictions near a label are looked at once for all of them.
+//   counting  Every prediction counts once, at the highest threshold that it reaches. Sums from the
+//             top then give the numbers at all 200.
+// Cost O(P + G c D), c = predictions within the widest delta of a label.
 #include "kernels.h"
 
 #include <algorithm>
@@ -45,8 +58,8 @@ struct Group {
   int64_t n_events;
 };
 
-// Counts the predictions in detected (2, 200), by region and highest threshold reached, and notes
-// the cell of each.
+// Counts the predictions in the table detected (2, 200): region and highest threshold reached.
+// cell[i] is where prediction i counts in it.
 void count_detected(const Group& group, int64_t* detected, std::vector<int32_t>& cell) {
   cell.resize(group.n_events);
   for (int64_t g = 0, i = 0; i < group.n_events; ++g) {
@@ -64,16 +77,16 @@ void count_detected(const Group& group, int64_t* detected, std::vector<int32_t>&
   }
 }
 
-// A prediction near a label. Sets of deltas are words: bit d is delta d.
+// A prediction near a label.
 struct Candidate {
   int64_t at;
   double score;
   uint64_t free;  // the deltas at which the label reaches it and no earlier label took it
 };
 
-// Matches labels and predictions at up to 64 deltas at once. For whole frames, |frame - label| <=
-// delta / 2 is <= reach, delta / 2 rounded down. A match at delta d counts in matched (D, 2, 200),
-// in the prediction's cell.
+// Matches labels and predictions at up to 64 deltas at once: bit d of a word is delta d. Frames are
+// whole, so |frame - label| <= delta / 2 can be asked with reach = delta / 2 rounded down. A match
+// at delta d counts in matched (D, 2, 200), in the prediction's cell.
 constexpr int64_t kWord = 64;
 void count_matched(const Group& group, const std::vector<int32_t>& cell, const int64_t* reach,
                    int64_t n_deltas, int64_t* matched) {

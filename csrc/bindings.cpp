@@ -1,9 +1,18 @@
-// The only file that knows torch: schemas, argument checks, threads. An index of this folder is at
-// the end.
+// The only file that knows torch. What stands where, from top to bottom:
 //
-// Written against torch's stable ABI (2.11 and later): one build then serves every torch from
-// there on. Work is handed out half by half to as many threads as torch.get_num_threads() allows;
-// no kernel's result depends on their number.
+//   checks              require, vector_of, scores_of, offsets_of, offsets_of_rows: a message names
+//                       the argument, the rule and what was got
+//   memory and threads  new_result, for_each_item (half by half), dispatch (float or double)
+//   operators           merge_windows_cpu, soft_nms_cpu, hard_nms_cpu, detections_cpu,
+//                       average_map_cpu: check the arguments, make room, call the kernel
+//   registration        the five schemas of torch.ops.comedian, and the Python module: begin there
+//
+// What the operators compute is written at the head of each kernel's file, and as a Python
+// reference in comedian/ops.py.
+//
+// Written against torch's stable ABI (2.11 and later), so one build serves every torch from there
+// on. Halves are handed out to as many threads as torch.get_num_threads() allows. No kernel's
+// result depends on their number.
 #include <pybind11/pybind11.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -107,8 +116,8 @@ std::vector<int64_t> offsets_of_rows(const char* name, const Tensor& table, cons
 }
 
 // ----- memory and threads ----------------------------------------------------------------------
-// Memory for a result. Fresh memory costs a fault per page, for large results as much as the
-// kernel's own work; where Linux leaves it to the program, ask for pages of 2 MiB, as numpy does.
+// Memory for a result. The first touch of every fresh page costs a fault, and for a large result
+// that takes as long as the kernel's own work. So ask Linux for pages of 2 MiB, as numpy does.
 Tensor new_result(std::initializer_list<int64_t> sizes, ScalarType type) {
   const Tensor t = torch::stable::empty(sizes, type);
 #ifdef MADV_HUGEPAGE
@@ -122,9 +131,9 @@ Tensor new_result(std::initializer_list<int64_t> sizes, ScalarType type) {
   return t;
 }
 
-// Runs work(i) for i in [0, n), on all threads. Halves differ in length, so each thread takes the
-// next few when it is done with some; a few at a time, for neighbours in a fresh result share large
-// pages, and two threads that touch one at the same moment both clear it.
+// Runs work(i) for i in [0, n), on all threads. Halves differ in length, so a thread that is done
+// takes the next ones. It takes a few at a time: neighbours in a fresh result share a large page,
+// and two threads that touch it at the same moment would both clear it.
 template <typename Work>
 void for_each_item(int64_t n, const Work& work) {
   std::atomic<int64_t> next{0};
@@ -329,7 +338,7 @@ Tensor average_map_cpu(const Tensor& pred_half, const Tensor& pred_class, const 
 }  // namespace
 }  // namespace comedian
 
-// ----- index: every operator; shapes and rules are at the head of each kernel's file -----------
+// ----- registration ----------------------------------------------------------------------------
 STABLE_TORCH_LIBRARY(comedian, m) {
   m.def("merge_windows(Tensor scores, Tensor start, Tensor half, Tensor length, "
         "int edge, bool mean) -> Tensor");
@@ -351,6 +360,6 @@ STABLE_TORCH_LIBRARY_IMPL(comedian, CPU, m) {
   m.impl("average_map", TORCH_BOX(&comedian::average_map_cpu));
 }
 
-// `import comedian_C` registers the operators above. ops.py compares the hash with csrc/ as it is
+// `import comedian._C` registers the operators above. ops.py compares the hash with csrc/ as it is
 // now.
-PYBIND11_MODULE(comedian_C, m) { m.attr("source_hash") = COMEDIAN_SOURCE_HASH; }
+PYBIND11_MODULE(_C, m) { m.attr("source_hash") = COMEDIAN_SOURCE_HASH; }

@@ -3,13 +3,24 @@
 //   kept (T, K)  a score where there is a detection, negative (or NaN) where there is none
 //   -> half, cls, token (M,), score (M,): by class, then by token
 //
-// In two calls, because the caller must know M to make room: count_detections says how many each
-// half holds, list_detections writes them. The order (half, class, token) is the one in which
-// average_map needs no sorting. Cost O(T K).
+// The plain loop:
+//
+//   for (k = 0; k < K; ++k)
+//     for (t = 0; t < T; ++t)
+//       if (kept[t][k] >= 0) append half_index, k, t and kept[t][k] to the four lists;
+//
+// It stands here as two functions, because the caller must know M to make room: count_detections
+// says how many each half holds, list_detections writes them. In the order (half, class, token)
+// average_map need not sort. Cost O(T K).
+//
+// What is done otherwise. The count does not depend on the order, so it runs over the table as it
+// lies in memory, without a branch. The list writes down every token, and the next one overwrites
+// it unless it was a detection: nobody can foresee where detections lie, and a wrongly predicted
+// branch costs more than a store.
 #include "kernels.h"
 
 #include <algorithm>
-#include <memory>
+#include <vector>
 
 namespace comedian {
 
@@ -28,16 +39,11 @@ void count_detections(const T* kept, int64_t length, int64_t n_classes, int64_t*
 template <typename T>
 void list_detections(const T* kept, int64_t length, int64_t n_classes, int64_t half_index,
                      int64_t* half, int64_t* cls, int64_t* token, T* score) {
-  const std::unique_ptr<T[]> columns(new T[length * n_classes]);
-  to_columns(kept, length, n_classes, columns.get());
   std::vector<int64_t> found(length);
-  for (int64_t k = 0; k < n_classes; ++k) {
-    const T* column = columns.get() + k * length;
-    // Every token is written down and the next one overwrites it unless it is a detection: where
-    // detections lie cannot be foreseen, and a wrongly predicted branch costs more than a store.
+  for_each_class(kept, length, n_classes, [&](int64_t k, const T* column) {
     int64_t n = 0;
     for (int64_t t = 0; t < length; ++t) {
-      found[n] = t;
+      found[n] = t;  // stays only if n moves on
       n += column[t] >= 0;
     }
     for (int64_t i = 0; i < n; ++i) score[i] = column[found[i]];
@@ -45,7 +51,7 @@ void list_detections(const T* kept, int64_t length, int64_t n_classes, int64_t h
     std::fill(half, half + n, half_index);
     std::fill(cls, cls + n, k);
     half += n, cls += n, token += n, score += n;
-  }
+  });
 }
 
 template void count_detections(const float*, int64_t, int64_t, int64_t*);

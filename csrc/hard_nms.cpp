@@ -3,62 +3,63 @@
 //   scores (T, K)   window (K,) tokens, total width, >= 0   threshold >= 0
 //   -> kept (T, K)  the score of each detection, -1 where there is none
 //
-// greedy (the SoccerNet DevKit's, NetVLAD++'s): while the best score is >= threshold, pick it and
-// remove
-//   [m - window/2, m + int(window/2)) around it: ceil(window/2) tokens to the left,
-//   floor(window/2) - 1 to the right. Equal scores: the earlier token first. With window 0 or 1,
-//   where the DevKit never ends because that range misses m itself, the pick is removed all the
-//   same.
-// local (the official COMEDIAN code's): keep a score >= threshold that no score within
-// int(window/2) on
-//   either side exceeds. Equal maxima all stay, and a suppressed peak still suppresses.
-// NaN is never kept and suppresses nothing. threshold is taken in the type of the scores.
+// The plain loops, for each class; x is its column of scores:
 //
-// Cost. greedy: linear in T, for whoever beats all that could remove it can be picked at once, so a
-// scan from the left climbs from peak to peak. local: T log(window), sliding maxima by doubling.
-// Same result as ops.hard_nms_ref, bit by bit.
+//   greedy (the SoccerNet DevKit's, NetVLAD++'s)
+//     while ((best = max(x)) >= threshold) {
+//       m = first index of best;
+//       kept[m] = best;
+//       remove x[m - ceil(window / 2)] .. x[m + floor(window / 2) - 1], and x[m];
+//     }
+//   local (the official COMEDIAN code's)
+//     for (t = 0; t < T; ++t)
+//       if (x[t] >= threshold && no x[i] with |i - t| <= floor(window / 2) exceeds x[t])
+//         kept[t] = x[t];
+//
+// greedy: with a window of 0 or 1 the DevKit's range misses m itself, and its loop never ends; here
+// m is always removed. local: equal maxima all stay, and a score that is suppressed still
+// suppresses others. NaN is never kept and suppresses nothing. The threshold is taken in the type
+// of the scores.
+//
+// What is done otherwise, with the same result bit by bit:
+//   greedy  The plain loop looks for the global maximum again for every pick. But a score can be
+//           removed only by a better one at most ceil(window / 2) tokens away. Whatever is the best
+//           within that distance is picked at once. Cost linear in T.
+//   local   The plain loop looks at the whole window of every token. Here maxima over 1, 2, 4 ..
+//           tokens are computed one from the other, and two of them cover a window.
+//           Cost T log(window).
 #include "kernels.h"
+#include "nms.h"
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
 
 namespace comedian {
 namespace {
 
 constexpr int kRemoved = -1;  // below every threshold
 
-// One class; `x` is scratch. A pick at m removes [m - left, m + right].
+// One class. A pick at m removes [m - left, m + right], and right <= left.
 template <typename T>
 void suppress_greedily(T* x, int64_t length, int64_t left, int64_t right, T* kept, int64_t stride,
                        std::vector<int64_t>& climb) {
-  int64_t from = 0;  // all to the left of it is settled
+  int64_t from = 0;  // left of it all is settled
   while (from < length) {
     if (x[from] == T(kRemoved)) {
       ++from;
       continue;
     }
-    // A rising path of peaks: each is the best within `left` to the right of the one before, so
-    // nothing to the left of its top is better than that.
     climb.push_back(from);
-    int64_t seen = 0, end = 0;  // nothing between the top and `seen` is better than the top
+    int64_t end = 0;
     while (!climb.empty()) {
-      const int64_t top = climb.back();
-      const int64_t horizon = std::min(length, top + left + 1);
-      const int64_t better = first_maximum_above(x, std::max(top + 1, seen), horizon, x[top]);
-      if (better >= 0) {
-        climb.push_back(better);
-        seen = horizon;
-        continue;
-      }
-      kept[top * stride] = x[top];
-      const int64_t begin = std::max<int64_t>(0, top - left);
-      end = std::min(length, top + right + 1);
+      const int64_t peak = climb_to_peak(x, length, left, climb);
+      kept[peak * stride] = x[peak];
+      const int64_t begin = std::max<int64_t>(0, peak - left);
+      end = std::min(length, peak + right + 1);
       std::fill(x + begin, x + end, T(kRemoved));
-      while (!climb.empty() && climb.back() >= begin) climb.pop_back();
-      seen = 0;
+      while (!climb.empty() && climb.back() >= begin) climb.pop_back();  // these are removed
     }
-    from = end;  // the last pick removed `from` and all up to here
+    from = end;  // the last pick removed `from` and everything up to here
   }
 }
 
@@ -86,13 +87,10 @@ template <typename T>
 void hard_nms(const T* scores, int64_t length, int64_t n_classes, const double* window,
               double threshold, bool local, T* kept) {
   std::fill(kept, kept + length * n_classes, T(-1));
-  const std::unique_ptr<T[]> columns(new T[length * n_classes]);
-  to_columns(scores, length, n_classes, columns.get());
   std::vector<int64_t> climb;
   std::vector<T> padded, ahead;
-  for (int64_t k = 0; k < n_classes; ++k) {
+  for_each_class(scores, length, n_classes, [&](int64_t k, T* x) {
     const double half_width = std::min(window[k] / 2, double(length));  // wider changes nothing
-    T* x = columns.get() + k * length;
     if (local) {
       // A score below the threshold removes no score above it, so all of those can be kRemoved.
       const int64_t reach = int64_t(half_width);
@@ -106,7 +104,7 @@ void hard_nms(const T* scores, int64_t length, int64_t n_classes, const double* 
       for (int64_t t = 0; t < length; ++t) x[t] = x[t] >= T(threshold) ? x[t] : T(kRemoved);
       suppress_greedily(x, length, left, right, kept + k, n_classes, climb);
     }
-  }
+  });
 }
 
 template void hard_nms(const float*, int64_t, int64_t, const double*, double, bool, float*);

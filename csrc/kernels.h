@@ -1,14 +1,18 @@
 // The kernels of COMEDIAN's post-processing and metric: plain functions over pointers and sizes.
 //
-// None of them knows torch, files or threads. Each call works on one half (or one class), reads
-// its own inputs and writes its own outputs, so a caller may run any number of them at the same
-// time and the result never depends on how many. bindings.cpp does that for torch, fuzz_main.cpp
-// for sanitizers.
+// Each file begins with the plain loop that defines the result: ops.py has the same loop as its
+// `_ref`. Then it says what the fast version does otherwise, and why the result is the same.
+//
+// No kernel knows torch, files or threads. Each call works on one half (or one class), reads its
+// own inputs and writes its own outputs. So a caller may run any number of them at the same time,
+// and the result does not depend on how many. bindings.cpp does that for torch, fuzz_main.cpp for
+// the sanitizers.
 //
 // Letters: L tokens per window, T tokens of one half, K classes, D tolerances. Tables are
 // row-major.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace comedian {
@@ -62,45 +66,23 @@ void tally_halves(const Events<double>& predictions, const Events<uint8_t>& labe
 void average_precision(const int64_t* tally, int64_t n_deltas, double* ap, int64_t ap_stride,
                        int64_t region_stride);
 
-// The kernels that look along time want a class's scores side by side: (T, K) -> (K, T).
-// In blocks of rows, so that every cache line is read and written once.
-template <typename T>
-void to_columns(const T* rows, int64_t length, int64_t n_classes, T* columns) {
+// The walk over the classes of one half: visit(k, column) for every class k. column[t] is
+// table[t][k], T values side by side, in scratch memory that visit may change.
+// The table (T, K) is turned into columns (K, T) in blocks of rows, so that every cache line is
+// read and written once. (static: each file has its own, which the compiler then inlines.)
+template <typename T, typename Visit>
+static void for_each_class(const T* table, int64_t length, int64_t n_classes,
+                           const Visit& visit) {
+  const std::unique_ptr<T[]> columns(new T[length * n_classes]);
   constexpr int64_t kBlock = 16;  // rows; 16 floats are one cache line of a column
   int64_t t = 0;
   for (; t + kBlock <= length; t += kBlock)
     for (int64_t k = 0; k < n_classes; ++k)
       for (int64_t i = 0; i < kBlock; ++i)
-        columns[k * length + t + i] = rows[(t + i) * n_classes + k];
+        columns[k * length + t + i] = table[(t + i) * n_classes + k];
   for (; t < length; ++t)
-    for (int64_t k = 0; k < n_classes; ++k) columns[k * length + t] = rows[t * n_classes + k];
-}
-
-// The larger of two; b where a is NaN.
-template <typename T>
-T larger(T a, T b) { return a > b ? a : b; }
-
-// First index of the maximum of x[begin, end), if it exceeds `floor`; else -1. No NaN in x.
-// Most calls find nothing, so the maximum comes first, in lanes that the compiler keeps in vectors,
-// and only then its place.
-template <typename T>
-int64_t first_maximum_above(const T* x, int64_t begin, int64_t end, T floor) {
-  constexpr int64_t kLanes = 8;
-  T best = floor;
-  if (end - begin < kLanes) {
-    for (int64_t i = begin; i < end; ++i) best = larger(x[i], best);
-  } else {
-    T lane[kLanes];
-    for (int64_t l = 0; l < kLanes; ++l) lane[l] = larger(x[end - kLanes + l], floor);
-    for (int64_t i = begin; i < end - kLanes; i += kLanes)
-      for (int64_t l = 0; l < kLanes; ++l) lane[l] = larger(x[i + l], lane[l]);
-    for (int64_t n = kLanes / 2; n > 0; n /= 2)
-      for (int64_t l = 0; l < n; ++l) lane[l] = larger(lane[l + n], lane[l]);
-    best = lane[0];
-  }
-  if (!(best > floor)) return -1;
-  while (x[begin] != best) ++begin;
-  return begin;
+    for (int64_t k = 0; k < n_classes; ++k) columns[k * length + t] = table[t * n_classes + k];
+  for (int64_t k = 0; k < n_classes; ++k) visit(k, columns.get() + k * length);
 }
 
 }  // namespace comedian

@@ -3,14 +3,25 @@
 //   scores (N, L, K)   start (N,) first token of each window, >= 0, in any order
 //   -> merged (T, K), T = length
 //
-// A window ignores its outer `edge` tokens on both sides, for there it has seen little context,
-// except where the half itself begins or ends and no other window sees more. Token t is ignored iff
-//   (t - start < edge          and  t > edge)               the window's first tokens
-//   (start + L - 1 - t < edge  and  length - 1 - t > edge)  its last ones
-// Tokens at or beyond `length` are ignored too. What is left is merged by maximum (NaN wins, so
-// that it is seen) or by true mean: the sum in the order of the windows, over their count. A token
-// that no window covers scores 0. Same result as ops.merge_windows_ref. Cost O(N L K), each score
-// read once.
+// The plain loop; all of `merged` and `covered` is 0 before it:
+//
+//   for each window w and its tokens t = start[w] .. start[w] + L - 1, those with t < length:
+//     if (t - start[w] < edge && t > edge) continue;                            // its first tokens
+//     if (start[w] + L - 1 - t < edge && length - 1 - t > edge) continue;       // its last tokens
+//     for each class k, s = scores[w][t - start[w]][k], m = merged[t][k]:
+//       m = covered[t] == 0 ? s : mean ? m + s : (s > m || isnan(s)) ? s : m;
+//     ++covered[t];
+//   if (mean) merged[t][k] /= covered[t];                                       // where covered
+//
+// A window has seen little context at its two ends, so its outer `edge` tokens are ignored there.
+// Tokens at most `edge` from the half's own ends are not: no other window sees more around them.
+// NaN wins a maximum, so that it is seen. A mean is the sum in the order of the windows, over their
+// count. A token that no window covers scores 0.
+//
+// What is done otherwise. The two conditions change their value at four tokens of a window at most.
+// So a window is walked in runs of tokens that share one fate, and a run is one loop over
+// neighbouring scores that the compiler turns into vector instructions. The order of windows is
+// kept, so the sums are rounded alike. Every score is read once: cost O(N L K).
 #include "kernels.h"
 
 #include <algorithm>
@@ -46,9 +57,8 @@ void merge_windows(const T* scores, const int64_t* start, int64_t n_windows, int
       return (t - s < edge && t > edge) ||
              (window_tokens - 1 - (t - s) < edge && length - 1 - t > edge);
     };
-    // Walk in runs of tokens that share one fate, so that the loops over scores are long and plain.
-    // Whether a token is ignored can change at these only (a longer window than the half has no
-    // last tokens to ignore):
+    // Whether a token is ignored can change at these only. (A window longer than the half has no
+    // last tokens to ignore.)
     const int64_t borders[] = {edge + 1, s + edge, s + std::min(window_tokens, length) - edge,
                                length - 1 - edge};
     for (int64_t t = s, next; t < end; t = next) {
@@ -56,6 +66,7 @@ void merge_windows(const T* scores, const int64_t* start, int64_t n_windows, int
       for (int64_t border : borders)
         if (border > t) next = std::min(next, border);
       if (ignored(t)) continue;
+      // [t, next) counts. In it, a stretch that is covered for the first time is copied.
       for (int64_t run = t, stop; run < next; run = stop) {
         const bool first = covered[run] == 0;
         for (stop = run; stop < next && (covered[stop] == 0) == first; ++stop) ++covered[stop];

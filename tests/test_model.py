@@ -201,10 +201,8 @@ def slow(*values):
 
 @pytest.mark.parametrize("tag, dtype", [
     ("vivit_tiny_f16_d6_b2", torch.float32), ("vivit_tiny_f16_d6_b2", torch.float64),
-    ("vivit_tiny_f16_d6_b2_masked", torch.float32), ("vivit_tiny_f16_d6_b2_masked", torch.float64),
-    ("viswin_tiny_f16_d6_b2", torch.float32), slow("viswin_tiny_f16_d6_b2", torch.float64),
-    slow("vivit_tiny_f128_d6_b1", torch.float32), slow("vivit_tiny_f128_d6_b1", torch.float64),
-    slow("viswin_tiny_f128_d6_b1", torch.float32)])
+    ("vivit_tiny_f16_d6_b2_masked", torch.float64), slow("viswin_tiny_f16_d6_b2", torch.float64),
+    slow("vivit_tiny_f128_d6_b1", torch.float64)])
 @torch.no_grad()
 def test_equals_the_official_model(tag, dtype):
     case, B, T = CASES[tag], CASES[tag]["config"]["batch"], CASES[tag]["config"]["frames"]

@@ -1,13 +1,13 @@
 """
-What these tests prove about stage0_prepare.py; about `synthetic`:
+What these tests prove about prepare.py; about `synthetic`:
   1. same settings, same bytes, whatever the number of processes; another seed, other matches
-  2. what lies on disk is what data.py reads and SoccerNet prescribes
+  2. what lies on disk is what frames.py reads and SoccerNet prescribes
   3. a folder is made once, finished if half-done, and never written over
   4. the scenes are what the labels say: a goal and a miss begin alike, hidden events are hidden
   5. the teacher sees no more than is on screen, near its second, mirrored or not
-About `pca` and `features`:
+About `pca`:
   6. one pass gives the directions of an SVD in float64; a basis is kept, applied, and not mixed up
-  7. row k is what the network makes of second k, in the middle of its window; stage 2 takes it
+(`frames`: test_video.py. Features by a network: test_infer.py.)
 """
 import argparse
 import hashlib
@@ -17,21 +17,15 @@ import resource
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-import stage2_distill
-from comedian import augment, synthetic
-from comedian import frames as data
-from comedian import prepare as stage0_prepare
-from comedian.frames import DEFAULT_FPS
-from comedian.public_weights import load_checkpoint, save_checkpoint
+from comedian import DataError, bank, prepare, soccernet, synthetic
+from comedian.frames import DEFAULT_FPS, find_halves, read_frame
 from comedian.synthetic import REFEREE, REPLAY, WIDE, Painter, Script, on_screen
-from model import Comedian, with_changes
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = dict(train=2, labelled=1, test=1, seconds=60, size=32, seed=0, jobs=2)
@@ -79,26 +73,27 @@ def test_a_test_match_does_not_depend_on_the_train_matches(rendered, tmp_path):
 
 # ------------------------------------------------------------------ 2. the layout
 def test_data_reads_it(rendered):
-    halves = data.find_halves(rendered)
+    halves = find_halves(rendered)
     assert [half.number for half in halves] == [1, 2] * 3
     for half in halves:
         assert (half.n_frames, half.fps, half.first) == (120, 2.0, 1)
-        assert data.read_frame(half.path(119)).shape == (32, 32, 3)
-        features = data.open_features(rendered, half, "physics")
-        assert features.shape == (60, 64) and features.dtype == np.float32
+        assert read_frame(half.path(119)).shape == (32, 32, 3)
+        assert bank.open_features(rendered, half, "physics").shape == (60, 64)
+        features = np.load(rendered / half.match / f"{half.number}_physics.npy")
+        assert features.dtype == np.float32
         assert np.isfinite(features).all() and features.std() > 0.2      # more than its noise
 
 
 def test_labels_where_they_were_asked_for(rendered):
-    matches = data.find_halves(rendered)
+    matches = find_halves(rendered)
     labelled = {half.match for half in matches
                 if (rendered / half.match / "Labels-v2.json").exists()}
     assert sorted(match.split("/")[0] for match in labelled) == ["test", "train"]
 
 
 def test_labels_follow_soccernet(rendered):
-    classes = data.read_classes(rendered / "classes.txt")
-    assert classes == tuple(name for name in data.SOCCERNET_CLASSES if name in classes)
+    classes = soccernet.read_classes(rendered / "classes.txt")
+    assert classes == tuple(name for name in soccernet.SOCCERNET_CLASSES if name in classes)
     assert len(classes) == 8
     for path in rendered.rglob("Labels-v2.json"):
         labels = json.loads(path.read_text())
@@ -110,7 +105,7 @@ def test_labels_follow_soccernet(rendered):
             second = int(event["position"]) // 1000
             assert clock == f"{second // 60:02d}:{second % 60:02d}" and half in "12"
             assert event["team"] in ("home", "away")
-        assert len(data.read_labels(path, classes)) == len(labels["annotations"]) > 5
+        assert len(soccernet.read_labels(path, classes)) == len(labels["annotations"]) > 5
 
 
 def test_score_counts_the_goals(tmp_path, monkeypatch):
@@ -155,7 +150,7 @@ def test_half_finished_folder_is_finished(rendered, tmp_path):
 
 def test_other_settings_are_refused(rendered):
     before = tree(rendered)
-    with pytest.raises(data.DataError, match="other settings.*choose another --out"):
+    with pytest.raises(DataError, match="other settings.*choose another --out"):
         render(rendered, seed=5)
     assert tree(rendered) == before
 
@@ -166,7 +161,7 @@ def test_other_settings_are_refused(rendered):
     ("synthetic.json", "[]", "not a record of this command")])
 def test_foreign_files_are_left_alone(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
-    with pytest.raises(data.DataError, match=message):
+    with pytest.raises(DataError, match=message):
         render(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -179,7 +174,7 @@ def test_foreign_files_are_left_alone(tmp_path, name, text, message):
     (dict(seed=-1), "--seed must be at least 0"),
     (dict(jobs=0), "--jobs must be at least 1")])
 def test_flags_are_checked_before_anything_is_written(tmp_path, flags, message):
-    with pytest.raises(data.DataError, match=message):
+    with pytest.raises(DataError, match=message):
         render(tmp_path / "new", **flags)
     assert not (tmp_path / "new").exists()
 
@@ -311,8 +306,8 @@ def test_close_ups_measure_only_their_kind(scripts):
 
 
 # ------------------------------------------------------------------ 6. pca
-def prepare(*options):
-    args = stage0_prepare.parse_args([str(option) for option in options])
+def pca(*options):
+    args = prepare.parse_args(["pca", *map(str, options)])
     args.run(args)
 
 
@@ -353,12 +348,12 @@ def by_svd(x, width, standardize):
 @pytest.mark.parametrize("rows", [4096, 16])               # a half is one block, or several
 def test_pca_equals_an_svd(raw, monkeypatch, standardize, rows):
     root, x = raw
-    monkeypatch.setattr(stage0_prepare, "ROWS", rows)
-    prepare("pca", "--features", root, "--name", "x", "--out-name", "y", "--width", 5,
+    monkeypatch.setattr(prepare, "ROWS", rows)
+    pca("--features", root, "--name", "x", "--out-name", "y", "--width", 5,
             "--standardize" if standardize else "--no-standardize")
     everything = np.concatenate(list(x.values()))
     mean, scale, components, variance = by_svd(everything, 5, standardize)
-    basis = stage0_prepare.read_basis(root / "y.npz")
+    basis = prepare.read_basis(root / "y.npz")
     np.testing.assert_allclose(basis.mean, mean, rtol=1e-12)
     np.testing.assert_allclose(basis.scale, scale, rtol=1e-10)
     np.testing.assert_allclose(basis.components, components, atol=1e-8)
@@ -377,11 +372,11 @@ def test_pca_equals_an_svd(raw, monkeypatch, standardize, rows):
 def test_pca_equals_scikit_learns(raw):
     decomposition = pytest.importorskip("sklearn.decomposition", reason="scikit-learn is optional")
     root, x = raw
-    prepare("pca", "--features", root, "--name", "x", "--width", 6)
+    pca("--features", root, "--name", "x", "--width", 6)
     x = np.concatenate(list(x.values()))
     x = (x - x.mean(0)) / x.std(0)
     theirs = decomposition.PCA(6).fit(x)
-    basis = stage0_prepare.read_basis(root / "pca_6_std_x.npz")
+    basis = prepare.read_basis(root / "pca_6_std_x.npz")
     sign = np.sign((theirs.components_ * basis.components).sum(1, keepdims=True))
     np.testing.assert_allclose(basis.components, sign * theirs.components_, atol=1e-8)
     np.testing.assert_allclose(basis.explained_variance, theirs.explained_variance_, rtol=1e-9)
@@ -393,10 +388,10 @@ def test_pca_of_part_of_the_games_reduces_all(raw, tmp_path, capsys):
     """Fitted on a list, applied to all; then, by the file, to a match that came later."""
     root, x = raw
     (tmp_path / "list.txt").write_text("l/s/a\nl/s/c d\n")
-    prepare("pca", "--features", root, "--name", "x", "--width", 4,
+    pca("--features", root, "--name", "x", "--width", 4,
             "--split", tmp_path / "list.txt", "--out", tmp_path / "out")
     _, _, components, _ = by_svd(np.concatenate([x["l/s/a"], x["l/s/c d"]]), 4, True)
-    basis = stage0_prepare.read_basis(tmp_path / "out" / "pca_4_std_x.npz")
+    basis = prepare.read_basis(tmp_path / "out" / "pca_4_std_x.npz")
     np.testing.assert_allclose(basis.components, components, atol=1e-8)
     assert "b/1_x" not in " ".join(basis.sources)
     assert (tmp_path / "out" / "l" / "s" / "b" / "2_pca_4_std_x.npy").exists()
@@ -404,7 +399,7 @@ def test_pca_of_part_of_the_games_reduces_all(raw, tmp_path, capsys):
 
     new = {"l/s/new": correlated(7, 20, 21)}
     write_features(tmp_path / "later", new)
-    prepare("pca", "--features", tmp_path / "later", "--name", "x",
+    pca("--features", tmp_path / "later", "--name", "x",
             "--basis", tmp_path / "out" / "pca_4_std_x.npz")
     got = np.load(tmp_path / "later" / "l" / "s" / "new" / "2_pca_4_std_x.npy")
     expected = (new["l/s/new"][1] - basis.mean) / basis.scale @ basis.components.T
@@ -415,7 +410,7 @@ def test_pca_of_part_of_the_games_reduces_all(raw, tmp_path, capsys):
 def test_pca_goes_on_where_it_was_stopped(raw, monkeypatch, capsys):
     """What was finished is not written again; an unfinished file is under another name."""
     root, _ = raw
-    options = ["pca", "--features", root, "--name", "x", "--width", 4]
+    options = ["--features", root, "--name", "x", "--width", 4]
     save, saved = np.save, []
 
     def killed(file, array):
@@ -427,12 +422,12 @@ def test_pca_goes_on_where_it_was_stopped(raw, monkeypatch, capsys):
 
     monkeypatch.setattr(np, "save", killed)
     with pytest.raises(KeyboardInterrupt):
-        prepare(*options)
+        pca(*options)
     monkeypatch.setattr(np, "save", save)
     done = {path: path.stat().st_mtime_ns for path in root.rglob("?_pca_4_std_x.npy")}
     assert len(done) == 2
-    monkeypatch.setattr(stage0_prepare, "fit_basis", None)            # it is kept, too
-    prepare(*options)
+    monkeypatch.setattr(prepare, "fit_basis", None)            # it is kept, too
+    pca(*options)
     assert all(path.stat().st_mtime_ns == then for path, then in done.items())
     assert len(list(root.rglob("?_pca_4_std_x.npy"))) == 5 and not list(root.rglob(".*"))
     assert "3 halves written, 2 there already" in capsys.readouterr().out
@@ -445,10 +440,10 @@ def test_pca_leaves_constant_numbers_alone(tmp_path):
     x[:, 3] = 0.1
     assert torch.from_numpy(x).mean(0)[3] != 0.1
     write_features(tmp_path, {"m": [x]}, dtype=np.float64)
-    prepare("pca", "--features", tmp_path, "--name", "x", "--width", 20)
+    pca("--features", tmp_path, "--name", "x", "--width", 20)
     reduced = np.load(tmp_path / "m" / "1_pca_20_std_x.npy")
     assert np.isfinite(reduced).all()
-    basis = stage0_prepare.read_basis(tmp_path / "pca_20_std_x.npz")
+    basis = prepare.read_basis(tmp_path / "pca_20_std_x.npz")
     assert basis.scale[3] == 1 and np.abs(basis.components[:, 3]).max() < 1e-12
 
 
@@ -460,7 +455,7 @@ def test_pca_of_more_halves_than_files_may_be_open(tmp_path):
     limit = next(n for n in range(20, 9999) if n - len(used & {*range(n)}) == 20)     # 20 are free
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-        prepare("pca", "--features", tmp_path, "--name", "x", "--width", 4)
+        pca("--features", tmp_path, "--name", "x", "--width", 4)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len(list(tmp_path.rglob("?_pca_4_std_x.npy"))) == 80
@@ -484,26 +479,26 @@ def spoil(root, what):
 def test_pca_names_the_file_that_is_not_features(raw, what, message):
     root, _ = raw
     spoil(root, what)
-    with pytest.raises(data.DataError, match=message) as error:
-        prepare("pca", "--features", root, "--name", "x", "--width", 4)
+    with pytest.raises(DataError, match=message) as error:
+        pca("--features", root, "--name", "x", "--width", 4)
     assert "l/s/b/1_x.npy" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_pca_refuses_what_would_mix_bases(raw, tmp_path, capsys):
     root, _ = raw
-    options = ["pca", "--features", root, "--name", "x", "--width", 4]
-    prepare(*options)
+    options = ["--features", root, "--name", "x", "--width", 4]
+    pca(*options)
     assert f"{root / 'l/s/c d'}: no 2_x.npy" in capsys.readouterr().out
-    with pytest.raises(data.DataError, match=r"y.npz: from 24 to 4 numbers, wanted is 24 to 5"):
+    with pytest.raises(DataError, match=r"y.npz: from 24 to 4 numbers, wanted is 24 to 5"):
         (root / "y.npz").write_bytes((root / "pca_4_std_x.npz").read_bytes())
-        prepare(*options, "--width", 5, "--out-name", "y")
+        pca(*options, "--width", 5, "--out-name", "y")
     (root / "pca_4_std_x.npz").unlink()
     write_features(root, {"l/s/e": correlated(5, 60, 60)})
-    with pytest.raises(data.DataError, match="1_pca_4_std_x.npy: there already, by another basis"):
-        prepare(*options)                                  # fitted anew, on more rows
+    with pytest.raises(DataError, match="1_pca_4_std_x.npy: there already, by another basis"):
+        pca(*options)                                  # fitted anew, on more rows
     write_features(tmp_path / "wide", {"m": correlated(5, 30, width=25)})
-    with pytest.raises(data.DataError, match="from 24 to 4 numbers, wanted is 25"):
-        prepare("pca", "--features", tmp_path / "wide", "--name", "x",
+    with pytest.raises(DataError, match="from 24 to 4 numbers, wanted is 25"):
+        pca("--features", tmp_path / "wide", "--name", "x",
                 "--basis", root / "pca_4_std_x.npz")
 
 
@@ -515,108 +510,5 @@ def test_pca_refuses_what_would_mix_bases(raw, tmp_path, capsys):
     (["--basis", __file__], "test_prepare.py: not a basis")])
 def test_pca_refuses(raw, options, message):
     root, _ = raw
-    with pytest.raises(data.DataError, match=message):
-        prepare("pca", "--features", root, "--name", "x", "--width", 4, *options)
-
-
-# ------------------------------------------------------------------ 7. features
-def checkpoint(path, stage, window=8, **changes):
-    torch.manual_seed(stage)
-    cfg = with_changes("vivit_micro", image_size=24, window_tokens=window, **changes)
-    model = Comedian(cfg)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    parts = tuple(["spatial.", "temporal.", "head."][:stage])
-    save_checkpoint(path, stage=stage, config=asdict(cfg), model={
-        name: value for name, value in model.state_dict().items() if name.startswith(parts)})
-    return model.eval()
-
-
-def frames_of(half, model):
-    """All whole clips of a half, as the network wants them: (1, T, 3, S, S)."""
-    n = data.CLIP_FRAMES * half.n_tokens
-    frames = data.FrameReader(1).read([(half, 0)], n)
-    x = augment.resize(augment.to_float(frames, torch.device("cpu")), model.cfg.image_size)
-    return augment.normalize(x, model.cfg.normalize_per_frame)
-
-
-@torch.no_grad()
-def test_features_of_a_stage_1_network(matches, tmp_path, capsys):
-    """Row k is the token of the clip at second k, for every second that has a whole clip."""
-    model = checkpoint(tmp_path / "1.pt", 1)
-    prepare("features", "--data", matches, "--checkpoint", tmp_path / "1.pt", "--out-name", "own",
-            "--out", tmp_path / "out", "--batch", 7, "--device", "cpu")
-    assert "tokens of the spatial encoder" in capsys.readouterr().out
-    for half in data.find_halves(matches):
-        rows = np.load(tmp_path / "out" / half.match / f"{half.number}_own.npy")
-        clips = frames_of(half, model)[0].unflatten(0, (-1, 2))           # (n_tokens, 2, 3, S, S)
-        assert rows.dtype == np.float32 and rows.shape == (half.n_frames // 2, 128)
-        np.testing.assert_allclose(rows, model.encode(clips).numpy(), atol=2e-5)
-    assert not list(matches.rglob("*own*"))
-
-
-@pytest.mark.parametrize("window", [4, 7, 8, 64])          # 64: longer than any half of the matches
-@torch.no_grad()
-def test_features_with_context_are_those_in_the_middle_of_a_window(matches, tmp_path, window):
-    model = checkpoint(tmp_path / "3.pt", 3, window)
-    prepare("features", "--data", matches, "--checkpoint", tmp_path / "3.pt", "--out-name", "own",
-            "--out", tmp_path / "out", "--device", "cpu")
-    for half in data.find_halves(matches)[:2]:
-        rows = np.load(tmp_path / "out" / half.match / f"{half.number}_own.npy")
-        frames, n = frames_of(half, model), half.n_tokens
-        length, best = min(window, n), {}
-        for start in {*range(0, n - length + 1, window // 2), n - length}:
-            tokens = model.tokens(frames[:, 2 * start:2 * (start + length)])[0]   # (L, D)
-            for i in range(length):
-                off = abs(i - (length - 1) / 2)
-                if (off, start) < best.get(start + i, (np.inf,))[:2]:     # ties: the earlier
-                    best[start + i] = (off, start, tokens[i])
-        assert len(rows) == n == len(best)
-        for k in range(n):
-            np.testing.assert_allclose(rows[k], best[k][2].numpy(), atol=5e-4)
-
-
-@pytest.mark.parametrize("fps, n_frames, expected", [
-    (2.0, 9, [0, 1, 2, 3]),                                # the odd frame is no clip
-    (1.0, 8, [0, 0, 1, 1, 2, 2, 3, 3]),                    # a token is 2 s long
-    (5.0, 20, [1, 3, 6, 8]),                               # 0.4 s: around 0.5, 1.5, 2.5, 3.5 s
-    (25.0, 10, [4])])                                      # shorter than a second: its last clip
-def test_a_row_is_the_token_of_its_second(fps, n_frames, expected):
-    half = data.Half("m", 1, "f", "", 8, ".jpg", 1, n_frames, fps)
-    tokens = np.arange(half.n_tokens)[:, None]
-    rows = stage0_prepare.per_second(tokens, half)
-    assert rows[:, 0].tolist() == expected
-    seconds = np.arange(len(rows)) + 0.5                   # by time: the clip holds the middle
-    inside = seconds < half.n_tokens * half.token_s
-    off = np.abs((rows[:, 0] + 0.5) * half.token_s - seconds)
-    assert (off[inside] <= half.token_s / 2 + 1e-9).all()
-
-
-def test_stage_2_learns_from_these_features(matches, tmp_path, capsys):
-    """A fine-tuned network as teacher, through PCA; a second call finds all done."""
-    checkpoint(tmp_path / "3.pt", 3)
-    options = ["features", "--data", matches, "--checkpoint", tmp_path / "3.pt",
-               "--out-name", "own", "--out", tmp_path / "bank", "--device", "cpu"]
-    prepare(*options)
-    then = tree(tmp_path / "bank")
-    prepare(*options)
-    assert tree(tmp_path / "bank") == then
-    assert "4 of 4 halves are there already" in capsys.readouterr().out
-    prepare("pca", "--features", tmp_path / "bank", "--name", "own", "--width", 16)
-    stage2_distill.main(stage2_distill.parse_args([
-        "--data", str(matches), "--features", str(tmp_path / "bank"),
-        "--features-name", "pca_16_std_own", "--model", "vivit_micro", "--window", "8",
-        "--batch", "2", "--steps", "1", "--device", "cpu", "--out", str(tmp_path / "run")]))
-    assert load_checkpoint(tmp_path / "run" / "last.pt")["step"] == 1
-
-
-@pytest.mark.parametrize("options, message", [
-    (["features", "--out-name", "own", "--checkpoint", "nowhere.pt"], "nowhere.pt: no such"),
-    (["features", "--out-name", "own", "--checkpoint", __file__], "not a checkpoint, or damaged"),
-    (["features", "--out-name", "own", "--checkpoint", "x", "--split", "train"],
-     "300 of the 300 games of train are not below it")])
-def test_features_refuses(matches, options, message):
-    done = subprocess.run([sys.executable, "-m", "comedian.prepare", *options,
-                           "--data", matches], capture_output=True, text=True)
-    line, = done.stderr.splitlines()
-    assert done.returncode == 2 and line.startswith("error: ") and message in line
+    with pytest.raises(DataError, match=message):
+        pca("--features", root, "--name", "x", "--width", 4, *options)

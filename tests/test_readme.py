@@ -1,13 +1,18 @@
 """
 What these tests prove about the README: its file map is complete, every flag that its commands name
 exists, its five lines for the kernels run, and the set-up it describes is the one that make does.
+And about --help: it ends with commands that exist, and says of every flag what it does.
 """
+import argparse
+import importlib
 import itertools
 import re
 from pathlib import Path
 
 import pytest
 import torch
+
+from comedian import run
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,6 +36,8 @@ def test_file_map_is_complete():
 def test_commands_name_real_flags(script):
     """Every `--flag` on a README line that calls `script` is one of its options."""
     source = (ROOT / script).read_text(encoding="utf-8")
+    if "run.add_flags(" in source:
+        source += (ROOT / "comedian/run.py").read_text(encoding="utf-8")
     called = script if "/" not in script else "-m " + script[:-3].replace("/", ".")
     for line in re.findall(rf"python {called}([^`\n]*)", README):
         for flag in re.findall(r"(--[a-z][\w-]*)", line.split("#")[0]):
@@ -58,3 +65,49 @@ def test_requirements_are_those_of_make():
     for word in ("requirements.txt", "requirements-dev.txt", "--no-deps SoccerNet==0.2.0",
                  "setup.py", "build_ext --inplace"):
         assert word in README and word in makefile
+
+
+COMMANDS = ("stage1_spatial", "stage2_distill", "stage3_finetune", "infer", "comedian.prepare",
+            "comedian.evaluate", "comedian.report")
+
+
+class Found(Exception):
+    """Carries the parser that a command would have parsed its flags with."""
+
+
+@pytest.fixture(params=COMMANDS)
+def parsers(request, monkeypatch):
+    """(command, its parser, those of its subcommands)."""
+    def parse_args(self, argv=None):
+        raise Found(self)
+
+    monkeypatch.setenv("COLUMNS", "200")                   # no line is wrapped
+    monkeypatch.setattr(run.Parser, "parse_args", parse_args)
+    with pytest.raises(Found) as found:
+        importlib.import_module(request.param).parse_args([])
+    parser, = found.value.args
+    inner = [action.choices for action in parser._actions
+             if isinstance(action, argparse._SubParsersAction)]
+    return request.param, parser, list(inner[0].values()) if inner else []
+
+
+def test_help_ends_with_examples_that_exist(parsers):
+    command, parser, subcommands = parsers
+    text = parser.format_help()
+    examples = text.split("\nexamples:\n")[1]
+    assert text.endswith(f"{examples}") and parser.description
+    called = f"-m {command} " if "." in command else f"{command}.py "
+    assert examples.count(called) >= 2
+    known = {flag for p in (parser, *subcommands) for flag in p._option_string_actions}
+    for flag in set(re.findall(r" (--[a-z][\w-]*)", examples)) - {"--nproc-per-node"}:
+        assert flag in known, flag
+
+
+def test_help_says_of_every_flag_what_it_does(parsers):
+    _, parser, subcommands = parsers
+    for p in (parser, *subcommands):
+        for action in p._actions:
+            for part in getattr(action, "_choices_actions", [action]):     # subcommands have theirs
+                assert part.help, part.dest
+        text = p.format_help()
+        assert "default: None" not in text and "default: False" not in text

@@ -15,22 +15,20 @@ import pytest
 import torch
 from matplotlib.colors import to_rgba
 
-import infer
-from comedian import evaluate, report
-from comedian import frames as data
+from comedian import DataError, ops, report, soccernet
 from comedian.run import Log
+from comedian.soccernet import LABELS, PREDICTIONS, SCORES, Detections, Event
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("Goal", "Foul", "Corner", "Kick-off")
 MATCHES = ("league/2031/Dale 1 - 4 Castle", "league/2031/Hill 2 - 1 North")
-STAGE2 = """\
-stage 2 | step 50/350 | loss 10.3766 | lr 1.99e-03 | grad 1.12 | 1575 clips/s | 0.6 GB
-stage 2 | step 100/350 | loss 10.2483 | lr 1.81e-03 | grad 1.27 | 1562 clips/s | 0.6 GB
-"""
+STAGE2 = "".join(f"stage 2 | step {line} | 0.6 GB | 00:09 left\n" for line in (
+    "50/350 | loss 10.3766 | divergence 1.2345 | lr 1.99e-03 | grad 1.12 | 1575 clips/s",
+    "100/350 | loss 10.2483 | divergence 1.1234 | lr 1.81e-03 | grad 1.27 | 1562 clips/s"))
 STAGE3 = """\
-stage 3 | step 4/8 | loss 0.2345 | lr 1.5e-03 | grad 0.05 | 526 clips/s | 0.6 GB
+stage 3 | step 4/8 | loss 0.2345 | base 0.3456 | lr 1.5e-03 | grad 0.05 | 526 clips/s | 0.6 GB
 stage 3 | step 4/8 | valid t-AmAP 1.85 % | best 1.85 %
-stage 3 | step 8/8 | loss 0.1234 | lr 2.0e-05 | grad 0.05 | 526 clips/s | 0.6 GB
+stage 3 | step 8/8 | loss 0.1234 | base 0.3456 | lr 2.0e-05 | grad 0.05 | 526 clips/s | 0.6 GB
 stage 3 | step 8/8 | valid t-AmAP 1.25 % | best 1.85 %
 """
 
@@ -45,19 +43,19 @@ def write_run(folder, log):
 def spotted(tmp_path):
     """(scores, labels): what infer.py leaves for two matches, 40 s of half 1 in windows of 16 s.
 
-    In each, a Goal is spotted at 0:12 with 0.9, a Foul at 0:30 with 0.5 and a Corner with 0.1. What
-    happened: a Goal at 12.4 s, a Kick-off that is not shown at 20 s, and a Foul in half 2.
+    In each, a Goal is spotted at 12.25 s with 0.9, a Foul at 30.25 s with 0.5, a Corner with 0.1.
+    What happened: a Goal at 12.4 s, a Kick-off that is not shown at 20 s, and a Foul in half 2.
     Of the second match there are 10 s of half 2 as well, with a Corner in second 6.
     """
-    starts = np.array(data.window_starts(40, 16, 8))
+    starts = np.array([0, 8, 16, 24])
     windows = np.zeros((len(starts), 16, 4), np.float32)
     for w, start in enumerate(starts):
         for second, label, score in ((12, 0, 0.9), (30, 1, 0.5)):
             if 0 <= second - start < 16:
                 windows[w, second - start, label] = score
     windows[1, 15, 2] = 1                 # second 23 at the window's edge: merging ignores it
-    found = data.Detections(np.array([1, 1, 1, 2]), np.array([0, 1, 2, 0]),
-                            np.array([12000, 30000, 5000, 7000]), np.array([0.9, 0.5, 0.1, 0.9]))
+    found = Detections(np.array([1, 1, 1, 2]), np.array([0, 1, 2, 0]),
+                            np.array([12250, 30250, 5250, 7250]), np.array([0.9, 0.5, 0.1, 0.9]))
     truth = [("1 - 00:12", "Goal", "12400", "visible"),
              ("1 - 00:20", "Kick-off", "20000", "not shown"),
              ("2 - 00:08", "Foul", "8000", "visible")]
@@ -68,11 +66,11 @@ def spotted(tmp_path):
         second = np.zeros((1, 16, 4), np.float32)
         second[0, 6, 2] = 0.7
         half_2 = {"windows_2": second, "starts_2": np.array([0]), "tokens_2": 10}
-        np.savez(folder / evaluate.SCORES, classes=np.array(CLASSES), token_s=1.0, url_local=match,
+        np.savez(folder / SCORES, classes=np.array(CLASSES), token_s=1.0, url_local=match,
                  windows_1=windows, starts_1=starts, tokens_1=40,
                  **(half_2 if match == MATCHES[1] else {}))
-        data.write_predictions(folder / evaluate.PREDICTIONS, match, found, CLASSES)
-        (tmp_path / "labels" / match / evaluate.LABELS).write_text(json.dumps({"annotations": [
+        soccernet.write_predictions(folder / PREDICTIONS, match, found, CLASSES)
+        (tmp_path / "labels" / match / LABELS).write_text(json.dumps({"annotations": [
             dict(zip(("gameTime", "label", "position", "visibility"), row, strict=True))
             for row in truth]}))
     return tmp_path / "scores", tmp_path / "labels"
@@ -86,7 +84,7 @@ def run(*arguments):
 def marks(figure):
     """{first word of the legend: (x, y) of its marks, (n, 2)} of a timeline's dots and flags."""
     axes, = figure.axes
-    return {c.get_label().split()[0].rstrip(":"): np.asarray(c.get_offsets())
+    return {c.get_label().split()[0].rstrip(":,"): np.asarray(c.get_offsets())
             for c in axes.collections if c.get_label().startswith(("spotted", "true"))}
 
 
@@ -94,10 +92,10 @@ def timeline(out, spotted, **options):
     """The Figure of half 1 of the first match."""
     scores, labels = spotted
     read = report.read_half(scores / MATCHES[0], 1)
-    options.setdefault("events", data.read_labels(labels / MATCHES[0] / evaluate.LABELS, CLASSES))
+    options.setdefault("events", soccernet.read_labels(labels / MATCHES[0] / LABELS, CLASSES))
     return report.draw_timeline(
         out, "Dale 1 - 4 Castle", 1, *read,
-        data.read_predictions(scores / MATCHES[0] / evaluate.PREDICTIONS, CLASSES), **options)
+        soccernet.read_predictions(scores / MATCHES[0] / PREDICTIONS, CLASSES), **options)
 
 
 # ------------------------------------------------------------------ curves
@@ -114,7 +112,8 @@ def test_log_as_the_stages_write_it(tmp_path):
 def test_the_stages_still_write_such_lines(tmp_path):
     """What run.Log writes for them is what read_log looks for."""
     written = Log(tmp_path, "stage 3", 0, 8, torch.device("cpu"), lambda step: [])
-    written.add(4, torch.tensor(0.2345), torch.tensor(0.05), 64)
+    values = {"loss": torch.tensor(0.2345), "base": torch.tensor(0.3456)}
+    written.add(4, values, torch.tensor(0.05), clips=64)
     written.line(4, 1.5e-3)
     written.write("step 4/8 | valid t-AmAP 1.85 % | best 1.85 %")
     written.close()
@@ -124,7 +123,7 @@ def test_the_stages_still_write_such_lines(tmp_path):
     for script in ("stage1_spatial", "stage2_distill", "stage3_finetune"):
         source = (ROOT / f"{script}.py").read_text()
         assert f'"stage {script[5]}"' in source
-        assert script[5] != "3" or "step {step}/{total} | valid t-AmAP {" in source
+        assert script[5] != "3" or "step {done}/{total} | valid t-AmAP {" in source
 
 
 def test_log_of_a_resumed_run_counts_a_step_once(tmp_path):
@@ -165,11 +164,9 @@ def test_scores_are_merged_as_infer_does(spotted):
     assert scores.shape == (40, 4) and (token_s, start_s) == (1, 0) and classes == CLASSES
     assert scores[12, 0] == np.float32(0.9) and scores[30, 1] == np.float32(0.5)
     assert np.count_nonzero(scores) == 2  # the score at a window's edge is not among them
-    stored = evaluate.read_scores(spotted[0] / MATCHES[0]).windows
-    _, label, second, confidence = infer.detect(stored)
-    by_infer = np.zeros((40, 4), np.float32)
-    by_infer[second, label] = confidence
-    assert torch.equal(torch.from_numpy(scores), torch.from_numpy(by_infer))
+    stored = soccernet.read_scores(spotted[0] / MATCHES[0]).windows
+    merged = ops.merge_windows_ref(*stored, edge=3)        # 3 / 16 of a window, as infer.py
+    assert torch.equal(torch.from_numpy(scores), merged)
 
 
 def test_the_other_half(spotted):
@@ -184,13 +181,13 @@ def test_marks_stand_where_things_happened(tmp_path, spotted):
     assert axes.get_title(loc="left") == "Dale 1 - 4 Castle, half 1"
     found = marks(figure)                 # the rows' feet are 0, -1, -2
     np.testing.assert_allclose(found["spotted"],
-                               [[12, 0.9 * report.ROW], [30, -1 + 0.5 * report.ROW]])
+                               [[12.25, 0.9 * report.ROW], [30.25, -1 + 0.5 * report.ROW]])
     np.testing.assert_allclose(found["true"], [[12.4, report.FLAG], [20, -2 + report.FLAG]])
     curves = [c for c in axes.collections if c.get_label().startswith("score")]
     tops = [curve.get_paths()[0].vertices for curve in curves]
     assert [tuple(top[top[:, 1].argmax()].round(4)) for top in tops[:2]] == [
-        (12, round(0.9 * report.ROW, 4)), (30, round(-1 + 0.5 * report.ROW, 4))]
-    assert [text.get_text().split()[0].rstrip(":") for text in axes.get_legend().get_texts()] == [
+        (12.25, round(0.9 * report.ROW, 4)), (30.25, round(-1 + 0.5 * report.ROW, 4))]
+    assert [text.get_text().split()[0].rstrip(":,") for text in axes.get_legend().get_texts()] == [
         "score", "spotted", "true"]
     lines = [c for c in axes.collections if np.allclose(c.get_edgecolor(), to_rgba(report.TRUTH))
              and len(c.get_paths()) == 2]
@@ -199,7 +196,8 @@ def test_marks_stand_where_things_happened(tmp_path, spotted):
     assert image.shape[1] == 1200 and len(np.unique(image.reshape(-1, 3), axis=0)) > 50
 
 
-@pytest.mark.parametrize("threshold, seconds", [(0.6, [12]), (0.5, [12, 30]), (0, [5, 12, 30])])
+@pytest.mark.parametrize("threshold, seconds", [
+    (0.6, [12.25]), (0.5, [12.25, 30.25]), (0, [5.25, 12.25, 30.25])])
 def test_threshold_chooses_what_is_shown(tmp_path, spotted, threshold, seconds):
     figure = timeline(tmp_path / "t.png", spotted, threshold=threshold)
     assert marks(figure)["spotted"][:, 0].tolist() == seconds
@@ -207,12 +205,12 @@ def test_threshold_chooses_what_is_shown(tmp_path, spotted, threshold, seconds):
 
 def test_time_is_token_s_and_ticks_read_as_a_clock(tmp_path):
     """A half of 45 minutes, tokens of 2 s, and no event at all: then every class has its row."""
-    none = data.Detections(*(np.zeros(0, int),) * 3, np.zeros(0))
+    none = Detections(*(np.zeros(0, int),) * 3, np.zeros(0))
     figure = report.draw_timeline(tmp_path / "t.png", "m", 2, np.zeros((1350, 17)), 2.0, 0.0,
-                                  data.SOCCERNET_CLASSES, none)
+                                  soccernet.SOCCERNET_CLASSES, none)
     axes, = figure.axes
     assert max(c.get_paths()[0].vertices[:, 0].max() for c in axes.collections
-               if c.get_label().startswith("score")) == 2698          # the last token's second
+               if c.get_label().startswith("score")) == 2698.5      # a quarter into the last token
     assert len(axes.get_yticklabels()) == 17 and "true" not in marks(figure)
     ticks = [text.get_text() for text in axes.get_xticklabels() if text.get_text()]
     assert ticks[ticks.index("0:00"):][:10] == [f"{m}:00" for m in range(0, 50, 5)]
@@ -222,17 +220,17 @@ def test_time_is_token_s_and_ticks_read_as_a_clock(tmp_path):
 
 def test_a_part_of_a_half_stands_at_its_own_time(tmp_path, spotted):
     """infer.py --start 0:12: the first score is that of second 12; what was before is not shown."""
-    path = spotted[0] / MATCHES[0] / evaluate.SCORES
+    path = spotted[0] / MATCHES[0] / SCORES
     np.savez(path, **dict(np.load(path)) | {"start_s": 12.4})
     assert report.read_half(path.parent, 1)[2] == 12.4
     figure = timeline(tmp_path / "t.png", spotted, events=[
-        data.Event(1, 0, 12_300, True), data.Event(1, 1, 12_500, True)])
+        Event(1, 0, 12_300, True), Event(1, 1, 12_500, True)])
     axes, = figure.axes
     assert axes.get_xlim() == pytest.approx((12.2, 52.6))
     assert marks(figure)["true"][:, 0].tolist() == [12.5]
     curves = [c.get_paths()[0].vertices for c in axes.collections
               if c.get_label().startswith("score")]
-    assert curves[0][:, 0].min() == 12.4 and curves[0][:, 0].max() == 51.4
+    assert (curves[0][:, 0].min(), curves[0][:, 0].max()) == pytest.approx((12.65, 51.65))
 
 
 def test_the_command(tmp_path, spotted, capsys):
@@ -251,7 +249,7 @@ def test_which_match(spotted):
     assert report.find_match(spotted[0], "north") == MATCHES[1]
     for name, message in (("2031/", "is in 2 of 2 names.*Dale.*Hill"),
                           ("Hull 2 - 1 North", "near it: 'league/2031/Hill")):
-        with pytest.raises(data.DataError, match=message):
+        with pytest.raises(DataError, match=message):
             report.find_match(spotted[0], name)
 
 
@@ -260,7 +258,7 @@ def test_refuses(tmp_path, spotted):
     write_run(tmp_path / "empty", "Traceback\n")
     (tmp_path / "nothing").mkdir()
     (tmp_path / "other/league").mkdir(parents=True)
-    (tmp_path / "other/league" / evaluate.LABELS).write_text('{"annotations": []}')
+    (tmp_path / "other/league" / LABELS).write_text('{"annotations": []}')
     for arguments, message in (
             (["curves", tmp_path / "empty"], "empty.log.txt: no line with a loss"),
             (["curves", tmp_path / "nothing"], "log.txt: cannot be read"),
@@ -269,10 +267,11 @@ def test_refuses(tmp_path, spotted):
             (["timeline", scores, "--half", 2], "scores.npz: no half 2 in it; see --half 1"),
             (["timeline", scores, "--labels", tmp_path / "other"],
              "no Labels-v2.json for 'league/2031/Dale"),
-            (["timeline", scores, "--out", tmp_path / "t.xyz"], "t.xyz: the picture cannot"),
+            (["timeline", scores, "--out", tmp_path / "t.xyz"],
+             "t.xyz: no format for pictures is called 'xyz'; name it .png, .svg or .pdf"),
             (["timeline", scores, "--out", tmp_path / "empty/log.txt/t.png"],
-             "t.png: the picture cannot")):
-        with pytest.raises(data.DataError, match=message):
+             "t.png: cannot be written")):
+        with pytest.raises(DataError, match=message):
             run(*arguments)
 
 

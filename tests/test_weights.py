@@ -1,6 +1,7 @@
 """
-What these tests prove about weights.py:
-  1. a checkpoint survives a kill, and what does not fit is refused by name
+What these tests prove about checkpoints (model.py) and public_weights.py:
+  1. a checkpoint survives a kill; one without a new field gets the value it was made with; what is
+     in it that makes no network, or does not fit, is refused by name
   2. public weights, read from a file of each kind, compute what the networks they come from compute
   3. what is not recognised, or fits only in part, is refused with the list; nothing is half loaded
   4. infer.py and stages 2 and 3 take such files as they take our own
@@ -10,7 +11,6 @@ import argparse
 import functools
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -23,22 +23,25 @@ from test_model import CASES, WEIGHTS, fill, fixture_frames, key_list
 import infer
 import stage2_distill
 import stage3_finetune
-from comedian import augment
-from comedian import frames as data
-from comedian.public_weights import (
+from comedian import DataError, augment
+from comedian.frames import FrameReader, find_halves
+from comedian.soccernet import SOCCERNET_CLASSES
+from model import (
+    MODELS,
+    Comedian,
     config_of,
-    convert,
+    from_public,
     load_checkpoint,
     load_parts,
     save_checkpoint,
     trained_parts,
+    with_changes,
 )
-from model import MODELS, Comedian, with_changes
 
 
 # ------------------------------------------------------------------ 1. this project's checkpoints
-def save(path, model, **changes):
-    content = dict(stage=3, step=7, config=asdict(model.cfg), model=model.state_dict())
+def save(path, network, **changes):
+    content = dict(stage=3, step=7, config=asdict(network.cfg), model=network.state_dict())
     save_checkpoint(path, **(content | changes))
 
 
@@ -62,13 +65,14 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     old = path.read_bytes()
 
     def full_disk(content, file):
-        Path(file).write_bytes(old[:1000])
-        raise OSError("No space left on device")
+        file.write(old[:1000])
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError):
+    with pytest.raises(DataError, match="last.pt: cannot be written .No space left"):
         save(path, model, step=8)
     assert path.read_bytes() == old and load_checkpoint(path)["step"] == 7
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 
 
 @pytest.mark.parametrize("damage, message", [
@@ -81,7 +85,7 @@ def test_damaged_checkpoint(tmp_path, damage, message):
     if damage:
         save(path, Comedian(with_changes("vivit_micro", window_tokens=8)))
         path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(data.DataError, match=message) as error:
+    with pytest.raises(DataError, match=message) as error:
         load_checkpoint(path)
     assert str(path) in str(error.value)
 
@@ -94,17 +98,83 @@ def test_what_does_not_fit_is_named(tmp_path):
     weights["spatial.extra"] = torch.zeros(1)
     weights["spatial.pos_embed"] = torch.zeros(1, 3, 128)
     before = {name: p.clone() for name, p in model.state_dict().items()}
-    with pytest.raises(data.DataError) as error:
+    with pytest.raises(DataError) as error:
         load_parts(model, {"model": weights}, ["spatial."], "x.pt")
     for part in ("x.pt", "spatial.cls_token missing", "spatial.extra unknown",
                  "spatial.pos_embed is (1, 3, 128), model has (1, 17, 128)"):
         assert part in str(error.value)
     assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
-    with pytest.raises(data.DataError, match=r"and \d+ more"):
+    with pytest.raises(DataError, match=r"and \d+ more"):
         load_parts(model, {"model": {}}, ["spatial."], "x.pt")
     load_parts(model, {"model": weights}, ["temporal."], "x.pt")   # what is asked for is complete
     assert torch.equal(model.temporal.pos_embed, other.temporal.pos_embed)
     assert torch.equal(model.spatial.cls_token, before["spatial.cls_token"])
+
+
+# ---- what a config may say
+def config(name, **changes):
+    """A checkpoint's config as a file has it: lists, not tuples."""
+    return json.loads(json.dumps(asdict(MODELS[name]))) | changes
+
+
+@pytest.mark.parametrize("name, width", [
+    ("vivit_tiny", 1024), ("vivit_small", 2048), ("viswin_tiny", 1024), ("vivit_micro", 1024)])
+def test_a_field_that_came_later_has_the_value_it_was_made_with(name, width):
+    """Before there was a head_width, ViViT-S alone had heads of 2048."""
+    old = config(name, window_tokens=16, drop_path=0.3)
+    del old["head_width"]
+    assert config_of({"config": old}) == with_changes(name, window_tokens=16, drop_path=0.3)
+    assert config_of({"config": old}).head_width == width
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"model": "vit_huge"}, "its config names no model of this version .vivit_tiny, vivit_small,"),
+    ({"rope": True, "bias": 1}, "its config has bias, rope, which this version does not know"),
+    ({"embed_dim": "192"}, "its config has embed_dim '192'; wants numbers from 1 to 8192"),
+    ({"embed_dim": 192.5}, "embed_dim 192.5"), ({"embed_dim": 0}, "embed_dim 0"),
+    ({"temporal_depth": -1}, "temporal_depth -1"), ({"window_tokens": 10 ** 9}, "window_tokens"),
+    ({"head_width": 10 ** 7}, "head_width 10000000; wants numbers from 1 to 65536"),
+    ({"image_size": 10 ** 6}, "image_size"), ({"mlp_ratio": float("nan")}, "mlp_ratio nan"),
+    ({"drop_path": 1.5}, "drop_path 1.5; wants numbers from 0 to 0.99"),
+    ({"depth": 12}, "depth 12"), ({"depth": []}, r"depth \[\]"), ({"num_heads": [3.5]}, "num_head"),
+    ({"classes": "Goal"}, "no list of class names"), ({"classes": []}, "no list of class names"),
+    ({"classes": [1, 2]}, "no list of class names")])
+def test_a_config_that_makes_no_network_is_one_line(tmp_path, changes, message):
+    """Before anything of its size is built."""
+    torch.save({"config": config("vivit_tiny", **changes), "stage": 3,
+                "model": {"head.bias": torch.zeros(17)}}, tmp_path / "x.pt")
+    with pytest.raises(DataError, match=f"x.pt: .*{message}") as error:
+        load_checkpoint(tmp_path / "x.pt")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("value, message", [
+    (torch.tensor([1.0, float("nan")]), "holds values that are not finite; these weights are spoi"),
+    (torch.tensor([float("inf")]), "not finite"),
+    (torch.zeros(2, dtype=torch.complex64), "is no plain dense tensor"),
+    (torch.eye(2).to_sparse(), "is no plain dense tensor"),
+    ([1.0], "other things than tensors")])
+@pytest.mark.parametrize("whose", ["ours", "public"])
+@pytest.mark.filterwarnings("ignore")                      # torch's, of sparse tensors
+def test_weights_that_nobody_can_use_are_one_line(tmp_path, whose, value, message):
+    weights = {"spatial.cls_token": torch.zeros(2), "spatial.norm.bias": value}
+    ours = {"config": config("vivit_tiny"), "stage": 1, "model": weights}
+    torch.save(ours if whose == "ours" else weights, tmp_path / "x.pt")
+    with pytest.raises(DataError, match="x.pt: .*" + message) as error:
+        load_checkpoint(tmp_path / "x.pt")
+    assert "\n" not in str(error.value)
+    if "other" not in message:
+        assert "spatial.norm.bias" in str(error.value)
+
+
+def test_whole_numbers_are_no_weights(tmp_path):
+    model = Comedian(with_changes("vivit_micro", window_tokens=8))
+    weights = model.state_dict()
+    weights["head.bias"] = torch.zeros(17, dtype=torch.int64)
+    save(tmp_path / "x.pt", model, model=weights)
+    checkpoint = load_checkpoint(tmp_path / "x.pt")
+    with pytest.raises(DataError, match="x.pt: does not fit this model: head.bias is torch.int64$"):
+        load_parts(model, checkpoint, [""], "x.pt")
 
 
 # ------------------------------------------------------------------ 2. the official weights
@@ -145,10 +215,8 @@ def expected_of(tag):
 
 
 @pytest.mark.parametrize("kind, tag, dtype, tolerance", [
-    ("vivit", "vivit_tiny_f16_d6_b2", torch.float32, 5e-5),
     ("vivit", "vivit_tiny_f16_d6_b2", torch.float64, 1e-10),
-    pytest.param("viswin", "viswin_tiny_f16_d6_b2", torch.float32, 5e-5, marks=pytest.mark.slow),
-    pytest.param("vivit", "vivit_tiny_f128_d6_b1", torch.float32, 5e-5, marks=pytest.mark.slow)])
+    pytest.param("viswin", "viswin_tiny_f16_d6_b2", torch.float32, 5e-5, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_official_file_gives_the_official_logits(tmp_path, capsys, kind, tag, dtype, tolerance):
     T = CASES[tag]["config"]["frames"]
@@ -157,11 +225,10 @@ def test_official_file_gives_the_official_logits(tmp_path, capsys, kind, tag, dt
     said = capsys.readouterr().out
     assert "official COMEDIAN" in said and "train_transform" in said and "head" not in said
     assert model.cfg == with_changes(f"{kind}_tiny", temporal_depth=6, window_tokens=T // 2)
-    assert model.cfg.classes == data.SOCCERNET_CLASSES
+    assert model.cfg.classes == SOCCERNET_CLASSES
     assert model.cfg.temporal_heads == 3
 
-    x = torch.from_numpy(fixture_frames(tag, 1, T) if tag.endswith("b1")
-                         else fixture_frames(tag, 2, T)[:1])
+    x = torch.from_numpy(fixture_frames(tag, 2, T)[:1])
     x = (x.permute(0, 2, 1, 3, 4).to(dtype) / 255 - 0.45) / 0.225                  # (1, T, 3, H, W)
     off = model.spot(model.tokens(x)).double() - expected_of(tag)["logits_f64"][:1]
     assert off.abs().max() <= tolerance
@@ -385,7 +452,7 @@ REFUSED = {                           # what is in the file -> what the line mus
 def test_refused_with_the_list(tmp_path, case):
     make, parts = REFUSED[case]
     torch.save(make(), tmp_path / "x.pth")
-    with pytest.raises(data.DataError) as error:
+    with pytest.raises(DataError) as error:
         load_checkpoint(tmp_path / "x.pth")
     for part in [str(tmp_path / "x.pth"), *parts]:
         assert part in str(error.value)
@@ -400,7 +467,7 @@ def test_damaged_public_files(tmp_path, name, damage):
     write(tmp_path / name, {key: torch.from_numpy(np.asarray(value))
                             for key, value in augreg_arrays().items()})
     (tmp_path / name).write_bytes(damage((tmp_path / name).read_bytes()))
-    with pytest.raises(data.DataError, match="not a checkpoint, or damaged") as error:
+    with pytest.raises(DataError, match="not a checkpoint, or damaged") as error:
         load_checkpoint(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
 
@@ -413,7 +480,7 @@ def small_files():
                          lambda: {k: torch.from_numpy(v) for k, v in augreg_arrays().items()})]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(0, 3), st.data())
 def test_any_name_lost_or_shape_changed_is_refused(which, draws):
     """Whatever single thing is wrong with a file, it ends in one line: no traceback, no success."""
@@ -432,8 +499,8 @@ def test_any_name_lost_or_shape_changed_is_refused(which, draws):
         content[name] = torch.zeros(())
     elif change == "renamed":
         content[name + "x"] = value
-    with pytest.raises(data.DataError) as error:
-        convert(content, "x.pth")
+    with pytest.raises(DataError) as error:
+        from_public(content, "x.pth")
     assert str(error.value).startswith("x.pth: ") and "\n" not in str(error.value)
 
 
@@ -462,9 +529,9 @@ def test_infer_scores_with_an_official_file(half, tmp_path):
                                  "--device", "cpu", "--no-bf16"]))
     with np.load(tmp_path / "out" / "m" / "scores.npz") as stored:
         scores, starts = stored["windows_1"], stored["starts_1"]
-        assert tuple(stored["classes"]) == data.SOCCERNET_CLASSES
-    frames = data.FrameReader(1).read([(data.find_halves(half)[0], 0)], 12)
-    x = augment.resize(augment.to_float(frames, torch.device("cpu")), 224)        # (1, 12, 3, S, S)
+        assert tuple(stored["classes"]) == SOCCERNET_CLASSES
+    clips = FrameReader(1).read([(find_halves(half)[0], 0)], 12)                  # (1, 12, H, W, 3)
+    x = augment.resize(augment.to_float(clips, torch.device("cpu")), 224)        # (1, 12, 3, S, S)
     x = (x - 0.45) / 0.225
     model = loaded(released)
     for window, start in zip(scores, starts, strict=True):

@@ -1,0 +1,780 @@
+"""
+Breaks the code on purpose, one line at a time, and asks whether a test notices.
+
+    make mutants
+    python tests/mutants.py --only stage3       # those whose file, change or test holds this text
+
+A mutant is a row of MUTANTS: a file, a text that stands in it exactly once, what stands there
+instead, and the test that must go red. First all the named tests must pass as they are. Then each
+mutant is written into a copy of the tracked files, and only its test runs.
+
+    killed      the test failed
+    SURVIVED    it passed: nobody would notice this mistake
+    INVALID     the text is not there exactly once, the test took too long, or pytest could not even
+                collect or run it, which proves nothing
+
+Exit code 0 if all are killed. Each test runs in a process forked from this one, which has imported
+torch, so that its start costs no seconds; two run at a time, one thread each.
+"""
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+sys.dont_write_bytecode = True        # a .pyc of the same second and size would hide a mutant
+
+# What takes long to import: here once, not in every test.
+import av  # noqa: E402, F401
+import cv2  # noqa: E402, F401
+import matplotlib.figure  # noqa: E402, F401
+import pytest  # noqa: E402
+import torch._dynamo  # noqa: E402, F401
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKERS = 2
+TIMEOUT_S = 180                       # of one test on a busy machine
+
+MUTANTS = [
+    # -- stage 1: the step
+    ("stage1_spatial.py",
+     'norm = nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], '
+     "args.clip_grad)",
+     'norm = nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], math.inf)',
+     "test_stage1.py::test_two_steps_by_hand"),
+    ("stage1_spatial.py", "weight_decay=args.weight_decay)\n    optimizer",
+     "weight_decay=0.0)\n    optimizer", "test_stage1.py::test_two_steps_by_hand"),
+    ("stage1_spatial.py", "lr = lr_at(step, total, args)", "lr = lr_at(step + 1, total, args)",
+     "test_stage1.py::test_two_steps_by_hand"),
+    ("stage1_spatial.py", "peak * min(1, (step + 1) / warmup)", "peak * (step + 1) / warmup",
+     "test_stage1.py::test_the_learning_rate_never_exceeds_its_peak"),
+    ("stage1_spatial.py",
+     "return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))",
+     "return peak * 0.5 * (1 + math.cos(math.pi * step / total))",
+     "test_stage1.py::test_learning_rate"),
+    ("stage1_spatial.py", "m = momentum_at(step, total, args)",
+     "m = momentum_at(step + 1, total, args)", "test_stage1.py::test_momentum_encoder"),
+    ("stage1_spatial.py", "slow.lerp_(new, 1 - m)", "slow.lerp_(new, m)",
+     "test_stage1.py::test_momentum_encoder"),
+    ("stage1_spatial.py",
+     "fast = [*encoder.parameters(), *projector.parameters()]\n            for slow, new in "
+     "zip(target.parameters(), fast, strict=True):",
+     "fast = [*encoder.parameters()]\n            for slow, new in zip(target.parameters(), "
+     "fast, strict=False):",
+     "test_stage1.py::test_momentum_encoder"),
+    ("stage1_spatial.py",
+     "        optimizer.step()\n        optimizer.zero_grad(set_to_none=True)\n        with "
+     "torch.no_grad():\n            m = momentum_at(step, total, args)                      "
+     "  # f_t <- m f_t + (1 - m) f_s\n            fast = [*encoder.parameters(), "
+     "*projector.parameters()]\n            for slow, new in zip(target.parameters(), fast, "
+     "strict=True):\n                slow.lerp_(new, 1 - m)\n",
+     "        with torch.no_grad():\n            m = momentum_at(step, total, args)\n       "
+     "     fast = [*encoder.parameters(), *projector.parameters()]\n            for slow, "
+     "new in zip(target.parameters(), fast, strict=True):\n                slow.lerp_(new, "
+     "1 - m)\n        optimizer.step()\n        optimizer.zero_grad(set_to_none=True)\n",
+     "test_stage1.py::test_two_steps_by_hand"),
+    ("stage1_spatial.py", "k1, k2 = F.normalize(k.float(), dim=1).chunk(2)",
+     "k1, k2 = k.float().chunk(2)", "test_stage1.py::test_two_steps_by_hand"),
+    ("stage1_spatial.py",
+     "z1, z2 = F.normalize(z.float(), dim=1).chunk(2)           # (b, 256) each",
+     "z2, z1 = F.normalize(z.float(), dim=1).chunk(2)", "test_stage1.py::test_two_steps_by_hand"),
+    ("stage1_spatial.py", "loss = (l1 + l2) / 2                                      # Eq. 1",
+     "loss = l1", "test_stage1.py::test_two_steps_by_hand"),
+    ("stage1_spatial.py", "(loss / args.accumulate).backward()", "loss.backward()",
+     "test_stage1.py::test_accumulation_changes_nothing"),
+    ("stage1_spatial.py", "nearest.append((top1 + top2) / 2)", "nearest.append(top1)",
+     "test_stage1.py::test_two_steps_by_hand"),
+    ("stage1_spatial.py", "nearest = (logits.argmax(1) == own).float().mean()",
+     "nearest = (logits[:, 1:].argmax(1) == own).float().mean()",
+     "test_stage1.py::test_equation_1_and_2"),
+    ("stage1_spatial.py", "logits = z @ queue.T / tau                                    # (B, M)",
+     "logits = z @ queue.T", "test_stage1.py::test_equation_2_with_the_batch_as_negatives"),
+    ("stage1_spatial.py",
+     "place = torch.arange(step * len(keys), (step + 1) * len(keys), device=device)",
+     "place = torch.arange(step * len(keys) + 1, (step + 1) * len(keys) + 1, device=device)",
+     "test_stage1.py::test_two_steps_by_hand"),
+    ("stage1_spatial.py", "queue[place[newest] % len(queue)] = keys[newest]",
+     "queue[place % len(queue)] = keys", "test_stage1.py::test_the_queue_is_first_in_first_out"),
+    ("stage1_spatial.py", "keys.append(torch.stack([k1, k2], 1))",
+     "keys.append(torch.stack([k1, k1], 1))",
+     "test_stage1.py::test_the_queue_is_first_in_first_out"),
+    ("stage1_spatial.py", "own = torch.arange(len(z1), device=device) + process.rank * len(z1)",
+     "own = torch.arange(len(z1), device=device) + mine.start % len(z1) + (mine.start > 0)",
+     "test_stage1.py::test_two_steps_by_hand"),
+    ("stage1_spatial.py", "+ process.rank * len(z1)", "+ 0 * len(z1)",
+     "test_runs.py::test_two_processes_equal_one"),
+    ("stage1_spatial.py",
+     "draw.seed_torch()                                         # for drop path", "pass",
+     "test_runs.py::test_resume_is_exact"),
+    ("stage1_spatial.py", "view = augment.hflip(view, draw, p=0.5)\n", "",
+     "test_stage1.py::test_the_views_recipe"),
+    ("stage1_spatial.py", "for blur_p, solarize_p in ((1.0, 0.0), (0.1, 0.2)):",
+     "for blur_p, solarize_p in ((1.0, 0.2), (0.1, 0.0)):",
+     "test_stage1.py::test_the_views_recipe"),
+    ("stage1_spatial.py", "ratio = np.array([0.75, 1.25]) * width / height",
+     "ratio = np.array([0.75, 1.25])", "test_stage1.py::test_two_steps_by_hand"),
+    ("stage1_spatial.py", "order[i * args.batch:(i + 1) * args.batch]", "order[i:i + args.batch]",
+     "test_stage1.py::test_every_clip_once_an_epoch"),
+    ("stage1_spatial.py", "CLIP_FRAMES * int(clip - begins[h])", "int(clip - begins[h])",
+     "test_stage1.py::test_every_clip_once_an_epoch"),
+    ("stage1_spatial.py",
+     "rng.choice(len(halves), min(args.halves_per_batch, len(halves)), replace=False)",
+     "rng.choice(len(halves), min(args.halves_per_batch, len(halves)))",
+     "test_stage1.py::test_few_halves_if_asked"),
+    ("stage1_spatial.py", 'restore(saved | {"queue": queue}, state', "restore(saved, state",
+     "test_runs.py::test_resume_is_exact"),
+    # -- augment, frames
+    ("comedian/augment.py",
+     "self.torch_seed = ((seed * 1_000_003 + step) * batch + first) % 2 ** 63",
+     "self.torch_seed = ((seed * 1_000_003 + step) * batch) % 2 ** 63",
+     "test_stage1.py::test_two_steps_by_hand"),
+    ("comedian/augment.py", "drawn = self.rng.random((self.batch, *shape), np.float32)[self.rows]",
+     "drawn = self.rng.random((self.batch, *shape), "
+     "np.float32)[:len(range(self.batch)[self.rows])]",
+     "test_stage1.py::test_accumulation_changes_nothing"),
+    ("comedian/augment.py", "deviation = flat.norm(dim=3, keepdim=True) / flat.shape[3] ** 0.5",
+     "deviation = flat.norm(dim=3, keepdim=True) / (flat.shape[3] - 1) ** 0.5 * 1.01",
+     "test_stage1.py::test_two_steps_by_hand"),
+    ("comedian/frames.py", "cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)",
+     "cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)",
+     "test_stage1.py::test_two_steps_by_hand"),
+    ("comedian/frames.py", "image = read_frame(half.path(first + t))",
+     "image = read_frame(half.path(first))", "test_stage1.py::test_two_steps_by_hand"),
+    # -- the plumbing of a run
+    ("comedian/run.py", "first = rank * args.accumulate\n", "first = 0\n",
+     "test_runs.py::test_samples_are_dealt_out_in_order"),
+    ("comedian/run.py",
+     "        if state:                     # a line's mean reaches back over the stop",
+     "        if False:", "test_runs.py::test_the_log_after_a_resume"),
+    ("comedian/run.py", 'if line.endswith(b"\\n") and (not step or int(step[1]) <= first)]',
+     "if not step or int(step[1]) <= first]",
+     "test_runs.py::test_the_log_is_cut_back_to_the_checkpoint"),
+    ("comedian/run.py", "int(step[1]) <= first)]", "int(step[1]) < first)]",
+     "test_runs.py::test_the_log_is_cut_back_to_the_checkpoint"),
+    ("comedian/run.py", "            self.cut_back(first)\n",
+     "            if first:\n                self.cut_back(first)\n",
+     "test_runs.py::test_a_run_that_never_saved_begins_its_log_anew"),
+    ("comedian/run.py", "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass",
+     "test_runs.py::test_a_folder_belongs_to_one_run"),
+    ("comedian/run.py", "            os.close(self.lock)\n", "            pass\n",
+     "test_runs.py::test_a_folder_belongs_to_one_run"),
+    ("comedian/run.py", '~torch.isfinite(values["loss"] + norm)', '~torch.isfinite(values["loss"])',
+     "test_runs.py::test_what_is_not_finite_is_remembered"),
+    ("comedian/run.py", "torch.where((self.spoilt == 0) & ~torch", "torch.where(~torch",
+     "test_runs.py::test_what_is_not_finite_is_remembered"),
+    ("comedian/run.py",
+     "dist.all_reduce(answer, dist.ReduceOp.MAX)    # between the CPUs: no GPU waits", "pass",
+     "test_runs.py::test_asking_one_process_stops_all"),
+    ("comedian/run.py", "signal.signal(number, self.before[number])", "pass",
+     "test_runs.py::test_a_second_signal_ends_the_process_at_once"),
+    ("comedian/run.py", "for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)\n",
+     "for s in (signal.SIGINT, signal.SIGTERM)\n", "test_runs.py::test_asked_to_stop"),
+    ("comedian/run.py", "return torch.cat(everyone)\n", "return torch.cat(everyone[::-1])\n",
+     "test_runs.py::test_two_processes_equal_one"),
+    ("comedian/run.py", "return DistributedDataParallel(module) if self.ranks > 1 else module",
+     "return module", "test_runs.py::test_two_processes_equal_one"),
+    ("comedian/run.py", "dist.all_reduce(value)\n                value /= dist.get_world_size()",
+     "dist.all_reduce(value)", "test_runs.py::test_two_processes_equal_one"),
+    ("comedian/run.py", "if flag not in may_differ and", "if",
+     "test_runs.py::test_a_resumed_run_is_the_run_it_was"),
+    ("comedian/run.py", 'if state["stage"] != stage:', "if False:",
+     "test_runs.py::test_another_stage_is_not_resumed"),
+    # -- state from a progress bar: red only where one pipeline has a terminal and the other not
+    ("comedian/bank.py",
+     '            for rows in tqdm(torch.arange(len(bank)).split(1024), desc="soft '
+     'centroids",\n                             unit=" x 1024 rows", disable=None):\n       '
+     "         values = make(rows).float().cpu().numpy().tobytes()\n                "
+     "checksum.update(values)\n                file.write(values)\n",
+     '            bar = tqdm(total=len(bank), desc="soft centroids", disable=None)\n        '
+     "    start = file.tell()\n            file.write(bytes(4 * width * len(bank)))\n       "
+     "     for rows in torch.arange(len(bank)).split(1024):\n                "
+     "file.seek(start + 4 * width * bar.n)\n                "
+     "values = make(rows).float().cpu().numpy().tobytes()\n                "
+     "checksum.update(values)\n                file.write(values)\n                "
+     "bar.update(len(rows))\n            bar.close()\n",
+     "test_runs.py::test_both_ways"),
+    # -- stage2_distill.py: the step
+    ("stage2_distill.py", 'for p in g["params"]], args.clip_grad)', 'for p in g["params"]], 1e9)',
+     "test_stage2.py::test_steps_by_hand"),
+    ("stage2_distill.py", "weight_decay=args.weight_decay)", "weight_decay=0.0)",
+     "test_stage2.py::test_steps_by_hand"),
+    ("stage2_distill.py", "lr = lr_at(step, total, args)", "lr = lr_at(step + 1, total, args)",
+     "test_stage2.py::test_steps_by_hand"),
+    ("stage2_distill.py", "soft_targets(rows, teacher.rows, args.tau_m, ids)",
+     "soft_targets(rows, teacher.rows, args.tau, ids)", "test_stage2.py::test_steps_by_hand"),
+    ("stage2_distill.py", "teacher.rows, args.lam, args.tau)", "teacher.rows, args.lam, 0.1)",
+     "test_stage2.py::test_steps_by_hand"),
+    ("stage2_distill.py", "teacher.rows, args.lam, args.tau)", "teacher.rows, 0.5, args.tau)",
+     "test_stage2.py::test_steps_by_hand"),
+    ("stage2_distill.py", "z = F.normalize(z.float(), dim=2)", "z = z.float()",
+     "test_stage2.py::test_steps_by_hand"),
+    ("stage2_distill.py", "torch.from_numpy(soft_table[i])",
+     "torch.from_numpy(soft_table[(i + 1) % len(soft_table)])",
+     "test_stage2.py::test_steps_by_hand"),
+    ("stage2_distill.py", "teacher.own(picks, args.window, args.align)",
+     'teacher.own(picks, args.window, "middle")', "test_stage2.py::test_steps_by_hand"),
+    ("stage2_distill.py", "optimizer.zero_grad(set_to_none=True)", "pass",
+     "test_stage2.py::test_steps_by_hand"),
+    ("stage2_distill.py", "draw.seed_torch()", "torch.manual_seed(0)",
+     "test_stage2.py::test_steps_by_hand"),
+    ("stage2_distill.py", "decay_groups(model.spatial,", "decay_groups(model.head, model.spatial,",
+     "test_stage2.py::test_steps_by_hand"),
+    ("stage2_distill.py", "draw.uniform(0, 1, args.window), args.mask)",
+     "draw.uniform(0, 1, args.window), 0.25)", "test_stage2.py::test_steps_by_hand"),
+    ("stage2_distill.py", "augment.color_jitter(x, draw, args.color, p=0.8)",
+     "augment.color_jitter(x, draw, [0.8, 0.8, 0.4, 0.2], p=0.8)",
+     "test_stage2.py::test_steps_by_hand"),
+    ("stage2_distill.py", "temporal_depth=args.temporal_depth)", "temporal_depth=None)",
+     "test_stage2.py::test_steps_by_hand"),
+    ("stage2_distill.py", "(loss / args.accumulate).backward()", "loss.backward()",
+     "test_stage2.py::test_accumulation_changes_nothing"),
+    ("stage2_distill.py", "model.head.requires_grad_(False)", "model.head.requires_grad_(True)",
+     "test_stage2.py::test_what_is_trained_gets_a_gradient"),
+    ("stage2_distill.py", "requires_grad_(int(args.window * args.mask) > 0)",
+     "requires_grad_(args.mask > 0)", "test_stage2.py::test_what_is_trained_gets_a_gradient"),
+    ("stage2_distill.py", "requires_grad_(int(args.window * args.mask) > 0)",
+     "requires_grad_(False)", "test_stage2.py::test_what_is_trained_gets_a_gradient"),
+    # -- stage2_distill.py: the equations
+    ("stage2_distill.py", "weight.masked_fill_(q_id[:, None] == bank_id[start:start + CHUNK], 0)",
+     "pass", "test_stage2.py::test_soft_targets"),
+    ("stage2_distill.py", "q_id[:, None] == bank_id[start:start + CHUNK], 0)",
+     "q_id[:, None] == bank_id[:len(rows)], 0)", "test_stage2.py::test_soft_targets"),
+    ("stage2_distill.py", "range(0, len(bank), CHUNK)",
+     "range(0, max(1, len(bank) - CHUNK), CHUNK)", "test_stage2.py::test_equations_3_to_6"),
+    ("stage2_distill.py", "wide = torch.promote_types(q.dtype, torch.float32)", "wide = bank.dtype",
+     "test_stage2.py::test_sums_of_half_precision_are_float32"),
+    ("stage2_distill.py", "ctx.save_for_backward(read / tau)", "ctx.save_for_backward(read)",
+     "test_stage2.py::test_gradient_of_the_streamed_logsumexp"),
+    ("stage2_distill.py", "entropy = log_z - (p.to", "entropy = log_z + (p.to",
+     "test_stage2.py::test_soft_targets"),
+    ("stage2_distill.py", "* c).sum(1) / tau_m", "* c).sum(1)",
+     "test_stage2.py::test_soft_targets"),
+    ("stage2_distill.py", "soft[:, :-2], soft[:, -2], soft[:, -1]",
+     "soft[:, :-2], soft[:, -1], soft[:, -2]", "test_stage2.py::test_the_divergence"),
+    ("stage2_distill.py", "target = mixing + lam * log_n + (1 - lam) * entropy",
+     "target = mixing + (1 - lam) * entropy", "test_stage2.py::test_the_divergence"),
+    ("stage2_distill.py", "target = mixing + lam * log_n + (1 - lam) * entropy",
+     "target = lam * log_n + (1 - lam) * entropy", "test_stage2.py::test_the_divergence"),
+    ("stage2_distill.py", "return loss, loss.detach() - target.mean()",
+     "return loss, loss.detach() + target.mean()", "test_stage2.py::test_the_divergence"),
+    ("stage2_distill.py", "return loss, loss.detach() - target.mean()",
+     "return loss, loss.detach()", "test_stage2.py::test_a_broken_teacher_shows"),
+    ("stage2_distill.py", "+ torch.xlogy(w, w).sum(2).mean()", "- torch.xlogy(w, w).sum(2).mean()",
+     "test_stage2.py::test_the_queue_version_of_equations_3_to_6"),
+    ("stage2_distill.py", ".masked_fill(own, -torch.inf), 2)", ", 2)",
+     "test_stage2.py::test_the_queue_version_of_equations_3_to_6"),
+    # -- stage2_distill.py: schedule, sampler, view, options
+    ("stage2_distill.py", "min(1, (step + 1) / warmup)", "(step + 1) / warmup",
+     "test_stage2.py::test_the_learning_rate_never_exceeds_its_peak"),
+    ("stage2_distill.py", "* CLIP_FRAMES * args.window / 64", "",
+     "test_stage2.py::test_learning_rate"),
+    ("stage2_distill.py", "CLIP_FRAMES * args.window + 1", "CLIP_FRAMES * args.window",
+     "test_stage2.py::test_windows"),
+    ("stage2_distill.py", "u = (j + u) / args.windows_per_half",
+     "u = (j + u) / (args.windows_per_half + 1)", "test_stage2.py::test_windows"),
+    ("stage2_distill.py", "int(epoch_order(args.seed, epoch, per_epoch)[i])", "int(i)",
+     "test_stage2.py::test_windows"),
+    ("stage2_distill.py", "default_rng([args.seed, step, 1])", "default_rng([args.seed, 0, 1])",
+     "test_stage2.py::test_windows"),
+    ("stage2_distill.py", "x = augment.hflip(x, draw, p=0.5)", "pass",
+     "test_stage2.py::test_the_views_recipe"),
+    ("stage2_distill.py", "round(64 * 32 / args.window)", "round(32 * 32 / args.window)",
+     "test_stage2.py::test_the_papers_setting_is_the_default"),
+    # -- stage2_distill.py: the queue, the start, several processes
+    ("stage2_distill.py", "torch.arange(step * len(own), (step + 1) * len(own),",
+     "torch.arange((step + 1) * len(own), (step + 2) * len(own),",
+     "test_stage2.py::test_the_queue"),
+    ("stage2_distill.py", "queue[place % len(queue)]", "queue[place.clamp(max=len(queue) - 1)]",
+     "test_stage2.py::test_a_full_queue_forgets_the_oldest"),
+    ("stage2_distill.py", 'args.temporal_init == "copy" and', 'args.temporal_init == "random" and',
+     "test_stage2.py::test_where_the_weights_come_from"),
+    ("stage2_distill.py", ' and cfg.spatial == "vit"', "",
+     "test_stage2.py::test_a_swin_has_no_blocks_to_copy"),
+    ("stage2_distill.py", "    if process.rank:\n        run.barrier()",
+     "    if not process.rank:\n        run.barrier()",
+     "test_stage2.py::test_the_first_process_makes_the_soft_targets"),
+    ("stage2_distill.py", "if (ids == ids[0]).all():", "if False:",
+     "test_stage2.py::test_features_that_are_all_equal"),
+    ("stage2_distill.py", 'restore(saved | {"queue": queue}, state', "restore(saved, state",
+     "test_stage2.py::test_resume_is_exact"),
+    # -- comedian/bank.py
+    ("comedian/bank.py", "return F.normalize(rows, dim=1)", "return rows",
+     "test_bank.py::test_the_bank_is_every_feature_as_a_unit_vector"),
+    ("comedian/bank.py", "self.data_start + first * width", "self.data_start + 0 * width",
+     "test_bank.py::test_rows_are_those_that_were_saved"),
+    ("comedian/bank.py", "i.append(self.first[h] + row)", "i.append(row)",
+     "test_bank.py::test_the_bank_is_every_feature_as_a_unit_vector"),
+    ("comedian/bank.py", "frame = frame + CLIP_FRAMES // 2", "frame = frame + CLIP_FRAMES",
+     "test_bank.py::test_feature_of_a_token"),
+    ("comedian/bank.py", "(rows.float() + 0)", "rows.float()",
+     "test_bank.py::test_ids_of_rows_are_equal_where_rows_are"),
+    ("comedian/bank.py", "view(torch.int32) * code)", "view(torch.int32) * code[0])",
+     "test_bank.py::test_ids_of_rows_are_equal_where_rows_are"),
+    ("comedian/bank.py",
+     '            for rows in tqdm(torch.arange(len(bank)).split(1024), desc="soft '
+     'centroids",\n                             unit=" x 1024 rows", disable=None):\n',
+     '            bar = tqdm(torch.arange(len(bank)).split(1024), desc="soft centroids",\n  '
+     '                     unit=" x 1024 rows", disable=None)\n            start = '
+     "file.tell()\n            for rows in bar:\n                file.seek(start + bar.n * "
+     "1024 * 4 * width)\n",
+     "test_bank.py::test_a_table_is_the_same_on_a_terminal_and_off_it"),
+    ("comedian/bank.py", "if not np.allclose(table[rows], again, rtol=1e-3, atol=1e-3):",
+     "if False:", "test_bank.py::test_a_table_is_checked_when_it_is_opened"),
+    ("comedian/bank.py", "torch.linspace(0, len(bank) - 1,", "torch.linspace(0, len(bank) - 2,",
+     "test_bank.py::test_a_table_is_checked_when_it_is_opened"),
+    ("comedian/bank.py", "if not np.isfinite(part).all():", "if False:",
+     "test_bank.py::test_a_table_is_checked_when_it_is_opened"),
+    ("comedian/bank.py", "if norm.min() == 0 or norm.max() > 1.01:", "if False:",
+     "test_bank.py::test_a_table_is_checked_when_it_is_opened"),
+    ("comedian/bank.py", "ids.cpu().numpy()", "ids.cpu().sort().values.numpy()",
+     "test_bank.py::test_the_table_of_another_bank_has_another_name"),
+    ("comedian/bank.py", "or fortran_order:", "or False:",
+     "test_stage2.py::test_features_that_do_not_fit"),
+    # -- comedian/__init__.py
+    ("comedian/__init__.py", 'with open(unfinished, "wb") as file:',
+     'with open(path, "wb") as file:', "test_bank.py::test_a_full_disk_is_one_line"),
+    ("comedian/__init__.py", "            unfinished.unlink()", "            pass",
+     "test_bank.py::test_a_full_disk_is_one_line"),
+    ("comedian/__init__.py", "except (OSError, RuntimeError) as error:", "except OSError as error:",
+     "test_bank.py::test_a_full_disk_is_one_line"),
+    ("comedian/__init__.py", 'if not is_alive(pid=left.name.split(".")[-2]):', "if True:",
+     "test_bank.py::test_what_a_killed_process_left_is_removed_by_the_next"),
+    ("comedian/__init__.py", 'if not is_alive(pid=left.name.split(".")[-2]):', "if False:",
+     "test_bank.py::test_what_a_killed_process_left_is_removed_by_the_next"),
+    ("comedian/__init__.py", "        if not causes:\n            raise\n",
+     "        causes = causes or [OSError()]\n", "test_bank.py::test_other_errors_are_not_hidden"),
+    # -- model.py: masking
+    ("model.py", "noise.argsort(1)[:, n_masked:]", "noise.argsort(1)[:, :n_masked]",
+     "test_stage2.py::test_steps_by_hand"),
+    ("model.py", "n_masked = int(noise.shape[1] * ratio)",
+     "n_masked = round(noise.shape[1] * ratio + 0.5)", "test_stage2.py::test_steps_by_hand"),
+    ("model.py", "masked = self.temporal.mask_token.to(h.dtype)",
+     "masked = self.temporal.mask_token.detach().to(h.dtype)",
+     "test_stage2.py::test_what_is_trained_gets_a_gradient"),
+    ("model.py", "masked = self.temporal.mask_token.to(h.dtype)",
+     "masked = 0 * self.temporal.mask_token.to(h.dtype)", "test_stage2.py::test_steps_by_hand"),
+    # -- stage 3: the step
+    ("stage3_finetune.py", "nn.utils.clip_grad_norm_(learning, args.clip_grad)",
+     "nn.utils.clip_grad_norm_(learning, 1e9)", "test_stage3.py::test_steps_by_hand"),
+    ("stage3_finetune.py", "*learning, weight_decay=args.weight_decay",
+     "*learning, weight_decay=0.0", "test_stage3.py::test_steps_by_hand"),
+    ("stage3_finetune.py", "lr = lr_at(step, head_steps", "lr = lr_at(step + 1, head_steps",
+     "test_stage3.py::test_steps_by_hand"),
+    ("stage3_finetune.py", "if step == head_steps and head_steps:", "if False:",
+     "test_stage3.py::test_the_phases"),
+    ("stage3_finetune.py", "student, optimizer = start_phase(model, False, args, process)",
+     "student = start_phase(model, False, args, process)[0]", "test_stage3.py::test_steps_by_hand"),
+    ("stage3_finetune.py", "0 if head_phase else args.mask)", "args.mask)",
+     "test_stage3.py::test_steps_by_hand"),
+    ("stage3_finetune.py", "model.train(not head_phase)  ", "model.train()  ",
+     "test_stage3.py::test_the_phases"),
+    ("stage3_finetune.py", "            model.train(not head_phase)\n            better",
+     "            better", "test_stage3.py::test_steps_by_hand"),
+    ("stage3_finetune.py", "draw.seed_torch()  ", "pass  ", "test_stage3.py::test_steps_by_hand"),
+    ("stage3_finetune.py", "(loss / args.accumulate).backward()", "loss.backward()",
+     "test_stage3.py::test_steps_by_hand"),
+    ("stage3_finetune.py", "requires_grad_(not head_phase and args.mask > 0)",
+     "requires_grad_(True)", "test_stage3.py::test_what_learns"),
+    ("stage3_finetune.py", "return mix(x), mix(y)", "return mix(x), y",
+     "test_stage3.py::test_mixup"),
+    ("stage3_finetune.py", "x, y = mixup(x, y, draw.beta(args.mixup))",
+     "x = mixup(x, y, draw.beta(args.mixup))[0]", "test_stage3.py::test_steps_by_hand"),
+    ("stage3_finetune.py", "draw.beta(args.mixup)", "draw.beta(0.1)",
+     "test_stage3.py::test_steps_by_hand"),
+    ("stage3_finetune.py", "other = torch.arange(len(x)) ^ 1 ", "other = torch.arange(len(x)) ^ 2 ",
+     "test_stage3.py::test_mixup"),
+    ("stage3_finetune.py", "base_losses.append(bce_loss(base.expand_as(y), y))",
+     "base_losses.append(bce_loss(logits.detach().float(), y))",
+     "test_stage3.py::test_steps_by_hand"),
+    ("stage3_finetune.py", "    return F.binary_cross_entropy_with_logits(logits, y)",
+     "    return -(y * F.logsigmoid(logits)).mean()", "test_stage3.py::test_equation_7"),
+    # -- stage 3: flags and schedule
+    ("stage3_finetune.py", "args.lr if args.head_lr is None else args.head_lr", "args.lr",
+     "test_stage3.py::test_learning_rate"),
+    ("stage3_finetune.py", "args.lr if args.head_lr is None else args.head_lr",
+     "args.head_lr or args.lr", "test_stage3.py::test_learning_rate"),
+    ("stage3_finetune.py", "    peak = peak * args.batch / 256 * CLIP_FRAMES * args.window / 64",
+     "    peak = peak * args.batch / 256", "test_stage3.py::test_learning_rate_scales"),
+    ("stage3_finetune.py", "math.log(args.prior / (1 - args.prior))", "0.0",
+     "test_stage3.py::test_steps_by_hand"),
+    ("stage3_finetune.py", "head_steps = args.head_steps or args.head_epochs *",
+     "head_steps = args.head_steps or args.epochs *",
+     "test_stage3.py::test_from_scratch_with_a_depth"),
+    ("stage3_finetune.py", "round(128 * 32 / args.window)", "64",
+     "test_stage3.py::test_defaults_follow_the_window"),
+    ("stage3_finetune.py", '"epochs": 10 if swin else 20', '"epochs": 20',
+     "test_stage3.py::test_defaults_of_viswin"),
+    ("stage3_finetune.py", "if getattr(args, flag) is None:", "if not getattr(args, flag):",
+     "test_stage3.py::test_given_flags_win"),
+    ("stage3_finetune.py", 'cfg.classes if "head." in trained else SOCCERNET_CLASSES',
+     "SOCCERNET_CLASSES", "test_stage3.py::test_the_checkpoint_says_what_it_was_trained_with"),
+    ("stage3_finetune.py", "parts = trained_parts(init)[:2] ", "parts = trained_parts(init)[:1] ",
+     "test_stage3.py::test_from_stage_2_or_3"),
+    # -- stage 3: labels, sampler, view
+    ("stage3_finetune.py", "        if event.half == half.number:", "        if event.half == 1:",
+     "test_stage3.py::test_labels_of_a_half"),
+    ("stage3_finetune.py", "token_labels(truth[h], frame, args.window) for h, frame in picks",
+     "token_labels(truth[0], frame, args.window) for h, frame in picks",
+     "test_stage3.py::test_steps_by_hand"),
+    ("stage3_finetune.py", "half, args.radius, len(cfg.classes))", "half, 0.5, len(cfg.classes))",
+     "test_stage3.py::test_steps_by_hand"),
+    ("stage3_finetune.py", "last = math.floor((time_s + radius_s) * fps)",
+     "last = math.ceil((time_s + radius_s) * fps) - 1", "test_stage3.py::test_labels_of_a_frame"),
+    ("stage3_finetune.py", "fps = Fraction(half.fps).limit_denominator(1001) ", "fps = half.fps ",
+     "test_stage3.py::test_labels_of_a_frame"),
+    ("stage3_finetune.py", "CLIP_FRAMES, -1).any(1)", "CLIP_FRAMES, -1).all(1)",
+     "test_stage3.py::test_labels_of_a_token"),
+    ("stage3_finetune.py", "starts = [0, frames - window_frames, *", "starts = [*",
+     "test_stage3.py::test_windows"),
+    ("stage3_finetune.py", "divmod(step * args.batch + len(picks), per_epoch)",
+     "divmod(step * args.batch, per_epoch)",
+     "test_stage3.py::test_the_steps_walk_through_the_epochs"),
+    ("stage3_finetune.py", "    x = augment.hflip(x, draw, p=0.5)\n", "",
+     "test_stage3.py::test_the_views_recipe"),
+    ("stage3_finetune.py", "color_jitter(x, draw, args.color, p=0.8)",
+     "color_jitter(x, draw, [0.4, 0.4, 0.4, 0.0], p=0.8)", "test_stage3.py::test_steps_by_hand"),
+    # -- stage 3: the cached head phase
+    ("stage3_finetune.py", "for flip in (False, True))", "for flip in (False, False))",
+     "test_stage3.py::test_steps_by_hand"),
+    ("stage3_finetune.py", "mirrored = (draw.uniform(0, 1) < 0.5).long()",
+     "mirrored = (draw.uniform(0, 1) > 0.5).long()", "test_stage3.py::test_steps_by_hand"),
+    ("stage3_finetune.py", "torch.stack([tokens[h][:, s:s + args.window]",
+     "torch.stack([tokens[h][:, :args.window]",
+     "test_stage3.py::test_steps_by_hand"),
+    ("stage3_finetune.py", '[model.temporal] * (args.head_phase == "temporal")', "[]",
+     "test_stage3.py::test_steps_by_hand"),
+    # -- stage 3: validation
+    ("stage3_finetune.py", "network = infer.as_network(model.eval(), args)",
+     "network = infer.Network(model.eval(), model.cfg.window_tokens // 2, 2)",
+     "test_stage3.py::test_validation"),
+    ("stage3_finetune.py", "len(h), args.merge))", 'len(h), "max"))',
+     "test_stage3.py::test_validation"),
+    ("stage3_finetune.py", "predictions[match] = infer.spot(of_match, merged, args)",
+     "predictions[match] = infer.spot(of_match, merged, infer.parse_args(\n"
+     '            ["--data", "x", "--checkpoint", "x"]))', "test_stage3.py::test_validation"),
+    ("stage3_finetune.py", "network = infer.as_network(model.eval(), args)",
+     "network = infer.as_network(model, args)", "test_stage3.py::test_validation"),
+    ("stage3_finetune.py", "amap > best, max(amap, best)", "True, max(amap, best)",
+     "test_stage3.py::test_best_survives_a_resume"),
+    ("stage3_finetune.py", 'best = state["best"] if state else -1.0', "best = -1.0",
+     "test_stage3.py::test_best_survives_a_resume"),
+    ("infer.py", "ops.default_ignore(window) if args.ignore is None else args.ignore",
+     "ops.default_ignore(window)", "test_stage3.py::test_validation"),
+    # -- stage 3: refused before the work
+    ("stage3_finetune.py", "    if not counts.sum():", "    if False:",
+     "test_stage3.py::test_labels_without_an_event_of_the_classes"),
+    ("stage3_finetune.py", "    if valid:\n", "    if False:\n", "test_stage3.py::test_mistakes"),
+    ("comedian/soccernet.py", 'if entry["label"] not in without)', "if True)",
+     "test_stage3.py::test_labels_of_no_class_are_named"),
+    # -- the layout
+    ("comedian/augment.py", "import torch\n\nLUMA",
+     "import torch\n\n\ndef late():\n    import infer\n\n\nLUMA",
+     "test_layout.py::test_nothing_in_the_pantry_imports_a_file_above_it"),
+    ("comedian/frames.py", "\nfrom comedian import DataError, formats\n",
+     "\nfrom comedian import DataError, formats, soccernet\n", "test_layout.py::test_no_circles"),
+    ("stage2_distill.py", "\nimport math\n", "\nimport infer\nimport math\n",
+     "test_layout.py::test_among_the_five_all_import_the_model_and_stage_3_infers"),
+    ("stage1_spatial.py", "--- schedules\n", "--- schedule\n",
+     "test_layout.py::test_the_stages_have_the_same_headings"),
+    ("stage3_finetune.py", "    stop = run.Stop()\n", "    stop = run.Stop()\n" + 2 * "    pass\n",
+     "test_layout.py::test_main_is_short_before_its_loop"),
+    ("stage3_finetune.py", "Proved by test_equation_7", "Proved by test_equation_8",
+     "test_layout.py::test_named_tests_exist[stage3_finetune]"),
+    ("stage3_finetune.py", '"--labels", help="root of the labels; default: --data")', '"--labels")',
+     "test_layout.py::test_every_flag_has_a_help_text"),
+    ("infer.py", "{n_tokens * halves[0].token_s", "{bar.n * halves[0].token_s",
+     "test_layout.py::test_no_state_comes_from_a_progress_bar"),
+    ("infer.py", "Reads   --video:", "Reads   ../shared/frames or --video:",
+     "test_layout.py::test_no_path_of_the_workshop"),
+    # -- inference: windows, merging, ensembles, times
+    ("infer.py", "starts = list(range(0, n_tokens - window + 1, stride))",
+     "starts = list(range(1, n_tokens - window + 1, stride))",
+     "test_infer.py::test_windows_cover_every_token"),
+    ("infer.py", "else [*starts, n_tokens - window]", "else starts",
+     "test_infer.py::test_first_and_last_seconds_are_spotted"),
+    ("infer.py",
+     "windows = torch.stack([h[s:s + length] for s in starts])                     # (N, L, "
+     "D)\n    scores",
+     "windows = torch.stack([h[max(0, s - 1):][:length] for s in starts])\n    scores",
+     "test_infer.py::test_one_pass_equals_encoding_every_window"),
+    ("infer.py", "network.ignore, mode)", "0, mode)",
+     "test_infer.py::test_an_ensemble_is_the_average_per_second"),
+    ("infer.py", "network.ignore, mode)", "network.ignore, 'mean')",
+     "test_infer.py::test_stored_scores_give_the_same_spots"),
+    ("infer.py", "return torch.stack(merged).mean(0)", "return torch.stack(merged).amax(0)",
+     "test_infer.py::test_an_ensemble_is_the_average_per_second"),
+    ("infer.py", "        merged.append(table)\n        stored.append",
+     "        merged.append(evaluate.NMS[args.nms](table, torch.tensor([len(table)]), "
+     "args.nms_window))\n        stored.append",
+     "test_infer.py::test_an_ensemble_is_the_average_per_second"),
+    ("infer.py", "return F.pad(scores, (0, 0, 0, length - scores.shape[1])), torch.tensor(starts)",
+     "return F.pad(scores, (0, 0, 0, length - scores.shape[1]), value=0.5), "
+     "torch.tensor(starts)",
+     "test_infer.py::test_a_half_shorter_than_the_window"),
+    ("infer.py", "args.nms_window / token_s,", "args.nms_window,",
+     "test_infer.py::test_the_nms_window_is_in_seconds"),
+    ("infer.py", "position_ms = evaluate.token_ms(token, token_s, start_s)",
+     "position_ms = evaluate.token_ms(token, token_s)",
+     "test_infer.py::test_files_are_the_halves_of_a_match"),
+    ("infer.py", "x = x.flip(4)", "x = x.flip(3)", "test_infer.py::test_mirrored_tokens"),
+    ("infer.py", "if args.chance and n_labelled < 2:", "if args.chance and n_labelled < 1:",
+     "test_infer.py::test_chance_wants_two_matches_before_the_work_begins"),
+    ("infer.py", "half.start_s, half.end_s, half.size)", "half.start_s, None, half.size)",
+     "test_infer.py::test_files_are_the_halves_of_a_match"),
+    ("infer.py", 'print(f"infer: {n_tokens * halves[0].token_s / 60:.1f} min',
+     'print(f"infer: {bar.n * halves[0].token_s / 60:.1f} min',
+     "test_infer.py::test_results_and_table"),
+    # -- features of a teacher
+    ("infer.py", "nearest = (place[:, None] - middles).abs().argmin(1)",
+     "nearest = (place[:, None] - torch.tensor(starts)).abs().argmin(1)",
+     "test_infer.py::test_features_with_context_are_those_in_the_middle_of_a_window"),
+    ("infer.py", "(seconds + 0.5) / half.token_s", "seconds / half.token_s",
+     "test_infer.py::test_a_row_is_the_token_of_its_second"),
+    ("infer.py",
+     'if made_by.exists() and made_by.read_text(errors="replace") != json.dumps(record):',
+     "if False:", "test_infer.py::test_features_of_another_network_are_not_mixed_in"),
+    ("infer.py", "todo = [half for half in halves if not are_there(paths[half], half, "
+     "model.cfg.width)]", "todo = halves",
+     "test_infer.py::test_features_go_on_where_they_were_stopped"),
+    # -- the metric and the sweep
+    ("comedian/evaluate.py", "(np.asarray(token) + 0.25)", "np.asarray(token)",
+     "test_evaluate.py::test_the_time_of_a_token_by_hand"),
+    ("comedian/evaluate.py", "(np.asarray(token) + 0.25)", "(np.asarray(token) + 0.5)",
+     "test_infer.py::test_positions_at_another_frame_rate"),
+    ("comedian/evaluate.py", "frame = np.trunc(framerate * (position_ms / 1000))",
+     "frame = np.round(framerate * (position_ms / 1000))", "test_evaluate.py::test_frames_by_hand"),
+    ("comedian/evaluate.py", "np.where(frame < 0, frame + rows, np.minimum(frame, rows - 1))",
+     "np.where(frame < 0, 0, np.minimum(frame, rows - 1))",
+     "test_evaluate.py::test_frames_by_hand"),
+    ("comedian/evaluate.py", "area += (left + right) / 2", "area += left",
+     "test_evaluate.py::test_recorded_case"),
+    ("comedian/evaluate.py", 'result["a_mAP_unshown"] * 17 / 13',
+     'result["a_mAP_unshown"] * 13 / 17', "test_evaluate.py::test_recorded_case"),
+    ("comedian/evaluate.py", "half.append(2 * g + table[0].astype(np.int64) - 1)",
+     "half.append(g + table[0].astype(np.int64) - 1)",
+     "test_evaluate.py::test_equals_official_evaluator"),
+    ("comedian/evaluate.py", "table = table[:, (table[0] == 1) | (table[0] == 2)]",
+     "table = table[:, table[0] >= 1]", "test_evaluate.py::test_equals_official_evaluator"),
+    ("comedian/evaluate.py", "stored.token_s, stored.start_s)\n    frame",
+     "stored.token_s)\n    frame", "test_evaluate.py::test_scores_of_a_part_count_from_its_start"),
+    ("comedian/evaluate.py", "edge=round(ignored_s / stored.token_s), mode=mode)",
+     "edge=0, mode=mode)", "test_evaluate.py::test_sweep_equals_doing_it_by_hand"),
+    ("comedian/evaluate.py", "matches[shift:] + matches[:shift]",
+     "matches[shift - 1:] + matches[:shift - 1]",
+     "test_evaluate.py::test_chance_is_the_score_on_the_other_matches"),
+    ("comedian/evaluate.py", "window = curves[m, e].argmax(0)  ",
+     "window = curves[m, e].argmin(0)  ", "test_evaluate.py::test_per_class_windows_by_hand"),
+    # -- files
+    ("comedian/soccernet.py", "torch.full((len(start),), 2 * g + h - 1)",
+     "torch.full((len(start),), 2 * g)",
+     "test_soccernet.py::test_scores_come_back_as_they_were_stored"),
+    ("comedian/soccernet.py", "int(time[-5:-3])", "int(time[4:-3])",
+     "test_soccernet.py::test_labels_as_the_official_evaluator_reads_them"),
+    ("comedian/soccernet.py", 'annotation.get("visibility") != "not shown"',
+     'annotation.get("visibility") == "visible"',
+     "test_soccernet.py::test_labels_keep_file_order_and_leave_out_other_classes"),
+    ("comedian/soccernet.py", "np.lexsort((detections.position_ms, detections.half))",
+     "np.lexsort((detections.half, detections.position_ms))",
+     "test_soccernet.py::test_write_then_read"),
+    ("comedian/frames.py", "videos.sort(key=lambda video: natural(video[0].name))",
+     "videos.sort(key=lambda video: video[0].name)",
+     "test_frames.py::test_folders_count_as_people_do"),
+    ("comedian/frames.py", "if (where.st_dev, where.st_ino) in visited: ", "if False: ",
+     "test_frames.py::test_links_are_followed_once"),
+    ("comedian/frames.py", "if pixels > MAX_PIXELS:", "if False:",
+     "test_frames.py::test_a_header_of_terabytes_is_not_decoded"),
+    ("comedian/frames.py", "str(self.first + frame)", "str(1 + frame)",
+     "test_frames.py::test_layouts"),
+    ("comedian/frames.py", "cv2.IMREAD_COLOR_RGB", "cv2.IMREAD_COLOR",
+     "test_frames.py::test_layouts"),
+    # -- images
+    ("comedian/augment.py", "return (x - 0.45) / 0.225", "return (x - 0.485) / 0.229",
+     "test_augment.py::test_normalize"),
+    ("comedian/augment.py", "/ scale.clamp(min=1)).clamp(min=0)", ").clamp(min=0)",
+     "test_augment.py::test_resize"),
+    ("comedian/augment.py", "separable(x, rows, columns).round_()", "separable(x, rows, columns)",
+     "test_augment.py::test_resize"),
+    ("comedian/augment.py", "[self.rows]\n        return torch.from_numpy(drawn)",
+     "[:len(range(*self.rows.indices(self.batch)))]\n        return torch.from_numpy(drawn)",
+     "test_augment.py::test_a_sample_gets_the_same_however_its_batch_is_split"),
+    # -- the network
+    ("model.py", "LN_EPS = 1e-6 ", "LN_EPS = 1e-5 ",
+     "test_model.py::test_equals_timm_on_a_still_image"),
+    ("model.py", "h + self.pos_embed[:, :h.shape[1]]", "h",
+     "test_model.py::test_positions_are_added_after_the_mask_tokens"),
+    ("model.py", "x = self.blocks[:-1](x + self.pos_embed)", "x = self.blocks[:-1](x)",
+     "test_model.py::test_equals_timm_on_a_still_image"),
+    ("model.py", "h = masked.scatter(1,", "h = torch.zeros_like(masked).scatter(1,",
+     "test_model.py::test_dropping_masked_clips_equals_replacing_their_tokens"),
+    ("model.py", "rates = torch.linspace(0, drop_path, depth,",
+     "rates = torch.linspace(drop_path, drop_path, depth,",
+     "test_model.py::test_drop_path_rises_over_the_depth"),
+    ("model.py", "bernoulli_(keep).div_(keep)", "bernoulli_(keep)",
+     "test_model.py::test_drop_path"),
+    ("model.py", 'config = asdict(MODELS[config["model"]]) | config',
+     'config = asdict(MODELS["vivit_tiny"]) | config',
+     "test_weights.py::test_a_field_that_came_later_has_the_value_it_was_made_with"),
+    ("model.py", "if value.is_floating_point() and not value.isfinite().all():", "if False:",
+     "test_weights.py::test_weights_that_nobody_can_use_are_one_line"),
+    ("model.py", "exempt = parameter.dim() < 2 or leaf in", "exempt = leaf in",
+     "test_model.py::test_weight_decay_spares_what_the_official_code_spares"),
+    # -- public weights
+    ("comedian/public_weights.py", "repeat(1, 1, CLIP_FRAMES, 1, 1) / CLIP_FRAMES)",
+     "repeat(1, 1, CLIP_FRAMES, 1, 1))",
+     "test_weights.py::test_what_a_checkpoint_says_about_itself"),
+    ("comedian/public_weights.py", 'f"layers.{int(m[1]) - 1}.downsample"',
+     'f"layers.{int(m[1])}.downsample"',
+     "test_weights.py::test_the_same_weights_from_another_file"),
+    ("comedian/public_weights.py", 'for part in ("query", "key", "value")]',
+     'for part in ("key", "query", "value")]',
+     "test_weights.py::test_the_same_weights_from_another_file"),
+    # -- pictures
+    ("comedian/report.py", "(np.arange(len(scores)) + 0.25)", "np.arange(len(scores))",
+     "test_report.py::test_marks_stand_where_things_happened"),
+]
+
+
+# ------------------------------------------------------------------ the runner
+def test_id(name):
+    return name if name.startswith("tests/") else f"tests/{name}"
+
+
+def copy_to(folder):
+    """The tracked files as they stand now, and the built kernels."""
+    tracked = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT,
+                             check=True, capture_output=True, text=True).stdout
+    built = [str(path.relative_to(ROOT)) for where in ("*.so", "comedian/*.so")
+             for path in ROOT.glob(where)]
+    for name in [*filter(None, tracked.split("\0")), *built]:
+        if (ROOT / name).is_file():
+            target = Path(folder, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target)
+
+
+def start(folder, tests):
+    """Forks a process that runs these tests in `folder`; returns its pid. It prints into
+    output.txt there, and its exit code is pytest's."""
+    pid = os.fork()
+    if pid == 0:
+        code = 3
+        try:
+            os.setsid()                                    # with what it starts, to end them all
+            os.chdir(folder)
+            output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(output, 1), os.dup2(output, 2)
+            sys.path[:] = [p for p in sys.path if Path(p).resolve() not in (ROOT, ROOT / "tests")]
+            code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--rootdir", str(folder),
+                                *map(test_id, tests)])
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    return pid
+
+
+def run_all(jobs, folders, report):
+    """Runs jobs (name, change or None, tests), one per folder at a time. Calls report(name, code,
+    output, seconds) when one is done; code None: it took too long."""
+    waiting, running, idle = list(reversed(jobs)), {}, list(folders)
+    try:
+        while waiting or running:
+            while waiting and idle:
+                name, change, tests = waiting.pop()
+                folder, text = idle.pop(), None
+                if change:
+                    file, old, new = change
+                    text = (folder / file).read_text()
+                    (folder / file).write_text(text.replace(old, new))
+                running[start(folder, tests)] = (name, change, text, folder, time.monotonic(),
+                                                 len(tests))
+            time.sleep(0.05)
+            for pid, (name, change, text, folder, since, n) in list(running.items()):
+                done, status = os.waitpid(pid, os.WNOHANG)
+                seconds = time.monotonic() - since
+                late = not done and seconds > TIMEOUT_S * n
+                if late:
+                    os.killpg(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+                if done or late:
+                    del running[pid]
+                    if change:
+                        (folder / change[0]).write_text(text)
+                    output = (folder / "output.txt").read_text(errors="replace")
+                    idle.append(folder)
+                    report(name, None if late else os.waitstatus_to_exitcode(status), output,
+                           seconds)
+    finally:
+        for pid in running:
+            os.killpg(pid, signal.SIGKILL)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--only", default="", help="those whose file, change or test holds this")
+    args = parser.parse_args()
+    since = time.monotonic()
+    mutants = [m for m in MUTANTS if any(args.only in part for part in m)]
+    if not mutants:
+        sys.exit(f"error: no mutant holds {args.only!r}")
+    tests = sorted({test_id(mutant[3]) for mutant in mutants})
+    by_file, verdicts, red = {}, {}, {}
+    for test in tests:
+        by_file.setdefault(test.split("::")[0], []).append(test)
+
+    def unchanged(name, code, output, seconds):
+        print(f"{name}: {len(by_file[name])} tests, unchanged: "
+              f"{'pass' if code == 0 else 'DO NOT PASS'} ({seconds:.0f} s)", flush=True)
+        if code != 0:
+            red[name] = output
+
+    def judged(i, code, output, seconds):
+        words = re.findall(r"^E  +(\S.*)", output, re.MULTILINE)
+        why = words[0] if words else ""
+        verdict = {0: "SURVIVED", 1: "killed"}.get(code, "INVALID")
+        if code is None:
+            why = f"no end after {TIMEOUT_S} s"
+        elif verdict == "INVALID":
+            why = f"pytest ended with {code}: {output.strip().splitlines()[-1:]}"
+        show(i, verdict, why, seconds)
+
+    def show(i, verdict, why, seconds=0):
+        verdicts[i] = verdict
+        file, old, new, test = mutants[i]
+        old, new = (" ".join(text.split()) for text in (old, new))
+        print(f"{verdict:8} {seconds:4.0f} s  {file}: {old[:70]!r} -> {new[:50]!r}\n"
+              f"{'':17}{test.removeprefix('tests/')}: {why[:90]}", flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        folders = [Path(folder, str(i)) for i in range(WORKERS)]
+        for copy in folders:
+            copy_to(copy)
+        run_all([(name, None, ids) for name, ids in by_file.items()], folders, unchanged)
+        if red:
+            print(*red.values(), sep="\n")
+            sys.exit("error: tests that do not pass cannot judge a mutant; mend them first")
+        jobs = []
+        for i, (file, old, new, test) in enumerate(mutants):
+            there = folders[0] / file                      # as copied: ROOT may change meanwhile
+            n = there.read_text().count(old) if there.exists() else 0
+            if n != 1 or old == new:
+                show(i, "INVALID", f"the text stands in the file {n} times; it must once")
+            else:
+                jobs.append((i, (file, old, new), [test]))
+        run_all(jobs, folders, judged)
+
+    alive = [i for i in verdicts if verdicts[i] != "killed"]
+    print(f"\n{len(mutants) - len(alive)} of {len(mutants)} mutants killed in "
+          f"{(time.monotonic() - since) / 60:.1f} min" + "; the others:" * bool(alive))
+    for i in alive:
+        print(f"  {verdicts[i]} {mutants[i][0]}: {' '.join(mutants[i][1].split())[:80]!r}")
+    sys.exit(bool(alive))
+
+
+if __name__ == "__main__":
+    main()

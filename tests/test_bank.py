@@ -1,0 +1,475 @@
+"""
+What these tests prove about the bank on disk (comedian/bank.py) and the one way in which files are
+written (comedian/__init__.py):
+  1. features: rows are those that numpy.save wrote, as unit vectors; what does not fit is one line
+  2. the bank: every feature, in the order of the halves; each token gets the second of its clip
+  3. stored tables: the same on a terminal and off it, for any number of rows; what lies there is
+     checked when it is opened, and made again, with a line that says why
+  4. write_file: whole or not at all, with a full disk in one line and nothing left behind
+"""
+import contextlib
+import io
+import os
+import re
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import model
+import stage2_distill as stage2
+from comedian import DataError, bank, write_file, write_text
+from comedian.frames import Half, find_halves
+
+
+def unit(*shape, seed=0):
+    """Random unit vectors, float32."""
+    gen = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(*shape, generator=gen), dim=-1)
+
+
+def half_of(n_frames, fps=2.0, number=1):
+    return Half("m", number, "f", "", 8, ".jpg", 1, n_frames, fps)
+
+
+def a_feature_file(root, rows, **more):
+    path = root / "m" / "1_teacher.npy"
+    path.parent.mkdir(exist_ok=True)
+    np.save(path, rows, **more)
+    return path
+
+
+# ------------------------------------------------------------------ 1. features
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4", "i1", "u2", "i8"])
+def test_rows_are_those_that_were_saved(dtype, tmp_path):
+    """Any part of them, in any numbers numpy has, as float32 unit vectors."""
+    rows = (100 * np.random.default_rng(0).random((20, 6)) + 1).astype(dtype)
+    a_feature_file(tmp_path, rows)
+    features = bank.open_features(tmp_path, half_of(41), "teacher")
+    assert features.shape == (20, 6)
+    expected = rows.astype(np.float64)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    for first, last in ((0, 20), (0, 1), (7, 13), (19, 20)):
+        got = features.rows(first, last)
+        assert got.dtype == torch.float32
+        np.testing.assert_allclose(got, expected[first:last], rtol=1e-6)
+
+
+def test_long_headers_are_read(tmp_path):
+    """numpy.save writes version 2 of the format where a header is long; some write it always."""
+    path, rows = a_feature_file(tmp_path, np.zeros(1)), np.eye(5, dtype=np.float32)
+    with open(path, "wb") as file:
+        np.lib.format.write_array(file, rows, version=(2, 0))
+    features = bank.open_features(tmp_path, half_of(10), "teacher")
+    assert np.array_equal(features.rows(0, 5), rows)
+
+
+@pytest.mark.parametrize("seconds, fits", [(20, True), (10, True), (30, True), (9, False),
+                                           (31, False)])
+def test_features_end_about_where_the_frames_end(seconds, fits, tmp_path):
+    """Ten seconds more or less: SoccerNet's own are not exact either."""
+    a_feature_file(tmp_path, np.ones((seconds, 4)))
+    with contextlib.nullcontext() if fits else pytest.raises(
+            DataError, match=f"{seconds} rows for a half of 20 s; the stage wants 1 row per"):
+        bank.open_features(tmp_path, half_of(40), "teacher")
+
+
+HEADERS = ["", "{", "[1]", "{'descr': '<f4'}", "{'descr': '<f4', 'fortran_order': 0, 'shape': 4}",
+           "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4), }",
+           "{'descr': '<f4', 'fortran_order': False, 'shape': (2**70, 4), }",
+           f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({2 ** 70}, 4), }}",
+           "{'descr': '<f4', 'fortran_order': False, 'shape': (4.5, 4), }",
+           "{'descr': '<f4', 'fortran_order': False, 'shape': (True, 4), }",
+           "{'descr': '<M8[s]', 'fortran_order': False, 'shape': (20, 4), }",
+           "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (20, 4), }",
+           "{'descr': '?', 'fortran_order': False, 'shape': (20, 4), }",
+           "{'descr': '|O', 'fortran_order': False, 'shape': (20, 4), }",
+           "{'descr': 'q9', 'fortran_order': False, 'shape': (20, 4), }",
+           "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 4), }",
+           "(((((((((", "-" * 9000 + "1", "(" * 150 + ")" * 150, "'\\", "x" * 70000, "\xff\xfe",
+           "{'descr': '<f4',\n  'shape'"]
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=range(len(HEADERS)))
+def test_a_strange_header_is_one_line(header, tmp_path):
+    path = a_feature_file(tmp_path, np.zeros(1))
+    size, kind = (len(header).to_bytes(2, "little"), b"\1\0") if len(header) < 65536 else (
+        len(header).to_bytes(4, "little"), b"\2\0")
+    path.write_bytes(b"\x93NUMPY" + kind + size + header.encode("latin1") + bytes(320))
+    with pytest.raises(DataError) as error:
+        bank.open_features(tmp_path, half_of(40), "teacher")
+    assert str(error.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUM", b"\x93NUMPY\1\0", b"\x93NUMPY\1\0\x76\0{",
+                                     b"PK\3\4" + bytes(100), b"\x93NUMPY\x09\0" + bytes(100)])
+def test_no_npy_at_all_is_one_line(content, tmp_path):
+    path = a_feature_file(tmp_path, np.zeros(1))
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="1_teacher.npy: not a plain .npy array .*numpy.save"):
+        bank.open_features(tmp_path, half_of(40), "teacher")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DataError, match="1_teacher.npy: not a plain .npy array"):
+        bank.open_features(tmp_path, half_of(40), "teacher")
+
+
+def test_features_are_described(matches):
+    """The farthest that a half's features end from its frames: 61 frames are 30.5 s."""
+    halves = find_halves(matches)
+    features = [bank.open_features(matches, half, "teacher") for half in halves]
+    assert bank.describe_features(features, halves) == (
+        "data: bank of 99 features x 12, 1 per second; they end within 0.5 s of the frames")
+
+
+# ------------------------------------------------------------------ 2. the bank
+@pytest.mark.parametrize("first, align, rows", [
+    (0, "middle", [0, 1, 2]), (0, "first", [0, 1, 2]),    # from a whole second both agree
+    (7, "middle", [4, 5, 6]),                        # clip of frames 7, 8: its middle is second 4.0
+    (7, "first", [3, 4, 5]),                              # ... and it begins at 3.5, in second 3
+    (20, "middle", [10, 11, 11])])                    # features shorter than the half: the last row
+def test_feature_of_a_token(first, align, rows):
+    assert bank.feature_rows(first, 3, half_of(40), 12, align).tolist() == rows
+
+
+def test_feature_of_a_token_at_another_frame_rate():
+    """At 25/12 fps a token lasts 0.96 s: after 25 tokens it is one second behind."""
+    rows = bank.feature_rows(0, 100, half_of(200, fps=25 / 12), 1000, "middle")
+    assert rows.tolist() == [int((2 * k + 1) / (25 / 12)) for k in range(100)]
+
+
+def test_the_bank_is_every_feature_as_a_unit_vector(matches):
+    """And `own` gives those of a window's tokens, with their places in it."""
+    halves = find_halves(matches)
+    features = [bank.open_features(matches, half, "teacher") for half in halves]
+    teacher = bank.Bank(features, halves, torch.device("cpu"), torch.float32)
+    saved = [np.load(matches / half.match / f"{half.number}_teacher.npy") for half in halves]
+    expected = F.normalize(torch.from_numpy(np.concatenate(saved)), dim=1)
+    assert torch.equal(teacher.rows, expected) and teacher.rows.shape == (99, 12)
+    p, i = teacher.own([(1, 3), (2, 0), (3, 31)], 8, "middle")
+    assert p.shape == (3, 8, 12) and torch.equal(p, expected[torch.from_numpy(i)])
+    assert i[0].tolist() == list(range(30 + 2, 30 + 10))  # frame 3 is 1.5 s into the second half
+    assert i[1].tolist() == list(range(50, 58))
+    assert i[2].tolist() == [*range(76 + 16, 99), 98]     # 23 seconds: the last one is there twice
+    assert teacher.own([(3, 31)], 8, "first")[1].tolist() == [list(range(76 + 15, 99))]
+    half = bank.Bank(features, halves, torch.device("cpu"), torch.bfloat16)
+    assert half.rows.dtype == torch.bfloat16 and torch.equal(half.rows, expected.bfloat16())
+    assert half.own([(2, 0)], 8, "middle")[0].dtype == torch.float32
+
+
+def test_ids_of_rows_are_equal_where_rows_are():
+    P = unit(5000, 12)
+    P[4000:4100] = P[:100]                                # across two chunks
+    P[4900, :6], P[4901, :6] = 0.0, -0.0                  # equal by value, not bit by bit
+    P[4901, 6:] = P[4900, 6:]
+    ids = bank.row_ids(P)
+    assert ids.dtype == torch.int64 and len(ids.unique()) == 5000 - 100 - 1
+    assert torch.equal(ids[4000:4100], ids[:100]) and ids[4900] == ids[4901]
+    assert torch.equal(ids, bank.row_ids(P, chunk=7))
+    other = P.clone()
+    other[50, 3] = torch.nextafter(P[50, 3], torch.tensor(2.0))       # the last bit of one
+    assert (bank.row_ids(other) != ids).nonzero().tolist() == [[50]]
+    other[50, 3], other[50, 4] = P[50, 4], P[50, 3]                   # the same numbers, swapped
+    assert bank.row_ids(other)[50] != ids[50]
+    halves = P[:100].bfloat16()
+    assert len(bank.row_ids(halves).unique()) == len(halves.unique(dim=0))
+
+
+# ------------------------------------------------------------------ 3. stored tables
+def maker(P, tau_m=0.07):
+    """What stage 2 gives to `stored`: Eq. 4 for some rows."""
+    ids = bank.row_ids(P)
+    return lambda rows: stage2.soft_targets(rows, P, tau_m, ids)
+
+
+def dense(P, tau_m=0.07):
+    """The soft targets of all rows at once, for a bank without equal rows."""
+    logits = (P @ P.T / tau_m).fill_diagonal_(-torch.inf)
+    s2 = logits.softmax(1)
+    return torch.cat([s2 @ P, -torch.xlogy(s2, s2).sum(1, keepdim=True), torch.zeros(len(P), 1)], 1)
+
+
+class StandsStill:
+    """A progress bar that never counts, as tqdm's where there is no terminal."""
+    n = 0
+
+    def __init__(self, iterable, **_):
+        self.iterable = iterable
+
+    def __iter__(self):
+        return iter(self.iterable)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("rows", [5, 1024, 1025, 2048])  # below, at, above a chunk; two chunks
+@pytest.mark.parametrize("where", ["terminal", "no terminal", "a bar that stands still"])
+def test_a_table_is_the_same_on_a_terminal_and_off_it(rows, where, tmp_path, monkeypatch, capsys):
+    if where == "terminal":
+        monkeypatch.setattr(sys, "stderr", Terminal())
+    elif where == "no terminal":
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
+    else:
+        monkeypatch.setattr(bank, "tqdm", StandsStill)
+    P, path = unit(rows, 6), tmp_path / "new folder" / "table.npy"
+    table = bank.stored(path, P, maker(P))
+    assert ("soft centroids" in sys.stderr.getvalue() if where == "terminal" else
+            where != "no terminal" or sys.stderr.getvalue() == "")
+    assert isinstance(table, np.memmap) and table.shape == (rows, 8) and table.dtype == np.float32
+    np.testing.assert_allclose(table, dense(P), rtol=1e-3, atol=1e-4)
+    assert [file.name for file in path.parent.iterdir()] == ["table.npy"]
+    assert capsys.readouterr().out == f"data: {path}: written\n"
+
+
+def test_a_table_is_made_once(tmp_path, capsys):
+    """The second time only the 16 rows that are checked are computed, the last one among them."""
+    P, asked = unit(1500, 6), []
+
+    def spied(rows):
+        asked.append(rows.tolist())
+        return maker(P)(rows)
+
+    first = np.array(bank.stored(tmp_path / "t.npy", P, spied))
+    assert sorted(sum(asked[1:], [])) == list(range(1500))            # asked[0]: how wide it is
+    asked.clear()
+    written = (tmp_path / "t.npy").stat().st_mtime_ns
+    capsys.readouterr()
+    assert np.array_equal(bank.stored(tmp_path / "t.npy", P, spied), first)
+    assert (tmp_path / "t.npy").stat().st_mtime_ns == written and capsys.readouterr().out == ""
+    (rows,) = asked
+    assert len(rows) == 16 and rows[0] == 0 and rows[-1] == 1499
+    assert np.diff(rows).min() == 99 and np.diff(rows).max() == 100   # spread over the file
+
+
+def saved(table):
+    file = io.BytesIO()
+    np.save(file, table, allow_pickle=True)
+    return file.getvalue()
+
+
+def changed(table, row, value):
+    table = table.copy()
+    table[row] = value
+    return table
+
+
+def zipped(table):
+    file = io.BytesIO()
+    np.savez(file, table)
+    return file.getvalue()
+
+
+SHAPE, TYPE = r"has shape .* of float32, not \(1500, 8\)", "of float64, not"
+NONSENSE, DAMAGED = "not a whole .npy array", "is of another bank, or damaged"
+LENGTHS = "holds averages of unit vectors that are 0 or longer than 1"
+SPOILT = {                            # what lies there, why it is not believed
+    "another shape": (lambda t: saved(t[:-1]), SHAPE), "wider": (lambda t: saved(t[:, :-1]), SHAPE),
+    "flat": (lambda t: saved(t.ravel()), SHAPE), "no rows": (lambda t: saved(t[:0]), SHAPE),
+    "one number": (lambda t: saved(np.float32(1)), ".*"),
+    "another type": (lambda t: saved(t.astype(np.float64)), TYPE),
+    "NaN": (lambda t: saved(changed(t, (700, 3), np.nan)), "holds values that are not finite"),
+    "infinite": (lambda t: saved(changed(t, (701, 6), np.inf)), "holds values that are not finite"),
+    "a row of zeros": (lambda t: saved(changed(t, 700, 0)), LENGTHS),
+    "zeros but for the first": (lambda t: saved(changed(t, slice(1, None), 0)), LENGTHS),
+    "too long": (lambda t: saved(changed(t, 702, 3)), LENGTHS),
+    "of another bank": (lambda t: saved(dense(unit(1500, 6, seed=1)).numpy()), DAMAGED),
+    "the rows in another order": (lambda t: saved(t[::-1].copy()), DAMAGED),
+    "the next row": (lambda t: saved(np.roll(t, -1, 0)), DAMAGED),
+    "the last row wrong": (lambda t: saved(changed(t, -1, t[3])), DAMAGED),
+    "entropies wrong": (lambda t: saved(changed(t, (slice(None), 6), 1)), DAMAGED),
+    "cut short": (lambda t: saved(t)[:-1], NONSENSE), "cut in its header": (
+        lambda t: saved(t)[:50], NONSENSE), "empty": (lambda t: b"", NONSENSE),
+    "pickled": (lambda t: saved(np.array([{"rows": t}], object)), NONSENSE),
+    "an .npz": (zipped, NONSENSE), "text": (lambda t: b"0.1, 0.2\n", NONSENSE),
+    "a strange header": (lambda t: b"\x93NUMPY\1\0\x02\0((" + bytes(100), NONSENSE),
+}
+
+
+@pytest.fixture(scope="module")
+def bank_of_1500():
+    P = unit(1500, 6)
+    return P, maker(P), maker(P)(torch.arange(1500)).numpy()
+
+
+@pytest.mark.parametrize("spoil, why", SPOILT.values(), ids=SPOILT)
+def test_a_table_is_checked_when_it_is_opened(spoil, why, bank_of_1500, tmp_path, capsys):
+    P, make, right = bank_of_1500
+    path = tmp_path / "t.npy"
+    path.write_bytes(spoil(right))
+    table = bank.stored(path, P, make)
+    np.testing.assert_allclose(table, right, rtol=1e-5, atol=1e-6)
+    said, written = capsys.readouterr().out.splitlines()
+    assert said.startswith(f"data: {path}: ") and said.endswith("; it is made again")
+    assert re.search(why, said)
+    assert written == f"data: {path}: written"
+    bank.stored(path, P, make)                            # and believed from then on
+    assert capsys.readouterr().out == ""
+
+
+def test_the_table_of_another_bank_has_another_name():
+    """One bit more in one row, other rows, another order: the name tells them apart."""
+    P = unit(50, 6)
+    other = P.clone()
+    other[5, 3] = torch.nextafter(P[5, 3], torch.tensor(2.0))
+    names = {bank.fingerprint(bank.row_ids(rows)) for rows in (P, other, P.flip(0), P[:-1])}
+    assert len(names) == 4 and all(len(name) == 12 for name in names)
+    assert bank.fingerprint(bank.row_ids(P.clone())) in names
+
+
+def test_a_table_of_half_precision_is_believed(tmp_path, capsys):
+    """A bfloat16 bank: 16 rows alone come out as they did among 1,024."""
+    P = unit(3000, 64).bfloat16()
+    for said in ("written", ""):
+        bank.stored(tmp_path / "t.npy", P, maker(P))
+        assert capsys.readouterr().out.endswith(f"{said}\n" if said else "")
+        assert "made again" not in capsys.readouterr().out
+
+
+def test_a_table_without_a_place_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    P = unit(5, 6)
+    with pytest.raises(DataError, match="t.npy: cannot be written .*; make room or choose another"):
+        bank.stored(tmp_path / "file" / "t.npy", P, maker(P))
+
+
+# ------------------------------------------------------------------ 4. whole or not at all
+@contextlib.contextmanager
+def a_disk_of(n_bytes):
+    """No file can grow beyond n_bytes: the system call fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+WRITERS = {                           # ways in which the project fills a file, each of about 1 MB
+    "bytes": lambda file: file.write(bytes(10 ** 6)),
+    "many small parts": lambda file: [file.write(bytes(1000)) for _ in range(1000)],
+    "numpy.save": lambda file: np.save(file, np.zeros(10 ** 6, np.uint8)),
+    "numpy.savez": lambda file: np.savez(file, a=np.zeros(10 ** 6, np.uint8)),
+    "torch.save": lambda file: torch.save({"a": torch.zeros(250_000)}, file),
+}
+
+
+@pytest.mark.parametrize("fill", WRITERS.values(), ids=WRITERS)
+def test_a_full_disk_is_one_line(fill, tmp_path):
+    """What was there before is there after; nothing else is."""
+    path = tmp_path / "file"
+    path.write_text("before")
+    with a_disk_of(2 ** 16), pytest.raises(DataError) as error:
+        write_file(path, fill)
+    assert str(error.value).startswith(f"{path}: cannot be written (")
+    assert str(error.value).endswith("); make room or choose another place")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"] and path.read_text() == "before"
+    write_file(path, fill)                                # with room it fits
+    assert path.stat().st_size > 900_000 and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_disk_that_fills_while_a_table_is_made(tmp_path):
+    """No SIGBUS, as a memory map would get, and no file of the right size with holes in it."""
+    P = unit(5000, 6)
+    with a_disk_of(2 ** 16), pytest.raises(DataError, match="t.npy: cannot be written .File too"):
+        bank.stored(tmp_path / "t.npy", P, maker(P))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_full_at_the_next_checkpoint(tmp_path):
+    model.save_checkpoint(tmp_path / "last.pt", stage=2, step=1, config={"a": 1}, model={})
+    before = (tmp_path / "last.pt").read_bytes()
+    with a_disk_of(2 ** 16), pytest.raises(DataError, match="last.pt: cannot be written"):
+        model.save_checkpoint(tmp_path / "last.pt", stage=2, step=2, config={"a": 1},
+                              model={"a": torch.zeros(10 ** 6)})
+    assert (tmp_path / "last.pt").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_no_room_says_so(tmp_path):
+    """ENOSPC, by its name, wherever it comes from."""
+    def full(file):
+        file.write(b"half")
+        raise OSError(28, os.strerror(28))
+
+    with pytest.raises(DataError, match="f: cannot be written .No space left on device.; make"):
+        write_file(tmp_path / "f", full)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [ValueError("of the program"), RuntimeError("shapes"),
+                                   KeyboardInterrupt()], ids=lambda e: type(e).__name__)
+def test_other_errors_are_not_hidden(error, tmp_path):
+    """A mistake in the code, or Ctrl-C, leaves the old file and goes on up."""
+    write_text(tmp_path / "f", "before")
+
+    def fails(file):
+        file.write(b"half")
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        write_file(tmp_path / "f", fails)
+    assert raised.value is error
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+    assert (tmp_path / "f").read_text() == "before"
+
+
+def test_a_file_appears_at_once(tmp_path):
+    """While it is written the old one is there; missing folders are made; text is UTF-8."""
+    path = tmp_path / "a" / "b" / "f.txt"
+    write_text(path, "Köln")
+    assert path.read_bytes() == "Köln".encode()
+
+    def save(file):
+        file.write(b"new")
+        file.flush()
+        assert path.read_bytes() == "Köln".encode()
+
+    write_file(path, save)
+    assert path.read_bytes() == b"new" and len(list(path.parent.iterdir())) == 1
+
+
+def test_places_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder" / "f").mkdir(parents=True)
+    for path in (tmp_path / "file" / "f", tmp_path / "folder" / "f", tmp_path / ("x" * 300)):
+        with pytest.raises(DataError, match="cannot be written"):
+            write_text(path, "a")
+    assert not list((tmp_path / "folder" / "f").iterdir())
+    assert len(list(tmp_path.iterdir())) == 2 and len(list((tmp_path / "folder").iterdir())) == 1
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
+    """But not what a living one is writing, nor what is another file's or another machine's."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    host, path = os.uname().nodename, tmp_path / "last.pt"
+    left = tmp_path / f".last.pt.{host}.{ended.pid}.unfinished"
+    kept = [tmp_path / f".last.pt.{host}.{os.getppid()}.unfinished",
+            tmp_path / f".last.pt.not-{host}.{ended.pid}.unfinished",
+            tmp_path / f".other.pt.{host}.{ended.pid}.unfinished", tmp_path / "last.pt.unfinished"]
+    for file in (left, *kept):
+        file.write_text("half")
+    write_text(path, "whole")
+    assert sorted(tmp_path.iterdir()) == sorted([path, *kept])
+    write_text(tmp_path / "[a].pt", "whole")              # a name with a pattern in it
+    assert (tmp_path / "[a].pt").read_text() == "whole"
+
+
+def test_a_kill_leaves_the_old_file(tmp_path):
+    """SIGKILL in the middle of writing; the next writer cleans up."""
+    path = tmp_path / "f"
+    path.write_text("before")
+    code = ("import os, sys; from comedian import write_file\n"
+            "def save(file):\n    file.write(b'half'); file.flush(); os.kill(os.getpid(), 9)\n"
+            "write_file(sys.argv[1], save)")
+    done = subprocess.run([sys.executable, "-c", code, path])
+    assert done.returncode == -9 and path.read_text() == "before"
+    assert len(list(tmp_path.iterdir())) == 2
+    write_text(path, "after")
+    assert path.read_text() == "after" and list(tmp_path.iterdir()) == [path]

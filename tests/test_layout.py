@@ -1,0 +1,203 @@
+"""
+What these tests prove about the whole, from its text:
+  1. five files and a pantry: what stands at the top, who imports whom, and no circle
+  2. the three stages read alike: the same headings in the same order, a short way to the loop
+  3. every test that a docstring names is there, and every flag has a help text
+  4. what must not be anywhere: state taken from a progress bar, paths of the workshop
+"""
+import argparse
+import ast
+import importlib
+import re
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = ("stage1_spatial", "stage2_distill", "stage3_finetune")
+FIVE = ("model", *STAGES, "infer")                        # the lesson
+PANTRY = sorted(path.stem for path in (ROOT / "comedian").glob("*.py") if path.stem != "__init__")
+
+
+def source(name):
+    """The text of a module by its dotted name."""
+    path = ROOT / (name.replace(".", "/") + ".py")
+    return (path if path.exists() else ROOT / name / "__init__.py").read_text(encoding="utf-8")
+
+
+def imports(name):
+    """The modules of this project that a module imports, inside functions too."""
+    own = {*FIVE, "setup", "comedian", *(f"comedian.{module}" for module in PANTRY)}
+    package, found = name.rpartition(".")[0] or ("comedian" if name == "comedian" else ""), set()
+    for node in ast.walk(ast.parse(source(name))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, (package if node.level else "", node.module)))
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+        elif (isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)
+              and ast.unparse(node.func) in ("__import__", "importlib.import_module")):
+            found.add(node.args[0].value)
+    return (found & own) - {name}
+
+
+# ------------------------------------------------------------------ 1. five files and a pantry
+def test_the_top():
+    assert {path.name for path in ROOT.glob("*.py")} == {
+        *(f"{name}.py" for name in FIVE), "setup.py"}
+
+
+def test_nothing_in_the_pantry_imports_a_file_above_it():
+    assert len(PANTRY) > 9
+    above = {name: sorted(imports(name) & {*FIVE, "setup"})
+             for name in ("comedian", *(f"comedian.{module}" for module in PANTRY))}
+    assert not any(above.values()), above
+
+
+def test_among_the_five_all_import_the_model_and_stage_3_infers():
+    arrows = {(name, other) for name in FIVE for other in imports(name) & set(FIVE)}
+    assert arrows == {*((name, "model") for name in FIVE if name != "model"),
+                      ("stage3_finetune", "infer")}
+
+
+def test_no_circles():
+    graph = {name: imports(name)
+             for name in (*FIVE, "comedian", *(f"comedian.{module}" for module in PANTRY))}
+    assert graph["comedian"] == set()                      # else every import of it were a circle
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_imports_sees_what_it_must(monkeypatch):
+    """The reader of imports itself: relative, inside a function, by name."""
+    texts = {"comedian.a": "from . import ops\nfrom .run import number\n"
+                           "def f():\n    import infer, numpy\n    __import__('model')\n",
+             "comedian": "from comedian.video import sample"}
+    monkeypatch.setitem(globals(), "source", texts.get)
+    assert imports("comedian.a") == {"comedian", "comedian.ops", "comedian.run", "infer", "model"}
+    assert imports("comedian") == {"comedian.video"}
+
+
+# ------------------------------------------------------------------ 2. the stages read alike
+def headings(name):
+    """The headings of a script in order, of main too; without what a heading says after a colon.
+    "views" of stage 1, which makes two, is the same as "view"."""
+    found = re.findall(r"^(# ---|    # --|        # --)-* ([^-].*?)(?::.*|\s-+)?$", source(name),
+                       re.MULTILINE)
+    return [(mark.strip(), title.replace("views", "view")) for mark, title in found]
+
+
+def test_the_stages_have_the_same_headings():
+    """In the same order. Stage 3 alone has labels."""
+    one, two, three = map(headings, STAGES)
+    assert [title for _, title in one] == [
+        "options", "sampler", "view", "the loss", "schedules", "run", "set-up", "data", "network",
+        "train", "what this stage is about", "everything below is bookkeeping"]
+    assert one == two
+    three.remove(("# ---", "labels"))
+    assert one == three
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_main_is_short_before_its_loop(name):
+    """At most 40 lines of code, without the nested functions that say what a step reads."""
+    text = source(name)
+    main = next(node for node in ast.parse(text).body
+                if isinstance(node, ast.FunctionDef) and node.name == "main")
+    loop = next(node for node in main.body if isinstance(node, ast.For)
+                and ast.unparse(node.target).strip("()").startswith("step"))
+    nested = [node for node in main.body if isinstance(node, ast.FunctionDef)]
+    assert {node.name for node in nested} == {"load", "files"}
+    lines = {number: line.strip() for number, line in enumerate(text.splitlines(), 1)
+             if main.lineno < number < loop.lineno
+             and not any(node.lineno <= number <= node.end_lineno for node in nested)}
+    code = [line for line in lines.values() if line and not line.startswith("#")]
+    assert 20 < len(code) <= 40, f"{name}: {len(code)} lines"
+
+
+# ------------------------------------------------------------------ 3. docstrings and flags
+def promises(name):
+    """Pairs (function, test) of a file: the tests that its docstrings say prove something."""
+    nodes = [node for node in ast.walk(ast.parse(source(name)))
+             if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module))]
+    return [(getattr(node, "name", name), test) for node in nodes
+            for sentence in re.findall(r"Proved\s+by\s+([^.]*)\.", ast.get_docstring(node) or "")
+            for test in re.findall(r"test_\w+", sentence)]
+
+
+@pytest.mark.parametrize("name", FIVE)
+def test_named_tests_exist(name):
+    """What a stage names stands in the tests of that stage; a test of the others anywhere."""
+    files = (ROOT / "tests").glob(f"test_{name.partition('_')[0]}.py" if name in STAGES
+                                  else "test_*.py")
+    there = {test for path in files
+             for test in re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8"))}
+    promised = promises(name)
+    assert promised or name not in STAGES
+    assert [pair for pair in promised if pair[1] not in there] == []
+
+
+def parsers(monkeypatch, module):
+    """The argparse parsers that a module's parse_args builds, of its subcommands too."""
+    class Built(Exception):
+        pass
+
+    def built(parser, *args):
+        raise Built(parser)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", built)
+    with pytest.raises(Built) as caught:
+        importlib.import_module(module).parse_args([])
+    whole, = caught.value.args
+    found = [whole]
+    for action in whole._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found += action.choices.values()
+    return found
+
+
+@pytest.mark.parametrize("module", [*STAGES, "infer", "comedian.evaluate", "comedian.report",
+                                    "comedian.prepare"])
+def test_every_flag_has_a_help_text(module, monkeypatch):
+    for parser in parsers(monkeypatch, module):
+        for action in parser._actions:
+            if not isinstance(action, argparse._SubParsersAction):
+                assert action.help and action.help.strip(), (parser.prog, action.dest)
+        text = parser.format_help()
+        assert not re.search(r"\(default:\s+(None|False)\)", text), parser.prog
+    assert "examples:" in parsers(monkeypatch, module)[0].format_help()
+
+
+# ------------------------------------------------------------------ 4. what must not be anywhere
+def written():
+    """The files that are written by hand, as paths; what is built or trained is not."""
+    for top in sorted(ROOT.iterdir()):
+        if ((top.name[0] == "." and top.name not in (".ci", ".gitignore"))
+                or top.name in ("build", "dist", "data", "runs") or top.suffix == ".egg-info"):
+            continue
+        for path in [top] if top.is_file() else sorted(top.rglob("*")):
+            if (path.is_file() and "__pycache__" not in path.parts
+                    and path.suffix in (".py", ".cpp", ".h", ".sh", ".md", ".txt", ".toml", "")):
+                yield path
+
+
+def test_no_state_comes_from_a_progress_bar():
+    """A bar stands still where there is no terminal."""
+    files = [path for path in written() if path.suffix == ".py" and "tests" not in path.parts]
+    assert len(files) > 15
+    assert [f"{path.name}: {line.strip()}" for path in files
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if re.search(r"\b\w*(bar|tqdm|progress)\.(n|total|last_print_n)\b", line)] == []
+
+
+def test_no_path_of_the_workshop():
+    """But for tests that read fixtures there and skip without them."""
+    files = [path for path in written()
+             if "tests" not in path.parts and path != ROOT / ".ci" / "run"]
+    assert {"Makefile", "README.md", "bindings.cpp", "ops.py"} <= {path.name for path in files}
+    found = [path for path in files if re.search(r"\.\./shared|(?<![\w.])/work\b",
+                                                 path.read_text(encoding="utf-8"))]
+    assert found == []

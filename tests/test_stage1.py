@@ -1,0 +1,491 @@
+"""
+What these tests prove about stage 1:
+  1. Eq. 1-2 are computed: against loops over clips and negatives in float64, with their top-1
+  2. sampler, views and schedules are the paper's and the official code's, by number
+  3. the script's `main`, step for step, does what a plain transcription of the paper does: what it
+     reads, what enters the network, losses, rate, gradient norm, AdamW, momentum encoder, queue
+  4. queue, momentum encoder and accumulation, seen from inside runs
+What all stages share (resume, processes, log, mistakes) is in test_runs.py.
+"""
+import collections
+import copy
+import math
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import model
+import stage1_spatial as stage1
+from comedian import augment
+from comedian.frames import Half, find_halves
+
+
+def unit(*shape, seed=0):
+    """Random unit vectors, float64."""
+    gen = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(*shape, generator=gen, dtype=torch.float64), dim=-1)
+
+
+def record(monkeypatch, owner, name):
+    """Wraps owner.name; returns the list of its calls as pairs (args, kwargs), tensors copied."""
+    calls, original = [], getattr(owner, name)
+
+    def wrapped(*args, **kwargs):
+        calls.append((copied(args), copied(kwargs)))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapped)
+    return calls
+
+
+def copied(value):
+    """A value whose tensors no step changes any more."""
+    if isinstance(value, dict):
+        return {key: copied(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [copied(v) for v in value]
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+
+def parse(*more):
+    return stage1.parse_args(["--data", "x", *more])
+
+
+def run(matches, out, *more):
+    """Runs the script's main for a few steps on the tiny matches; returns its last checkpoint."""
+    stage1.main(stage1.parse_args([
+        "--data", str(matches), "--out", str(out), "--model", "vivit_micro", "--workers", "1",
+        "--device", "cpu", "--seed", "5", "--lr", "0.01", "--batch", "8", "--queue", "40",
+        "--steps", "6", "--epochs", "6", "--warmup-epochs", "1", *more]))
+    return model.load_checkpoint(out / "last.pt")
+
+
+# ------------------------------------------------------------------ 1. the equations
+def loops_loss(z, k, negatives, tau):
+    """Minus l_M of Eq. 2 and top-1, clip by clip; negatives[i]: those of clip i, (n, D)."""
+    loss, hits = 0.0, 0
+    for i in range(len(z)):
+        positive = (z[i] * k[i]).sum() / tau
+        others = torch.stack([(z[i] * other).sum() / tau for other in negatives[i]])
+        loss = loss - torch.log(positive.exp() / (positive.exp() + others.exp().sum()))
+        hits += bool((others < positive).all())
+    return loss / len(z), hits / len(z)
+
+
+def without(rows, i):
+    return torch.cat([rows[:i], rows[i + 1:]])
+
+
+@pytest.mark.parametrize("tau", [0.1, 0.7])
+def test_equation_1_and_2(tau):
+    """l_M with a queue. Eq. 1 is the mean of both directions: test_two_steps_by_hand."""
+    z, queue = unit(6, 8), unit(7, 8, seed=2)
+    k = F.normalize(z + 1.5 * unit(6, 8, seed=1), dim=1)             # some positives are nearest
+    loss, top1 = stage1.moco_loss(z, k, queue, tau)
+    expected, share = loops_loss(z, k, [queue] * 6, tau)
+    assert loss.dtype == torch.float64 and 0 < share < 1
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert top1.item() == pytest.approx(share)
+
+
+@pytest.mark.parametrize("first", [0, 3, 5])
+def test_equation_2_with_the_batch_as_negatives(first):
+    """Clips first .. first + 3 of a batch of 8 keys, those of other processes around them: the
+    negatives are the other clips' keys, and nothing else."""
+    keys = unit(8, 6, seed=1)
+    own = torch.arange(first, first + 3)
+    z = F.normalize(keys[own] + 0.9 * unit(3, 6, seed=5), dim=1)
+    loss, top1 = stage1.moco_loss(z, keys[own], keys, 0.2, own)
+    expected, share = loops_loss(z, keys[own], [without(keys, i) for i in own], 0.2)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert top1.item() == pytest.approx(share)
+
+
+# ------------------------------------------------------------------ 2. sampler, views, schedules
+def halves_of(*n_frames):
+    return [Half(f"m{i}", 1, "f", "", 8, ".jpg", 1, n) for i, n in enumerate(n_frames)]
+
+
+def test_every_clip_once_an_epoch():
+    halves, args = halves_of(41, 10, 25), parse("--batch", "8")       # 20 + 5 + 12 clips: 4 steps
+    orders = []
+    for epoch in range(3):
+        picks = [pick for step in range(4 * epoch, 4 * epoch + 4)
+                 for pick in stage1.pick_clips(step, args, halves)]
+        assert len(picks) == len(set(picks)) == 32            # the last 5 of a shuffle are left out
+        assert all(first % 2 == 0 and first + 2 <= half.n_frames for half, first in picks)
+        orders.append(picks)
+    assert orders[0] != orders[1] != orders[2]
+    full = stage1.pick_clips(5, parse("--batch", "37"), halves)
+    assert sorted((h.match, f) for h, f in full) == sorted(
+        (h.match, 2 * k) for h in halves for k in range(h.n_tokens))
+
+
+def test_few_halves_if_asked():
+    halves = halves_of(*[40] * 10)
+    args = parse("--batch", "30", "--halves-per-batch", "2")
+    for step in range(20):
+        picks = stage1.pick_clips(step, args, halves)
+        assert len({half for half, _ in picks}) == 2 and len(set(picks)) == 30
+    assert len({h for s in range(20) for h, _ in stage1.pick_clips(s, args, halves)}) == 10
+    more = stage1.pick_clips(0, parse("--batch", "30", "--halves-per-batch", "1"), halves)
+    assert len(more) == 30 and len(set(more)) <= 20                # a half of 20 clips repeats some
+
+
+@pytest.mark.parametrize("few", [[], ["--halves-per-batch", "1"]])
+def test_sampling_is_a_function_of_seed_and_step(few):
+    """In any order of asking, whatever else was drawn in between."""
+    halves, args = halves_of(50, 70), parse("--batch", "9", "--seed", "5", *few)
+    forward = [stage1.pick_clips(step, args, halves) for step in range(12)]
+    np.random.seed(1)
+    torch.manual_seed(1)
+    backward = [stage1.pick_clips(step, args, halves) for step in reversed(range(12))]
+    assert backward == forward[::-1] and forward[0] != forward[1]
+    other = parse("--batch", "9", "--seed", "6", *few)
+    assert [stage1.pick_clips(step, other, halves) for step in range(12)] != forward
+
+
+def test_the_views_recipe(monkeypatch):
+    """Operations, strengths and probabilities of both distributions, in their order (official
+    code); crops of about the frame's aspect; normalised at the end, and only there."""
+    calls = []
+
+    def spy(name, original):
+        def called(x, *args, **kwargs):
+            given = [a for a in args if not isinstance(a, augment.Draws)]
+            calls.append((name, *given, *kwargs.values()))
+            return original(x, *args, **kwargs)
+        return called
+
+    for name in ("color_jitter", "grayscale", "gaussian_blur", "solarize", "hflip", "normalize"):
+        monkeypatch.setattr(augment, name, spy(name, getattr(augment, name)))
+    boxes = record(monkeypatch, augment, "random_boxes")
+    frames = torch.randint(0, 256, (3, 2, 56, 100, 3), dtype=torch.uint8)         # (B, T, H, W, 3)
+    pair = stage1.views(frames, augment.Draws(0, 0, 3), model.MODELS["vivit_micro"], parse(),
+                        torch.device("cpu"))
+    jitter = ("color_jitter", [0.4, 0.4, 0.2, 0.1], 0.8)
+    assert calls == [
+        jitter, ("grayscale", 0.2), ("gaussian_blur", 1.0), ("solarize", 0.0), ("hflip", 0.5),
+        ("normalize", True),
+        jitter, ("grayscale", 0.2), ("gaussian_blur", 0.1), ("solarize", 0.2), ("hflip", 0.5),
+        ("normalize", True)]
+    for (_, height, width, scale, ratio), _ in boxes:
+        assert (height, width, scale) == (56, 100, [0.2, 1.0])
+        np.testing.assert_allclose(ratio, [0.75 * 100 / 56, 1.25 * 100 / 56])
+    assert len(boxes) == 2 and not torch.equal(*pair)
+    assert all(view.shape == (3, 2, 3, 48, 48) for view in pair)
+
+
+def test_learning_rate():
+    """10 of 100 epochs up from 0 to 2e-3 for a batch of 1,024, then a cosine to 0."""
+    args, total = parse(), 10_000
+    lr = [stage1.lr_at(step, total, args) for step in range(total)]
+    assert max(lr) == pytest.approx(2e-3) and np.argmax(lr) in (999, 1000)
+    assert lr[0] == pytest.approx(2e-6) and lr[-1] < 1e-9
+    np.testing.assert_allclose(np.diff(lr[:1000]), 2e-6)
+    assert lr[1000 + 4500] == pytest.approx(1e-3)                     # half way down: half the peak
+    assert stage1.lr_at(999, total, parse("--batch", "256")) == pytest.approx(5e-4)
+
+
+@pytest.mark.parametrize("warmup, expected", [       # of 10 epochs and 10 steps: a step an epoch
+    (0, [1, 0.9755, 0.9045]), (0.3, [1, 0.9872, 0.9261]),
+    (1.5, [2 / 3, 1, 0.9915]), (2, [0.5, 1, 1, 0.9619]), (2.5, [0.4, 0.8, 1, 0.9891])])
+def test_warmups_that_are_no_whole_number_of_steps(warmup, expected):
+    """The ramp goes on to its end at step 1.5, say: nothing beyond the peak, then the cosine from
+    there."""
+    args = parse("--epochs", "10", "--warmup-epochs", str(warmup), "--batch", "256", "--lr", "1")
+    lr = [stage1.lr_at(step, 10, args) for step in range(10)]
+    assert lr[:len(expected)] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_learning_rate_never_exceeds_its_peak():
+    """For every length of 1 to 60 steps and every warm-up of 0 to all 20 epochs."""
+    for warmup in np.arange(0, 20.01, 0.25):
+        args = parse("--epochs", "20", "--warmup-epochs", str(warmup), "--batch", "256")
+        for total in range(1, 61):
+            lr = np.array([stage1.lr_at(step, total, args) for step in range(total)])
+            assert lr.min() > 0 and lr.max() <= args.lr
+            top = lr.argmax()                             # up to it, and down from it
+            assert (np.diff(lr[:top + 1]) > 0).all() and (np.diff(lr[top:]) <= 0).all()
+
+
+# ------------------------------------------------------------------ 3. step for step
+class Adam:
+    """AdamW as its paper has it, for a list of (parameter, weight decay)."""
+
+    def __init__(self, parameters):
+        self.parameters, self.t = parameters, 0
+        self.mean = [torch.zeros_like(p) for p, _ in parameters]
+        self.square = [torch.zeros_like(p) for p, _ in parameters]
+
+    @torch.no_grad()
+    def step(self, gradients, lr):
+        self.t += 1
+        for (p, decay), g, m, v in zip(self.parameters, gradients, self.mean, self.square,
+                                       strict=True):
+            p *= 1 - lr * decay
+            m.copy_(0.9 * m + 0.1 * g)
+            v.copy_(0.999 * v + 0.001 * g ** 2)
+            m_hat, v_hat = m / (1 - 0.9 ** self.t), v / (1 - 0.999 ** self.t)
+            p -= lr * m_hat / (v_hat.sqrt() + 1e-8)
+
+
+def clips_by_hand(step, args, halves):
+    """The clips of a step, pairs (half, token), from the list of all clips."""
+    clips = [(half, token) for half in halves for token in range(half.n_frames // 2)]
+    if args.halves_per_batch:
+        rng = np.random.default_rng([args.seed, step])
+        chosen = rng.choice(len(halves), args.halves_per_batch, replace=False)
+        pool = [clip for h in chosen for clip in clips if clip[0] == halves[h]]
+        return [pool[i] for i in rng.choice(len(pool), args.batch, replace=False)]
+    per_epoch = len(clips) // args.batch
+    order = np.random.default_rng([args.seed, step // per_epoch]).permutation(len(clips))
+    first = step % per_epoch * args.batch
+    return [clips[i] for i in order[first:first + args.batch]]
+
+
+def views_by_hand(step, args, halves):
+    """Two views of all clips of a step, drawn for the whole batch: (B, 2, 3, 48, 48) each."""
+    x = np.stack([[cv2.imread(half.path(2 * token + t))[:, :, ::-1] for t in range(2)]
+                  for half, token in clips_by_hand(step, args, halves)])      # (B, 2, H, W, 3)
+    x = torch.from_numpy(x).permute(0, 1, 4, 2, 3).float()                    # (B, 2, 3, H, W)
+    height, width = x.shape[3:]
+    draw, made = augment.Draws(args.seed, step, args.batch), []
+    for blur, solarize in ((1.0, 0.0), (0.1, 0.2)):
+        boxes = augment.random_boxes(draw, height, width, args.crop_scale,
+                                     np.array([0.75 * width / height, 1.25 * width / height]))
+        view = augment.crop_resize(x, boxes, 48)                              # (B, 2, 3, 48, 48)
+        view = augment.color_jitter(view, draw, args.color, p=0.8)
+        view = augment.grayscale(view, draw, p=0.2)
+        view = augment.gaussian_blur(view, draw, p=blur)
+        view = augment.solarize(view, draw, p=solarize)
+        view = augment.hflip(view, draw, p=0.5)
+        mean, deviation = view.mean((3, 4), keepdim=True), view.std((3, 4), False, keepdim=True)
+        made.append((view - mean) / (deviation + 1e-3))
+    return made
+
+
+def stage_1_by_hand(args, cfg, halves):
+    """The method: yields after every step what a run must have seen and made by then."""
+    total = args.steps or args.epochs * (sum(half.n_frames // 2 for half in halves) // args.batch)
+    torch.manual_seed(args.seed)
+    encoder = model.spatial_encoder(cfg)
+    projector = model.Projector(cfg.width, cfg.head_width, cfg.head_width, 256)
+    slow = copy.deepcopy([encoder, projector])                       # the target branch
+    predictor = model.Projector(256, cfg.head_width, 256, last_bias=False)
+    use_queue = args.negatives == "queue"
+    queue = torch.randn(args.queue if use_queue else 0, 256)
+    queue = queue / queue.norm(dim=1, keepdim=True)
+    oldest = 0                                                       # its place in the queue
+
+    plain = [(p, args.weight_decay if p.dim() > 1 and name not in ("cls_token", "pos_embed") else 0)
+             for part in (encoder, projector, predictor) for name, p in part.named_parameters()]
+    plain.sort(key=lambda pair: pair[1] == 0)                        # those that decay come first
+    adam = Adam(plain)
+
+    for step in range(total):
+        warmup = total * args.warmup_epochs / args.epochs
+        peak = args.lr * args.batch / 256
+        lr = (peak * min(1, (step + 1) / warmup) if step < warmup else
+              peak * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2)
+        both, losses, hits, keys = views_by_hand(step, args, halves), [], [], []
+        gradients = [torch.zeros_like(p) for p, _ in plain]
+        n = args.batch // args.accumulate                            # clips per pass
+        for first in range(0, args.batch, n):
+            x = torch.cat([view[first:first + n] for view in both])
+            torch.manual_seed((args.seed * 1_000_003 + step) * args.batch + first)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bool(args.bf16)):
+                z = predictor(projector(encoder(x))).float()         # drop path in both branches
+                with torch.no_grad():
+                    k = slow[1](slow[0](x)).float()
+            z, k = z / z.norm(dim=1, keepdim=True), k / k.norm(dim=1, keepdim=True)
+            z1, z2, k1, k2 = z[:n], z[n:], k[:n], k[n:]
+            of1, of2 = (([queue] * n) if use_queue else [without(k, i) for i in range(n)]
+                        for k in (k2, k1))
+            one, hits1 = loops_loss(z1, k2, of1, args.tau)
+            two, hits2 = loops_loss(z2, k1, of2, args.tau)
+            loss = (one + two) / 2                                   # Eq. 1
+            for total_gradient, g in zip(gradients, torch.autograd.grad(
+                    loss, [p for p, _ in plain]), strict=True):
+                total_gradient += g / args.accumulate
+            losses.append(loss.item())
+            hits.append((hits1 + hits2) / 2)
+            keys += [key for pair in zip(k1, k2, strict=True) for key in pair]     # clip by clip
+        norm = sum(g.double().pow(2).sum() for g in gradients).sqrt().item()
+        assert norm > 3 * args.clip_grad, "clipping must bite"
+        adam.step([g * (args.clip_grad / norm) for g in gradients], lr)
+        m = 1 - (1 - args.momentum) * (1 + math.cos(math.pi * step / total)) / 2
+        with torch.no_grad():
+            for part, fast in zip(slow, (encoder, projector), strict=True):
+                for p, q in zip(part.parameters(), fast.parameters(), strict=True):
+                    p.copy_(m * p + (1 - m) * q)
+        for key in keys if use_queue else []:
+            queue[oldest] = key
+            oldest = (oldest + 1) % len(queue)
+        yield copied({
+            "views": both, "loss": np.mean(losses), "top-1": np.mean(hits), "lr": lr, "grad": norm,
+            "queue": queue, "mean": adam.mean, "square": adam.square,
+            "model": {f"spatial.{name}": p for name, p in encoder.state_dict().items()},
+            "projector": projector.state_dict(), "predictor": predictor.state_dict(),
+            "target": {f"{i}.{name}": p for i, part in enumerate(slow)
+                       for name, p in part.state_dict().items()}})
+
+
+def assert_near(got, expected, scale, what, share=2e-3):
+    """Tensors that differ by rounding alone, measured by how far the step has moved them."""
+    assert got.shape == expected.shape, what
+    if what.endswith("attn.qkv.bias"):      # a softmax does not see a bias of the keys: their
+        D = len(got) // 3                   # gradient is rounding, of which Adam makes steps
+        keep = torch.cat([torch.arange(D), torch.arange(2 * D, 3 * D)])
+        got, expected, scale = got[keep], expected[keep], scale[keep]
+    apart, moved = (got - expected).double().norm(), scale.double().norm()
+    assert apart <= share * moved, f"{what}: {apart / moved:.1e} of the way"
+
+
+BY_HAND = {          # every flag that changes a step has a value that is not its default
+    "the queue": ["--queue", "70", "--batch", "24"],                  # 4 steps, 48 keys each
+    "the queue, two passes, bf16": ["--queue", "20", "--accumulate", "2", "--bf16", "--steps", "3",
+                                    "--batch", "16"],
+    "the batch, two passes": ["--negatives", "batch", "--halves-per-batch", "1", "--accumulate",
+                              "2", "--steps", "3", "--batch", "16"]}
+
+
+@pytest.mark.parametrize("options", BY_HAND.values(), ids=BY_HAND)
+def test_two_steps_by_hand(options, matches, tmp_path, monkeypatch):
+    """Three or four steps of the script's main, compared after each of them."""
+    cfg = replace(model.MODELS["vivit_micro"], drop_path=0.3, embed_dim=48, head_width=96)
+    monkeypatch.setitem(model.MODELS, "vivit_micro", cfg)
+    entered, build = [], stage1.spatial_encoder
+
+    def watched(cfg):                       # the target is a copy of it, hook and all
+        encoder = build(cfg)
+        encoder.register_forward_pre_hook(lambda module, x: entered.append(x[0].clone()))
+        return encoder
+
+    monkeypatch.setattr(stage1, "spatial_encoder", watched)
+    saved = record(monkeypatch, stage1, "save_checkpoint")
+    (tmp_path / "games.txt").write_text("league/one")
+    options = ["--lr", "0.02", "--warmup-epochs", "0.75", "--weight-decay", "9", "--epochs", "2",
+               "--steps", "0", "--split", str(tmp_path / "games.txt"),
+               "--clip-grad", "0.05", "--tau", "0.2", "--momentum", "0.6", "--seed", "7",
+               "--crop-scale", "0.3", "0.9", "--color", "0.5", "0.3", "0.1", "0.2",
+               "--log-every", "1", "--save-every", "1", *options]
+    final = run(matches, tmp_path, *options)
+    args = parse(*options, "--data", str(matches))
+    steps = list(stage_1_by_hand(args, cfg, find_halves(matches, args.split)))
+    states = [state for _, state in saved]
+    assert len(states) == len(steps) == final["step"] >= 3
+
+    # -- what entered the network: pass by pass, student and target alike
+    n, passes = args.batch // args.accumulate, iter(zip(entered[::2], entered[1::2], strict=True))
+    for step in steps:
+        for first in range(0, args.batch, n):
+            expected = torch.cat([view[first:first + n] for view in step["views"]])
+            for x in next(passes):
+                torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4)
+    assert next(passes, None) is None
+
+    # -- what came out
+    torch.manual_seed(args.seed)
+    before = {"model": {f"spatial.{name}": p for name, p in build(cfg).state_dict().items()}}
+    log = [line.split(" | ") for line in (tmp_path / "log.txt").read_text().splitlines()]
+    hits = 0.0
+    for done, (state, step, line) in enumerate(zip(states, steps, log, strict=True), 1):
+        assert line[1] == f"step {done}/{len(steps)}"
+        assert float(line[2].removeprefix("loss ")) == pytest.approx(step["loss"], abs=1.5e-4)
+        assert float(line[3].removeprefix("top-1 ")) == pytest.approx(step["top-1"], abs=6e-5)
+        assert line[4] == f"lr {step['lr']:.2e}"
+        assert float(line[5].removeprefix("grad ")) == pytest.approx(
+            step["grad"], abs=6e-3, rel=1e-3)
+        hits += step["top-1"]
+
+        for part in ("model", "projector", "predictor", "target"):
+            assert state[part].keys() == step[part].keys()
+            for name, value in state[part].items():
+                start = before.get(part, {}).get(name, torch.zeros(()))
+                assert_near(value, step[part][name], step[part][name] - start, f"{part}.{name}",
+                            share=5e-2 if args.bf16 else 2e-3)
+        torch.testing.assert_close(state["queue"], step["queue"], rtol=0,
+                                   atol=5e-3 if args.bf16 else 2e-5)
+        optimizer = state["optimizer"]
+        decays = [g["weight_decay"] for g in optimizer["param_groups"]]
+        assert decays == [args.weight_decay, 0]
+        assert all(g["lr"] == pytest.approx(step["lr"], rel=1e-9)
+                   for g in optimizer["param_groups"])
+        names = [*optimizer["state"]]
+        assert names == [i for g in optimizer["param_groups"] for i in g["params"]]
+        for i in names:
+            assert optimizer["state"][i]["step"] == done
+            for own, given in (("exp_avg", "mean"), ("exp_avg_sq", "square")):
+                got, expected = optimizer["state"][i][own], step[given][i]
+                assert got.shape == expected.shape
+                assert (got - expected).norm() <= 2e-3 * expected.norm() + 1e-7, (own, i)
+        before = step
+    assert hits > 0
+
+
+# ------------------------------------------------------------------ 4. inside a run
+def test_momentum_encoder(matches, tmp_path, monkeypatch):
+    """f_t <- m f_t + (1 - m) f_s after every step, with m from 0.9 (here) to 1 on a cosine; of the
+    encoder and the projector, not of the predictor."""
+    args = parse("--momentum", "0.9")
+    m = [stage1.momentum_at(step, 100, args) for step in range(101)]
+    assert m[0] == pytest.approx(0.9) and m[50] == pytest.approx(0.95) and m[100] == 1
+    assert (np.diff(m) > 0).all()
+    saved = record(monkeypatch, stage1, "save_checkpoint")
+    run(matches, tmp_path, "--save-every", "1", "--momentum", "0.9")
+    states = [state for _, state in saved]
+    assert len(states) == 6
+    fast = [{f"0.{name.removeprefix('spatial.')}": p for name, p in state["model"].items()}
+            | {f"1.{name}": p for name, p in state["projector"].items()} for state in states]
+    for step in range(1, 6):
+        m = 1 - 0.1 * (math.cos(math.pi * step / 6) + 1) / 2
+        assert states[step]["target"].keys() == fast[step].keys()
+        for name, value in states[step]["target"].items():
+            expected = m * states[step - 1]["target"][name] + (1 - m) * fast[step][name]
+            torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-7)
+    assert any(not torch.equal(fast[5][name], value) for name, value in states[5]["target"].items())
+
+
+@pytest.mark.parametrize("accumulate, size", [(1, 40), (2, 40), (1, 7)])
+def test_the_queue_is_first_in_first_out(accumulate, size, matches, tmp_path, monkeypatch):
+    """16 keys a step, both views', go into a queue of 40: it always holds the last 40 keys (the
+    random ones it began with, until they are pushed out), and never those of the step itself. A
+    queue that a step overfills holds the last of the step before."""
+    calls = record(monkeypatch, stage1, "moco_loss")
+    state = run(matches, tmp_path, "--accumulate", str(accumulate), "--queue", str(size))
+    first = calls[0][0][2]
+    torch.testing.assert_close(first.norm(dim=1), torch.ones(size))
+    kept = collections.deque(first.tolist(), maxlen=size)
+    for step in range(6):
+        of_step = [args for args, _ in calls[step * 2 * accumulate:(step + 1) * 2 * accumulate]]
+        assert all(sorted(queue.tolist()) == sorted(kept) for _, _, queue, _ in of_step)
+        for (_, k2, *_), (_, k1, *_) in zip(of_step[::2], of_step[1::2], strict=True):
+            for pair in zip(k1.tolist(), k2.tolist(), strict=True):   # clip by clip
+                kept.extend(pair)
+    assert sorted(state["queue"].tolist()) == sorted(kept)
+
+
+def test_accumulation_changes_nothing(matches, tmp_path, monkeypatch):
+    """The same gradients and the same line in the log from one pass and from four, but for
+    rounding: the augmentations are those of the whole batch."""
+    gradients, original = [], torch.nn.utils.clip_grad_norm_
+
+    def spy(parameters, max_norm):
+        gradients.append([p.grad.clone() for p in parameters])
+        return original(parameters, max_norm)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+    logged = []
+    for passes in ("1", "4"):
+        run(matches, tmp_path / passes, "--accumulate", passes, "--steps", "1")
+        line = (tmp_path / passes / "log.txt").read_text()
+        logged.append([float(word) for part in line.split(" | ")[2:6] for word in part.split()[1:]])
+    assert logged[0] == pytest.approx(logged[1], abs=2e-4, rel=1e-3) and len(logged[0]) == 4
+    scale = torch.stack([g.norm() for g in gradients[0]]).norm()
+    for one, four in zip(*gradients, strict=True):        # float32: small sums cancel
+        assert (one - four).norm() <= 1e-3 * one.norm() + 1e-5 * scale

@@ -1,0 +1,404 @@
+"""
+What these tests prove about video.py: the kinds of files that television, phones and joined
+recordings give.
+  1. the files of fixtures/videos show the pictures that ffmpeg gives
+  2. interlaced material: the comb is gone; pictures that are only flagged stay as they are
+  3. clocks that jump, restart or wrap; --start and --end keep absolute times
+  4. several streams, HDR, slow rates, starts in the middle
+  5. damage and truncation are told in one line
+  6. what cannot be decoded, what cannot be right
+  7. other people's folders
+No ffmpeg binary is needed: PyAV writes what the fixtures lack. docs/video.md has the comparison
+with ffmpeg itself.
+"""
+import json
+import re
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from test_video import steady, touch, write_mkv
+
+from comedian import video
+from comedian.frames import DataError
+
+VIDEOS = Path(__file__).parent / "fixtures" / "videos"
+WIDTH, HEIGHT = 160, 96
+
+
+def number(image):
+    """The number off a picture with a bar code: 16 columns, upper third against middle third."""
+    upper, middle = (image[y:y + 3].mean((0, 2)) for y in (len(image) // 6, len(image) // 2))
+    centres = ((np.arange(16) + 0.5) * image.shape[1] / 16).astype(int)
+    return int((upper > middle)[centres] @ (1 << np.arange(16)))
+
+
+def picture(i, flat=False):
+    """(H, W, 3): number i as a bar code, with a box below that moves 4 pixels a picture."""
+    bars = (i >> np.arange(16) & 1).repeat(WIDTH // 16)
+    image = np.full((HEIGHT, WIDTH), 60, np.uint8)
+    if not flat:
+        image[:HEIGHT // 3], image[HEIGHT // 3:2 * HEIGHT // 3] = 16 + 219 * bars, 235 - 219 * bars
+    left = 4 * i % (WIDTH - 60)
+    image[2 * HEIGHT // 3 + 4:-4, left:left + 60] = 220
+    return image[..., None].repeat(3, 2)
+
+
+def write(path, images, codec="libx264", fps=25, pixels="yuv420p", fields=None, offset_s=0,
+          options=None, stream_options=None, flags=None, transfer=None):
+    """A video by FFmpeg's encoders. fields: "tff" flags all pictures as interlaced."""
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream = container.add_stream(codec, rate=Fraction(fps), options=stream_options or {})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixels
+        if transfer:
+            stream.codec_context.color_trc = transfer
+        if flags:
+            stream.codec_context.flags |= flags
+        for i, image in enumerate(images):
+            frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format=pixels)
+            if fields:
+                graph = av.filter.Graph()
+                graph.link_nodes(graph.add_buffer(template=frame, time_base=Fraction(1, 25)),
+                                 graph.add("setfield", fields), graph.add("buffersink")).configure()
+                graph.push(frame)
+                frame = graph.pull()
+            frame.pts, frame.time_base = i, 1 / Fraction(fps)
+            for packet in [*stream.encode(frame)]:
+                write_packet(container, packet, offset_s)
+        for packet in stream.encode():
+            write_packet(container, packet, offset_s)
+    return path
+
+
+def write_packet(container, packet, offset_s):
+    packet.pts += round(offset_s / packet.time_base)
+    packet.dts += round(offset_s / packet.time_base)
+    container.mux(packet)
+
+
+def numbers(path, **options):
+    return [number(image) for image in video.sample(path, **options)]
+
+
+def by_rule(n, fps=25, rate=2):
+    """The numbers that `ffmpeg -vf fps=2` gives of n pictures at a steady rate."""
+    places = [int(i * rate / fps + 0.5) for i in range(n)]
+    return [max(i for i in range(n) if places[i] <= place)
+            for place in range(int(n * rate / fps + 0.5))]
+
+
+# ------------------------------------------------------------------ 1. the fixtures
+EXPECTED = json.loads((VIDEOS / "expected.json").read_text())
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_known_pictures(name):
+    """null: before a late start, where the first picture is repeated."""
+    shown, expected = numbers(VIDEOS / name), EXPECTED[name]
+    first = next(n for n in expected if n is not None)
+    assert shown == [first if n is None else n for n in expected]
+
+
+def test_a_phone_video_is_upright():
+    expected = np.array(json.loads((VIDEOS / "rotated.json").read_text())["rot90.mp4"])
+    image = next(video.sample(VIDEOS / "rot90.mp4", size=(398, 224)))
+    grid = [[image[28 * y:28 * y + 28, round(x * 49.75):round((x + 1) * 49.75)].mean((0, 1))
+             for x in range(8)] for y in range(8)]
+    assert np.abs(np.array(grid) - expected).mean() < 3
+    assert video.probe(VIDEOS / "rot90.mp4")[3:] == (224, 400)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_stretch_keeps_absolute_times(name):
+    """Also across the joint of two recordings, and with the picture that a gap repeats."""
+    whole = list(video.sample(VIDEOS / name))
+    part = list(video.sample(VIDEOS / name, start_s=4, end_s=7))
+    assert len(part) == min(6, len(whole) - 8)
+    assert [number(image) for image in part] == [number(image) for image in whole[8:14]]
+
+
+# ------------------------------------------------------------------ 2. interlaced
+def comb(image):
+    """How many pixels lie between rows that alternate: the mark of two instants in one picture."""
+    step = np.diff(image.mean(2), axis=0)
+    turns = step[:-1] * step[1:] < -400
+    return int((turns[:-1] & turns[1:]).sum())
+
+
+def woven(i, flat):
+    """Picture of two fields: upper rows of instant 2i, lower rows of 2i + 1. Not flat: with bars
+    above that are others in every picture, but the same in both fields: much of it is not combed.
+    """
+    image = picture(2 * i, flat=True)
+    image[1::2] = picture(2 * i + 1, flat=True)[1::2]
+    if not flat:
+        bars = np.random.default_rng(i).integers(0, 2, 16).repeat(WIDTH // 16)
+        image[:76] = (16 + 219 * bars)[:, None]
+    return image
+
+
+INTERLACED = {"il.mkv": ("libx264", {"crf": "10", "x264-params": "tff=1"}),
+              "il.ts": ("libx264", {"crf": "10", "x264-params": "tff=1"}),
+              "il.mpg": ("mpeg2video", {"qscale": "2"}), "mpeg2.ts": ("mpeg2video", {})}
+INTERLACED_FLAGS = av.codec.context.Flags.interlaced_dct | av.codec.context.Flags.interlaced_me
+
+
+def write_flagged(path, images):
+    codec, options = INTERLACED[path.name]
+    return write(path, images, codec, fields="tff", stream_options=options, flags=INTERLACED_FLAGS)
+
+
+def decoded(path):
+    with av.open(str(path)) as container:
+        return list(container.decode(video=0))
+
+
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("name", INTERLACED)
+def test_no_comb_is_left_on_a_moving_shape(name, flat, tmp_path):
+    path = write_flagged(tmp_path / name, [woven(i, flat) for i in range(75)])
+    frames = decoded(path)
+    assert all(frame.interlaced_frame for frame in frames)
+    assert comb(frames[18].to_ndarray(format="rgb24")) > 100               # it was there
+    shown = list(video.sample(path))
+    assert len(shown) == 6
+    for n, image in enumerate(shown):
+        assert comb(image) < 20                            # noise of MPEG-2
+        box = np.flatnonzero(image[80].mean(1) > 140)      # where it was in the first field
+        assert abs(box[0] - 8 * by_rule(75)[n] % (WIDTH - 60)) <= 2 and len(box) in range(56, 66)
+
+
+@pytest.mark.parametrize("name", INTERLACED)
+def test_progressive_pictures_that_are_only_flagged_stay_sharp(name, tmp_path):
+    """bwdif alone would take every second row of what moves from its neighbours."""
+    texture = np.random.default_rng(0).integers(40, 220, (HEIGHT, 4 * WIDTH, 1))
+    texture = sum(np.roll(texture, k, 0) for k in range(4)).repeat(3, 2).astype(float) / 4
+    texture = texture.astype(np.uint8)
+    path = write_flagged(tmp_path / name, [texture[:, 3 * i:3 * i + WIDTH] for i in range(75)])
+    frames = decoded(path)
+    assert all(frame.interlaced_frame for frame in frames)
+    for image, i in zip(video.sample(path), by_rule(75), strict=True):
+        np.testing.assert_array_equal(image, frames[i].to_ndarray(format="rgb24",
+                                                                  interpolation="AREA"))
+
+
+# ------------------------------------------------------------------ 3. clocks
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    """make(offset_s): bytes of a transport stream of 10 s whose clock begins there."""
+    folder, made = tmp_path_factory.mktemp("ts"), {}
+
+    def make(offset_s):
+        if offset_s not in made:
+            made[offset_s] = write(folder / f"{offset_s}.ts", map(picture, range(250)),
+                                   offset_s=offset_s, stream_options={"g": "50"}).read_bytes()
+        return made[offset_s]
+    return make
+
+
+@pytest.mark.parametrize("second_s", [0, 3, 5000, 90000])
+def test_a_clock_that_jumps_goes_on(second_s, recording, tmp_path, capsys):
+    path = tmp_path / "joined.ts"
+    path.write_bytes(recording(0) + recording(second_s))
+    assert numbers(path) == 2 * by_rule(250)
+    said = capsys.readouterr().err
+    by_s = float(re.search(r"clock jumps 1 times, first by (\S+) s at 9.9 s; time", said)[1])
+    assert by_s == pytest.approx(second_s - 10, abs=0.15) and said.count("\n") == 1
+    assert numbers(path, start_s=12, end_s=15) == by_rule(250)[4:10]
+    assert video.probe(path).duration_s == 0               # nothing is promised
+
+
+def test_a_gap_of_some_seconds_stays_a_gap(recording, tmp_path):
+    path = tmp_path / "gap.ts"
+    path.write_bytes(recording(0) + recording(15))
+    assert numbers(path)[:20] == by_rule(250) and len(numbers(path)) == 50
+
+
+@pytest.mark.parametrize("offset_s", [36000, 95438, 95441])     # 33 bits end at 95,443.7 s
+def test_a_clock_that_wraps(offset_s, recording, tmp_path, capsys):
+    path = tmp_path / "wrap.ts"
+    path.write_bytes(recording(offset_s))
+    assert numbers(path) == by_rule(250)
+    assert video.probe(path).duration_s == pytest.approx(10, abs=0.1)
+    assert capsys.readouterr().err == ""
+
+
+# ------------------------------------------------------------------ 4. other kinds
+def test_the_default_stream_is_read_and_named(capsys):
+    assert numbers(VIDEOS / "two.mkv") == EXPECTED["two.mkv"]
+    assert ("note: " + str(VIDEOS / "two.mkv: has 2 picture streams; number 1, 400x224, is read\n")
+            == capsys.readouterr().err)
+
+
+def test_a_small_stream_may_be_the_default(tmp_path):
+    """ffmpeg's rule: the largest, where being the default counts as 5 million pixels."""
+    with av.open(str(tmp_path / "v.mkv"), "w") as container:
+        streams = [container.add_stream("ffv1", rate=25) for _ in range(2)]
+        for stream, size, default in zip(streams, (160, 64), (0, 1), strict=True):
+            stream.width = stream.height = size
+            stream.pix_fmt, stream.disposition = "yuv420p", default
+        for i in range(25):
+            for stream in streams:
+                frame = av.VideoFrame(stream.width, stream.height, "yuv420p")
+                frame.pts, frame.time_base = i, Fraction(1, 25)
+                container.mux(stream.encode(frame))
+    assert next(video.sample(tmp_path / "v.mkv")).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("transfer, name", [(16, "PQ"), (18, "HLG")])
+def test_hdr_is_told(transfer, name, tmp_path, capsys):
+    path = write(tmp_path / "v.mkv", map(picture, range(50)), "libx265", pixels="yuv420p10le",
+                 transfer=transfer, stream_options={"x265-params": "log-level=none"})
+    assert numbers(path) == by_rule(50)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"v.mkv: HDR ({name}), shown paler" in said
+
+
+@pytest.mark.parametrize("fps", ["1/2", "1", "3/2", "2", "3"])
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "ts", "avi"])
+def test_slow_rates(fps, suffix, tmp_path):
+    """The last picture lasts as long as the others."""
+    path = write(tmp_path / f"v.{suffix}", map(picture, range(12)),
+                 "libx264" if suffix == "ts" else "mpeg4", fps)
+    assert numbers(path) == by_rule(12, Fraction(fps))
+
+
+def test_a_recording_that_begins_between_key_pictures(recording, tmp_path, capsys):
+    """The first picture that can be decoded is that of second 2; it is shown before that, too."""
+    path, content = tmp_path / "v.ts", recording(0)
+    with av.open(str(write(tmp_path / "w.ts", map(picture, range(250)),
+                           stream_options={"g": "50"}))) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+    path.write_bytes(content[packets[3].pos:])
+    shown = numbers(path)
+    assert shown[4:] == [n + 3 for n in by_rule(250) if n > 50] and len(set(shown[:4])) == 1
+    assert "its first picture is that of 1.8 s; it is shown" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ 5. damage
+LIVE = {"v.ts": ("libx264", None), "v.mpg": ("mpeg2video", None),
+        "v.mkv": ("libx264", {"live": "1"}), "v.avi": ("mpeg4", None), "v.flv": ("flv", None)}
+
+
+def write_live(folder, name):
+    codec, options = LIVE[name]
+    if name != "v.mkv":
+        return write(folder / name, map(picture, range(250)), codec,
+                     stream_options={"g": "25"})
+    write(folder / "whole.mkv", map(picture, range(250)), stream_options={"g": "25"})
+    content = (folder / "whole.mkv").read_bytes()
+    for master in (b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"):      # sizes unknown, as written live
+        parts = content.split(master)
+        content = parts[0] + b"".join(master + unknown(part) for part in parts[1:])
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+def unknown(part):
+    """An element's size, in as many bytes, set to what means unknown; and its content."""
+    n = 9 - part[0].bit_length()
+    return bytes([(1 << 9 - n) - 1]) + b"\xff" * (n - 1) + part[n:]
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_what_is_whole_has_no_note(name, tmp_path, capsys):
+    path = write_live(tmp_path, name)
+    assert numbers(path) == by_rule(250) and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_a_file_cut_anywhere_is_told_in_one_line(name, tmp_path, capsys):
+    whole = write_live(tmp_path, name).read_bytes()
+    path = tmp_path / f"cut_{name}"
+    for part in (0.5, 0.61803, 0.77):
+        path.write_bytes(whole[:int(len(whole) * part) // 4 * 4 + 3])
+        images, broken = [], []
+        try:
+            images.extend(map(number, video.sample(path)))
+        except DataError as error:
+            broken = [str(error)]
+        said = capsys.readouterr().err.splitlines() + broken
+        assert said and all(str(path) in line for line in said)
+        assert any(word in line for line in said for word in ("cut off", "breaks off", "damaged"))
+
+
+@pytest.mark.parametrize("name", [name for name in LIVE if name != "v.avi"])   # AVI has no stamps
+def test_damage_is_told_and_stepped_over(name, tmp_path, capsys):
+    path = write_live(tmp_path, name)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle:middle + 1200] = np.random.default_rng(1).bytes(1200)
+    path.write_bytes(content)
+    got = numbers(path)
+    expected = by_rule(250)
+    assert len(got) == 20 and got[:7] == expected[:7] and got[-6:] == expected[-6:]
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "seconds, first at" in said and "damaged in" in said
+
+
+# ------------------------------------------------------------------ 6. what cannot be right
+def test_a_codec_without_a_decoder_is_named(tmp_path):
+    path = write_mkv(tmp_path / "v.mkv", steady(25, 2))
+    path.write_bytes(path.read_bytes().replace(b"V_MJPEG", b"V_AVS2\0"))
+    for read in (video.probe, lambda path: list(video.sample(path))):
+        with pytest.raises(DataError, match=r"v.mkv: its codec \(avs2.*\) cannot be decoded here; "
+                                            "ffmpeg -i OLD -c:v libx264 -crf 18 NEW.mkv"):
+            read(path)
+
+
+def test_a_file_without_pictures_is_refused(tmp_path):
+    with av.open(str(tmp_path / "v.mkv"), "w") as container:
+        stream = container.add_stream("aac", rate=48000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 48000), np.float32), "fltp", "mono")
+        sound.rate = 48000
+        container.mux([*stream.encode(sound), *stream.encode()])
+    with pytest.raises(DataError, match="v.mkv: no picture can be read"):
+        video.probe(tmp_path / "v.mkv")
+
+
+def test_a_picture_that_does_not_change_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(video, "STILL_S", 4)
+    moving, still = [picture(i) for i in range(50)], [picture(50)] * 150
+    assert len(numbers(write(tmp_path / "v.mkv", moving + still, "ffv1"))) == 16
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: {tmp_path}/v.mkv: its picture does not change for 4 s from 2.0 s on"]
+    assert len(numbers(write(tmp_path / "v.mkv", moving + still[:75], "ffv1"))) == 10
+    assert capsys.readouterr().err == ""
+
+
+def test_notes_go_where_they_are_asked_for(capsys):
+    heard = []
+    list(video.sample(VIDEOS / "two.mkv", note=heard.append))
+    assert len(heard) == 1 and capsys.readouterr().err == ""
+
+
+def test_a_playlist_that_is_called_mkv_opens_nothing(tmp_path):
+    (tmp_path / "v.mkv").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n"
+                                    "http://127.0.0.1:9/a.ts\n")
+    with pytest.raises(DataError, match="v.mkv: "):
+        video.probe(tmp_path / "v.mkv")
+
+
+# ------------------------------------------------------------------ 7. other people's folders
+def test_the_ball_action_layout_and_what_macs_leave(tmp_path):
+    touch(tmp_path, "l/s/one/224p.mp4", "l/s/one/720p.mp4", "l/s/one/._224p.mp4",
+          "__MACOSX/l/s/one/224p.mp4", "l/s/two/224p.mp4")
+    found = video.find_videos(tmp_path)
+    assert found == [[str(tmp_path / "l/s/one/224p.mp4")], [str(tmp_path / "l/s/two/224p.mp4")]]
+    assert video.half_number("l/s/one/224p.mp4") == 1
+
+
+def test_a_loop_of_links_is_visited_once(tmp_path):
+    touch(tmp_path, "a/1.mkv", "a/2.mkv")
+    (tmp_path / "a/again").symlink_to(tmp_path)
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert video.find_videos(tmp_path) == [[str(tmp_path / "a/1.mkv"), str(tmp_path / "a/2.mkv")]]
+
+
+def test_the_kernels_need_no_video_library():
+    code = "import sys; sys.modules['av'] = None; from comedian import ops"
+    subprocess.run([sys.executable, "-c", code], check=True)
