@@ -84,7 +84,7 @@ def read_log(folder):
             losses[int(found[2])] = float(found[4]), float(found[5])
             last = found
         elif found := VALID.match(line):
-            valid[int(found[1])] = float(found[2])
+            valid[int(found[1])] = float(found[3])
     if last is None:
         raise DataError(f"{path}: no line with a loss yet; a stage writes one every "
                              "--log-every steps")

@@ -198,7 +198,7 @@ def test_images_that_cannot_be_read(tmp_path):
             reader.read([(half, 0), (half, 2)], 2)
 
     last.write_bytes(last.read_bytes()[:20])
-    refuses("4.png: empty or not an image; extract this half's frames again")
+    refuses("4.png: empty or not an image, JPEG or PNG; extract this half's frames again")
     last.write_bytes(b"")
     refuses("4.png: empty or not an image")
     last.unlink()

@@ -166,16 +166,15 @@ def test_foreign_files_are_left_alone(tmp_path, name, text, message):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-@pytest.mark.parametrize("flags, message", [
-    (dict(train=0), "--train must be at least 1, got 0"),
-    (dict(labelled=3), "--labelled 3: there are only 2 train matches"),
-    (dict(size=8), "--size must be at least 32"),
-    (dict(seconds=5), "--seconds must be at least 30"),
-    (dict(seed=-1), "--seed must be at least 0"),
-    (dict(jobs=0), "--jobs must be at least 1")])
-def test_flags_are_checked_before_anything_is_written(tmp_path, flags, message):
-    with pytest.raises(DataError, match=message):
-        render(tmp_path / "new", **flags)
+@pytest.mark.parametrize("flag, value", [
+    ("train", 0), ("size", 8), ("seconds", 5), ("seed", -1), ("jobs", 0), ("test", -1)])
+def test_flags_are_checked_before_anything_is_written(tmp_path, capsys, flag, value):
+    with pytest.raises(SystemExit) as refused:
+        prepare.parse_args(["synthetic", "--out", str(tmp_path / "new"), f"--{flag}", str(value)])
+    line, = capsys.readouterr().err.splitlines()
+    assert refused.value.code == 2 and f"argument --{flag}: wants a whole number from" in line
+    with pytest.raises(DataError, match="--labelled 3: there are only 2 train matches"):
+        render(tmp_path / "new", labelled=3)
     assert not (tmp_path / "new").exists()
 
 

@@ -27,7 +27,7 @@ def test_classes(tmp_path):
         (tmp_path / "classes.txt").write_text(text)
         with pytest.raises(DataError, match="classes.txt: wants one class name per line"):
             soccernet.read_classes(tmp_path / "classes.txt")
-    with pytest.raises(DataError, match="cannot read the list of classes"):
+    with pytest.raises(DataError, match="none.txt: not a list of classes"):
         soccernet.read_classes(tmp_path / "none.txt")
 
 
@@ -137,7 +137,8 @@ def test_matches_are_found_by_name_in_a_folder_or_a_zip(tmp_path):
         for match in ("b/two", "a/one"):
             archive.write(found[match], f"{match}/{LABELS}")
     zipped = soccernet.find_files(tmp_path / "in.zip", LABELS)
-    assert list(zipped) == ["a/one", "b/two"] and zipped["b/two"].read_text() == "in/b/two"
+    assert list(zipped) == ["a/one", "b/two"] and zipped["b/two"].info.filename == f"b/two/{LABELS}"
+    assert zipped["b/two"].archive.read(zipped["b/two"].info) == b"in/b/two"
     with pytest.raises(DataError, match="in: no results_spotting.json in it; it must lie at"):
         soccernet.find_files(tmp_path / "in", PREDICTIONS)
     with pytest.raises(DataError, match="other: no such folder, and not a zip"):
@@ -194,8 +195,8 @@ def test_merged_scores_are_one_window_per_half(tmp_path):
     ({"classes": np.array(["Goal", "Foul", "Offside"])}, "other classes, or another length"),
     ({"token_s": 0.5}, "other classes, or another length"),
     ({"start_s": 3.0}, "other classes, or another length"),
-    ({"windows_2": np.zeros((4, 8, 3), np.float32)}, "other classes, or another length"),
-    ({"merged_1": np.zeros((1, 61, 3), np.float32)}, "other classes, or another length"),
+    ({"windows_2": np.zeros((4, 8, 3), np.float32)}, "not scores that infer.py stored"),
+    ({"merged_1": np.zeros((1, 61, 3), np.float32)}, "not scores that infer.py stored"),
     ({"starts_1": np.array(["first"])}, "not scores that infer.py stored")])
 def test_scores_of_several_models_are_refused(tmp_path, changes, message):
     store(tmp_path, "a", [61, 40])
