@@ -11,7 +11,7 @@ that were there (`keeps`) must be as they were, with nothing unfinished left bes
 
 Thousands of cases take minutes because the imports are done once: every case is a forked child of
 one process that has imported everything and computed nothing, so that no thread runs in it yet.
-pytest starts that process, too, for a share of the catalogue (`short`).
+pytest starts that process, too, for a share of the catalogue (every fourth of those that are `short`).
 """
 import argparse
 import contextlib
@@ -1536,6 +1536,7 @@ def main():
                 fill_in()
         cases = [case for case in CASES if (case.short or not args.short)
                  and re.search(args.only or "", case.name)]
+        cases = cases[::4] if args.short else cases       # 40 s on two quiet cores
         before = prints(sorted(map(str, (path for path in BASE.rglob("*") if path.is_file()))))
 
         def tell(result):
@@ -1580,7 +1581,7 @@ def run_catalogue(*arguments):
 def test_a_share_of_the_catalogue():
     """Of every group some cases: one line or the right result, and nothing lost."""
     said = run_catalogue("--short")
-    assert said["tried"] > 200 and set(BEFORE) == set(said["groups"])
+    assert said["tried"] > 100 and set(BEFORE) == set(said["groups"])
 
 
 @pytest.mark.faults
