@@ -11,7 +11,7 @@ that were there (`keeps`) must be as they were, with nothing unfinished left bes
 
 Thousands of cases take minutes because the imports are done once: every case is a forked child of
 one process that has imported everything and computed nothing, so that no thread runs in it yet.
-pytest starts that process, too, for a share of the catalogue (every fourth of those that are `short`).
+pytest starts that process, too, for a share of the catalogue (every fourth `short` case).
 """
 import argparse
 import contextlib
