@@ -50,6 +50,9 @@ lint: $(VENV)/.dev
 mutants: $(VENV)/.dev $(VENV)/.kernels
 	$(PY) tests/mutants.py
 
+faults: $(VENV)/.dev $(VENV)/.kernels
+	$(PY) tests/test_faults.py docs/faults.md
+
 sanitize: $(VENV)/.dev
 	./csrc/sanitize.sh $(PY)
 

@@ -302,7 +302,8 @@ def start_phase(model, head_phase, args, process):
     model.requires_grad_(False)
     for part in learning:
         part.requires_grad_(True)
-    model.temporal.mask_token.requires_grad_(not head_phase and args.mask > 0)
+    masks = not head_phase and int(args.window * args.mask) > 0       # whether any token is masked
+    model.temporal.mask_token.requires_grad_(masks)
     model.train(not head_phase)                            # drop path in the second phase alone
     groups = decay_groups(*learning, weight_decay=args.weight_decay)
     return process.wrap(model, args.compile), torch.optim.AdamW(groups, fused=True)

@@ -379,7 +379,7 @@ MUTANTS = [
     ("stage3_finetune.py", "draw.seed_torch()  ", "pass  ", "test_stage3.py::test_steps_by_hand"),
     ("stage3_finetune.py", "(loss / args.accumulate).backward()", "loss.backward()",
      "test_stage3.py::test_steps_by_hand"),
-    ("stage3_finetune.py", "requires_grad_(not head_phase and args.mask > 0)",
+    ("stage3_finetune.py", "mask_token.requires_grad_(masks)",
      "requires_grad_(True)", "test_stage3.py::test_what_learns"),
     ("stage3_finetune.py", "return mix(x), mix(y)", "return mix(x), y",
      "test_stage3.py::test_mixup"),

@@ -1607,6 +1607,7 @@ def test_check_says_ten_things(tmp_path):
     assert code == 1 and "NOT WELL" in lines[9] and "no such folder" in lines[9] and not error
 
 
+@pytest.mark.slow
 def test_check_never_crashes(tmp_path):
     """Whatever is missing or broken is the answer of its line; the others stand."""
     for name, content in {"cv2": "raise SystemError('broken\\nbuild')",

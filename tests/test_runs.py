@@ -221,7 +221,7 @@ def test_the_log_after_a_resume(stage, matches, tmp_path, monkeypatch):
     assert whole == killed and len(whole) == 3
 
 
-@pytest.mark.parametrize("stage", SCRIPTS)
+@pytest.mark.parametrize("stage", [1, *(pytest.param(s, marks=pytest.mark.slow) for s in (2, 3))])
 def test_killed_again_and_again(stage, matches, tmp_path, launch):
     """SIGKILL at random moments, while it saves after every step; weights, optimiser and log end
     as those of a run that was never stopped. (20 moments per stage: benchmarks/kills.py.)"""
