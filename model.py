@@ -48,7 +48,8 @@ class Config:
     window_tokens: int = 64           # T_l: positions of the temporal transformer
     drop_path: float = 0.1            # rises linearly to this over the depth (official code)
     normalize_per_frame: bool = False  # see augment.normalize
-    head_width: int = 1024            # hidden width of the projectors of stages 1 and 2 (paper)
+    head_width: int = 1024            # hidden width of the projectors of stages 1 and 2 (paper);
+                                      # nothing to do with Comedian.head
     classes: tuple = SOCCERNET_CLASSES
 
     @property
@@ -397,8 +398,8 @@ class Comedian(nn.Module):
 
 
 def random_keep(noise, ratio):
-    """Each window's tokens that stay, from noise (B, L): (B, L - floor(ratio L)) int64, sorted;
-    None if all do."""
+    """The tokens of each window that are not masked: the mask hits those with the smallest noise.
+    noise (B, L) -> (B, L - floor(ratio L)) int64, sorted; None if nothing is masked."""
     n_masked = int(noise.shape[1] * ratio)
     return noise.argsort(1)[:, n_masked:].sort(1).values if n_masked else None
 

@@ -74,7 +74,7 @@ def parse_args(argv=None):
     add("--lr", type=number(0.0), default=5e-4,
         help="peak learning rate for a batch of 256; scales with --batch")
     add("--warmup-epochs", type=number(0.0), default=10,
-        help="epochs, of --epochs, with rising learning rate")
+        help="epochs with rising learning rate; with --steps the same share of the steps")
     add("--weight-decay", type=number(0.0), default=0.05,
         help="AdamW; not on biases, norms, positions")
     add("--clip-grad", type=number(0.0), default=1.0, help="largest gradient norm (official code)")
@@ -156,7 +156,7 @@ def moco_loss(z, k, queue, tau, own=None):
 def lr_at(step, total, args):
     """Linear warm-up from 0, then a cosine to 0. Proved by test_learning_rate."""
     peak, warmup = args.lr * args.batch / 256, total * args.warmup_epochs / args.epochs
-    if step < warmup:                                      # which need not be a whole number
+    if step < warmup:                                      # may be a fraction: never above the peak
         return peak * min(1, (step + 1) / warmup)
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
@@ -226,7 +226,7 @@ def main(args):
             draw = augment.Draws(args.seed, step, args.batch, mine)
             draw.seed_torch()                                         # for drop path
             both = torch.cat(views(part, draw, cfg, args, device))    # (2b, 2, 3, S, S)
-            # DDP averages gradients in backward; before the last pass that would be wasted work.
+            # DDP: average gradients over the processes in the last pass only. Unused without DDP.
             student.require_backward_grad_sync = mine is process.micro_batches[-1]
             with autocast:
                 z = student(both)                                     # (2b, 256)

@@ -1,6 +1,6 @@
 r"""
-Stage 2: among all seconds of the data set, every token learns to recognise its own, and those
-that a stronger network finds alike.
+Stage 2: distillation. Every token of the student learns to be similar to the teacher's feature of
+its own second, and to those of other seconds as far as the teacher finds them alike.
 
     python stage2_distill.py --data frames/ --init runs/stage1/last.pt         # the paper's setting
     python stage2_distill.py --data frames/ --model vivit_micro --window 32 --batch 4 --steps 20 \
@@ -8,14 +8,17 @@ that a stronger network finds alike.
     torchrun --nproc-per-node 8 stage2_distill.py --data frames/ --init ...             # eight GPUs
 
 Reads   <data>/**/1_224p/00000001.jpg ...      frames; labels are not looked at
-        <features>/**/1_<features-name>.npy    teacher features, 1 per second
-        --init                                 stage 1's last.pt; else all weights start anew
+        <features>/<match>/<half>_<features-name>.npy   teacher features, 1 a second: (seconds, D_t)
+        --init                                 stage 1's last.pt; without it all weights are random
 Writes  <out>/last.pt, log.txt, curves.png     stage 3 starts from last.pt
-        <centroids>/centroids_*.npy            Eq. 4 for every feature, once per data set
+        <centroids>/centroids_*.npy            soft centroids of Eq. 4, once per bank and --tau-m
 Method  paper Sec. 3.3, App. A.4: distillation of a bank of features with the SCE loss, Eq. 3-6.
 
-Differences from the paper, by default: 38 windows of 64 s per half (the paper: 75 per match); rows
-of the bank that are equal share the one-hot's weight in Eq. 5 (read literally, each would get
+Letters as in comedian/frames.py, and D_t width of a teacher feature, M rows of the bank, b windows
+of a pass, n tokens of a pass in one row (b L), S side of the network's image.
+
+Differences from the paper, by default: 38 windows of 64 s per half, 76 per match (the paper: 75);
+rows of the bank that are equal share the one-hot's weight in Eq. 5 (read literally, each would get
 lambda); the projector of ViViT-S is 2048 wide (official code; the paper says 1024). The bank is the
 complete one, as in Eq. 3 and 4 (the official code keeps a queue: --bank queue). Where the paper is
 silent, the official code: drop path, gradient clipping, and temporal blocks that start as copies of
@@ -54,7 +57,7 @@ def parse_args(argv=None):
     add("--init", help="weights for the spatial encoder: stage 1's last.pt, or public ones "
         "(README, 'Public weights'); default: random")
     add("--model", default="vivit_tiny", choices=MODELS,
-        help="network, where there is no --init; with --init, that checkpoint's")
+        help="network, if there is no --init; otherwise that checkpoint decides")
     add("--temporal-depth", type=number(1, 128),
         help="blocks of the temporal transformer; default: the model's (ViViT-T 6: paper's best)")
     add("--temporal-init", choices=["copy", "random"], default="copy",
@@ -63,9 +66,9 @@ def parse_args(argv=None):
 
     add = p.add_argument_group("windows and their view").add_argument
     add("--window", type=number(1, 16384), default=64,
-        help="T_l, tokens (seconds at 2 fps) per window; paper: 32, best 64")
+        help="T_l, tokens per window, one a second at 2 fps; paper: 32, best results with 64")
     add("--windows-per-half", type=number(1, 100_000),
-        help="per epoch; default: 75 of 32 s and inversely for others (paper: 150 per match)")
+        help="per epoch; default: 75 * 32 / --window (paper: 150 per match of 32 s, 75 of 64 s)")
     add("--sampling", choices=["random", "bins"], default="random",
         help="random: anywhere in the half (paper); bins: once in each equal bin (official code)")
     add("--mask", type=number(0.0, 0.99), default=0.25, help="share of tokens masked, alpha_1")
@@ -74,16 +77,17 @@ def parse_args(argv=None):
 
     add = p.add_argument_group("distillation, Eq. 3-6").add_argument
     add("--align", choices=["middle", "first"], default="middle",
-        help="a clip's feature is that of the second of its middle (paper) or first (official) "
-             "frame; they differ where a window starts between two seconds")
+        help="a clip gets the feature of the second (of time) in which its later frame lies "
+             "(middle, paper) or its earlier one (first, official code); they differ where a "
+             "window starts on an odd frame")
     add("--bank", choices=["complete", "queue"], default="complete",
-        help="complete: every feature of the data set (paper); queue: the own window's features "
-             "and the last 65,536 of earlier windows (official code)")
+        help="complete: every feature of all halves in use (paper); queue: the features of the own "
+             "window and the last 65,536 of earlier ones (official code)")
     add("--tau", type=number(0.03), default=0.1, help="temperature of the student, Eq. 3")
     add("--tau-m", type=number(0.03), default=0.07,
         help="temperature of the teacher, Eq. 4 (official YAML: 0.05)")
     add("--lam", type=number(0.0, 1.0), default=0.5, help="weight of the one-hot target, Eq. 5")
-    add("--centroids", help="folder for the soft centroids of Eq. 4, made once per data set and "
+    add("--centroids", help="folder for the soft centroids of Eq. 4, made once per bank and "
         "--tau-m; default: --features")
 
     add = p.add_argument_group("optimisation").add_argument
@@ -96,7 +100,7 @@ def parse_args(argv=None):
     add("--lr", type=number(0.0), default=2e-3,
         help="peak for 256 windows of 32 tokens (64 frames); scales with both")
     add("--warmup-epochs", type=number(0.0), default=10,
-        help="epochs, of --epochs, with rising learning rate")
+        help="epochs with rising learning rate; with --steps the same share of the steps")
     add("--weight-decay", type=number(0.0), default=0.05,
         help="AdamW; not on biases, norms, positions")
     add("--clip-grad", type=number(0.0), default=1.0, help="largest gradient norm (official code)")
@@ -115,7 +119,8 @@ def epoch_order(seed, epoch, n_windows):
 
 
 def pick_windows(step, args, halves):
-    """The windows of a step as pairs (half index, first frame): a function of (seed, step) alone.
+    """The windows of a step as pairs (half index, first frame): a function of the flags and the
+    step, whatever was drawn before.
 
     An epoch shows --windows-per-half windows of every half in random order. They start on any
     frame; with --sampling bins the j-th of a half starts in the j-th of equally long bins.
@@ -123,7 +128,7 @@ def pick_windows(step, args, halves):
     """
     per_epoch = len(halves) * args.windows_per_half
     numbers = np.arange(step * args.batch, (step + 1) * args.batch)   # windows since the start
-    places = np.random.default_rng([args.seed, step, 1]).random(args.batch)
+    places = np.random.default_rng([args.seed, step, 1]).random(args.batch)      # in [0, 1)
     picks = []
     for n, u in zip(numbers, places, strict=True):
         epoch, i = divmod(int(n), per_epoch)
@@ -137,7 +142,8 @@ def pick_windows(step, args, halves):
 
 # ------------------------------------------------------------------ view
 def view(frames, draw, cfg, args, device):
-    """X^3 ~ A^3: (B, T, H, W, 3) uint8 -> (B, T, 3, S, S); one draw per window, no crop.
+    """What the student sees, the paper's X^3: (B, T, H, W, 3) uint8 -> (B, T, 3, S, S), augmented
+    by a draw from its third distribution A^3; one draw per window, no crop.
     Proved by test_the_views_recipe."""
     x = augment.resize(augment.to_float(frames, device), cfg.image_size)           # (B, T, 3, S, S)
     x = augment.color_jitter(x, draw, args.color, p=0.8)
@@ -149,8 +155,15 @@ def view(frames, draw, cfg, args, device):
 
 
 # ------------------------------------------------------------------ the loss
-# Eq. 3-6 over the complete bank, without ever storing tokens x bank. With unit vectors and the soft
-# centroid c_i = sum_k s2_ik P_k, the cross-entropy of Eq. 6 is
+# z_i: projected token i of the student. P_k: row k of the bank. P_i: the row of token i's second.
+#
+#     s1_ik = softmax over k of z_i.P_k / tau                    student                     (3)
+#     s2_ik = softmax over k, without P_i, of P_i.P_k / tau_m    teacher                     (4)
+#     w_ik  = lam [P_k = P_i] + (1 - lam) s2_ik                  target                      (5)
+#     L     = mean over i of  -sum_k w_ik log s1_ik                                          (6)
+#
+# Over the complete bank, without ever storing tokens x bank: the logits are linear in P_k and w_i
+# sums to 1, so with the soft centroid c_i = sum_k s2_ik P_k Eq. 6 is
 #
 #     L_i = -(lam z_i.P_i + (1 - lam) z_i.c_i) / tau  +  log sum_k exp(z_i.P_k / tau)
 #
@@ -169,8 +182,9 @@ def attend(q, bank, tau, q_id=None, bank_id=None):
 
     q (n, D_t), bank (M, D_t), both of unit vectors. Their logits lie within +- 1 / tau, so that no
     maximum has to be taken off before the exponential: from tau = 0.03 on, where the options start,
-    exp(1 / tau) times a million rows is far from float32's limits. Rows of the bank with bank_id
-    equal to q_id are left out. Sums are kept in float32, or in float64 for float64 vectors.
+    exp(1 / tau) times ten million rows is far from float32's limits. Rows of the bank with bank_id
+    equal to q_id are left out: P_i and its equals, in Eq. 4. Sums are kept in float32, or in
+    float64 for float64 vectors.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
     total = q.new_zeros(len(q), dtype=wide)                           # (n,)
@@ -202,7 +216,7 @@ class BankLogSumExp(torch.autograd.Function):
 
 
 def soft_targets(rows, bank, tau_m, ids):
-    """Eq. 4 for the bank rows i in `rows` (n,): what the teacher finds alike, (n, D_t + 2).
+    """What Eq. 6 needs of Eq. 4, for the bank rows whose numbers are in `rows` (n,): (n, D_t + 2).
 
     Columns: the soft centroid c_i = sum_k s2_ik P_k; the entropy of s2_i; log n_i, where n_i is the
     number of rows equal to P_i, itself included. These are left out of the sum: ids (M,) are equal
@@ -220,22 +234,23 @@ def soft_targets(rows, bank, tau_m, ids):
 
 
 def sce_loss(z, p, soft, bank, lam, tau):
-    """Eq. 3-6 with the complete bank, averaged over tokens; and the same less the entropy of its
-    target w_i, the divergence of s1_i from w_i.
+    """Eq. 3-6 with the complete bank. Returns (loss, divergence), both averaged over tokens: the
+    cross-entropy of Eq. 6, and KL(w_i || s1_i), which is the cross-entropy less H(w_i).
 
     z (n, D_t) student tokens, p (n, D_t) their own features P_i, soft (n, D_t + 2) their
     `soft_targets`, bank (M, D_t). z, p and bank are unit vectors.
 
-    Rows equal to P_i (Eq. 5's indicator is by value) share the one-hot's weight: w_i sums to 1 and
+    Several seconds may have the very same feature. Eq. 5's indicator, which is by value, holds for
+    all n_i of them; each gets lam / n_i, so that w_i sums to 1, and
         H(w_i) = -lam log lam - (1 - lam) log(1 - lam) + lam log n_i + (1 - lam) H(s2_i)
     The cross-entropy of Eq. 6 cannot fall below H(w_i): the divergence is what is left to learn,
-    and 0 only for a student that equals the target. With a broken teacher c_i is not the centroid
-    that H(s2_i) belongs to, and the divergence moves: soft targets of zeros raise it from the first
-    step on, those of other rows for a student that has learned the right ones.
+    and 0 only for a student that equals the target. It is an alarm, too: if the table of c_i and
+    H(s2_i) is broken, the number is no divergence any more. A table of zeros raises it from the
+    first step on, a table of other rows once the student has learned.
     Proved by test_equations_3_to_6, test_the_divergence and test_a_broken_teacher_shows.
     """
     c, entropy, log_n = soft[:, :-2], soft[:, -2], soft[:, -1]        # (n, D_t), (n,), (n,)
-    pull = (z * (lam * p + (1 - lam) * c)).sum(1) / tau               # (n,) = w_i . logits_i
+    pull = (z * (lam * p + (1 - lam) * c)).sum(1) / tau          # (n,) sum_k w_ik z_i.P_k / tau
     loss = (BankLogSumExp.apply(z, bank, tau) - pull).mean()
     mixing = -sum(share * math.log(share) for share in (lam, 1 - lam) if share)
     target = mixing + lam * log_n + (1 - lam) * entropy               # (n,) = H(w_i)
@@ -262,7 +277,7 @@ def lr_at(step, total, args):
     """Linear warm-up from 1 %, then a cosine to 1 % of the peak. Proved by test_learning_rate."""
     peak = args.lr * args.batch / 256 * CLIP_FRAMES * args.window / 64     # App. A.2: x T_g / 64
     warmup = total * args.warmup_epochs / args.epochs
-    if step < warmup:                                      # which need not be a whole number
+    if step < warmup:                                      # may be a fraction: never above the peak
         return peak * (0.01 + 0.99 * min(1, (step + 1) / warmup))
     cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
     return peak * (0.01 + 0.99 * cosine)
@@ -270,7 +285,7 @@ def lr_at(step, total, args):
 
 # ------------------------------------------------------------------ run
 class Student(nn.Module):
-    """Both transformers and a projector into the teacher's space, as one call."""
+    """Network and projector in one module, so that DDP and torch.compile see a single forward."""
 
     def __init__(self, model, projector):
         super().__init__()
@@ -348,7 +363,7 @@ def main(args):
             x = view(frames, draw, cfg, args, device)                 # (b, T, 3, S, S)
             keep = random_keep(draw.uniform(0, 1, args.window), args.mask)
             keep = keep if keep is None else keep.to(device)          # (b, L - masked)
-            # DDP averages gradients in backward; before the last pass that would be wasted work.
+            # DDP: average gradients over the processes in the last pass only. Unused without DDP.
             student.require_backward_grad_sync = mine is process.micro_batches[-1]
             with autocast:
                 z = student(x, keep)                                  # (b, L, D_t)
@@ -366,7 +381,7 @@ def main(args):
         norm = nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], args.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if len(queue):           # a ring: the step says where the oldest features lie
+        if len(queue):           # a ring buffer: the step says where its oldest rows lie
             own = run.all_gather(torch.cat(own))                      # (B L, D_t), of all processes
             place = torch.arange(step * len(own), (step + 1) * len(own), device=device)
             queue[place % len(queue)] = own.to(queue.dtype)
@@ -414,8 +429,8 @@ def open_teacher(args, halves, process):
 
     path = Path(args.centroids or root,
                 f"centroids_{args.features_name}_tau{args.tau_m:g}_{fingerprint(ids)}.npy")
-    if process.rank:
-        run.barrier()
+    if process.rank:                                                  # rank 0 makes the file, then
+        run.barrier()                                                 # meets the others here
     table = stored(path, teacher.rows, make)
     if not process.rank:
         run.barrier()

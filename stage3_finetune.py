@@ -57,7 +57,7 @@ def parse_args(argv=None):
     add("--init", help="weights for the transformers: last.pt of stage 2 (or 1, or 3), or public "
         "ones (README, 'Public weights'); default: random")
     add("--model", default="vivit_tiny", choices=MODELS,
-        help="network, where there is no --init; with --init, that checkpoint's")
+        help="network, if there is no --init; otherwise that checkpoint decides")
     add("--temporal-depth", type=number(1, 128),
         help="blocks, where --init has no temporal transformer; default: the model's (ViViT-T 6)")
     add("--temporal-init", choices=["copy", "random"], default="copy",
@@ -396,7 +396,7 @@ def main(args):
                 keep = keep if keep is None else keep.to(device)      # (b, L - masked)
             if args.mixup:
                 x, y = mixup(x, y, draw.beta(args.mixup))
-            # DDP averages gradients in backward; before the last pass that would be wasted work.
+            # DDP: average gradients over the processes in the last pass only. Unused without DDP.
             student.require_backward_grad_sync = mine is process.micro_batches[-1]
             with autocast:
                 logits = student(x, keep)                             # (b, L, K)

@@ -81,8 +81,9 @@ def describe_features(features, halves):
 
 
 def feature_rows(first_frame, n_tokens, half, n_features, align):
-    """Row of the half's features that belongs to each token of a window: that of the second in
-    which the clip's middle (or first) frame lies. Returns (L,) int64."""
+    """For each token of a window, the row of the half's features: that of the second (of time) in
+    which its clip's later frame ("middle") or earlier one ("first") lies. Features may end up to
+    FEATURE_SLACK_S before the frames: the last row then serves for the rest. (L,) int64."""
     frame = first_frame + CLIP_FRAMES * np.arange(n_tokens)           # first frame of each clip
     if align == "middle":
         frame = frame + CLIP_FRAMES // 2
@@ -96,7 +97,7 @@ class Bank:
     def __init__(self, features, halves, device, dtype):
         lengths = [f.shape[0] for f in features]
         self.features, self.halves = features, halves
-        self.first = np.cumsum([0, *lengths])                         # bank row of a half's first
+        self.first = np.cumsum([0, *lengths])                         # where each half begins
         self.rows = torch.empty(sum(lengths), features[0].shape[1],
                                 dtype=dtype, device=device)           # (M, D_t)
         for f, rows in zip(features, self.rows.split(lengths), strict=True):
@@ -117,8 +118,9 @@ class Bank:
 def row_ids(bank, chunk=2048):
     """(M,) int64, equal for equal rows: a random integer combination of their bits.
 
-    Different rows get the same number once in 2^64 pairs: among the 1.6 million features of
-    SoccerNet with probability 1e-7. Two such rows would then be taken for one.
+    Different rows get the same number about once in 2^63 pairs: among the 1.6 million features of
+    SoccerNet's training matches with probability 1e-7 (rows of bfloat16: once in 2^48 pairs, so
+    0.5 %). Two such rows would then be taken for one.
     """
     gen = torch.Generator().manual_seed(0)
     code = torch.randint(-2 ** 62, 2 ** 62, (bank.shape[1],), generator=gen).to(bank.device)

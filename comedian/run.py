@@ -112,7 +112,7 @@ def add_flags(parser, out):
     add("--out", default=out, help="folder for last.pt and log.txt")
     add("--accumulate", type=number(1), default=1,
         help="split the batch into this many passes, for less memory: the same result but for "
-             "rounding (with --negatives batch of stage 1: fewer negatives)")
+             "rounding and the draws of drop path (with --negatives batch: fewer negatives)")
     add("--bf16", action=argparse.BooleanOptionalAction, default=None,
         help="bfloat16 autocast; default: where a CUDA device has it")
     add("--compile", action="store_true", help="torch.compile: slow to start, then faster")
