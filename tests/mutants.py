@@ -105,7 +105,7 @@ MUTANTS = [
      "keys.append(torch.stack([k1, k1], 1))",
      "test_stage1.py::test_the_queue_is_first_in_first_out"),
     ("stage1_spatial.py", "own = torch.arange(len(z1), device=device) + process.rank * len(z1)",
-     "own = torch.arange(len(z1), device=device) + mine.start % len(z1) + (mine.start > 0)",
+     "own = (torch.arange(len(z1), device=device) + (mine.start > 0)) % len(z1)",
      "test_stage1.py::test_two_steps_by_hand"),
     ("stage1_spatial.py", "+ process.rank * len(z1)", "+ 0 * len(z1)",
      "test_runs.py::test_two_processes_equal_one"),
