@@ -2,9 +2,10 @@
 #
 #   make demo          the three stages on synthetic matches, then unseen matches: results in runs/demo-0
 #   make demo-scratch  the same without stages 1 and 2: results in runs/demo-scratch-0
-#   make test          every test (make quick: without the slowest dozen), make lint: ruff
+#   make test          ruff, and the tests, some minutes; make slow: the tests that take longer
 #   make mutants       breaks the code on purpose, line by line, and asks whether a test notices
-#   make sanitize      the kernels' tests under the address and undefined-behaviour sanitizers
+#   make faults        thousands of broken files and flags: each must end in one clear line
+#   make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers
 #   make clean-demo    forget runs/demo-0 and runs/demo-scratch-0, so that the next make demo trains anew
 SHELL  := /bin/bash
 export PYTHONUNBUFFERED := 1
@@ -37,12 +38,12 @@ $(VENV)/.kernels: setup.py $(wildcard csrc/*) $(VENV)/.run
 	@touch $@
 
 # ---------------------------------------------------------------- checks
-.PHONY: test quick lint mutants sanitize
+.PHONY: test slow lint mutants faults sanitize
 test: $(VENV)/.dev $(VENV)/.kernels lint
 	$(PY) -m pytest -q
 
-quick: $(VENV)/.dev $(VENV)/.kernels
-	$(PY) -m pytest -q -m "not slow"
+slow: $(VENV)/.dev $(VENV)/.kernels
+	$(PY) -m pytest -q -m slow
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check -q .
