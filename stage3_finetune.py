@@ -392,8 +392,8 @@ def main(args):
                 x, keep = cached_view(x, draw), None                  # (b, L, D)
             else:
                 x = view(x, draw, cfg, args, device)                  # (b, T, 3, S, S)
-                keep = random_keep(draw.uniform(0, 1, args.window), 0 if head_phase else args.mask)
-                keep = keep if keep is None else keep.to(device)      # (b, L - masked)
+                noise = draw.uniform(0, 1, args.window)               # (b, L)
+                keep = random_keep(noise, 0 if head_phase else args.mask, device)
             if args.mixup:
                 x, y = mixup(x, y, draw.beta(args.mixup))
             # DDP: average gradients over the processes in the last pass only. Unused without DDP.

@@ -330,20 +330,25 @@ class FrameReader:
         would take the cores that the step needs (4 to 15 % slower). `load` must depend on the step
         alone: then nothing is lost or repeated when a run is resumed.
         """
-        return zip(steps, ahead(load, steps, depth=2 if self.for_gpu else 0), strict=True)
+        batches = map(load, steps)
+        return zip(steps, ahead(batches) if self.for_gpu else batches, strict=True)
 
 
-def ahead(load, steps, depth=2):
-    """Yields load(step) for `steps` in order, computed up to `depth` steps ahead in a thread."""
+def ahead(items, depth=2):
+    """The items of an iterator in order, made in a thread up to `depth` ahead of their use."""
+    end = object()
     with concurrent.futures.ThreadPoolExecutor(1) as runner:
-        pending = collections.deque()
+        def order():
+            return runner.submit(next, items, end)
+
+        pending = collections.deque(order() for _ in range(depth))
         try:
-            for step in steps:
-                pending.append(runner.submit(load, step))
-                if len(pending) > depth:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            while True:
+                pending.append(order())
+                item = pending.popleft().result()
+                if item is end:
+                    return
+                yield item
         finally:
             for future in pending:
                 future.cancel()

@@ -646,7 +646,7 @@ class Oracle(stage2.Student):
 def test_a_broken_teacher_shows(matches, tmp_path, monkeypatch):
     """The logged divergence of a first step, with the soft targets as they are and broken. A random
     student sees those that are gone, one that has learned sees those of other rows, too."""
-    original, own, tables = stage2.stored, bank.Bank.own, {}
+    original, of_windows, tables = stage2.stored, bank.Bank.of_windows, {}
 
     def divergence(student, break_it):
         def stored(*args):
@@ -654,12 +654,12 @@ def test_a_broken_teacher_shows(matches, tmp_path, monkeypatch):
             return break_it(tables["right"].numpy())
 
         def spied(self, *args):
-            p, i = own(self, *args)
+            p, i = of_windows(self, *args)
             Oracle.wanted = p + tables["right"][torch.from_numpy(i), :-2]
             return p, i
 
         monkeypatch.setattr(stage2, "stored", stored)
-        monkeypatch.setattr(bank.Bank, "own", spied)
+        monkeypatch.setattr(bank.Bank, "of_windows", spied)
         monkeypatch.setattr(stage2, "Student", student)
         out = tmp_path / f"{student.__name__} {break_it.__name__}"
         run2(matches, out, "--steps", "1", "--centroids", str(tmp_path))
