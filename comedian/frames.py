@@ -149,18 +149,23 @@ def frame_folder(match, number, folder, images):
                         "extract this half's frames again")
     sample = images[0]
     digits = min(len(m[2]) for m in images)                # 1 where numbers are not padded
-    fps = DEFAULT_FPS
-    if (folder / "fps.txt").exists():
-        text = formats.read_text(folder / "fps.txt", "a rate in frames per second").strip()
-        try:
-            fps = float(text)
-        except ValueError:
-            fps = 0.0
-        if not 0.01 <= fps <= 1000:
-            raise DataError(f"{folder / 'fps.txt'}: wants the frames per second, one number from "
-                            f"0.01 to 1000, got {text[:40]!r}; correct it")
     return Half(match, number, str(folder), sample[1], digits, sample[3],
-                numbers[0], len(numbers), fps)
+                numbers[0], len(numbers), read_rate(folder / "fps.txt"))
+
+
+def read_rate(path):
+    """The frames per second that a folder's fps.txt gives, if there is one."""
+    if not path.exists():
+        return DEFAULT_FPS
+    text = formats.read_text(path, "a rate in frames per second").strip()
+    try:
+        fps = float(text)
+    except ValueError:
+        fps = 0.0
+    if not 0.01 <= fps <= 1000:
+        raise DataError(f"{path}: wants the frames per second, one number from 0.01 to 1000, got "
+                        f"{text[:40]!r}; correct it")
+    return fps
 
 
 def of_length(halves, n_tokens, what):

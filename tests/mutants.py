@@ -670,8 +670,8 @@ def start(folder, tests):
             output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(output, 1), os.dup2(output, 2)
             sys.path[:] = [p for p in sys.path if Path(p).resolve() not in (ROOT, ROOT / "tests")]
-            code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--rootdir", str(folder),
-                                *map(test_id, tests)])
+            code = pytest.main(["-q", "-x", "-m", "", "-p", "no:cacheprovider", "--rootdir",
+                                str(folder), *map(test_id, tests)])
         finally:
             sys.stdout.flush()
             os._exit(code)
