@@ -302,7 +302,7 @@ MUTANTS = [
     ("stage2_distill.py", "if (ids == ids[0]).all():", "if False:",
      "test_stage2.py::test_features_that_are_all_equal"),
     ("stage2_distill.py", 'restore(saved | {"queue": queue}, state', "restore(saved, state",
-     "test_stage2.py::test_resume_is_exact"),
+     "test_runs.py::test_resume_is_exact"),
     # -- comedian/bank.py
     ("comedian/bank.py", "return F.normalize(rows, dim=1)", "return rows",
      "test_bank.py::test_the_bank_is_every_feature_as_a_unit_vector"),

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import record
 
 import infer
 import model
@@ -29,23 +30,6 @@ from comedian import DataError, augment, evaluate
 from comedian.frames import Half, find_halves
 from comedian.soccernet import (
     LABELS, PREDICTIONS, SOCCERNET_CLASSES, Event, read_classes, read_labels, read_predictions)
-
-
-def record(monkeypatch, owner, name):
-    """Wraps owner.name; returns the list of its calls as pairs (args, kwargs), tensors copied."""
-    calls, original = [], getattr(owner, name)
-
-    def copied(value):
-        if isinstance(value, dict):
-            return {key: copied(v) for key, v in value.items()}
-        return value.detach().clone() if isinstance(value, torch.Tensor) else value
-
-    def wrapped(*args, **kwargs):
-        calls.append(([copied(value) for value in args], copied(kwargs)))
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, wrapped)
-    return calls
 
 
 def configured(*flags, given=None):
