@@ -140,6 +140,16 @@ def pick_windows(step, args, halves):
     return picks
 
 
+def count_steps(args, halves):
+    """Optimiser steps in all. DataError if there is none."""
+    per_epoch = len(halves) * args.windows_per_half
+    total = args.steps or args.epochs * per_epoch // args.batch
+    if total < 1:
+        raise DataError(f"{args.data}: {per_epoch} windows an epoch make no step of --batch "
+                        f"{args.batch}; give more --epochs, or --steps")
+    return total
+
+
 # ------------------------------------------------------------------ view
 def view(frames, draw, cfg, args, device):
     """What the student sees, the paper's X^3: (B, T, H, W, 3) uint8 -> (B, T, 3, S, S), augmented
@@ -307,11 +317,7 @@ def main(args):
     print(describe(halves, args.data))
     halves = of_length(halves, args.window, "a window")
     teacher, soft_table = open_teacher(args, halves, process)         # (M, D_t), (M, D_t + 2)
-    per_epoch = len(halves) * args.windows_per_half
-    total = args.steps or args.epochs * per_epoch // args.batch
-    if total < 1:
-        raise DataError(f"{args.data}: {per_epoch} windows an epoch make no step of --batch "
-                        f"{args.batch}; give more --epochs, or --steps")
+    total = count_steps(args, halves)
     reader = FrameReader(args.workers, for_gpu=device.type == "cuda")
 
     # -- network: both transformers and a projector into the teacher's space
@@ -342,11 +348,9 @@ def main(args):
         p, index = teacher.of_windows(picks, args.window, args.align)          # (B / ranks, L, D_t)
         return frames, p, torch.from_numpy(soft_table[index])         # (B / ranks, L, D_t + 2)
 
-    def files(step):
-        return [halves[h].path(frame) for h, frame in pick_windows(step - 1, args, halves)]
-
-    log = run.Log(args.out, "stage 2", first=first, last=total, device=device, files=files,
-                  state=state and state["log"])
+    log = run.Log(args.out, "stage 2", first, total, device, state=state and state["log"],
+                  files=lambda done: [halves[h].path(frame) for h, frame
+                                      in pick_windows(done - 1, args, halves)])
     stop = run.Stop()
     for step, batch in reader.batches(load, range(first, total)):
         # -- what this stage is about ----------------------------------

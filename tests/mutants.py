@@ -444,8 +444,8 @@ MUTANTS = [
      "test_stage3.py::test_steps_by_hand"),
     ("stage3_finetune.py", "mirrored = (draw.uniform(0, 1) < 0.5).long()",
      "mirrored = (draw.uniform(0, 1) > 0.5).long()", "test_stage3.py::test_steps_by_hand"),
-    ("stage3_finetune.py", "torch.stack([tokens[h][:, s:s + args.window]",
-     "torch.stack([tokens[h][:, :args.window]",
+    ("stage3_finetune.py", "torch.stack([tokens[h][:, start:start + n_tokens]",
+     "torch.stack([tokens[h][:, :n_tokens]",
      "test_stage3.py::test_steps_by_hand"),
     ("stage3_finetune.py", '[model.temporal] * (args.head_phase == "temporal")', "[]",
      "test_stage3.py::test_steps_by_hand"),
@@ -469,7 +469,8 @@ MUTANTS = [
     # -- stage 3: refused before the work
     ("stage3_finetune.py", "    if not counts.sum():", "    if False:",
      "test_stage3.py::test_labels_without_an_event_of_the_classes"),
-    ("stage3_finetune.py", "    if valid:\n", "    if False:\n", "test_stage3.py::test_mistakes"),
+    ("stage3_finetune.py", "    infer.as_network(model, args)\n    return", "    return",
+     "test_stage3.py::test_mistakes"),
     ("comedian/soccernet.py", 'if entry["label"] not in without)', "if True)",
      "test_stage3.py::test_labels_of_no_class_are_named"),
     # -- the layout
