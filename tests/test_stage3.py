@@ -567,7 +567,7 @@ def test_the_phases(matches, tmp_path, monkeypatch):
                         lambda self, *a: modes.append(self.training) or tokens(self, *a))
     run(matches, tmp_path / "run", "--init", str(tmp_path / "init.pt"), "--save-every", "1")
     assert modes == [False] * 3 + [True] * 3
-    assert [(*noise.shape, ratio) for (noise, ratio), _ in masks] == (
+    assert [(*noise.shape, ratio) for (noise, ratio, _), _ in masks] == (
         [(4, 8, 0)] * 3 + [(4, 8, 0.25)] * 3)
     states = [state for _, state in saved]
     rates = [state["optimizer"]["param_groups"][0]["lr"] for state in states]
@@ -718,7 +718,7 @@ def test_labels_without_an_event_of_the_classes(valid, matches, tmp_path, monkey
             labels.parent.mkdir(parents=True)
             labels.write_text(json.dumps({"annotations": annotations}))
     (tmp_path / "classes.txt").write_text("\n".join(classes))
-    monkeypatch.setattr(stage3, "Comedian", None)
+    monkeypatch.setattr(stage3, "start_phase", None)
     with pytest.raises(DataError) as error:
         run(matches, tmp_path / "run", "--classes", str(tmp_path / "classes.txt"),
             *(["--labels", str(tmp_path / "labels"), "--valid", str(matches)] if valid else []))
