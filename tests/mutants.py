@@ -488,6 +488,9 @@ MUTANTS = [
      "test_layout.py::test_named_tests_exist[stage3_finetune]"),
     ("stage3_finetune.py", '"--labels", help="root of the labels; default: --data")', '"--labels")',
      "test_layout.py::test_every_flag_has_a_help_text"),
+    ("comedian/evaluate.py", "import numpy as np\nfrom tqdm",
+     "import numpy as np\nimport torch\nfrom tqdm",
+     "test_layout.py::test_help_and_refusals_import_no_torch[evaluate-flags0-0]"),
     ("infer.py", "{n_tokens * halves[0].token_s", "{bar.n * halves[0].token_s",
      "test_layout.py::test_no_state_comes_from_a_progress_bar"),
     ("infer.py", "Reads   --video:", "Reads   ../shared/frames or --video:",
@@ -510,7 +513,7 @@ MUTANTS = [
     ("infer.py", "return torch.stack(merged).mean(0)", "return torch.stack(merged).amax(0)",
      "test_infer.py::test_an_ensemble_is_the_average_per_second"),
     ("infer.py", "        merged.append(table)\n        stored.append",
-     "        merged.append(evaluate.NMS[args.nms](table, torch.tensor([len(table)]), "
+     "        merged.append(ops.NMS[args.nms](table, torch.tensor([len(table)]), "
      "args.nms_window))\n        stored.append",
      "test_infer.py::test_an_ensemble_is_the_average_per_second"),
     ("infer.py", "return F.pad(scores, (0, 0, 0, length - scores.shape[1])), torch.tensor(starts)",

@@ -4,11 +4,15 @@ What these tests prove about the whole, from its text:
   2. the three stages read alike: the same headings in the same order, a short way to the loop
   3. every test that a docstring names is there, and every flag has a help text
   4. what must not be anywhere: state taken from a progress bar, paths of the workshop
+  5. what a start imports: the commands of the pantry no torch, before there is something to compute
 """
 import argparse
 import ast
 import importlib
+import os
 import re
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -201,3 +205,41 @@ def test_no_path_of_the_workshop():
     found = [path for path in files if re.search(r"\.\./shared|(?<![\w.])/work\b",
                                                  path.read_text(encoding="utf-8"))]
     assert found == []
+
+
+# ------------------------------------------------------------------ 5. what a start imports
+STARTS = [("evaluate", ["--help"], 0),
+          ("evaluate", ["--predictions", "nowhere", "--labels", "nowhere"], 2),
+          ("evaluate", ["--sweep", "--scores", "nowhere", "--labels", "nowhere"], 2),
+          ("report", ["--help"], 0), ("report", ["curves", "nowhere"], 2),
+          ("report", ["timeline", "nowhere"], 2),
+          ("prepare", ["--help"], 0), ("prepare", ["synthetic"], 2),
+          ("prepare", ["frames", "--videos", "nowhere", "--out", "x"], 2),
+          ("prepare", ["pca", "--features", "nowhere"], 2)]
+
+
+@pytest.mark.parametrize("module, flags, code", STARTS)
+def test_help_and_refusals_import_no_torch(module, flags, code, tmp_path):
+    """Nor what only draws or reads pictures: together they take most of two seconds."""
+    # "prepare frames" asks FFmpeg which files are videos.
+    heavy = {"torch", "matplotlib", "cv2", "model"} | ({"av"} if "frames" not in flags else set())
+    script = f"""
+import runpy, sys
+sys.argv = ["comedian.{module}", *{flags!r}]
+try:
+    runpy.run_module("comedian.{module}", run_name="__main__")
+except SystemExit as end:
+    print(end.code or 0, sorted({heavy!r} & sys.modules.keys()))
+"""
+    ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True,
+                         text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert ran.stdout.splitlines()[-1] == f"{code} []", ran.stdout + ran.stderr
+    assert len(ran.stderr.splitlines()) == (1 if code else 0), ran.stderr
+
+
+def test_the_five_import_torch_at_their_top():
+    """Where a reader expects it."""
+    for name in FIVE:
+        tops = [alias.name for node in ast.parse(source(name)).body if isinstance(node, ast.Import)
+                for alias in node.names]
+        assert "torch" in tops, name
