@@ -289,7 +289,7 @@ def spot(halves, merged, args, start_s=0.0):
     """
     length, token_s = torch.tensor([len(scores) for scores in merged]), halves[0].token_s
     kept = ops.NMS[args.nms](torch.cat(merged), length, args.nms_window / token_s,
-                                  args.threshold)                                # (S, K)
+                             args.threshold)                                # (S, K)
     which, label, token, confidence = (column.numpy() for column in ops.detections(kept, length))
     number = np.array([half.number for half in halves])[which]                   # (n,)
     token_s = np.array([half.token_s for half in halves])[which]

@@ -18,27 +18,22 @@ an 11-point average precision (AP), its mean over classes is mAP, and the Averag
 under mAP over delta = 1, 2, .. 5 s (tight: t-AmAP, the paper's number) or 5, 10, .. 60 s (loose).
 ops.average_map computes AP; here is what the official program does with times before it and with
 means after it, quirks included.
+
+Torch and the kernels are imported in the functions that compute with them: they take more than a
+second, and neither --help nor a wrong path should wait for that.
 """
 import itertools
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from comedian import DataError, report, run, soccernet, write_text
-from comedian.run import number
+from comedian import DataError, command, report, soccernet, write_text
+from comedian.command import number
 from comedian.soccernet import LABELS, PREDICTIONS, SCORES, find_files, read_labels
-
-try:
-    from comedian import ops
-except ImportError as error:          # kernels not built, or for another torch: it says what to run
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
 
 HALF_S = 120 * 60                     # the official evaluator's half; later events fall on its end
 METRICS = {                           # name -> deltas, full widths in seconds
@@ -48,6 +43,7 @@ DELTAS_S = sorted(set(itertools.chain(*METRICS.values())))
 SEEN = ("", "_visible", "_unshown")   # all events; on screen; not shown by the broadcast
 FRAMERATE = 2                         # rows per second on which the official evaluator compares
 MERGES = ("max", "mean")
+NMS = ("soft", "greedy", "local")     # what ops.NMS has: the names alone need no torch
 
 
 def token_ms(token, token_s, start_s=0.0):
@@ -81,6 +77,7 @@ def end_to_end(matches, framerate, what):
     Half h = 1, 2 of the g-th match becomes 2 g + h - 1; positions become frames; other halves are
     left out, as officially.
     """
+    import torch
     half, label, frame, value = [], [], [], []
     for g, (match, columns) in enumerate(matches.items()):
         table = np.asarray(columns, np.float64).reshape(4, -1)           # (4, n)
@@ -140,6 +137,9 @@ def score(labels, predictions, classes, framerate=FRAMERATE):
     if missing:
         raise DataError(f"no predictions for {len(missing)} of {len(labels)} matches, "
                              f"{missing[0]!r} for one")
+    import torch
+
+    from comedian import ops
     pred = end_to_end({match: predictions[match] for match in labels}, framerate, "predictions")
     ap = ops.average_map(*pred, *label_columns(labels, framerate), 2 * len(labels), len(classes),
                          framerate * torch.tensor(DELTAS_S)).numpy()      # (3, D, K)
@@ -204,6 +204,9 @@ def table(results, labels, classes, by_chance=None):
 # ------------------------------------------------------------------ the sweep
 def tight(kept, stored, truth, framerate=FRAMERATE):
     """t-AmAP and its value per class (K,) of what an NMS kept, (S, K); truth: label_columns."""
+    import torch
+
+    from comedian import ops
     length = stored.windows[-1]
     half, label, token, confidence = ops.detections(kept, length)
     position_ms = token_ms(np.arange(int(length.max())), stored.token_s, stored.start_s)
@@ -215,6 +218,7 @@ def tight(kept, stored, truth, framerate=FRAMERATE):
 
 def merge(stored, ignored_s, mode):
     """Scores (S, K) of all seconds, `ignored_s` seconds left out at both ends of every window."""
+    from comedian import ops
     return ops.merge_windows(*stored.windows, edge=round(ignored_s / stored.token_s), mode=mode)
 
 
@@ -224,14 +228,16 @@ def sweep(stored, truth, merges, ignored_s, windows_s):
     stored as from read_scores, truth as from label_columns; N runs over NMS. Nothing is encoded
     again: per merge and ignored span one merge, per setting one NMS and one metric.
     """
-    grid = (len(merges), len(ignored_s), len(ops.NMS), len(windows_s))
+    from comedian import ops
+    grid = (len(merges), len(ignored_s), len(NMS), len(windows_s))
     overall, per_class = np.zeros(grid), np.zeros((*grid, len(stored.classes)))
     with tqdm(total=overall.size, desc="sweep", unit=" settings", disable=None) as bar:
         for m, e in np.ndindex(grid[:2]):
             merged = merge(stored, ignored_s[e], merges[m])               # (S, K)
-            for (n, nms), (w, window_s) in itertools.product(enumerate(ops.NMS.values()),
-                                                             enumerate(windows_s)):
-                kept = nms(merged, stored.windows[-1], window_s / stored.token_s)     # (S, K)
+            for (n, kind), (w, window_s) in itertools.product(enumerate(NMS),
+                                                              enumerate(windows_s)):
+                kept = ops.NMS[kind](merged, stored.windows[-1],
+                                     window_s / stored.token_s)           # (S, K)
                 overall[m, e, n, w], per_class[m, e, n, w] = tight(kept, stored, truth)
                 bar.update()
     return overall, per_class
@@ -255,7 +261,7 @@ def draw(path, overall, merges, ignored_s, windows_s):
     """The curves of Fig. 5 (over NMS windows) and Tab. 12 (over ignored seconds), one per NMS."""
     with report.picture(path, 10, 4) as figure:
         axes = figure.subplots(1, 2)
-        for n, kind in enumerate(ops.NMS):
+        for n, kind in enumerate(NMS):
             m, e, w = np.unravel_index(overall[:, :, n].argmax(), overall[:, :, n].shape)
             axes[0].plot(windows_s, 100 * overall[m, e, n], "o-",
                          label=f"{kind} ({merges[m]}, {ignored_s[e]:g} s ignored)")
@@ -271,11 +277,14 @@ def draw(path, overall, merges, ignored_s, windows_s):
 # ------------------------------------------------------------------ the command
 def run_sweep(args):
     began = time.perf_counter()
-    stored, files = soccernet.read_scores(args.scores), find_files(args.labels, LABELS)
+    files, stored = find_files(args.labels, LABELS), soccernet.read_scores(args.scores)
     unlabelled = [match for match in stored.matches if match not in files]
     if unlabelled:
         raise DataError(f"{args.labels}: no {LABELS} for {unlabelled[0]!r} "
                         f"({len(unlabelled)} of {len(stored.matches)} matches with scores)")
+    import torch
+
+    from comedian import ops
     truth = label_columns({match: read_labels(files[match], stored.classes)
                            for match in stored.matches})
     windows_s = args.windows
@@ -285,7 +294,7 @@ def run_sweep(args):
     print(f"{overall.size} settings on {len(stored.matches)} matches in "
           f"{time.perf_counter() - began:.0f} s; the best of each NMS:")
     print("NMS          merge  ignored  window   t-AmAP")
-    for n, kind in enumerate(ops.NMS):
+    for n, kind in enumerate(NMS):
         m, e, w = np.unravel_index(overall[:, :, n].argmax(), overall[:, :, n].shape)
         print(f"{kind:12} {merges[m]:5}  {ignored_s[e]:5g} s {windows_s[w]:5g} s   "
               f"{100 * overall[m, e, n, w]:6.2f} %")
@@ -300,11 +309,11 @@ def run_sweep(args):
             break
     if args.per_class:
         n = int(overall.max((0, 1, 3)).argmax())
-        kind = list(ops.NMS)[n]
+        kind = NMS[n]
         m, e, w = per_class_windows(per_class, n)
         window_s = torch.tensor(windows_s, dtype=torch.float64)[w]        # (K,)
         kept = ops.NMS[kind](merge(stored, ignored_s[e], merges[m]), stored.windows[-1],
-                         window_s / stored.token_s)
+                             window_s / stored.token_s)
         together, alone = tight(kept, stored, truth)
         print(f"\nA window for each class, {kind}, {merges[m]}, {ignored_s[e]:g} s ignored: "
               f"t-AmAP {100 * together:.2f} %")
@@ -318,7 +327,7 @@ def run_sweep(args):
         write_json(args.json, [
             {"nms": kind, "merge": merges[m], "ignored_s": ignored_s[e], "window_s": windows_s[w],
              "a_mAP": overall[m, e, n, w], "a_mAP_per_class": per_class[m, e, n, w].tolist()}
-            for n, kind in enumerate(ops.NMS) for m, e, w in np.ndindex(overall[:, :, n].shape)])
+            for n, kind in enumerate(NMS) for m, e, w in np.ndindex(overall[:, :, n].shape)])
     if args.plot:
         draw(args.plot, overall, merges, ignored_s, windows_s)
         print(f"curves: {args.plot}")
@@ -375,7 +384,7 @@ def write_json(path, content):
 
 
 def parse_args(argv=None):
-    p = run.Parser(__doc__)
+    p = command.Parser(__doc__)
     add = p.add_argument_group("the table").add_argument
     add("--predictions", help=f"folder or zip of {PREDICTIONS}, one per match")
     add("--labels", required=True, help=f"folder or zip of {LABELS}, one per match")
@@ -416,4 +425,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    run.run_as_command(main, parse_args())
+    command.run_as_command(main, parse_args())

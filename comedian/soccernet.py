@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from comedian import DataError, formats, write_file, write_text
 from comedian.frames import read_games, walk
@@ -204,6 +203,7 @@ def read_scores(root):
     so merging it again returns it, whatever is ignored at a window's edges.
     """
     files, parts, length, kinds = find_files(root, SCORES), [], [], []
+    import torch                      # here: who reads labels and predictions need not wait for it
     for g, path in enumerate(files.values()):
         what = "scores that infer.py stored"
         arrays = formats.read_npz(path, what)
@@ -274,10 +274,11 @@ def write_scores(path, match, classes, halves, merged, windows, start_s):
     arrays = {"classes": np.array(classes), "url_local": match, "token_s": halves[0].token_s,
               "start_s": start_s}
     for half, table, of_half in zip(halves, merged, windows, strict=True):
-        name, scores, starts = "merged", table[None], torch.zeros(1, dtype=torch.int64)
+        name, scores, starts = "merged", table[None], np.zeros(1, np.int64)
         if of_half:
             name, (scores, starts) = "windows", of_half
-        arrays |= {f"{name}_{half.number}": scores.numpy(), f"starts_{half.number}": starts.numpy(),
+        arrays |= {f"{name}_{half.number}": np.asarray(scores),
+                   f"starts_{half.number}": np.asarray(starts),
                    f"tokens_{half.number}": len(table)}
     write_file(path, lambda file: np.savez(file, **arrays))
 

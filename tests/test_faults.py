@@ -207,7 +207,7 @@ def judge(case, here, status, seconds, mib, timed_out):
     hidden = case.around.get("stderr", ".err") != ".err"   # nobody sees a line there
     clear = code == 2 and not case.must and (hidden or (
         len(lines) == 1 and lines[0].startswith("error: ") and re.search(case.line, lines[0])
-        and re.search(r"[;(:] ?\w", lines[0][7:])))
+        and re.search(r"[;(:] ?[\w-]", lines[0][7:])))
     return ("clear", lines[0] if lines else "") if clear else ("unclear", f"exit {code}: {lines}")
 
 
