@@ -11,7 +11,7 @@ labels.
 Reads   --video: mkv, mp4, avi of any rate and size. Several files are the halves of one match, a
         folder is the matches in it
         --data: <data>/**/1_224p/00000001.jpg ..., frames
-        Labels-v2.json if there (or below --labels): then the table is printed
+        Labels-v2.json or labels.csv if there (or at --labels): then the table is printed
 Writes  <out>/<match>/results_spotting.json  the actions, in SoccerNet's format
         <out>/<match>/scores.npz             windows' scores: comedian.evaluate --sweep reads them
         <out>/<match>/timeline_1.png         with --show (for videos unless told): half 1 to look at
@@ -52,8 +52,8 @@ from comedian.frames import (
     CLIP_FRAMES, DEFAULT_FPS, FrameReader, ahead, describe, find_halves, in_split, of_length)
 from comedian.run import device_name, number
 from comedian.soccernet import (
-    LABELS, PREDICTIONS, SCORES, Detections, check_games, games_of, read_labels, write_predictions,
-    write_scores, write_zip)
+    LABELS, PREDICTIONS, SCORES, Detections, check_games, find_labels, games_of, read_labels,
+    what_lies_in, write_predictions, write_scores, write_zip)
 from model import Comedian, config_of, load_checkpoint, load_parts, trained_parts
 
 SHOW = 0.3                            # ours: on the demo as many rows as events, 3 of 4 right
@@ -112,7 +112,8 @@ def parse_args(argv=None):
     add("--show", type=number(0.0, 1.0), metavar="CONFIDENCE",
         help="print each action of this confidence or more when its half is done, and draw a "
         f"timeline per half; default: {SHOW} for --video, nothing for --data")
-    add("--labels", help="root of the labels; default: --data, or the folder given to --video")
+    add("--labels", help="root of the labels, or a labels.csv; default: where the frames or videos "
+        "are")
     add("--chance", action="store_true", help="beside the table, what chance reaches "
         "(comedian.evaluate)")
     add("--json", metavar="FILE", help="write every number of the table here")
@@ -399,21 +400,20 @@ def load_networks(args, device):
     return networks
 
 
-def labels_root(args):
-    """The folder below which labels are looked for, or None."""
-    folders = (path for path in args.video or () if Path(path).is_dir())
-    return args.labels or args.data or next(folders, None)
+def labels_root(args, half):
+    """The folder or file where labels are looked for, or None: --labels, --data, or the folder
+    below which a video has its match's name (<root>/<match>.mp4, <root>/<match>/1_224p.mkv)."""
+    if args.labels or args.data:
+        return args.labels or args.data
+    path, names = Path(half.path).absolute(), Path(half.match).parts
+    places = [place for place in (path.parent, path.with_suffix(""))
+              if place.parts[-len(names):] == names]
+    return places[0].parents[len(names) - 1] if places else None
 
 
-def label_file(args, match):
-    """The labels of a match, or None where there are none."""
-    root = labels_root(args)
-    path = Path(root, match, LABELS) if root else None
-    return path if path and path.exists() else None
-
-
-def check_output(args, halves):
-    """Refuses, before the work begins, what could not be written or scored at its end.
+def check_output(args, halves, labels):
+    """Refuses, before the work begins, what could not be written or scored at its end. labels: of
+    the matches that have any.
 
     Returns the submission's {match: game}; without --zip, {}.
     """
@@ -423,10 +423,9 @@ def check_output(args, halves):
     except OSError as error:
         raise DataError(f"{out}: cannot be made a folder ({error.strerror}); "
                         "choose another --out") from None
-    n_labelled = sum(label_file(args, match) is not None for match in matches)
-    if args.chance and n_labelled < 2:
+    if args.chance and len(labels) < 2:
         raise DataError("--chance scores each match with another one's predictions, and "
-                        f"{n_labelled} match here has labels; leave it out, or give more matches")
+                        f"{len(labels)} match here has labels; leave it out, or give more matches")
     again = [match for match in matches if (out / match / PREDICTIONS).exists()]
     if again:
         print(f"{out}: results of {len(again)} of these matches are there and will be replaced")
@@ -442,9 +441,9 @@ def check_output(args, halves):
     return names
 
 
-def spot_match(match, encoded, networks, autocast, args):
+def spot_match(match, encoded, networks, autocast, args, labels=None):
     """Spots a match and writes its files. encoded: pairs (half, [h per network]), all its halves.
-    Returns how many tokens that were."""
+    labels: of this match, if any. Returns how many tokens that were."""
     out, classes = Path(args.out) / match, networks[0].model.cfg.classes
     halves, merged, stored = [], [], []
     for half, tokens in encoded:
@@ -460,7 +459,6 @@ def spot_match(match, encoded, networks, autocast, args):
     write_scores(out / SCORES, match, classes, halves, merged, stored, args.start)
     write_predictions(out / PREDICTIONS, match, found, classes)
     if args.show is not None:
-        labels = label_file(args, match)
         events = read_labels(labels, classes) if labels else None
         for half, table in zip(halves, merged, strict=True):
             report.draw_timeline(out / f"timeline_{half.number}.png", match, half.number,
@@ -478,7 +476,9 @@ def main(args):
     if args.features:
         return write_features(args, halves, device, autocast)
     networks = load_networks(args, device)
-    submission = check_output(args, halves)
+    root = labels_root(args, halves[0])
+    labels = find_labels(root, {half.match for half in halves}) if root else {}
+    submission = check_output(args, halves, labels)
 
     # -- spot, match by match
     out, since, done, n_tokens, broken = Path(args.out), time.time(), [], 0, []
@@ -495,7 +495,7 @@ def main(args):
         encoded = encode_halves(models, counted(clips), device, autocast)
         try:
             for match, group in itertools.groupby(encoded, key=lambda pair: pair[0].match):
-                n_tokens += spot_match(match, group, networks, autocast, args)
+                n_tokens += spot_match(match, group, networks, autocast, args, labels.get(match))
                 done.append(match)
         except KeyboardInterrupt:
             bar.close()
@@ -509,14 +509,17 @@ def main(args):
           + (f", {where}/timeline_1.png" if args.show is not None else ""))
 
     # -- score, if there is a truth
-    if any(label_file(args, match) for match in done):
+    if any(match in labels for match in done):
         if args.start or args.end is not None:
             print("No table: --start and --end leave out events that the labels have.")
         else:
-            evaluate.score_files(out, labels_root(args), networks[0].model.cfg.classes, done,
+            evaluate.score_files(out, root, networks[0].model.cfg.classes, done,
                                  only_predicted=True, with_chance=args.chance, json=args.json)
     elif args.labels:
-        print(f"No table: no {Path(args.labels) / done[0] / LABELS}, nor another match's.")
+        print(f"No table: {args.labels} does not name {done[0]!r}, nor another of these matches."
+              if Path(args.labels).is_file() else f"No table: no "
+              f"{Path(args.labels) / done[0] / LABELS}, nor another match's"
+              f"{what_lies_in(args.labels)}.")
     for error in broken[:-1]:
         print(f"error: {error}", file=sys.stderr)
     if broken:                                             # one error ends the command; no zip then

@@ -6,7 +6,8 @@ digit. And searches the post-processing that lies between window scores and dete
     python -m comedian.evaluate --predictions spots.zip --labels data/test --chance --json all.json
     python -m comedian.evaluate --sweep --scores runs/valid --labels data/valid --plot sweep.png
 
-Reads   Labels-v2.json and results_spotting.json, one of each per match, below a folder or in a zip;
+Reads   Labels-v2.json and results_spotting.json, one of each per match, below a folder or in a zip
+        (or labels of many matches in one file: soccernet.read_csv, read_osl);
         with --sweep the scores.npz that infer.py leaves per match. Of several networks (an
         ensemble) it stores what they say together, merged: then only NMS is left to search.
 Writes  a table to the screen; --json, every number under the official names (the sweep: every
@@ -33,7 +34,8 @@ from tqdm import tqdm
 
 from comedian import DataError, command, report, soccernet, write_text
 from comedian.command import number
-from comedian.soccernet import LABELS, PREDICTIONS, SCORES, find_files, read_labels
+from comedian.soccernet import (
+    LABELS, PREDICTIONS, SCORES, find_files, find_labels, read_labels, same_names)
 
 HALF_S = 120 * 60                     # the official evaluator's half; later events fall on its end
 METRICS = {                           # name -> deltas, full widths in seconds
@@ -277,7 +279,8 @@ def draw(path, overall, merges, ignored_s, windows_s):
 # ------------------------------------------------------------------ the command
 def run_sweep(args):
     began = time.perf_counter()
-    files, stored = find_files(args.labels, LABELS), soccernet.read_scores(args.scores)
+    stored = soccernet.read_scores(args.scores)
+    files = same_names(find_labels(args.labels), stored.matches)
     unlabelled = [match for match in stored.matches if match not in files]
     if unlabelled:
         raise DataError(f"{args.labels}: no {LABELS} for {unlabelled[0]!r} "
@@ -333,15 +336,17 @@ def run_sweep(args):
         print(f"curves: {args.plot}")
 
 
-def score_files(predictions, labels, classes, matches=None, only_predicted=False,
+def score_files(predictions, labels, classes=None, matches=None, only_predicted=False,
                 with_chance=False, json=None):
     """Prints the table of the results below `predictions` against the truth below `labels` (folders
-    or zips).
+    or zips; labels in any form that soccernet.find_labels knows).
 
-    matches: the only ones to score, whatever else lies there; None: all. only_predicted: labelled
-    matches without predictions are left out, else they are an error. json: where every number goes.
+    classes: None: those that the results were made with, else those of the labels. matches: the
+    only ones to score, whatever else lies there; None: all. only_predicted: labelled matches
+    without predictions are left out, else they are an error. json: where every number goes.
     """
-    label_files, found = find_files(labels, LABELS), find_files(predictions, PREDICTIONS)
+    label_files, found = find_labels(labels, matches), find_files(predictions, PREDICTIONS)
+    label_files = same_names(label_files, found)
     if matches is not None:           # other folders there are those of another run
         found = {match: path for match, path in found.items() if match in matches}
     missing = [match for match in label_files if match not in found]
@@ -352,6 +357,8 @@ def score_files(predictions, labels, classes, matches=None, only_predicted=False
             f"{predictions}: no {PREDICTIONS} for {missing[0]!r} ({len(missing)} of "
             f"{len(label_files)} labelled matches; it has {next(iter(found))!r}, for one): "
             "give --labels the folder that was predicted, or see --only-predicted")
+    classes = (classes or soccernet.classes_of_results(found[match] for match in label_files)
+               or soccernet.classes_of(label_files.values()))
     truth = {match: read_labels(path, classes) for match, path in label_files.items()}
     spotted = {match: soccernet.read_predictions(found[match], classes) for match in label_files}
     results = score(truth, spotted, classes)
@@ -387,9 +394,11 @@ def parse_args(argv=None):
     p = command.Parser(__doc__)
     add = p.add_argument_group("the table").add_argument
     add("--predictions", help=f"folder or zip of {PREDICTIONS}, one per match")
-    add("--labels", required=True, help=f"folder or zip of {LABELS}, one per match")
+    add("--labels", required=True, help=f"folder or zip of {LABELS}, one per match; or a .csv or "
+        ".json with the labels of many")
     add("--classes", metavar="FILE",
-        help="a class per line; default: the 17 of SoccerNet-v2 (unused by --sweep)")
+        help="a class per line; default: those that the results say, as infer.py's do, else the 17 "
+             "of SoccerNet-v2, or the labels' own if most are others (unused by --sweep)")
     add("--only-predicted", action="store_true",
         help="leave out labelled matches without predictions, not an error then")
     add("--chance", action="store_true",
@@ -420,7 +429,8 @@ def main(args):
     if args.sweep:
         run_sweep(args)
     else:
-        score_files(args.predictions, args.labels, soccernet.read_classes(args.classes),
+        score_files(args.predictions, args.labels,
+                    soccernet.read_classes(args.classes) if args.classes else None,
                     only_predicted=args.only_predicted, with_chance=args.chance, json=args.json)
 
 

@@ -262,7 +262,7 @@ def main(args):
         spotted = soccernet.read_predictions(folder / soccernet.PREDICTIONS, classes)
         events = None
         if args.labels:
-            files = soccernet.find_files(args.labels, soccernet.LABELS)
+            files = soccernet.same_names(soccernet.find_labels(args.labels), [match])
             if match not in files:
                 raise DataError(f"{args.labels}: no {soccernet.LABELS} for {match!r}; leave "
                                      "--labels out to draw without the truth")

@@ -475,13 +475,14 @@ def test_foreign_classes_get_a_hint(tmp_path, capsys):
 
 def test_names_that_are_no_class_are_told(tmp_path, capsys):
     """They count for nothing, as officially; but a misspelt class must not look like a bad one."""
-    write_match(tmp_path / "a", [GOAL, GOAL | {"label": "goal"}, GOAL | {"label": "goal"},
-                                 GOAL | {"label": "Drone"}], [SPOT, SPOT | {"label": "Goall"}])
+    others = [GOAL | {"label": name} for name in ("goal", "goal", "Drone")]
+    write_match(tmp_path / "a", [GOAL] * 3 + others, [SPOT, SPOT | {"label": "Goall"}])
     run("--labels", tmp_path, "--predictions", tmp_path)
     out = capsys.readouterr().out
     assert "annotations of no class are left out: 'goal' (2), 'Drone' (1)\n" in out
     assert "predictions of no class are left out: 'Goall' (1)\n" in out
-    write_match(tmp_path / "b", [GOAL | {"label": f"name {i}"} for i in range(8)], [SPOT])
+    write_match(tmp_path / "b", [GOAL] * 8 + [GOAL | {"label": f"name {i}"} for i in range(8)],
+                [SPOT])
     run("--labels", tmp_path, "--predictions", tmp_path)
     assert "'Drone' (1), 'name 0' (1)" in (out := capsys.readouterr().out)
     assert " and 4 other names\n" in out
