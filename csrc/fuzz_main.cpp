@@ -146,12 +146,14 @@ void fuzz_detections(Bytes& bytes) {
 }
 
 void fuzz_average_map(Bytes& bytes) {
-  const int64_t n_halves = bytes.below(4), n_classes = bytes.below(3), n_deltas = bytes.below(4);
+  // Now and then so many in one half and class that the predictions near a label are not looked at
+  // one by one.
+  const bool crowded = bytes.byte() % 8 == 0;
+  const int64_t n_halves = crowded ? 1 : bytes.below(4), n_classes = crowded ? 1 : bytes.below(3);
+  const int64_t n_deltas = bytes.below(4);
   const bool wild = bytes.byte() % 8 == 0;  // some events out of range, which must be noticed
   const bool no_place = !wild && n_halves * n_classes == 0;
-  // Now and then so many that the predictions near a label are not looked at one by one.
-  const bool crowded = bytes.byte() % 8 == 0;
-  const int64_t n_predictions = no_place ? 0 : bytes.below(crowded ? 255 : 60);
+  const int64_t n_predictions = no_place ? 0 : bytes.below(crowded ? 250 : 60);
   const int64_t n_labels = no_place ? 0 : bytes.below(crowded ? 120 : 20);
   std::vector<int64_t> column[6];  // half, class, frame of predictions and of labels
   for (int i = 0; i < 6; ++i) {
@@ -308,7 +310,7 @@ int main(int argc, char** argv) {
     if (name != target.name) continue;
     known = true;
     for (int round = 0; round < rounds; ++round) {
-      data.resize(random() % 1500);
+      data.resize(random() % 3000);
       for (uint8_t& b : data) b = uint8_t(random());
       run(target, {data.data(), data.size()});
     }
