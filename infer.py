@@ -80,7 +80,7 @@ def add_post_flags(parser):
     add("--ignore", type=number(0), metavar="TOKENS",
         help="ignored at each edge of a window; default: 3/16 of it (paper's best: 12 of 64)")
     add("--merge", choices=["max", "mean"], default="max", help="of overlapping windows")
-    add("--nms", choices=list(evaluate.NMS), default="soft",
+    add("--nms", choices=list(ops.NMS), default="soft",
         help="soft: paper's best; local: hard NMS as in the official code; greedy: hard NMS as in "
              "the SoccerNet baselines")
     add("--nms-window", type=number(0.0), default=10, metavar="SECONDS",
@@ -198,15 +198,6 @@ def video_clips(halves, batch, broken):
             tqdm.write(f"data: {half.path}: shorter than one clip: left out")
 
 
-def read_ahead(stream, depth=2):
-    """The items of a generator, made in a thread up to `depth` ahead of their use."""
-    end = object()
-    for item in ahead(lambda _: next(stream, end), itertools.count(), depth):
-        if item is end:
-            return
-        yield item
-
-
 # ------------------------------------------------------------------ clips -> tokens
 @torch.no_grad()
 def encode_clips(model, clips, device, autocast, flip=False):
@@ -225,7 +216,7 @@ def encode_halves(models, clips, device, autocast, flip=False):
     clips: pairs (half, clips (b, 2, H, W, 3) uint8), halves one after the other; they are decoded
     ahead while the networks work. flip: mirror the frames (stage 3 caches both).
     """
-    for half, group in itertools.groupby(read_ahead(clips), key=itemgetter(0)):
+    for half, group in itertools.groupby(ahead(clips), key=itemgetter(0)):
         parts = [[encode_clips(model, some, device, autocast, flip) for model in models]
                  for _, some in group]                                           # (b, D) each
         yield half, [torch.cat(of_model) for of_model in zip(*parts, strict=True)]
@@ -298,7 +289,7 @@ def spot(halves, merged, args, start_s=0.0):
     """
     length, token_s = torch.tensor([len(scores) for scores in merged]), halves[0].token_s
     kept = ops.NMS[args.nms](torch.cat(merged), length, args.nms_window / token_s,
-                             args.threshold)                                # (S, K)
+                                  args.threshold)                                # (S, K)
     which, label, token, confidence = (column.numpy() for column in ops.detections(kept, length))
     number = np.array([half.number for half in halves])[which]                   # (n,)
     token_s = np.array([half.token_s for half in halves])[which]

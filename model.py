@@ -397,11 +397,11 @@ class Comedian(nn.Module):
         self.temporal.norm.load_state_dict(self.spatial.norm.state_dict())
 
 
-def random_keep(noise, ratio):
+def random_keep(noise, ratio, device="cpu"):
     """The tokens of each window that are not masked: the mask hits those with the smallest noise.
-    noise (B, L) -> (B, L - floor(ratio L)) int64, sorted; None if nothing is masked."""
+    noise (B, L) -> (B, L - floor(ratio L)) int64 on `device`, sorted; None if nothing is masked."""
     n_masked = int(noise.shape[1] * ratio)
-    return noise.argsort(1)[:, n_masked:].sort(1).values if n_masked else None
+    return noise.argsort(1)[:, n_masked:].sort(1).values.to(device) if n_masked else None
 
 
 class Projector(nn.Sequential):

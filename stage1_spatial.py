@@ -108,6 +108,15 @@ def pick_clips(step, args, halves):
             for h, clip in zip(of_half, clips, strict=True)]
 
 
+def count_steps(args, halves):
+    """Optimiser steps in all. DataError if there are too few clips for one."""
+    n_clips = sum(half.n_tokens for half in halves)
+    if n_clips < args.batch:
+        raise DataError(f"{args.data}: {n_clips} clips are fewer than one --batch of {args.batch}; "
+                        "lower --batch")
+    return args.steps or args.epochs * (n_clips // args.batch)
+
+
 # ------------------------------------------------------------------ views
 def views(frames, draw, cfg, args, device):
     """Two views X^1 ~ A^1, X^2 ~ A^2 of each clip: (B, 2, H, W, 3) uint8 -> twice (B, 2, 3, S, S).
@@ -177,11 +186,7 @@ def main(args):
     # -- data
     halves = find_halves(args.data, args.split)
     print(describe(halves, args.data))
-    n_clips = sum(half.n_tokens for half in halves)
-    if n_clips < args.batch:
-        raise DataError(f"{args.data}: {n_clips} clips are fewer than one --batch of {args.batch}; "
-                        "lower --batch")
-    total = args.steps or args.epochs * (n_clips // args.batch)
+    total = count_steps(args, halves)
     reader = FrameReader(args.workers, for_gpu=device.type == "cuda")
 
     # -- network: student f_s with projector and predictor; target f_t, a slow copy of the first two
@@ -203,18 +208,16 @@ def main(args):
     student = process.wrap(nn.Sequential(encoder, projector, predictor), args.compile)
     teacher = torch.compile(target) if args.compile else target
     print(f"stage 1: {cfg.model}, {sum(p.numel() for p in encoder.parameters()):,} spatial "
-          f"parameters, {n_clips:,} clips, {total:,} steps of {args.batch} {process}")
+          f"parameters, {total:,} steps of {args.batch} clips {process}")
 
     # -- train
     def load(step):
         picks = pick_clips(step, args, halves)[process.samples]
         return reader.read(picks, CLIP_FRAMES)                        # (B / ranks, 2, H, W, 3)
 
-    def files(step):
-        return [half.path(frame) for half, frame in pick_clips(step - 1, args, halves)]
-
-    log = run.Log(args.out, "stage 1", first=first, last=total, device=device, files=files,
-                  state=state and state["log"])
+    log = run.Log(args.out, "stage 1", first, total, device, state=state and state["log"],
+                  files=lambda done: [half.path(frame) for half, frame
+                                      in pick_clips(done - 1, args, halves)])
     stop = run.Stop()
     for step, frames in reader.batches(load, range(first, total)):
         # -- what this stage is about ----------------------------------

@@ -140,6 +140,16 @@ def pick_windows(step, args, halves):
     return picks
 
 
+def count_steps(args, halves):
+    """Optimiser steps in all. DataError if there is none."""
+    per_epoch = len(halves) * args.windows_per_half
+    total = args.steps or args.epochs * per_epoch // args.batch
+    if total < 1:
+        raise DataError(f"{args.data}: {per_epoch} windows an epoch make no step of --batch "
+                        f"{args.batch}; give more --epochs, or --steps")
+    return total
+
+
 # ------------------------------------------------------------------ view
 def view(frames, draw, cfg, args, device):
     """What the student sees, the paper's X^3: (B, T, H, W, 3) uint8 -> (B, T, 3, S, S), augmented
@@ -215,8 +225,8 @@ class BankLogSumExp(torch.autograd.Function):
         return grad[:, None] * ctx.saved_tensors[0], None, None
 
 
-def soft_targets(rows, bank, tau_m, ids):
-    """What Eq. 6 needs of Eq. 4, for the bank rows whose numbers are in `rows` (n,): (n, D_t + 2).
+def soft_targets(index, bank, tau_m, ids):
+    """What Eq. 6 needs of Eq. 4, for the bank rows of these numbers, index (n,): (n, D_t + 2).
 
     Columns: the soft centroid c_i = sum_k s2_ik P_k; the entropy of s2_i; log n_i, where n_i is the
     number of rows equal to P_i, itself included. These are left out of the sum: ids (M,) are equal
@@ -224,11 +234,11 @@ def soft_targets(rows, bank, tau_m, ids):
         H(s2_i) = -sum_k s2_ik (P_i.P_k / tau_m - log Z_i) = log Z_i - P_i.c_i / tau_m
     Proved by test_soft_targets.
     """
-    rows = rows.to(bank.device)
-    p, own_ids = bank[rows], ids[rows]                                # (n, D_t), (n,)
-    log_z, c = attend(p, bank, tau_m, own_ids, ids)                   # (n,), (n, D_t)
+    index = index.to(bank.device)
+    p, p_id = bank[index], ids[index]                                 # (n, D_t), (n,)
+    log_z, c = attend(p, bank, tau_m, p_id, ids)                      # (n,), (n, D_t)
     entropy = log_z - (p.to(c.dtype) * c).sum(1) / tau_m              # (n,)
-    n_equal = sum((own_ids[:, None] == part).sum(1) for part in ids.split(CHUNK))
+    n_equal = sum((p_id[:, None] == part).sum(1) for part in ids.split(CHUNK))
     log_n = n_equal.to(c.dtype).log()                                 # (n,)
     return torch.cat([c, entropy[:, None], log_n[:, None]], 1)
 
@@ -264,10 +274,10 @@ def sce_loss_queue(z, p, queue, lam, tau, tau_m):
     Proved by test_the_queue_version_of_equations_3_to_6."""
     def similarity(x):                                                # (B, L, L + M)
         return torch.cat([x @ p.transpose(1, 2), x @ queue.T], 2)
-    own = torch.eye(p.shape[1], dtype=torch.bool, device=p.device)    # the aligned one, by position
-    own = F.pad(own, (0, len(queue)))                                 # (L, L + M)
-    s2 = torch.softmax((similarity(p) / tau_m).masked_fill(own, -torch.inf), 2)       # Eq. 4
-    w = torch.where(own, lam, (1 - lam) * s2)                         # Eq. 5; s2 is 0 at own
+    aligned = torch.eye(p.shape[1], dtype=torch.bool, device=p.device)     # (L, L) by position
+    aligned = F.pad(aligned, (0, len(queue)))                         # (L, L + M)
+    s2 = torch.softmax((similarity(p) / tau_m).masked_fill(aligned, -torch.inf), 2)   # Eq. 4
+    w = torch.where(aligned, lam, (1 - lam) * s2)                     # Eq. 5; s2 is 0 if aligned
     loss = -(w * torch.log_softmax(similarity(z) / tau, 2)).sum(2).mean()             # Eq. 3, 6
     return loss, loss.detach() + torch.xlogy(w, w).sum(2).mean()      # minus H(w_i)
 
@@ -307,11 +317,7 @@ def main(args):
     print(describe(halves, args.data))
     halves = of_length(halves, args.window, "a window")
     teacher, soft_table = open_teacher(args, halves, process)         # (M, D_t), (M, D_t + 2)
-    per_epoch = len(halves) * args.windows_per_half
-    total = args.steps or args.epochs * per_epoch // args.batch
-    if total < 1:
-        raise DataError(f"{args.data}: {per_epoch} windows an epoch make no step of --batch "
-                        f"{args.batch}; give more --epochs, or --steps")
+    total = count_steps(args, halves)
     reader = FrameReader(args.workers, for_gpu=device.type == "cuda")
 
     # -- network: both transformers and a projector into the teacher's space
@@ -339,21 +345,19 @@ def main(args):
         picks = pick_windows(step, args, halves)[process.samples]
         frames = reader.read([(halves[h], frame) for h, frame in picks],
                              CLIP_FRAMES * args.window)               # (B / ranks, T, H, W, 3)
-        p, i = teacher.own(picks, args.window, args.align)            # (B / ranks, L, D_t)
-        return frames, p, torch.from_numpy(soft_table[i])             # (B / ranks, L, D_t + 2)
+        p, index = teacher.of_windows(picks, args.window, args.align)          # (B / ranks, L, D_t)
+        return frames, p, torch.from_numpy(soft_table[index])         # (B / ranks, L, D_t + 2)
 
-    def files(step):
-        return [halves[h].path(frame) for h, frame in pick_windows(step - 1, args, halves)]
-
-    log = run.Log(args.out, "stage 2", first=first, last=total, device=device, files=files,
-                  state=state and state["log"])
+    log = run.Log(args.out, "stage 2", first, total, device, state=state and state["log"],
+                  files=lambda done: [halves[h].path(frame) for h, frame
+                                      in pick_windows(done - 1, args, halves)])
     stop = run.Stop()
     for step, batch in reader.batches(load, range(first, total)):
         # -- what this stage is about ----------------------------------
         lr = lr_at(step, total, args)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        own, losses, divergences = [], [], []
+        losses, divergences, seen = [], [], []
         parts = zip(process.micro_batches, *(x.chunk(args.accumulate) for x in batch), strict=True)
         for mine, frames, p, soft in parts:
             draw = augment.Draws(args.seed, step, args.batch, mine)
@@ -361,8 +365,8 @@ def main(args):
             p = p.to(device, non_blocking=True)                       # (b, L, D_t)
             soft = soft.to(device, non_blocking=True)                 # (b, L, D_t + 2)
             x = view(frames, draw, cfg, args, device)                 # (b, T, 3, S, S)
-            keep = random_keep(draw.uniform(0, 1, args.window), args.mask)
-            keep = keep if keep is None else keep.to(device)          # (b, L - masked)
+            noise = draw.uniform(0, 1, args.window)                   # (b, L)
+            keep = random_keep(noise, args.mask, device)              # (b, L - masked)
             # DDP: average gradients over the processes in the last pass only. Unused without DDP.
             student.require_backward_grad_sync = mine is process.micro_batches[-1]
             with autocast:
@@ -377,14 +381,14 @@ def main(args):
             (loss / args.accumulate).backward()
             losses.append(loss.detach())
             divergences.append(divergence.detach())
-            own.append(p.flatten(0, 1))                               # (b L, D_t)
+            seen.append(p.flatten(0, 1))                              # (b L, D_t)
         norm = nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], args.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if len(queue):           # a ring buffer: the step says where its oldest rows lie
-            own = run.all_gather(torch.cat(own))                      # (B L, D_t), of all processes
-            place = torch.arange(step * len(own), (step + 1) * len(own), device=device)
-            queue[place % len(queue)] = own.to(queue.dtype)
+            new = run.all_gather(torch.cat(seen))                     # (B L, D_t), of all processes
+            place = torch.arange(step * len(new), (step + 1) * len(new), device=device)
+            queue[place % len(queue)] = new.to(queue.dtype)
         # -- everything below is bookkeeping ---------------------------
         done = step + 1
         log.add(done, {"loss": torch.stack(losses).mean(),
@@ -424,8 +428,8 @@ def open_teacher(args, halves, process):
         raise DataError(f"{features[0].path}: all {len(ids):,} features of the bank are equal, so "
                         "Eq. 4 has nothing to compare; extract the features again")
 
-    def make(rows):
-        return soft_targets(rows, teacher.rows, args.tau_m, ids)      # (n, D_t + 2)
+    def make(index):
+        return soft_targets(index, teacher.rows, args.tau_m, ids)      # (n, D_t + 2)
 
     path = Path(args.centroids or root,
                 f"centroids_{args.features_name}_tau{args.tau_m:g}_{fingerprint(ids)}.npy")

@@ -174,6 +174,19 @@ def pick_windows(step, args, n_frames):
     return picks
 
 
+def count_steps(args, n_frames):
+    """Steps of the head phase, of both phases, and from one validation to the next. DataError if
+    there is none."""
+    per_epoch = len(epoch_windows(args.seed, 0, n_frames, CLIP_FRAMES * args.window,
+                                  args.windows_per_half))
+    head_steps = args.head_steps or args.head_epochs * per_epoch // args.batch
+    total = head_steps + (args.steps or args.epochs * per_epoch // args.batch)
+    if total < 1:
+        raise DataError(f"{args.data}: {per_epoch} windows an epoch make no step of --batch "
+                        f"{args.batch}; give more --epochs, or --steps")
+    return head_steps, total, max(1, args.valid_every * per_epoch // args.batch)
+
+
 # ------------------------------------------------------------------ labels
 def labelled(root, split, labels_root, classes):
     """Halves of the labelled matches below `root` and {match: events}; says what it found.
@@ -242,6 +255,15 @@ def view(frames, draw, cfg, args, device):
     x = augment.gaussian_blur(x, draw, p=0.5)
     x = augment.hflip(x, draw, p=0.5)
     return augment.normalize(x, cfg.normalize_per_frame)
+
+
+def cached_windows(tokens, picks, n_tokens):
+    """Windows of the cached spatial tokens, plain and mirrored (B, 2, L, D), and their picks: its
+    clips begin on even frames."""
+    picks = [(h, frame // CLIP_FRAMES * CLIP_FRAMES) for h, frame in picks]
+    starts = [frame // CLIP_FRAMES for _, frame in picks]
+    return torch.stack([tokens[h][:, start:start + n_tokens]
+                        for (h, _), start in zip(picks, starts, strict=True)]), picks
 
 
 def cached_view(pairs, draw):
@@ -325,24 +347,14 @@ def main(args):
     truth = [frame_labels(events[half.match], half, args.radius, len(cfg.classes))
              for half in halves]                                      # (n_frames, K) each
     base = base_logits(truth).to(device)                              # (K,)
-    valid = args.valid and labelled(args.valid, args.valid_split, args.valid_labels or args.valid,
-                                    cfg.classes)
     n_frames = tuple(half.n_frames for half in halves)
-    per_epoch = len(epoch_windows(args.seed, 0, n_frames, CLIP_FRAMES * args.window,
-                                  args.windows_per_half))
-    head_steps = args.head_steps or args.head_epochs * per_epoch // args.batch
-    total = head_steps + (args.steps or args.epochs * per_epoch // args.batch)
-    if total < 1:
-        raise DataError(f"{args.data}: {per_epoch} windows an epoch make no step of --batch "
-                        f"{args.batch}; give more --epochs, or --steps")
-    valid_steps = max(1, args.valid_every * per_epoch // args.batch)  # from one to the next
+    head_steps, total, valid_steps = count_steps(args, n_frames)
     reader = FrameReader(args.workers, for_gpu=device.type == "cuda")
 
     # -- network: both transformers and the head
     torch.manual_seed(args.seed)
     model = start_model(cfg, state, init, args).to(device)
-    if valid:
-        infer.as_network(model, args)                      # refuses bad flags before the work
+    valid = args.valid and start_validation(model, args)
     first = run.steps_done(state, total, args.out)
     best = state["best"] if state else -1.0                # t-AmAP of the best validation
     student, optimizer = start_phase(model, first < head_steps, args, process)
@@ -357,22 +369,17 @@ def main(args):
     # -- train
     def load(step):
         picks = pick_windows(step, args, n_frames)[process.samples]
-        if cached and step < head_steps:                   # clips of the cache begin on even frames
-            picks = [(h, frame // CLIP_FRAMES * CLIP_FRAMES) for h, frame in picks]
-            starts = [frame // CLIP_FRAMES for _, frame in picks]
-            x = torch.stack([tokens[h][:, s:s + args.window]
-                             for (h, _), s in zip(picks, starts, strict=True)])   # (B, 2, L, D)
+        if cached and step < head_steps:
+            x, picks = cached_windows(tokens, picks, args.window)     # (B / ranks, 2, L, D)
         else:
             x = reader.read([(halves[h], frame) for h, frame in picks],
                             CLIP_FRAMES * args.window)                # (B / ranks, T, H, W, 3)
         y = np.stack([token_labels(truth[h], frame, args.window) for h, frame in picks])
         return x, torch.from_numpy(y)                                 # (B / ranks, L, K)
 
-    def files(step):
-        return [halves[h].path(frame) for h, frame in pick_windows(step - 1, args, n_frames)]
-
-    log = run.Log(args.out, "stage 3", first=first, last=total, device=device, files=files,
-                  state=state and state["log"])
+    log = run.Log(args.out, "stage 3", first, total, device, state=state and state["log"],
+                  files=lambda done: [halves[h].path(frame) for h, frame
+                                      in pick_windows(done - 1, args, n_frames)])
     stop = run.Stop()
     for step, batch in reader.batches(load, range(first, total)):
         # -- what this stage is about ----------------------------------
@@ -392,8 +399,8 @@ def main(args):
                 x, keep = cached_view(x, draw), None                  # (b, L, D)
             else:
                 x = view(x, draw, cfg, args, device)                  # (b, T, 3, S, S)
-                keep = random_keep(draw.uniform(0, 1, args.window), 0 if head_phase else args.mask)
-                keep = keep if keep is None else keep.to(device)      # (b, L - masked)
+                noise = draw.uniform(0, 1, args.window)               # (b, L)
+                keep = random_keep(noise, 0 if head_phase else args.mask, device)
             if args.mixup:
                 x, y = mixup(x, y, draw.beta(args.mixup))
             # DDP: average gradients over the processes in the last pass only. Unused without DDP.
@@ -466,6 +473,13 @@ def both_ways(model, halves, reader, process):
         [model], infer.frame_clips(halves, reader, 256), process.device, process.autocast(), flip)]
         for flip in (False, True))
     return [torch.stack(pair) for pair in zip(plain, mirrored, strict=True)]
+
+
+def start_validation(model, args):
+    """(halves, {match: events}) for `validate`. DataError for flags that it would refuse later."""
+    infer.as_network(model, args)
+    return labelled(args.valid, args.valid_split, args.valid_labels or args.valid,
+                    model.cfg.classes)
 
 
 def validate(model, halves, events, reader, process, args):

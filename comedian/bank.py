@@ -30,7 +30,7 @@ class Features(NamedTuple):
     dtype: np.dtype
     data_start: int                   # byte of the file where row 0 begins
 
-    def rows(self, first, last):
+    def read(self, first, last):
         """Rows [first, last) as float32 unit vectors, (last - first, D_t)."""
         width = self.shape[1]
         with open(self.path, "rb") as file:
@@ -92,7 +92,7 @@ def feature_rows(first_frame, n_tokens, half, n_features, align):
 
 class Bank:
     """P, every feature of the data set as unit vectors: `rows` (M, D_t), which the loss streams, on
-    the device in `dtype`; and those of a batch, `own`, in float32 from the disk."""
+    the device in `dtype`; and those of a batch, `of_windows`, in float32 from the disk."""
 
     def __init__(self, features, halves, device, dtype):
         lengths = [f.shape[0] for f in features]
@@ -101,18 +101,18 @@ class Bank:
         self.rows = torch.empty(sum(lengths), features[0].shape[1],
                                 dtype=dtype, device=device)           # (M, D_t)
         for f, rows in zip(features, self.rows.split(lengths), strict=True):
-            rows.copy_(f.rows(0, f.shape[0]))
+            rows.copy_(f.read(0, f.shape[0]))
 
-    def own(self, picks, window, align):
-        """For the windows of a batch, pairs (half index, first frame): their features P_i
-        (B, L, D_t), and bank rows i (B, L)."""
-        p, i = [], []
+    def of_windows(self, picks, window, align):
+        """For the windows of a batch, pairs (half index, first frame): the feature P_i of every
+        token (B, L, D_t), and its row number in the bank (B, L)."""
+        p, index = [], []
         for h, first in picks:
             f = self.features[h]
             row = feature_rows(first, window, self.halves[h], f.shape[0], align)          # (L,)
-            p.append(f.rows(row[0], row[-1] + 1)[row - row[0]])                           # (L, D_t)
-            i.append(self.first[h] + row)
-        return torch.stack(p), np.stack(i)
+            p.append(f.read(row[0], row[-1] + 1)[row - row[0]])                           # (L, D_t)
+            index.append(self.first[h] + row)
+        return torch.stack(p), np.stack(index)
 
 
 def row_ids(bank, chunk=2048):
@@ -131,12 +131,13 @@ def row_ids(bank, chunk=2048):
 def stored(path, bank, make):
     """Averages of bank rows, a table (M, D_t + more) float32, memory-mapped from `path`.
 
-    make(rows) computes the table's rows of some bank rows i, rows (n,) int64 -> (n, D_t + more):
-    the average that belongs to i, then whatever else is kept with it. The file is made when it is
-    missing. When it is there it is checked, and made again, with a line that says why, if shape or
-    type differ, a value is not finite, an average is longer than a unit vector or zero, one of
-    CHECKED_ROWS rows spread over the file, the last one among them, is not what `make` gives, or
-    the values are not those of the checksum (SHA-256) that ends the file.
+    make(index) computes the table's rows for the bank rows of these numbers, (n,) int64 ->
+    (n, D_t + more): the average that belongs to each, then whatever else is kept with it.
+
+    The file is made when it is missing. When it is there it is checked. It is made again, with a
+    line that says why, if shape or type differ, a value is not finite, an average is longer than a
+    unit vector or zero, one of CHECKED_ROWS rows spread over the file, the last one among them, is
+    not what `make` gives, or the checksum (SHA-256) that ends the file is not that of its values.
     """
     path = Path(path)
     wrong = path.exists() and what_is_wrong(path, bank, make)

@@ -43,7 +43,6 @@ DELTAS_S = sorted(set(itertools.chain(*METRICS.values())))
 SEEN = ("", "_visible", "_unshown")   # all events; on screen; not shown by the broadcast
 FRAMERATE = 2                         # rows per second on which the official evaluator compares
 MERGES = ("max", "mean")
-NMS = ("soft", "greedy", "local")     # what ops.NMS has: the names alone need no torch
 
 
 def token_ms(token, token_s, start_s=0.0):
@@ -229,15 +228,14 @@ def sweep(stored, truth, merges, ignored_s, windows_s):
     again: per merge and ignored span one merge, per setting one NMS and one metric.
     """
     from comedian import ops
-    grid = (len(merges), len(ignored_s), len(NMS), len(windows_s))
+    grid = (len(merges), len(ignored_s), len(ops.NMS), len(windows_s))
     overall, per_class = np.zeros(grid), np.zeros((*grid, len(stored.classes)))
     with tqdm(total=overall.size, desc="sweep", unit=" settings", disable=None) as bar:
         for m, e in np.ndindex(grid[:2]):
             merged = merge(stored, ignored_s[e], merges[m])               # (S, K)
-            for (n, kind), (w, window_s) in itertools.product(enumerate(NMS),
-                                                              enumerate(windows_s)):
-                kept = ops.NMS[kind](merged, stored.windows[-1],
-                                     window_s / stored.token_s)           # (S, K)
+            for (n, nms), (w, window_s) in itertools.product(enumerate(ops.NMS.values()),
+                                                             enumerate(windows_s)):
+                kept = nms(merged, stored.windows[-1], window_s / stored.token_s)     # (S, K)
                 overall[m, e, n, w], per_class[m, e, n, w] = tight(kept, stored, truth)
                 bar.update()
     return overall, per_class
@@ -259,9 +257,10 @@ def per_class_windows(per_class, kind):
 
 def draw(path, overall, merges, ignored_s, windows_s):
     """The curves of Fig. 5 (over NMS windows) and Tab. 12 (over ignored seconds), one per NMS."""
+    from comedian import ops
     with report.picture(path, 10, 4) as figure:
         axes = figure.subplots(1, 2)
-        for n, kind in enumerate(NMS):
+        for n, kind in enumerate(ops.NMS):
             m, e, w = np.unravel_index(overall[:, :, n].argmax(), overall[:, :, n].shape)
             axes[0].plot(windows_s, 100 * overall[m, e, n], "o-",
                          label=f"{kind} ({merges[m]}, {ignored_s[e]:g} s ignored)")
@@ -294,7 +293,7 @@ def run_sweep(args):
     print(f"{overall.size} settings on {len(stored.matches)} matches in "
           f"{time.perf_counter() - began:.0f} s; the best of each NMS:")
     print("NMS          merge  ignored  window   t-AmAP")
-    for n, kind in enumerate(NMS):
+    for n, kind in enumerate(ops.NMS):
         m, e, w = np.unravel_index(overall[:, :, n].argmax(), overall[:, :, n].shape)
         print(f"{kind:12} {merges[m]:5}  {ignored_s[e]:5g} s {windows_s[w]:5g} s   "
               f"{100 * overall[m, e, n, w]:6.2f} %")
@@ -309,11 +308,11 @@ def run_sweep(args):
             break
     if args.per_class:
         n = int(overall.max((0, 1, 3)).argmax())
-        kind = NMS[n]
+        kind = list(ops.NMS)[n]
         m, e, w = per_class_windows(per_class, n)
         window_s = torch.tensor(windows_s, dtype=torch.float64)[w]        # (K,)
         kept = ops.NMS[kind](merge(stored, ignored_s[e], merges[m]), stored.windows[-1],
-                             window_s / stored.token_s)
+                         window_s / stored.token_s)
         together, alone = tight(kept, stored, truth)
         print(f"\nA window for each class, {kind}, {merges[m]}, {ignored_s[e]:g} s ignored: "
               f"t-AmAP {100 * together:.2f} %")
@@ -327,7 +326,7 @@ def run_sweep(args):
         write_json(args.json, [
             {"nms": kind, "merge": merges[m], "ignored_s": ignored_s[e], "window_s": windows_s[w],
              "a_mAP": overall[m, e, n, w], "a_mAP_per_class": per_class[m, e, n, w].tolist()}
-            for n, kind in enumerate(NMS) for m, e, w in np.ndindex(overall[:, :, n].shape)])
+            for n, kind in enumerate(ops.NMS) for m, e, w in np.ndindex(overall[:, :, n].shape)])
     if args.plot:
         draw(args.plot, overall, merges, ignored_s, windows_s)
         print(f"curves: {args.plot}")

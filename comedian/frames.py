@@ -140,18 +140,23 @@ def frame_folder(match, number, folder, images):
                         "extract this half's frames again")
     sample = images[0]
     digits = min(len(m[2]) for m in images)                # 1 where numbers are not padded
-    fps = DEFAULT_FPS
-    if (folder / "fps.txt").exists():
-        text = formats.read_text(folder / "fps.txt", "a rate in frames per second").strip()
-        try:
-            fps = float(text)
-        except ValueError:
-            fps = 0.0
-        if not 0.01 <= fps <= 1000:
-            raise DataError(f"{folder / 'fps.txt'}: wants the frames per second, one number from "
-                            f"0.01 to 1000, got {text[:40]!r}; correct it")
     return Half(match, number, str(folder), sample[1], digits, sample[3],
-                numbers[0], len(numbers), fps)
+                numbers[0], len(numbers), read_rate(folder / "fps.txt"))
+
+
+def read_rate(path):
+    """The frames per second that a folder's fps.txt gives, if there is one."""
+    if not path.exists():
+        return DEFAULT_FPS
+    text = formats.read_text(path, "a rate in frames per second").strip()
+    try:
+        fps = float(text)
+    except ValueError:
+        fps = 0.0
+    if not 0.01 <= fps <= 1000:
+        raise DataError(f"{path}: wants the frames per second, one number from 0.01 to 1000, got "
+                        f"{text[:40]!r}; correct it")
+    return fps
 
 
 def of_length(halves, n_tokens, what):
@@ -334,20 +339,25 @@ class FrameReader:
         would take the cores that the step needs (4 to 15 % slower). `load` must depend on the step
         alone: then nothing is lost or repeated when a run is resumed.
         """
-        return zip(steps, ahead(load, steps, depth=2 if self.for_gpu else 0), strict=True)
+        batches = map(load, steps)
+        return zip(steps, ahead(batches) if self.for_gpu else batches, strict=True)
 
 
-def ahead(load, steps, depth=2):
-    """Yields load(step) for `steps` in order, computed up to `depth` steps ahead in a thread."""
+def ahead(items, depth=2):
+    """The items of an iterator in order, made in a thread up to `depth` ahead of their use."""
+    end = object()
     with concurrent.futures.ThreadPoolExecutor(1) as runner:
-        pending = collections.deque()
+        def order():
+            return runner.submit(next, items, end)
+
+        pending = collections.deque(order() for _ in range(depth))
         try:
-            for step in steps:
-                pending.append(runner.submit(load, step))
-                if len(pending) > depth:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            while True:
+                pending.append(order())
+                item = pending.popleft().result()
+                if item is end:
+                    return
+                yield item
         finally:
             for future in pending:
                 future.cancel()

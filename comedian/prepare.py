@@ -18,6 +18,7 @@ that --help and a wrong path do not wait for the others.
 import argparse
 import concurrent.futures
 import itertools
+import json
 import os
 import re
 import shutil
@@ -32,7 +33,7 @@ from tqdm import tqdm
 
 from comedian import DataError, command, formats, write_file
 from comedian.command import device_name, number
-from comedian.frames import DEFAULT_FPS, in_split, opencv, read_frame, walk
+from comedian.frames import DEFAULT_FPS, in_split, opencv, read_frame, read_rate, walk
 
 JPEG_QUALITY = 95               # files as large as those of ffmpeg -q:v 1 -qmin 1, and truer
 
@@ -68,20 +69,31 @@ def plan(root, out, fps, size):
     return jobs
 
 
+def origin(job, n_frames):
+    """What a folder of frames keeps in its made.json: what they were made from, and how."""
+    return {"video_bytes": os.path.getsize(job.path), "fps": job.fps, "size": list(job.size),
+            "frames": n_frames}
+
+
 def is_done(job):
-    """Whether the frames are there already. DataError if they are others than these."""
+    """Whether the frames are there already. DataError if they are others than these, or fewer."""
     if not job.folder.exists():
         return False
-    images = sorted(job.folder.glob("*.jpg"))
+    images, made = sorted(job.folder.glob("*.jpg")), job.folder / "made.json"
+    wanted = origin(job, len(images))
     if not images:
         raise DataError(f"{job.folder}: is there already, but without frames; remove it or choose "
                         "another --out")
-    rate = job.folder / "fps.txt"
-    fps = float(rate.read_text()) if rate.exists() else DEFAULT_FPS
-    height, width = read_frame(images[0]).shape[:2]
-    if (fps, width, height) != (job.fps, *job.size):
-        raise DataError(f"{job.folder}: has frames at {fps:g} fps, {width}x{height} pixels; remove "
-                        "it or choose another --out")
+    if made.exists():
+        there = formats.read_json(made, "a note of this command")
+        there = dict.fromkeys(wanted) | (there if isinstance(there, dict) else {})
+    else:                             # by another program: rate and size are all that tells
+        height, width = read_frame(images[0]).shape[:2]
+        there = {"fps": read_rate(job.folder / "fps.txt"), "size": [width, height]}
+    for key in wanted.keys() & there:
+        if there[key] != wanted[key]:
+            raise DataError(f"{job.folder}: is there already, but made otherwise ({key}: "
+                            f"{there[key]}, now {wanted[key]}); remove it or choose another --out")
     return True
 
 
@@ -105,6 +117,7 @@ def write_half(job, tell):
             tell(1 / job.fps)
         if job.fps != DEFAULT_FPS:
             (unfinished / "fps.txt").write_text(f"{job.fps!r}\n")
+        (unfinished / "made.json").write_text(json.dumps(origin(job, count)) + "\n")
         os.replace(unfinished, job.folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)      # a full disk has room again

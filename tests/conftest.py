@@ -1,4 +1,4 @@
-"""Two tiny matches in SoccerNet's layout, for the tests that run whole stages."""
+"""Two tiny matches in SoccerNet's layout, for the tests that run whole stages; and a spy."""
 import json
 import os
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 # Processes that a test starts find the scripts and comedian/ from any folder.
 os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
@@ -46,3 +47,24 @@ def matches(tmp_path_factory):
         (folder / "Labels-v2.json").write_text(json.dumps({"annotations": annotations}))
     (root / "classes.txt").write_text("\n".join(CLASSES))
     return root
+
+
+def record(monkeypatch, owner, name):
+    """Wraps owner.name; returns the list of its calls as pairs (args, kwargs), tensors copied."""
+    calls, original = [], getattr(owner, name)
+
+    def wrapped(*args, **kwargs):
+        calls.append((copied(args), copied(kwargs)))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapped)
+    return calls
+
+
+def copied(value):
+    """A value whose tensors no step changes any more."""
+    if isinstance(value, dict):
+        return {key: copied(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [copied(v) for v in value]
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value

@@ -54,7 +54,7 @@ def test_rows_are_those_that_were_saved(dtype, tmp_path):
     expected = rows.astype(np.float64)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     for first, last in ((0, 20), (0, 1), (7, 13), (19, 20)):
-        got = features.rows(first, last)
+        got = features.read(first, last)
         assert got.dtype == torch.float32
         np.testing.assert_allclose(got, expected[first:last], rtol=1e-6)
 
@@ -65,7 +65,7 @@ def test_long_headers_are_read(tmp_path):
     with open(path, "wb") as file:
         np.lib.format.write_array(file, rows, version=(2, 0))
     features = bank.open_features(tmp_path, half_of(10), "teacher")
-    assert np.array_equal(features.rows(0, 5), rows)
+    assert np.array_equal(features.read(0, 5), rows)
 
 
 @pytest.mark.parametrize("seconds, fits", [(20, True), (10, True), (30, True), (9, False),
@@ -150,15 +150,15 @@ def test_the_bank_is_every_feature_as_a_unit_vector(matches):
     saved = [np.load(matches / half.match / f"{half.number}_teacher.npy") for half in halves]
     expected = F.normalize(torch.from_numpy(np.concatenate(saved)), dim=1)
     assert torch.equal(teacher.rows, expected) and teacher.rows.shape == (99, 12)
-    p, i = teacher.own([(1, 3), (2, 0), (3, 31)], 8, "middle")
+    p, i = teacher.of_windows([(1, 3), (2, 0), (3, 31)], 8, "middle")
     assert p.shape == (3, 8, 12) and torch.equal(p, expected[torch.from_numpy(i)])
     assert i[0].tolist() == list(range(30 + 2, 30 + 10))  # frame 3 is 1.5 s into the second half
     assert i[1].tolist() == list(range(50, 58))
     assert i[2].tolist() == [*range(76 + 16, 99), 98]     # 23 seconds: the last one is there twice
-    assert teacher.own([(3, 31)], 8, "first")[1].tolist() == [list(range(76 + 15, 99))]
+    assert teacher.of_windows([(3, 31)], 8, "first")[1].tolist() == [list(range(76 + 15, 99))]
     half = bank.Bank(features, halves, torch.device("cpu"), torch.bfloat16)
     assert half.rows.dtype == torch.bfloat16 and torch.equal(half.rows, expected.bfloat16())
-    assert half.own([(2, 0)], 8, "middle")[0].dtype == torch.float32
+    assert half.of_windows([(2, 0)], 8, "middle")[0].dtype == torch.float32
 
 
 def test_ids_of_rows_are_equal_where_rows_are():

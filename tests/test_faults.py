@@ -1455,7 +1455,7 @@ LEFT = """\
   finite, which is one line.
 - A zip or a JSON that is small and legal, but full of as many entries as its bound allows, takes
   some seconds.
-- Damaged videos are OpenCV's and FFmpeg's to judge: tests/test_video.py.
+- Damaged videos are FFmpeg's to judge: tests/test_video.py.
 """
 
 

@@ -248,14 +248,14 @@ def test_a_fifo_is_not_waited_for(tmp_path):
 
 # ------------------------------------------------------------------ 3. ahead
 def test_ahead_keeps_the_order():
-    squares = list(frames.ahead(lambda step: step * step, range(5, 25)))
+    squares = list(frames.ahead(map(lambda step: step * step, range(5, 25))))
     assert squares == [step * step for step in range(5, 25)]
-    assert list(frames.ahead(lambda step: step, range(0))) == []
+    assert list(frames.ahead(iter(()))) == []
 
 
 def test_ahead_works_ahead_but_not_far():
     loaded = []
-    stream = frames.ahead(loaded.append, range(100), depth=2)
+    stream = frames.ahead(map(loaded.append, range(100)), depth=2)
     for _ in range(3):
         next(stream)
     deadline = time.monotonic() + 5
@@ -272,7 +272,7 @@ def test_ahead_passes_exceptions_on():
             raise DataError("frame 3 is broken")
         return step
 
-    stream, taken = frames.ahead(load, range(10)), []
+    stream, taken = frames.ahead(map(load, range(10))), []
     with pytest.raises(DataError, match="frame 3 is broken"):
         for item in stream:
             taken.append(item)
@@ -289,7 +289,7 @@ def test_an_abandoned_ahead_stops_its_thread():
             begun.set()
             time.sleep(0.3)
 
-    stream = frames.ahead(load, range(1000), depth=2)
+    stream = frames.ahead(map(load, range(1000)), depth=2)
     next(stream)
     assert begun.wait(10) and set(threading.enumerate()) - before
     stream.close()                                        # while 1 is being loaded and 2 waits

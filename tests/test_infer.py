@@ -184,7 +184,7 @@ def half_of(n_tokens, number=1, fps=2.0):
     return Half("m", number, "", "", 8, ".jpg", 1, 2 * n_tokens, fps)
 
 
-@pytest.mark.parametrize("nms", evaluate.NMS)
+@pytest.mark.parametrize("nms", ops.NMS)
 def test_first_and_last_seconds_are_spotted(nms):
     """The official code never predicts in the last 12 s of a half; here its very last token counts,
     whichever seconds of a window are ignored."""
@@ -523,7 +523,7 @@ def test_reading_ahead_is_bounded():
             made.append(i)
             yield i
 
-    for i in infer.read_ahead(stream(), depth=2):
+    for i in on_disk.ahead(stream(), depth=2):
         time.sleep(0.02)
         assert len(made) <= i + 4
     assert made == list(range(20)) and i == 19
@@ -697,7 +697,7 @@ def test_features_of_a_stage_1_network(matches, tmp_path, capsys):
         np.testing.assert_allclose(rows, tokens.numpy(), atol=2e-5)
     teacher = bank.Bank([bank.open_features(tmp_path / "out", half, "own") for half in halves],
                         halves, CPU, torch.float32)
-    p, _ = teacher.own([(3, 10)], 8, "middle")             # tokens 5 .. 12 of the last half
+    p, _ = teacher.of_windows([(3, 10)], 8, "middle")             # tokens 5 .. 12 of the last half
     torch.testing.assert_close(p[0], F.normalize(tokens[5:13], dim=1), rtol=0, atol=2e-5)
     assert not list(matches.rglob("*own*"))
 

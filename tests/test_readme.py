@@ -7,6 +7,7 @@ import argparse
 import importlib
 import itertools
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,32 @@ def test_requirements_are_those_of_make():
     for word in ("requirements.txt", "requirements-dev.txt", "--no-deps SoccerNet==0.2.0",
                  "setup.py", "build_ext --inplace"):
         assert word in README and word in makefile
+
+
+def test_every_command_of_the_papers_tables_parses():
+    """docs/paper.md: as bash would expand it, every line is accepted; what it reads was written by
+    a line above it; no two lines write to the same folder."""
+    text, variables, written = (ROOT / "docs/paper.md").read_text(encoding="utf-8"), {}, set()
+    lines = "".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).splitlines()
+    for line in lines:
+        if assigned := re.fullmatch(r'(\w+)="(.*)"', line):
+            variables[assigned[1]] = assigned[2]
+            continue
+        line = re.sub(r"\$(\w+)", lambda found: variables[found[1]], line)
+        python, *argv = shlex.split(line)
+        name = argv.pop(0)
+        name = argv.pop(0) if name == "-m" else name.removesuffix(".py")
+        args = vars(importlib.import_module(name).parse_args(argv))
+        assert python == "python"
+        for path in [args.get("init"), *(args.get("checkpoint") or [])]:
+            if path and path.startswith("runs/") and "/test-" not in path:       # other seeds
+                assert path.removesuffix("/last.pt") in written, line
+        if args.get("scores"):
+            assert args["scores"] in written, line
+        else:
+            assert args["out"] not in written, line
+            written.add(args["out"])
+    assert len(lines) > 80 and {"runs/best/3", "runs/challenge/spots"} <= written
 
 
 COMMANDS = ("stage1_spatial", "stage2_distill", "stage3_finetune", "infer", "comedian.prepare",

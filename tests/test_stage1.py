@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import copied, record
 
 import model
 import stage1_spatial as stage1
@@ -37,27 +38,6 @@ def unit(*shape, seed=0):
     """Random unit vectors, float64."""
     gen = torch.Generator().manual_seed(seed)
     return F.normalize(torch.randn(*shape, generator=gen, dtype=torch.float64), dim=-1)
-
-
-def record(monkeypatch, owner, name):
-    """Wraps owner.name; returns the list of its calls as pairs (args, kwargs), tensors copied."""
-    calls, original = [], getattr(owner, name)
-
-    def wrapped(*args, **kwargs):
-        calls.append((copied(args), copied(kwargs)))
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, wrapped)
-    return calls
-
-
-def copied(value):
-    """A value whose tensors no step changes any more."""
-    if isinstance(value, dict):
-        return {key: copied(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [copied(v) for v in value]
-    return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
 def parse(*more):

@@ -8,14 +8,14 @@ What these tests prove about stage 2 (stage2_distill.py):
      changes a step enters with a value that is not its default
   4. a broken teacher shows in the logged divergence
   5. where weights, masks, the queue and the parts of a batch come from, seen from inside a run
-  6. a run that was killed ends, resumed, in the same bits; a mistake is one line, exit code 2
+  6. features that do not fit are one line that says what to do
 
-The bank on disk and the stored table of soft targets: test_bank.py.
+The bank on disk and the stored table of soft targets: test_bank.py. What all stages share (resume,
+processes, log, mistakes): test_runs.py.
 """
 import collections
 import copy
 import math
-import os
 import re
 import shlex
 from dataclasses import asdict, replace
@@ -26,6 +26,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import record
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import model
@@ -33,7 +34,6 @@ import stage2_distill as stage2
 from comedian import DataError, augment, bank, report, run
 from comedian.frames import Half, find_halves
 
-CURVES = report.curves
 SMALL = replace(model.MODELS["vivit_micro"], embed_dim=32, depth=(2,), num_heads=(2,),
                 temporal_heads=2, head_width=48)
 HALVES = [("one", 1), ("one", 2), ("two", 1), ("two", 2)]          # of conftest's matches, in order
@@ -58,23 +58,6 @@ def args2(*more):
 
 def halves_of(*n_frames, fps=2.0):
     return [Half(f"m{i}", 1, "f", "", 8, ".jpg", 1, n, fps) for i, n in enumerate(n_frames)]
-
-
-def record(monkeypatch, owner, name):
-    """Wraps owner.name; returns the list of its calls as pairs (args, kwargs), tensors copied."""
-    calls, original = [], getattr(owner, name)
-
-    def copied(value):
-        if isinstance(value, dict):
-            return {key: copied(v) for key, v in value.items()}
-        return value.detach().clone() if isinstance(value, torch.Tensor) else value
-
-    def wrapped(*args, **kwargs):
-        calls.append(([copied(value) for value in args], copied(kwargs)))
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, wrapped)
-    return calls
 
 
 # ------------------------------------------------------------------ 1. the equations
@@ -646,7 +629,7 @@ class Oracle(stage2.Student):
 def test_a_broken_teacher_shows(matches, tmp_path, monkeypatch):
     """The logged divergence of a first step, with the soft targets as they are and broken. A random
     student sees those that are gone, one that has learned sees those of other rows, too."""
-    original, own, tables = stage2.stored, bank.Bank.own, {}
+    original, of_windows, tables = stage2.stored, bank.Bank.of_windows, {}
 
     def divergence(student, break_it):
         def stored(*args):
@@ -654,12 +637,12 @@ def test_a_broken_teacher_shows(matches, tmp_path, monkeypatch):
             return break_it(tables["right"].numpy())
 
         def spied(self, *args):
-            p, i = own(self, *args)
+            p, i = of_windows(self, *args)
             Oracle.wanted = p + tables["right"][torch.from_numpy(i), :-2]
             return p, i
 
         monkeypatch.setattr(stage2, "stored", stored)
-        monkeypatch.setattr(bank.Bank, "own", spied)
+        monkeypatch.setattr(bank.Bank, "of_windows", spied)
         monkeypatch.setattr(stage2, "Student", student)
         out = tmp_path / f"{student.__name__} {break_it.__name__}"
         run2(matches, out, "--steps", "1", "--centroids", str(tmp_path))
@@ -849,127 +832,14 @@ def test_the_first_process_makes_the_soft_targets(matches, tmp_path, monkeypatch
     assert re.fullmatch(r"centroids_teacher_tau0\.07_[0-9a-f]{12}\.npy", path.name)
 
 
-# ------------------------------------------------------------------ 6. resume, log, mistakes
-def assert_same(a, b, where="checkpoint"):
-    """Bit by bit, in dicts and lists too."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for i, pair in enumerate(zip(a, b, strict=True)):
-            assert_same(*pair, f"{where}.{i}")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    else:
-        assert a == b, where
-
-
-@pytest.mark.parametrize("options, killed_in", [([], 3), (["--bank", "queue"], 5)],
-                         ids=["complete bank", "queue"])
-def test_resume_is_exact(options, killed_in, matches, tmp_path, monkeypatch):
-    """A run that is killed in some step and resumed ends in the same bits and in the same log as
-    one that never stopped; the weights it began with may be gone."""
-    small_stage_1(tmp_path / "1.pt", drop_path=0.2)
-    options = [*options, "--save-every", "1", "--init", str(tmp_path / "1.pt")]
-    whole = run2(matches, tmp_path / "whole", *options)
-    clip, steps, locks = torch.nn.utils.clip_grad_norm_, [], []
-    lock = run.lock
-
-    def killed(*args):
-        steps.append(1)
-        if len(steps) == killed_in:                       # after backward, before the weights move
-            raise KeyboardInterrupt
-        return clip(*args)
-
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", killed)
-    monkeypatch.setattr(run, "lock", lambda folder: locks.append(lock(folder)) or locks[-1])
-    with pytest.raises(KeyboardInterrupt):
-        run2(matches, tmp_path / "killed", *options)
-    os.close(locks[-1])                                   # as the end of a process does
-    assert model.load_checkpoint(tmp_path / "killed" / "last.pt")["step"] == killed_in - 1
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
-    (tmp_path / "1.pt").unlink()
-    torch.manual_seed(99)                                 # a new process has another random state
-    np.random.seed(99)
-    resumed = run2(matches, tmp_path / "killed", *options, "--resume")
-    assert resumed["step"] == 6
-    for state in (whole, resumed):
-        del state["args"]
-    assert_same(whole, resumed)
-    whole, killed = ([line.split(" | ")[:6] for line in (tmp_path / name / "log.txt").read_text()
-                      .splitlines()] for name in ("whole", "killed"))
-    assert whole == killed and len(whole) == 3
-
-
-def test_log_and_checkpoint(matches, tmp_path, monkeypatch):
-    """Lines hold the means since the last one; the checkpoint has what stage 3 starts from."""
-    monkeypatch.setattr(report, "curves", CURVES)
+# ------------------------------------------------------------------ 6. the log, mistakes
+def test_the_log_has_the_mean_divergence(matches, tmp_path, monkeypatch):
     calls, original = [], stage2.sce_loss
     monkeypatch.setattr(stage2, "sce_loss", lambda *a: calls.append(original(*a)) or calls[-1])
-    state = run2(matches, tmp_path / "run", "--log-every", "4")
-    lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
-    pattern = (r"stage 2 \| step \d/6 \| loss \d+\.\d{4} \| divergence \d+\.\d{4} \| "
-               r"lr \d\.\d\de-\d\d \| grad \d+\.\d\d \| \d+ clips/s \| \d+\.\d GB \| [\d:]+ left")
-    assert len(lines) == 2 and all(re.fullmatch(pattern, line) for line in lines)
-    for i, key in enumerate(("loss", "divergence")):
-        numbers = [call[i].item() for call in calls]
-        assert logged(tmp_path / "run", key) == pytest.approx(
-            [np.mean(numbers[:4]), np.mean(numbers[4:])], abs=6e-5)
-    assert state["stage"] == 2 and state["step"] == 6 and state["args"]["batch"] == 4
-    assert model.config_of(state).model == "vivit_micro" and state["queue"].shape == (0, 12)
-    assert [path.name for path in sorted((tmp_path / "run").iterdir())] == [
-        "curves.png", "last.pt", "log.txt"]
-    torch.load(tmp_path / "run" / "last.pt", weights_only=True)
-    with pytest.raises(DataError, match="there is a run already; --resume it or choose another"):
-        run2(matches, tmp_path / "run")
-
-
-def test_a_loss_that_is_not_finite_ends_the_run(matches, tmp_path, monkeypatch):
-    """The step and its files are named although nobody looked until three steps later, and the
-    checkpoint is the last good one."""
-    steps, original = [], stage2.sce_loss
-
-    def spoilt(*args):
-        steps.append(1)
-        loss, divergence = original(*args)
-        return loss * (float("nan") if len(steps) == 3 else 1), divergence
-
-    monkeypatch.setattr(stage2, "sce_loss", spoilt)
-    with pytest.raises(DataError) as error:
-        run2(matches, tmp_path, "--save-every", "2", "--log-every", "6")
-    message = str(error.value)
-    assert message.startswith("step 3: the loss or its gradient is not finite") and (
-        f"the last good checkpoint is {tmp_path}/last.pt" in message)
-    assert model.load_checkpoint(tmp_path / "last.pt")["step"] == 2
-    named = (tmp_path / "not_finite_step_3.txt").read_text().splitlines()
-    halves, args = find_halves(matches), args2("--batch", "4", "--window", "8", "--seed", "5")
-    assert named == [halves[h].path(first) for h, first in stage2.pick_windows(2, args, halves)]
-
-
-MISTAKES = {                          # options, the one line
-    "no such folder": (["--data", "nowhere"], "nowhere: no such folder"),
-    "uneven parts": (["--accumulate", "3"], "--batch 4 cannot be split evenly into 1 processes"),
-    "nothing to resume": (["--resume"], "last.pt: no such checkpoint"),
-    "no features": (["--features-name", "resnet"],
-                    "1_resnet.npy: no teacher features for this half; see --features and "
-                    "--features-name (here lie: teacher)"),
-    "long windows": (["--window", "99"], "no half is as long as a window"),
-    "no such stage 1": (["--init", "nowhere.pt"], "nowhere.pt: no such checkpoint"),
-    "an epoch without a batch": (["--steps", "0", "--epochs", "1", "--batch", "99",
-                                  "--windows-per-half", "3"],
-                                 "12 windows an epoch make no step of --batch 99"),
-}
-
-
-@pytest.mark.parametrize("options, message", MISTAKES.values(), ids=MISTAKES)
-def test_mistakes(options, message, matches, tmp_path):
-    with pytest.raises(DataError) as error:
-        run2(matches, tmp_path / "run", "--centroids", str(tmp_path / "centroids"), *options)
-    assert message in str(error.value) and "\n" not in str(error.value)
-    assert not (tmp_path / "run").exists()                # nothing was begun
+    run2(matches, tmp_path, "--log-every", "4")
+    divergence = [call[1].item() for call in calls]
+    assert logged(tmp_path) == pytest.approx(
+        [np.mean(divergence[:4]), np.mean(divergence[4:])], abs=6e-5)
 
 
 def as_npz(path, rows):
@@ -1048,35 +918,3 @@ def test_features_that_are_cut_under_a_run(matches, tmp_path, monkeypatch):
     monkeypatch.setattr(run.Log, "add", cut)
     with pytest.raises(DataError, match="_teacher.npy: was cut short; extract this half's"):
         run2(matches, tmp_path / "run", "--features", str(tmp_path))
-
-
-def test_another_run_is_not_resumed(matches, tmp_path):
-    cfg = replace(model.MODELS["vivit_micro"], window_tokens=8)
-    net = torch.nn.ModuleDict({"spatial": model.spatial_encoder(cfg)})
-    model.save_checkpoint(tmp_path / "last.pt", stage=1, step=1, config=asdict(cfg),
-                          model=net.state_dict())
-    with pytest.raises(DataError, match="last.pt: is a run of stage 1, not 2"):
-        run2(matches, tmp_path, "--resume")
-    run2(matches, tmp_path / "2", "--steps", "1")
-    with pytest.raises(DataError, match=r"was run with --tau-m 0.07 \(now 0.05\)"):
-        run2(matches, tmp_path / "2", "--resume", "--steps", "1", "--tau-m", "0.05")
-
-
-@pytest.mark.parametrize("flags", [
-    ["--window", "0"], ["--mask", "1"], ["--tau-m", "0.01"], ["--tau", "0"], ["--lam", "nan"],
-    ["--lam", "1.1"], ["--steps", "1.5"], ["--workers", "-1"], ["--epochs", "0"], ["--lr", "inf"],
-    ["--color", "0", "0", "0", "-1"], ["--weight-decay", "-1"], ["--temporal-depth", "0"]])
-def test_senseless_flags(flags, capsys):
-    with pytest.raises(SystemExit) as refused:
-        args2(*flags)
-    assert refused.value.code == 2
-    line, = capsys.readouterr().err.splitlines()
-    assert re.match(rf"error: argument {flags[0]}: wants a( whole)? number from .*, got '", line)
-
-
-def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, capsys):
-    with pytest.raises(SystemExit) as ended:
-        run.run_as_command(stage2.main, args2("--data", str(tmp_path)))
-    assert ended.value.code == 2
-    line, = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {tmp_path}: no folder of .jpg or .png frames below it")

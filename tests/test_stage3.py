@@ -12,7 +12,7 @@ import math
 import re
 import signal
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import record
 
 import infer
 import model
@@ -29,23 +30,6 @@ from comedian import DataError, augment, evaluate
 from comedian.frames import Half, find_halves
 from comedian.soccernet import (
     LABELS, PREDICTIONS, SOCCERNET_CLASSES, Event, read_classes, read_labels, read_predictions)
-
-
-def record(monkeypatch, owner, name):
-    """Wraps owner.name; returns the list of its calls as pairs (args, kwargs), tensors copied."""
-    calls, original = [], getattr(owner, name)
-
-    def copied(value):
-        if isinstance(value, dict):
-            return {key: copied(v) for key, v in value.items()}
-        return value.detach().clone() if isinstance(value, torch.Tensor) else value
-
-    def wrapped(*args, **kwargs):
-        calls.append(([copied(value) for value in args], copied(kwargs)))
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, wrapped)
-    return calls
 
 
 def configured(*flags, given=None):
@@ -583,7 +567,7 @@ def test_the_phases(matches, tmp_path, monkeypatch):
                         lambda self, *a: modes.append(self.training) or tokens(self, *a))
     run(matches, tmp_path / "run", "--init", str(tmp_path / "init.pt"), "--save-every", "1")
     assert modes == [False] * 3 + [True] * 3
-    assert [(*noise.shape, ratio) for (noise, ratio), _ in masks] == (
+    assert [(*noise.shape, ratio) for (noise, ratio, _), _ in masks] == (
         [(4, 8, 0)] * 3 + [(4, 8, 0.25)] * 3)
     states = [state for _, state in saved]
     rates = [state["optimizer"]["param_groups"][0]["lr"] for state in states]
@@ -643,9 +627,11 @@ def infer_score(matches, out, checkpoint, *flags):
 
 
 @pytest.mark.parametrize("flags", [[], POST], ids=["default", "given"])
-def test_validation(flags, matches, tmp_path):
+def test_validation(flags, matches, tmp_path, monkeypatch):
     """best.pt is the checkpoint of the best validation, and the number logged is the number that
-    infer.py's predictions get with the same flags."""
+    infer.py's predictions get with the same flags; drop path, which trains, is off."""
+    monkeypatch.setitem(model.MODELS, "vivit_micro",
+                        replace(model.MODELS["vivit_micro"], drop_path=0.5))
     state = run(matches, tmp_path / "run", "--valid", str(matches), "--valid-every", "1",
                 "--windows-per-half", "2", *flags)
     log = (tmp_path / "run" / "log.txt").read_text().splitlines()
@@ -732,7 +718,7 @@ def test_labels_without_an_event_of_the_classes(valid, matches, tmp_path, monkey
             labels.parent.mkdir(parents=True)
             labels.write_text(json.dumps({"annotations": annotations}))
     (tmp_path / "classes.txt").write_text("\n".join(classes))
-    monkeypatch.setattr(stage3, "Comedian", None)
+    monkeypatch.setattr(stage3, "start_phase", None)
     with pytest.raises(DataError) as error:
         run(matches, tmp_path / "run", "--classes", str(tmp_path / "classes.txt"),
             *(["--labels", str(tmp_path / "labels"), "--valid", str(matches)] if valid else []))

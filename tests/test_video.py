@@ -398,6 +398,28 @@ def test_frames_made_otherwise_are_not_mixed_in(changes, library):
     assert tree(library / "frames") == before
 
 
+def test_a_half_that_lost_frames_is_not_done(library, capsys):
+    frames(library)
+    (library / "frames/l/a b/1_32p/00000010.jpg").unlink()
+    before = tree(library / "frames")
+    with pytest.raises(DataError, match="1 of 3 halves"):
+        frames(library)
+    assert "1_32p: is there already, but made otherwise (frames: 10, now 9)" in (
+        capsys.readouterr().err)
+    assert tree(library / "frames") == before
+
+
+def test_frames_of_another_program_are_kept_if_rate_and_size_are_right(library, capsys):
+    frames(library)
+    for made in (library / "frames").rglob("made.json"):
+        made.unlink()
+    before = tree(library / "frames")
+    frames(library)
+    with pytest.raises(DataError, match="3 of 3 halves"):
+        frames(library, fps=4.0)
+    assert "(fps: 2.0, now 4.0)" in capsys.readouterr().err and tree(library / "frames") == before
+
+
 def test_broken_files_are_named_and_the_others_done(library, capsys):
     good = (library / "videos/l/a b/1_224p.mkv").read_bytes()
     (library / "videos/cut.mkv").write_bytes(good[:len(good) // 2])
