@@ -7,6 +7,7 @@ labels.
     python infer.py --data frames/test --checkpoint runs/stage3/best.pt --out runs/test
     python infer.py --data frames --split challenge --checkpoint a.pt b.pt --zip submission.zip
     python infer.py --data frames --checkpoint runs/stage1/last.pt --features own
+    torchrun --nproc-per-node 8 infer.py --data frames --split test --checkpoint best.pt    # 8 GPUs
 
 Reads   --video: mkv, mp4, avi of any rate and size. Several files are the halves of one match, a
         folder is the matches in it
@@ -122,9 +123,9 @@ def parse_args(argv=None):
         "spot nothing; the checkpoint may be of any stage")
 
     add = p.add_argument_group("the machine").add_argument
-    add("--batch", type=number(1, 65536), default=64, help="clips encoded at a time")
-    add("--bf16", action=argparse.BooleanOptionalAction, default=None,
-        help="bfloat16 autocast; default: where a CUDA device has it")
+    add("--batch", type=number(1, 65536), help="clips encoded at a time; default: 64 on a GPU, "
+        "and on a CPU 16, whose images its caches hold")
+    add("--bf16", action=argparse.BooleanOptionalAction, default=None, help=run.BF16_HELP)
     add("--workers", type=number(0, 1024), default=0, help="decoding threads; 0 = one per core")
     add("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu",
         help="cpu, cuda, cuda:1, ...")
@@ -142,6 +143,7 @@ def parse_args(argv=None):
     if args.show is None and args.video:
         args.show = SHOW
     args.out = args.out or (args.data if args.features else "runs/infer")
+    args.batch = args.batch or clips_at_a_time(args.device)
     return args
 
 
@@ -200,6 +202,11 @@ def video_clips(halves, batch, broken):
 
 
 # ------------------------------------------------------------------ clips -> tokens
+def clips_at_a_time(device):
+    """How many clips to encode together: a GPU wants many, a CPU no more than its caches hold."""
+    return 16 if str(device) == "cpu" else 64
+
+
 @torch.no_grad()
 def encode_clips(model, clips, device, autocast, flip=False):
     """Clips (b, 2, H, W, 3) uint8 on the host -> spatial tokens (b, D) float32 on `device`."""
@@ -345,14 +352,16 @@ def are_there(path, half, width):
         return False
 
 
-def write_features(args, halves, device, autocast):
+def write_features(args, halves, process):
     """--features: what the network makes of every second, <out>/<match>/<half>_NAME.npy. Goes on
     where it was stopped; what lies there must come from the same checkpoint."""
+    rank, ranks, device = process
     path, = args.checkpoint
     checkpoint = load_checkpoint(path)
     model = Comedian(config_of(checkpoint, path))
     load_parts(model, checkpoint, trained_parts(checkpoint), path)
     model = model.to(device).eval()
+    autocast = choose_autocast(args, device, [model])
     has_context = checkpoint["stage"] > 1
     print(f"features: {model.cfg.model}, {model.cfg.width} wide, "
           + (f"tokens of the temporal transformer, windows of {model.cfg.window_tokens}"
@@ -368,21 +377,33 @@ def write_features(args, halves, device, autocast):
     if not made_by.exists() and any(file.exists() for file in paths.values()):
         raise DataError(f"{out}: features called {name} are there, not made by this command; "
                         "choose another --features NAME")
-    write_text(made_by, json.dumps(record))
     todo = [half for half in halves if not are_there(paths[half], half, model.cfg.width)]
+    run.barrier()                                          # all have looked
+    write_text(made_by, json.dumps(record))
     if len(todo) < len(halves):
         print(f"features: {len(halves) - len(todo)} of {len(halves)} halves are there already")
+    todo = todo[rank::ranks]
     clips = frame_clips(todo, FrameReader(args.workers), args.batch)
     encoded = encode_halves([model], clips, device, autocast)
-    for half, (h,) in tqdm(encoded, desc="features", total=len(todo), unit="half", disable=None):
+    for half, (h,) in tqdm(encoded, desc="features", total=len(todo), unit="half",
+                           disable=None if rank == 0 else True):
         with autocast:
             tokens = in_context(model, h) if has_context else h                  # (n_tokens, D)
         rows = per_second(tokens.float().cpu().numpy(), half)                    # (seconds, D)
         write_file(paths[half], lambda file, rows=rows: np.save(file, rows))
+    run.barrier()
     print(f"features: {out}/<match>/<half>_{name}.npy; stage2_distill.py --features-name {name}")
 
 
 # ------------------------------------------------------------------ run
+def choose_autocast(args, device, models):
+    """The context that the networks run in; says so, and leaves the choice in args.bf16."""
+    if args.bf16 is None:
+        args.bf16 = run.bf16_pays(device, min(model.cfg.width for model in models))
+    print(f"network: on {device.type}, bf16 {'on' if args.bf16 else 'off'}")
+    return torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
+
+
 def load_networks(args, device):
     """A Network per checkpoint of stage 3; all must have the same classes."""
     networks = []
@@ -456,7 +477,7 @@ def spot_match(match, encoded, networks, autocast, args, labels=None):
         merged.append(table)
         stored.append(windows[0] if len(networks) == 1 else None)
     found = spot(halves, merged, args, args.start)
-    write_scores(out / SCORES, match, classes, halves, merged, stored, args.start)
+    write_scores(out / SCORES, match, classes, halves, merged, stored, args.start, args.bf16)
     write_predictions(out / PREDICTIONS, match, found, classes)
     if args.show is not None:
         events = read_labels(labels, classes) if labels else None
@@ -467,31 +488,41 @@ def spot_match(match, encoded, networks, autocast, args, labels=None):
     return sum(map(len, merged))
 
 
+def together(done, n_tokens, broken):
+    """What all processes have done: their matches, how many tokens, the errors of broken videos."""
+    everyone = run.all_gather_objects((done, n_tokens, [str(error) for error in broken]))
+    done, n_tokens, broken = zip(*everyone, strict=True)
+    return sorted(itertools.chain(*done)), sum(n_tokens), [
+        DataError(error) for error in itertools.chain(*broken)]
+
+
 def main(args):
     # -- set-up
-    device = torch.device(args.device)
-    bf16 = run.has_bf16(device) if args.bf16 is None else args.bf16
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    rank, ranks, device = process = run.join_processes(args.device)    # under torchrun one of many
     halves = wanted_halves(args)
     if args.features:
-        return write_features(args, halves, device, autocast)
+        return write_features(args, halves, process)
     networks = load_networks(args, device)
+    models = [network.model for network in networks]
+    autocast = choose_autocast(args, device, models)
     root = labels_root(args, halves[0])
     labels = find_labels(root, {half.match for half in halves}) if root else {}
     submission = check_output(args, halves, labels)
+    run.barrier()                                          # all have looked at what is in --out
+    matches = list(dict.fromkeys(half.match for half in halves))
+    mine = [half for half in halves if matches.index(half.match) % ranks == rank]
 
     # -- spot, match by match
     out, since, done, n_tokens, broken = Path(args.out), time.time(), [], 0, []
-    with tqdm(total=sum(half.n_tokens for half in halves) or None, desc="infer", unit=" clips",
-              disable=None) as bar:
+    with tqdm(total=sum(half.n_tokens for half in mine) or None, desc="infer", unit=" clips",
+              disable=None if rank == 0 else True) as bar:
         def counted(clips):
             for half, some in clips:
                 yield half, some
                 bar.update(len(some))
 
-        clips = (video_clips(halves, args.batch, broken) if args.video else
-                 frame_clips(halves, FrameReader(args.workers), args.batch))
-        models = [network.model for network in networks]
+        clips = (video_clips(mine, args.batch, broken) if args.video else
+                 frame_clips(mine, FrameReader(args.workers), args.batch))
         encoded = encode_halves(models, counted(clips), device, autocast)
         try:
             for match, group in itertools.groupby(encoded, key=lambda pair: pair[0].match):
@@ -501,6 +532,9 @@ def main(args):
             bar.close()
             print(f"error: stopped; {len(done)} matches are finished in {out}", file=sys.stderr)
             sys.exit(130)
+    done, n_tokens, broken = together(done, n_tokens, broken)
+    if rank:                                               # the first process says the rest
+        return
     if not done:
         raise broken[0] if broken else DataError("nothing to spot: no video of a second")
     where = out / (done[0] if len(done) == 1 else "<match>")

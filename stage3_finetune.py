@@ -345,9 +345,9 @@ def main(args):
     state = load_checkpoint(Path(args.out, "last.pt")) if args.resume else None
     init = load_checkpoint(args.init) if args.init and not state else None
     cfg = configure(args, state or init)
-    process = run.init_processes(args)                     # under torchrun one of several
-    device, autocast = process.device, process.autocast()
     run.check_out(args, state, stage=3, free=FREE_FLAGS)
+    process = run.init_processes(args, cfg.width)          # under torchrun one of several
+    device, autocast = process.device, process.autocast()
 
     # -- data
     halves, events, cfg = labelled(args.data, args.split, args.labels or args.data, cfg, True)
@@ -478,7 +478,8 @@ def start_model(cfg, state, init, args):
 def both_ways(model, halves, reader, process):
     """The spatial tokens of every half, plain and mirrored: a list of (2, n_tokens, D)."""
     plain, mirrored = ([h for _, (h,) in infer.encode_halves(
-        [model], infer.frame_clips(halves, reader, 256), process.device, process.autocast(), flip)]
+        [model], infer.frame_clips(halves, reader, infer.clips_at_a_time(process.device)),
+        process.device, process.autocast(), flip)]
         for flip in (False, True))
     return [torch.stack(pair) for pair in zip(plain, mirrored, strict=True)]
 
@@ -493,8 +494,8 @@ def validate(model, halves, events, reader, process, args):
     """t-AmAP in [0, 1] of the model as it stands, spotted as infer.py does with these flags."""
     autocast, predictions = process.autocast(), {}
     network = infer.as_network(model.eval(), args)
-    encoded = infer.encode_halves([model], infer.frame_clips(halves, reader, 256), process.device,
-                                  autocast)
+    clips = infer.frame_clips(halves, reader, infer.clips_at_a_time(process.device))
+    encoded = infer.encode_halves([model], clips, process.device, autocast)
     for match, group in itertools.groupby(encoded, key=lambda pair: pair[0].match):
         of_match, merged = [], []
         for half, (h,) in group:                                      # (n_tokens, D)

@@ -42,6 +42,10 @@ FREE_FLAGS = {"out", "accumulate", "workers", "device", "log_every", "save_every
               "compile"}
 
 
+BF16_HELP = ("bfloat16 autocast; default: on a GPU that has it, and on a processor with AMX or "
+             "AVX512-BF16 for networks from ViT-T's width on")
+
+
 def add_flags(parser, out):
     """The flags that all stages share, in a group of their own; `out` is the default folder."""
     add = parser.add_argument_group("the run").add_argument
@@ -49,8 +53,7 @@ def add_flags(parser, out):
     add("--accumulate", type=number(1), default=1,
         help="split the batch into this many passes, for less memory: the same result but for "
              "rounding and the draws of drop path (with --negatives batch: fewer negatives)")
-    add("--bf16", action=argparse.BooleanOptionalAction, default=None,
-        help="bfloat16 autocast; default: where a CUDA device has it")
+    add("--bf16", action=argparse.BooleanOptionalAction, default=None, help=BF16_HELP)
     add("--compile", action="store_true", help="torch.compile: slow to start, then faster")
     add("--workers", type=number(0, 1024), default=0, help="decoding threads; 0 = one per core")
     add("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu",
@@ -90,8 +93,9 @@ class Process(NamedTuple):
         return f"on {self.ranks} x {self.device.type}, bf16 {'on' if self.bf16 else 'off'}"
 
 
-def init_processes(args):
-    """The Process that this is: alone, or one of those that torchrun started.
+def init_processes(args, width):
+    """The Process that this is: alone, or one of those that torchrun started. width: D of the
+    network, for the choice of bfloat16, which args.bf16 then says, and so the checkpoints.
 
     --batch counts the samples of all processes together, so that the method does not depend on how
     many there are; they are dealt out in order. Messages between the CPUs go through gloo, between
@@ -102,7 +106,16 @@ def init_processes(args):
     # one thread.
     for function in (torch.exp, torch.log, torch.sqrt):
         function(torch.ones(1))
-    told, rank, device = launcher(), 0, args.device
+    rank, ranks, device = join_processes(args.device)
+    if args.bf16 is None:
+        args.bf16 = bf16_pays(device, width)
+    return Process(rank, ranks, device, args.bf16, micro_batches(args, rank, ranks))
+
+
+def join_processes(device):
+    """(rank, how many there are, torch.device) of this process: alone, or one of torchrun's, which
+    then meets the others here. device: what --device says; of several GPUs each gets its own."""
+    told, rank = launcher(), 0
     ranks = told["WORLD_SIZE"]
     if ranks > 1:
         on_gpu = device.startswith("cuda")
@@ -114,9 +127,7 @@ def init_processes(args):
         rank = dist.get_rank()
         if rank:                                          # what the others print goes nowhere
             sys.stdout = open(os.devnull, "w")
-    device = torch.device(device)
-    bf16 = has_bf16(device) if args.bf16 is None else args.bf16
-    return Process(rank, ranks, device, bf16, micro_batches(args, rank, ranks))
+    return rank, ranks, torch.device(device)
 
 
 def micro_batches(args, rank, ranks):
@@ -130,9 +141,29 @@ def micro_batches(args, rank, ranks):
     return [slice(i * n, (i + 1) * n) for i in range(first, first + args.accumulate)]
 
 
-def has_bf16(device):
-    """Whether bfloat16 autocast pays on this device."""
-    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+def bf16_pays(device, width):
+    """Whether bfloat16 is the default on this device for a network of `width` D. Nothing is timed:
+    the same machine always answers the same."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bf16_pays_on_cpu(cpu_flags(), width)
+
+
+def bf16_pays_on_cpu(flags, width):
+    """The rule. flags: a set of what Linux says that the processor has. Measured with AMX: ViT-T,
+    192 wide, encodes 2.8 times as fast and trains 1.7 times as fast; the demo's network, 128 wide,
+    trains at 0.84, for there the conversions cost more than the products gain."""
+    return width >= 192 and not flags.isdisjoint({"amx_bf16", "avx512_bf16"})
+
+
+def cpu_flags():
+    """What Linux says that the processor has, a set of names; empty where nobody says so."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return set()
+    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return set(found[1].split()) if found else set()
 
 
 def all_gather(x):
@@ -142,6 +173,15 @@ def all_gather(x):
     everyone = [torch.empty_like(x) for _ in range(dist.get_world_size())]
     dist.all_gather(everyone, x.contiguous())
     return torch.cat(everyone)
+
+
+def all_gather_objects(what):
+    """[what], as each process says it, in the order of their ranks."""
+    if not dist.is_initialized():
+        return [what]
+    everyone = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, what)
+    return everyone
 
 
 def barrier():
@@ -210,6 +250,8 @@ def check_out(args, state, stage, free=()):
         raise DataError(f"{path}: is a run of stage {state['stage']}, not {stage}; choose "
                         "another --out")
     check_state(state, path)
+    if args.bf16 is None:                                  # as the run began, on whatever machine
+        args.bf16 = state["args"].get("bf16")
     now, then, may_differ = vars(args), state["args"], FREE_FLAGS | set(free)
     odd = [flag for flag in [*now, *then] if (flag in now) != (flag in then)]
     if odd:

@@ -486,12 +486,13 @@ def stored_half(arrays, name, h, n_classes):
     return scores.astype(np.float32), start, n_tokens
 
 
-def write_scores(path, match, classes, halves, merged, windows, start_s):
+def write_scores(path, match, classes, halves, merged, windows, start_s, bf16=False):
     """scores.npz of a match. Per half: merged (n_tokens, K), and the windows of the one network
     (scores (N, L, K), starts (N,)), or None of several; then the merged scores are stored as one
-    window (see `read_scores`). start_s: where token 0 stands in its video."""
+    window (see `read_scores`). start_s: where token 0 stands in its video. bf16, for the record:
+    whether the network computed in bfloat16."""
     arrays = {"classes": np.array(classes), "url_local": match, "token_s": halves[0].token_s,
-              "start_s": start_s}
+              "start_s": start_s, "bf16": bf16}
     for half, table, of_half in zip(halves, merged, windows, strict=True):
         name, scores, starts = "merged", table[None], np.zeros(1, np.int64)
         if of_half:
