@@ -48,7 +48,8 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from comedian import (
-    DataError, augment, evaluate, formats, ops, report, run, video, write_file, write_text)
+    DataError, augment, evaluate, formats, report, run, video, write_file, write_text)
+from comedian.command import say_error
 from comedian.frames import (
     CLIP_FRAMES, DEFAULT_FPS, FrameReader, ahead, describe, find_halves, in_split, of_length)
 from comedian.run import device_name, number
@@ -56,6 +57,12 @@ from comedian.soccernet import (
     LABELS, PREDICTIONS, SCORES, Detections, check_games, find_labels, games_of, read_labels,
     what_lies_in, write_predictions, write_scores, write_zip)
 from model import Comedian, config_of, load_checkpoint, load_parts, trained_parts
+
+try:
+    from comedian import ops
+except ImportError as error:          # kernels not built, or for another torch: it says what to run
+    say_error(error)
+    sys.exit(2)
 
 SHOW = 0.3                            # ours: on the demo as many rows as events, 3 of 4 right
 
@@ -234,7 +241,8 @@ def encode_halves(models, clips, device, autocast, flip=False):
 def window_starts(n_tokens, window, stride):
     """First tokens of windows that cover a half: 0, stride, 2 stride, ... and one ending with it.
 
-    A half shorter than the window gets one window, as long as the half.
+    A half shorter than the window gets one window, as long as the half. Proved by
+    test_windows_cover_every_token.
     """
     if n_tokens <= window:
         return [0]
@@ -298,11 +306,11 @@ def spot(halves, merged, args, start_s=0.0):
     length, token_s = torch.tensor([len(scores) for scores in merged]), halves[0].token_s
     kept = ops.NMS[args.nms](torch.cat(merged), length, args.nms_window / token_s,
                              args.threshold)                                # (S, K)
-    which, label, token, confidence = (column.numpy() for column in ops.detections(kept, length))
-    number = np.array([half.number for half in halves])[which]                   # (n,)
-    token_s = np.array([half.token_s for half in halves])[which]
+    index, label, token, confidence = (column.numpy() for column in ops.detections(kept, length))
+    half_number = np.array([half.number for half in halves])[index]              # (n,)
+    token_s = np.array([half.token_s for half in halves])[index]
     position_ms = evaluate.token_ms(token, token_s, start_s)
-    return Detections(number, label, position_ms, confidence.astype(np.float64))
+    return Detections(half_number, label, position_ms, confidence.astype(np.float64))
 
 
 def show_half(half, merged, classes, args):
@@ -321,7 +329,7 @@ def show_half(half, merged, classes, args):
 @torch.no_grad()
 def in_context(model, h):
     """Spatial tokens h (n, D) of a half -> the temporal transformer's (n, D): of windows that
-    overlap by half, each token from the one in whose middle it is closest to."""
+    overlap by half, each token is taken from the one whose middle is nearest."""
     length = model.cfg.window_tokens
     starts = window_starts(len(h), length, max(1, length // 2))
     windows = torch.stack([h[start:start + length] for start in starts])         # (N, L, D)
@@ -368,17 +376,18 @@ def write_features(args, halves, process):
              if has_context else "tokens of the spatial encoder"))
 
     out, name = Path(args.out), args.features
-    record = {"checkpoint_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+    record = {"checkpoint_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+              "bf16": args.bf16}
     made_by = out / f"{name}.json"
     paths = {half: out / half.match / f"{half.number}_{name}.npy" for half in halves}
     if made_by.exists() and made_by.read_text(errors="replace") != json.dumps(record):
-        raise DataError(f"{made_by}: features of this name were made by another checkpoint; choose "
-                        "another --features NAME")
+        raise DataError(f"{made_by}: features of this name were made by another checkpoint or with "
+                        "another --bf16; choose another --features NAME")
     if not made_by.exists() and any(file.exists() for file in paths.values()):
         raise DataError(f"{out}: features called {name} are there, not made by this command; "
                         "choose another --features NAME")
     todo = [half for half in halves if not are_there(paths[half], half, model.cfg.width)]
-    run.barrier()                                          # all have looked
+    run.barrier()                                          # all have looked before one writes
     write_text(made_by, json.dumps(record))
     if len(todo) < len(halves):
         print(f"features: {len(halves) - len(todo)} of {len(halves)} halves are there already")
@@ -511,7 +520,7 @@ def main(args):
     root = labels_root(args, halves[0])
     labels = find_labels(root, {half.match for half in halves}) if root else {}
     submission = check_output(args, halves, labels)
-    run.barrier()                                          # all have looked at what is in --out
+    run.barrier()                                          # all have looked before one writes
     matches = list(dict.fromkeys(half.match for half in halves))
     mine = [half for half in halves if matches.index(half.match) % ranks == rank]
 
@@ -539,7 +548,8 @@ def main(args):
     if rank:                                               # the first process says the rest
         return
     if not done:
-        raise broken[0] if broken else DataError("nothing to spot: no video of a second")
+        raise broken[0] if broken else DataError(
+            "--video: nothing to spot, no video lasts a second; see --start and --end")
     where = out / (done[0] if len(done) == 1 else "<match>")
     print(f"infer: {n_tokens * halves[0].token_s / 60:.1f} min of video in "
           f"{time.time() - since:.1f} s; {where}/{PREDICTIONS}"

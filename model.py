@@ -8,7 +8,7 @@ the tokens of a window see each other, a linear head spots the actions of each t
         -> projector (stage 2) or head (stage 3)                               (B, L, K)
 
 Paper Sec. 3 and App. A.1. Modules carry timm's parameter names (patch_embed, cls_token,
-pos_embed, blocks.i.attn.qkv, ...), so that public weights fit without a table. Letters as in
+pos_embed, blocks.i.attn.qkv, ...), so that timm's weights need little renaming. Letters as in
 comedian/frames.py; N patches per frame.
 
 Also here: the configurations, and checkpoints, which carry one. Nothing here reads data or trains.
@@ -33,14 +33,15 @@ LN_EPS = 1e-6                         # everywhere, Swin included (timm's own Sw
 class Config:
     """Everything that decides the shape of the weights, plus what the weights expect as input.
 
-    Stored in every checkpoint as a plain dict; the next stage builds from it, not from flags.
+    Stored in every checkpoint as a plain dict. The next stage builds from it, and sets what it
+    trains anew: window and temporal depth in stage 2, classes in stage 3.
     """
     model: str                        # a name of MODELS
     spatial: str = "vit"              # "vit": CLS token per clip; "swin": mean over the last map
     image_size: int = 224
     patch_size: int = 16
-    embed_dim: int = 192              # of the first stage, for Swin
-    depth: tuple = (12,)              # blocks; one number per stage for Swin
+    embed_dim: int = 192              # at Swin's first resolution
+    depth: tuple = (12,)              # blocks; for Swin one number per resolution
     num_heads: tuple = (3,)
     mlp_ratio: float = 4.0
     temporal_depth: int = 4
@@ -80,7 +81,7 @@ def with_changes(name_or_config, **changes):
 # ------------------------------------------------------------------ transformer blocks
 class Attention(nn.Module):
     """Multi-head self-attention over (B, N, D). `bias`, broadcast to (B, heads, N, N), is added to
-    the logits (Swin). With n_out only the first n_out positions ask, and only they are returned."""
+    the logits (Swin). With n_out only the first n_out positions are queries and are returned."""
 
     def __init__(self, dim, num_heads):
         super().__init__()
@@ -139,7 +140,7 @@ class Block(nn.Module):
 
 def make_blocks(depth, dim, num_heads, mlp_ratio, drop_path):
     """Drop path grows linearly from 0 at the first block to `drop_path` at the last."""
-    rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()    # "meta" holds no numbers
+    rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()    # also on "meta"
     return nn.Sequential(*[Block(dim, num_heads, mlp_ratio, rate) for rate in rates])
 
 
@@ -341,7 +342,8 @@ def spatial_encoder(cfg):
 
 
 class Comedian(nn.Module):
-    """What stages call: `encode`, `contextualize`, `tokens`, `spot`; they never reach inside."""
+    """The whole network. Stages call `encode`, `contextualize`, `tokens` and `spot`, and name its
+    parts `spatial`, `temporal` and `head` to say which of them learn."""
 
     def __init__(self, cfg):
         super().__init__()
@@ -390,7 +392,8 @@ class Comedian(nn.Module):
     def copy_spatial_to_temporal(self):
         """Starts the temporal transformer from the first spatial blocks and the spatial norm.
 
-        The official code does this for ViViT when stage 2 begins; the paper does not say.
+        The official code does this for ViViT when stage 2 begins; the paper does not say. Temporal
+        blocks beyond the spatial depth stay random.
         """
         for block, source in zip(self.temporal.blocks, self.spatial.blocks, strict=False):
             block.load_state_dict(source.state_dict())
@@ -399,14 +402,15 @@ class Comedian(nn.Module):
 
 def random_keep(noise, ratio, device="cpu"):
     """The tokens of each window that are not masked: the mask hits those with the smallest noise.
-    noise (B, L) -> (B, L - floor(ratio L)) int64 on `device`, sorted; None if nothing is masked."""
+    noise (B, L) -> (B, L - floor(ratio L)) int64 on `device`, sorted; None if nothing is masked.
+    Proved by test_random_keep."""
     n_masked = int(noise.shape[1] * ratio)
     return noise.argsort(1)[:, n_masked:].sort(1).values.to(device) if n_masked else None
 
 
 class Projector(nn.Sequential):
-    """An MLP with GELU between its layers and no norm (official code); its stage throws it away at
-    the end. dims: in, hidden, ..., out. `last_bias` is False for stage 1's predictor."""
+    """An MLP with GELU between its layers and no norm (official code). No later stage uses it.
+    dims: in, hidden, ..., out. `last_bias` is False for stage 1's predictor."""
 
     def __init__(self, *dims, last_bias=True):
         layers = []
@@ -438,10 +442,9 @@ def save_checkpoint(path, **content):
 
 
 def load_checkpoint(path):
-    """The dict that `save_checkpoint` wrote, on the CPU; the like for public weights, of which it
-    says in a line what they are. DataError for what is damaged, unknown or does not fit.
-
-    Public weights bring "model", "config", "stage" and "source": "comedian" or "image".
+    """The dict that `save_checkpoint` wrote, on the CPU. Public weights become such a dict, with
+    "model", "config", "stage" and "source" ("comedian" or "image"); one line says what they are.
+    DataError for what is damaged, unknown or does not fit.
     """
     content = public_weights.read_file(path)
     if isinstance(content, dict) and {"model", "config", "stage"} <= set(content):
@@ -459,17 +462,18 @@ def load_checkpoint(path):
     return from_public(weights, path)
 
 
-def check_fit(weights, cfg, parts, path, what="its weights do"):
+def check_fit(weights, cfg, parts, path, what="weights"):
     """DataError unless the weights whose names begin with one of `parts` are those of `cfg`, name
-    by name. Nothing is built: a config may describe more than any memory holds."""
+    by name. No memory is taken: a config may describe more than there is. what: its word for the
+    weights."""
     with torch.device("meta"):                            # names and shapes only
         own = Comedian(cfg).state_dict()
     own, given = ({name: value for name, value in some.items() if name.startswith(tuple(parts))}
                   for some in (own, weights))
     wrong = misfits(own, given)
     if wrong:
-        raise DataError(f"{path}: {what} not fit {cfg.model}: {wrong}; use the version that wrote "
-                        "it, or other weights")
+        raise DataError(f"{path}: {what} that do not fit {cfg.model}: {wrong}; use the version "
+                        "that wrote it, or other weights")
 
 
 def from_public(weights, path):
@@ -490,9 +494,10 @@ def from_public(weights, path):
     extra = [name for name in renamed.weights
              if renamed.source == "image" and not name.startswith("spatial.")]
     if extra:
-        raise DataError(f"{path}: {renamed.what}, but it has {extra[0]}")
+        raise DataError(f"{path}: {renamed.what}, but also {extra[0]}, which is none of an image "
+                        "network; use other weights")
     check_fit(renamed.weights, cfg, ["spatial."] if renamed.source == "image" else [""], path,
-              f"{renamed.what}, but does")
+              renamed.what)
     print(f"weights: {path}: {renamed.what}, {cfg.model}"
           + (f", {cfg.window_tokens} tokens, temporal depth {cfg.temporal_depth}"
              if renamed.source == "comedian"
@@ -510,7 +515,8 @@ def config_from(weights):
                 if cfg.spatial == spatial and kernel.shape[:1] == (cfg.embed_dim,)), None)
     if cfg is None or "temporal.pos_embed" not in weights:
         return cfg
-    # The official code's strict=False drops blocks that a flag does not ask for: logits off by 1.5.
+    # Blocks are counted. The official code takes a flag and loads with strict=False: with too small
+    # a depth it drops blocks without a word, and its logits differ by 1.5.
     blocks = [int(m[1]) for m in (re.match(r"temporal\.blocks\.(\d{1,2})\.", name)
                                   for name in weights) if m]
     return with_changes(cfg, temporal_depth=max(blocks, default=-1) + 1,
@@ -525,8 +531,8 @@ LIMITS = {"image_size": (1, 4096), "patch_size": (1, 512), "embed_dim": (1, 8192
 
 
 def config_of(checkpoint, path="checkpoint"):
-    """The Config of a checkpoint. A field that it does not have yet gets the value it was made
-    with, that of MODELS. DataError for unknown fields and values that make no network."""
+    """The Config of a checkpoint. Fields that are newer than it take MODELS' values, with which it
+    was made. DataError for unknown fields and values that make no network."""
     config = checkpoint["config"]
     if not isinstance(config, dict) or config.get("model") not in tuple(MODELS):
         raise DataError(f"{path}: its config names no model of this version "
@@ -564,7 +570,7 @@ def config_of(checkpoint, path="checkpoint"):
 def makes_a_network(cfg):
     """Whether the numbers of a Config divide each other as the modules above need it."""
     widths = [cfg.embed_dim * 2 ** i for i in range(len(cfg.depth))]
-    patches = 1 if cfg.spatial == "vit" else 7 * 2 ** (len(cfg.depth) - 1)     # per side, times n
+    patches = 1 if cfg.spatial == "vit" else 7 * 2 ** (len(cfg.depth) - 1)     # a side is n times
     return (cfg.spatial in ("vit", "swin") and type(cfg.normalize_per_frame) is bool
             and len(cfg.num_heads) == len(cfg.depth)
             and (cfg.spatial == "swin" or len(cfg.depth) == 1)
@@ -627,14 +633,15 @@ def load_parts(model, checkpoint, parts, path):
                   for weights in (model.state_dict(), checkpoint["model"]))
     wrong = misfits(own, given)
     if wrong:
-        raise DataError(f"{path}: does not fit this model: {wrong}")
+        raise DataError(f"{path}: does not fit this model: {wrong}; use the checkpoint of a stage "
+                        "of the same --model")
     model.load_state_dict(given, strict=False)            # complete by the check above
 
 
 # ------------------------------------------------------------------ to go on
 def restore(parts, state, path):
-    """Puts a checkpoint's sections back into what goes on with them. parts: {section: a module, an
-    AdamW or a tensor}. DataError for one that is missing, or not of the same names and shapes."""
+    """Restores modules, optimizer and queue from a checkpoint. parts: {section: a module, an AdamW
+    or a tensor}. DataError for one that is missing, or not of the same names and shapes."""
     for section, part in parts.items():
         given = state.get(section)
         if given is None:
@@ -675,7 +682,7 @@ def restore_optimizer(optimizer, given, path):
         if moments["step"] < 1 or (moments["exp_avg_sq"] < 0).any():
             raise DataError(f"{path}: its optimizer holds a negative square or step; take an "
                             "earlier checkpoint")
-    # One may be without: the mask token, where nothing is masked.
+    # The mask token has no state if nothing was masked.
     if sum(p.requires_grad for p in parameters) - len(states) > 1:
         raise DataError(f"{path}: its optimizer has the state of {len(states)} of "
                         f"{len(parameters)} parameters; start anew in another --out")

@@ -61,7 +61,8 @@ def parse_args(argv=None):
         help="batch: the other clips of the batch (with --accumulate, of the pass) instead of "
              "the queue (ours, for small runs)")
     add("--halves-per-batch", type=number(0), default=0,
-        help="draw each batch from this many halves (ours: kit and pitch then tell nothing); "
+        help="draw each batch from this many halves (ours: clips that share kits and pitch must "
+             "be told apart by the play); "
              "0 = all clips, shuffled (paper)")
 
     add = p.add_argument_group("optimisation").add_argument
@@ -85,6 +86,7 @@ def parse_args(argv=None):
 # ------------------------------------------------------------------ sampler
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed, epoch, n_clips):
+    """The order in which an epoch shows its clips. Proved by test_every_clip_once_an_epoch."""
     return np.random.default_rng([seed, epoch]).permutation(n_clips)
 
 
@@ -109,7 +111,8 @@ def pick_clips(step, args, halves):
 
 
 def count_steps(args, halves):
-    """Optimiser steps in all. DataError if there are too few clips for one."""
+    """Optimiser steps in all. DataError if there are too few clips for one. Proved by
+    test_mistakes."""
     n_clips = sum(half.n_tokens for half in halves)
     if n_clips < args.batch:
         raise DataError(f"{args.data}: {n_clips} clips are fewer than one --batch of {args.batch}; "
@@ -200,13 +203,14 @@ def main(args):
     queue = F.normalize(torch.randn(n_queue, 256), dim=1).to(device)                  # (M, 256)
     groups = decay_groups(encoder, projector, predictor, weight_decay=args.weight_decay)
     optimizer = torch.optim.AdamW(groups, fused=True)
+    # The encoder's weights are saved under the names that they have in Comedian.
     saved = {"model": nn.ModuleDict({"spatial": encoder}), "projector": projector,
              "predictor": predictor, "target": target, "optimizer": optimizer}
     if state:
         restore(saved | {"queue": queue}, state, Path(args.out, "last.pt"))
     first = run.steps_done(state, total, args.out)
     student = process.wrap(nn.Sequential(encoder, projector, predictor), args.compile)
-    teacher = torch.compile(target) if args.compile else target
+    run_target = torch.compile(target) if args.compile else target
     print(f"stage 1: {cfg.model}, {sum(p.numel() for p in encoder.parameters()):,} spatial "
           f"parameters, {total:,} steps of {args.batch} clips {process}")
 
@@ -229,21 +233,22 @@ def main(args):
             draw = augment.Draws(args.seed, step, args.batch, mine)
             draw.seed_torch()                                         # for drop path
             both = torch.cat(views(part, draw, cfg, args, device))    # (2b, 2, 3, S, S)
-            # DDP: average gradients over the processes in the last pass only. Unused without DDP.
+            # DDP averages gradients in the last micro-batch only, as with its no_sync(). Without
+            # DDP nothing reads this.
             student.require_backward_grad_sync = mine is process.micro_batches[-1]
             with autocast:
                 z = student(both)                                     # (2b, 256)
                 with torch.no_grad():
-                    k = teacher(both)                                 # (2b, 256)
+                    k = run_target(both)                                # (2b, 256)
             z1, z2 = F.normalize(z.float(), dim=1).chunk(2)           # (b, 256) each
             k1, k2 = F.normalize(k.float(), dim=1).chunk(2)
             if args.negatives == "queue":
-                (l1, top1), (l2, top2) = (moco_loss(z1, k2, queue, args.tau),
-                                          moco_loss(z2, k1, queue, args.tau))
-            else:                                                     # the pass, of all processes
+                l1, top1 = moco_loss(z1, k2, queue, args.tau)
+                l2, top2 = moco_loss(z2, k1, queue, args.tau)
+            else:                                    # the micro-batch, of all processes
                 own = torch.arange(len(z1), device=device) + process.rank * len(z1)
-                (l1, top1), (l2, top2) = (moco_loss(z1, k2, run.all_gather(k2), args.tau, own),
-                                          moco_loss(z2, k1, run.all_gather(k1), args.tau, own))
+                l1, top1 = moco_loss(z1, k2, run.all_gather(k2), args.tau, own)
+                l2, top2 = moco_loss(z2, k1, run.all_gather(k1), args.tau, own)
             loss = (l1 + l2) / 2                                      # Eq. 1
             (loss / args.accumulate).backward()
             losses.append(loss.detach())
@@ -257,11 +262,11 @@ def main(args):
             fast = [*encoder.parameters(), *projector.parameters()]
             for slow, new in zip(target.parameters(), fast, strict=True):
                 slow.lerp_(new, 1 - m)
-        if len(queue):           # a ring: the step says where the oldest keys lie, which make room
-            keys = run.all_gather(torch.cat(keys)).flatten(0, 1)      # (2B, 256), of all processes
-            place = torch.arange(step * len(keys), (step + 1) * len(keys), device=device)
+        if len(queue):           # a ring buffer: the oldest key lies at step * 2B, modulo its size
+            new = run.all_gather(torch.cat(keys)).flatten(0, 1)       # (2B, 256), of all processes
+            place = torch.arange(step * len(new), (step + 1) * len(new), device=device)
             newest = slice(-len(queue), None)                         # a step may bring more
-            queue[place[newest] % len(queue)] = keys[newest]
+            queue[place[newest] % len(queue)] = new[newest]
         # -- everything below is bookkeeping ---------------------------
         done = step + 1
         log.add(done, {"loss": torch.stack(losses).mean(), "top-1": torch.stack(nearest).mean()},
@@ -281,7 +286,7 @@ def main(args):
     log.close()
     if process.rank == 0 and log.lines:
         report.curves([args.out], Path(args.out, "curves.png"))
-    stop.end(f"stage 1: stopped after step {log.step}")
+    stop.exit_if_asked(f"stage 1: stopped after step {log.step}")
     print(f"stage 1: done; {args.out}/last.pt is what stage 2 starts from (--init)")
 
 

@@ -1,6 +1,6 @@
 r"""
-Stage 2: distillation. Every token of the student learns to be similar to the teacher's feature of
-its own second, and to those of other seconds as far as the teacher finds them alike.
+Stage 2: distillation. Every output token of the student learns to match the teacher's feature of
+its own second, and those of other seconds in proportion to how similar the teacher finds them.
 
     python stage2_distill.py --data frames/ --init runs/stage1/last.pt         # the paper's setting
     python stage2_distill.py --data frames/ --model vivit_micro --window 32 --batch 4 --steps 20 \
@@ -11,11 +11,12 @@ Reads   <data>/**/1_224p/00000001.jpg ...      frames; labels are not looked at
         <features>/<match>/<half>_<features-name>.npy   teacher features, 1 a second: (seconds, D_t)
         --init                                 stage 1's last.pt; without it all weights are random
 Writes  <out>/last.pt, log.txt, curves.png     stage 3 starts from last.pt
-        <centroids>/centroids_*.npy            soft centroids of Eq. 4, once per bank and --tau-m
+        <centroids>/centroids_*.npy            soft centroids, once per bank and --tau-m: for each
+                                               row the mean of the others, weighted as in Eq. 4
 Method  paper Sec. 3.3, App. A.4: distillation of a bank of features with the SCE loss, Eq. 3-6.
 
 Letters as in comedian/frames.py, and D_t width of a teacher feature, M rows of the bank, b windows
-of a pass, n tokens of a pass in one row (b L), S side of the network's image.
+of a micro-batch (--accumulate), n = b L its tokens in one row, S side of the network's image.
 
 Differences from the paper, by default: 38 windows of 64 s per half, 76 per match (the paper: 75);
 rows of the bank that are equal share the one-hot's weight in Eq. 5 (read literally, each would get
@@ -36,7 +37,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from comedian import DataError, augment, report, run
-from comedian.bank import Bank, describe_features, fingerprint, open_features, row_ids, stored
+from comedian.bank import (
+    Bank, describe_features, fingerprint, load_or_make, open_features, row_ids)
 from comedian.frames import CLIP_FRAMES, FrameReader, describe, find_halves, of_length
 from comedian.run import number
 from model import (
@@ -77,12 +79,13 @@ def parse_args(argv=None):
 
     add = p.add_argument_group("distillation, Eq. 3-6").add_argument
     add("--align", choices=["middle", "first"], default="middle",
-        help="a clip gets the feature of the second (of time) in which its later frame lies "
-             "(middle, paper) or its earlier one (first, official code); they differ where a "
-             "window starts on an odd frame")
+        help="a clip gets the feature of the second in which its later frame lies (middle, paper) "
+             "or its earlier frame (first, official code); they differ where a window starts on an "
+             "odd frame")
     add("--bank", choices=["complete", "queue"], default="complete",
-        help="complete: every feature of all halves in use (paper); queue: the features of the own "
+        help="complete: every feature of all halves in use (paper); queue: the features of its own "
              "window and the last 65,536 of earlier ones (official code)")
+    # From 0.03 on, exponentials need no maximum taken off: see `attend`.
     add("--tau", type=number(0.03), default=0.1, help="temperature of the student, Eq. 3")
     add("--tau-m", type=number(0.03), default=0.07,
         help="temperature of the teacher, Eq. 4 (official YAML: 0.05)")
@@ -113,8 +116,9 @@ def parse_args(argv=None):
 
 
 # ------------------------------------------------------------------ sampler
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=2)                           # a batch may lie in two epochs
 def epoch_order(seed, epoch, n_windows):
+    """The order in which an epoch shows its windows. Proved by test_windows."""
     return np.random.default_rng([seed, epoch]).permutation(n_windows)
 
 
@@ -128,7 +132,8 @@ def pick_windows(step, args, halves):
     """
     per_epoch = len(halves) * args.windows_per_half
     numbers = np.arange(step * args.batch, (step + 1) * args.batch)   # windows since the start
-    places = np.random.default_rng([args.seed, step, 1]).random(args.batch)      # in [0, 1)
+    rng = np.random.default_rng([args.seed, step, 1])      # 1: augment.Draws draws from others
+    places = rng.random(args.batch)                        # in [0, 1)
     picks = []
     for n, u in zip(numbers, places, strict=True):
         epoch, i = divmod(int(n), per_epoch)
@@ -141,19 +146,19 @@ def pick_windows(step, args, halves):
 
 
 def count_steps(args, halves):
-    """Optimiser steps in all. DataError if there is none."""
+    """Optimiser steps in all. DataError if there is none. Proved by test_mistakes."""
     per_epoch = len(halves) * args.windows_per_half
     total = args.steps or args.epochs * per_epoch // args.batch
     if total < 1:
-        raise DataError(f"{args.data}: {per_epoch} windows an epoch make no step of --batch "
-                        f"{args.batch}; give more --epochs, or --steps")
+        raise DataError(f"{args.data}: too few windows for one step ({per_epoch} an epoch, --batch "
+                        f"{args.batch}); lower --batch, or give more --epochs or --steps")
     return total
 
 
 # ------------------------------------------------------------------ view
 def view(frames, draw, cfg, args, device):
-    """What the student sees, the paper's X^3: (B, T, H, W, 3) uint8 -> (B, T, 3, S, S), augmented
-    by a draw from its third distribution A^3; one draw per window, no crop.
+    """What the student sees: (B, T, H, W, 3) uint8 -> (B, T, 3, S, S), augmented by a draw from the
+    paper's third distribution (Sec. 3.3); one draw per window, no crop.
     Proved by test_the_views_recipe."""
     x = augment.resize(augment.to_float(frames, device), cfg.image_size)           # (B, T, 3, S, S)
     x = augment.color_jitter(x, draw, args.color, p=0.8)
@@ -177,9 +182,9 @@ def view(frames, draw, cfg, args, device):
 #
 #     L_i = -(lam z_i.P_i + (1 - lam) z_i.c_i) / tau  +  log sum_k exp(z_i.P_k / tau)
 #
-# Both c_i and the gradient of the last term, sum_k s1_ik P_k / tau, are *attention reads* of the
-# bank: its rows averaged with softmax weights. So the bank is streamed in chunks, and only sums
-# are kept. c_i does not depend on the student: it is computed once for the whole bank.
+# Both c_i and the gradient of the last term, sum_k s1_ik P_k / tau, are what an attention layer
+# computes: the mean of the bank's rows, weighted by a softmax. So the bank is streamed in chunks,
+# and only sums are kept. c_i does not depend on the student: it is computed once per bank.
 
 # Bank rows at a time: tokens x CHUNK is all that is ever stored. On a CPU that should stay in the
 # cache: with 8,192 rows the same takes a third longer (benchmarks/bank.py).
@@ -188,36 +193,36 @@ CHUNK = 2048
 
 @torch.no_grad()
 def attend(q, bank, tau, q_id=None, bank_id=None):
-    """log sum_k exp(q_i.P_k / tau) and the read sum_k softmax_k(q_i.P_k / tau) P_k: (n,), (n, D_t).
+    """log sum_k exp(q_i.P_k / tau) and the mean row sum_k softmax_k(q_i.P_k / tau) P_k: (n,),
+    (n, D_t). Proved by test_equations_3_to_6 and test_soft_targets.
 
-    q (n, D_t), bank (M, D_t), both of unit vectors. Their logits lie within +- 1 / tau, so that no
-    maximum has to be taken off before the exponential: from tau = 0.03 on, where the options start,
-    exp(1 / tau) times ten million rows is far from float32's limits. Rows of the bank with bank_id
-    equal to q_id are left out: P_i and its equals, in Eq. 4. Sums are kept in float32, or in
-    float64 for float64 vectors.
+    q (n, D_t), bank (M, D_t), both of unit vectors. No maximum is taken off before the exponential:
+    logits are at most 1 / tau, and exp(1 / 0.03) times ten million rows fits float32. Rows of the
+    bank with bank_id equal to q_id are left out: P_i and its equals, in Eq. 4. Sums are kept in
+    float32, or in float64 for float64 vectors.
     """
     wide = torch.promote_types(q.dtype, torch.float32)
-    total = q.new_zeros(len(q), dtype=wide)                           # (n,)
-    read = q.new_zeros(q.shape, dtype=wide)                           # (n, D_t)
+    sum_exp = q.new_zeros(len(q), dtype=wide)                         # (n,)
+    mean_row = q.new_zeros(q.shape, dtype=wide)                       # (n, D_t)
     scaled = (q / tau).to(bank.dtype)                                 # cheaper than logits / tau
     for start in range(0, len(bank), CHUNK):
         rows = bank[start:start + CHUNK]                              # (c, D_t)
         weight = (scaled @ rows.T).to(wide).exp_()                    # (n, c)
         if q_id is not None:
             weight.masked_fill_(q_id[:, None] == bank_id[start:start + CHUNK], 0)
-        total += weight.sum(1)
-        read += weight.to(rows.dtype) @ rows
-    return total.log(), read / total[:, None]
+        sum_exp += weight.sum(1)
+        mean_row += weight.to(rows.dtype) @ rows
+    return sum_exp.log(), mean_row / sum_exp[:, None]
 
 
 class BankLogSumExp(torch.autograd.Function):
-    """log sum_k exp(z_i.P_k / tau), whose gradient with respect to z is the read divided by tau.
+    """log sum_k exp(z_i.P_k / tau). Its gradient with respect to z is the mean row divided by tau.
     Proved by test_gradient_of_the_streamed_logsumexp."""
 
     @staticmethod
     def forward(ctx, z, bank, tau):
-        value, read = attend(z, bank, tau)
-        ctx.save_for_backward(read / tau)
+        value, mean_row = attend(z, bank, tau)
+        ctx.save_for_backward(mean_row / tau)
         return value
 
     @staticmethod
@@ -226,11 +231,13 @@ class BankLogSumExp(torch.autograd.Function):
 
 
 def soft_targets(index, bank, tau_m, ids):
-    """What Eq. 6 needs of Eq. 4, for the bank rows of these numbers, index (n,): (n, D_t + 2).
+    """The terms of Eq. 6 that the teacher alone gives, for the bank rows `index` (n,):
+    (n, D_t + 2).
 
     Columns: the soft centroid c_i = sum_k s2_ik P_k; the entropy of s2_i; log n_i, where n_i is the
-    number of rows equal to P_i, itself included. These are left out of the sum: ids (M,) are equal
-    for equal rows (bank.row_ids). With Z_i = sum_k exp(P_i.P_k / tau_m) the entropy is free:
+    number of rows equal to P_i, itself included. The sums over k leave these rows out: ids (M,) are
+    equal for equal rows (bank.row_ids). The entropy needs no second pass over the bank: with
+    Z_i = sum_k exp(P_i.P_k / tau_m), over the same k,
         H(s2_i) = -sum_k s2_ik (P_i.P_k / tau_m - log Z_i) = log Z_i - P_i.c_i / tau_m
     Proved by test_soft_targets.
     """
@@ -254,17 +261,16 @@ def sce_loss(z, p, soft, bank, lam, tau):
     all n_i of them; each gets lam / n_i, so that w_i sums to 1, and
         H(w_i) = -lam log lam - (1 - lam) log(1 - lam) + lam log n_i + (1 - lam) H(s2_i)
     The cross-entropy of Eq. 6 cannot fall below H(w_i): the divergence is what is left to learn,
-    and 0 only for a student that equals the target. It is an alarm, too: if the table of c_i and
-    H(s2_i) is broken, the number is no divergence any more. A table of zeros raises it from the
-    first step on, a table of other rows once the student has learned.
+    and 0 only for a student that equals the target. A broken table of c_i and H(s2_i) shows in it:
+    one of zeros raises it from the first step on, one of other rows once the student has learned.
     Proved by test_equations_3_to_6, test_the_divergence and test_a_broken_teacher_shows.
     """
     c, entropy, log_n = soft[:, :-2], soft[:, -2], soft[:, -1]        # (n, D_t), (n,), (n,)
     pull = (z * (lam * p + (1 - lam) * c)).sum(1) / tau          # (n,) sum_k w_ik z_i.P_k / tau
     loss = (BankLogSumExp.apply(z, bank, tau) - pull).mean()
-    mixing = -sum(share * math.log(share) for share in (lam, 1 - lam) if share)
-    target = mixing + lam * log_n + (1 - lam) * entropy               # (n,) = H(w_i)
-    return loss, loss.detach() - target.mean()
+    lam_entropy = -sum(share * math.log(share) for share in (lam, 1 - lam) if share)
+    target_entropy = lam_entropy + lam * log_n + (1 - lam) * entropy       # (n,) = H(w_i)
+    return loss, loss.detach() - target_entropy.mean()
 
 
 def sce_loss_queue(z, p, queue, lam, tau, tau_m):
@@ -285,9 +291,10 @@ def sce_loss_queue(z, p, queue, lam, tau, tau_m):
 # ------------------------------------------------------------------ schedules
 def lr_at(step, total, args):
     """Linear warm-up from 1 %, then a cosine to 1 % of the peak. Proved by test_learning_rate."""
-    peak = args.lr * args.batch / 256 * CLIP_FRAMES * args.window / 64     # App. A.2: x T_g / 64
+    n_frames = CLIP_FRAMES * args.window                   # T_g of App. A.2
+    peak = args.lr * args.batch / 256 * n_frames / 64
     warmup = total * args.warmup_epochs / args.epochs
-    if step < warmup:                                      # may be a fraction: never above the peak
+    if step < warmup:                 # of no whole number of steps, too: min() keeps to the peak
         return peak * (0.01 + 0.99 * min(1, (step + 1) / warmup))
     cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
     return peak * (0.01 + 0.99 * cosine)
@@ -311,28 +318,28 @@ def main(args):
     init = load_checkpoint(args.init) if args.init and not state else None
     cfg = configure(args, state, init)
     run.check_out(args, state, stage=2, free=("data", "features", "centroids", "init"))
-    process = run.init_processes(args, cfg.width)          # under torchrun one of several
+    process = run.init_processes(args, cfg.width)          # under torchrun, one of several
     device, autocast = process.device, process.autocast()
 
     # -- data
     halves = find_halves(args.data, args.split)
     print(describe(halves, args.data))
     halves = of_length(halves, args.window, "a window")
-    teacher, soft_table = open_teacher(args, halves, process)         # (M, D_t), (M, D_t + 2)
+    bank, soft_table = open_bank(args, halves, process)               # (M, D_t), (M, D_t + 2)
     total = count_steps(args, halves)
     reader = FrameReader(args.workers, for_gpu=device.type == "cuda")
 
     # -- network: both transformers and a projector into the teacher's space
     torch.manual_seed(args.seed)
     model = start_model(cfg, init, args).to(device)
-    model.head.requires_grad_(False)                                  # stage 3's
+    model.head.requires_grad_(False)                                  # stage 3 trains it
     model.temporal.mask_token.requires_grad_(int(args.window * args.mask) > 0)    # if it is used
-    width = teacher.rows.shape[1]                                     # D_t
+    width = bank.rows.shape[1]                                     # D_t
     projector = Projector(cfg.width, cfg.head_width, cfg.head_width, width).to(device)
     groups = decay_groups(model.spatial, model.temporal, projector, weight_decay=args.weight_decay)
     optimizer = torch.optim.AdamW(groups, fused=True)
     n_queue = 65536 if args.bank == "queue" else 0                    # official code
-    queue = F.normalize(torch.randn(n_queue, width), dim=1).to(device, teacher.rows.dtype)
+    queue = F.normalize(torch.randn(n_queue, width), dim=1).to(device, bank.rows.dtype)
     saved = {"model": model, "projector": projector, "optimizer": optimizer}
     if state:
         restore(saved | {"queue": queue}, state, Path(args.out, "last.pt"))
@@ -346,7 +353,7 @@ def main(args):
         picks = pick_windows(step, args, halves)[process.samples]
         frames = reader.read([(halves[h], frame) for h, frame in picks],
                              CLIP_FRAMES * args.window)               # (B / ranks, T, H, W, 3)
-        p, index = teacher.of_windows(picks, args.window, args.align)          # (B / ranks, L, D_t)
+        p, index = bank.of_windows(picks, args.window, args.align)          # (B / ranks, L, D_t)
         return frames, p, torch.from_numpy(soft_table[index])         # (B / ranks, L, D_t + 2)
 
     log = run.Log(args.out, "stage 2", first, total, device, state=state and state["log"],
@@ -368,28 +375,30 @@ def main(args):
             x = view(frames, draw, cfg, args, device)                 # (b, T, 3, S, S)
             noise = draw.uniform(0, 1, args.window)                   # (b, L)
             keep = random_keep(noise, args.mask, device)              # (b, L - masked)
-            # DDP: average gradients over the processes in the last pass only. Unused without DDP.
+            # DDP averages gradients in the last micro-batch only, as with its no_sync(). Without
+            # DDP nothing reads this.
             student.require_backward_grad_sync = mine is process.micro_batches[-1]
             with autocast:
                 z = student(x, keep)                                  # (b, L, D_t)
             z = F.normalize(z.float(), dim=2)
             if args.bank == "complete":
                 loss, divergence = sce_loss(z.flatten(0, 1), p.flatten(0, 1), soft.flatten(0, 1),
-                                            teacher.rows, args.lam, args.tau)
+                                            bank.rows, args.lam, args.tau)
             else:
                 loss, divergence = sce_loss_queue(z, p, queue.float(), args.lam, args.tau,
                                                   args.tau_m)
             (loss / args.accumulate).backward()
             losses.append(loss.detach())
             divergences.append(divergence.detach())
-            seen.append(p.flatten(0, 1))                              # (b L, D_t)
+            seen.append(p.flatten(0, 1))                              # (n, D_t)
         norm = nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], args.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if len(queue):           # a ring buffer: the step says where its oldest rows lie
+        if len(queue):           # a ring buffer: the oldest row lies at step * B L, modulo its size
             new = run.all_gather(torch.cat(seen))                     # (B L, D_t), of all processes
             place = torch.arange(step * len(new), (step + 1) * len(new), device=device)
-            queue[place % len(queue)] = new.to(queue.dtype)
+            newest = slice(-len(queue), None)                         # a step may bring more
+            queue[place[newest] % len(queue)] = new[newest].to(queue.dtype)
         # -- everything below is bookkeeping ---------------------------
         done = step + 1
         log.add(done, {"loss": torch.stack(losses).mean(),
@@ -410,36 +419,37 @@ def main(args):
     log.close()
     if process.rank == 0 and log.lines:
         report.curves([args.out], Path(args.out, "curves.png"))
-    stop.end(f"stage 2: stopped after step {log.step}")
+    stop.exit_if_asked(f"stage 2: stopped after step {log.step}")
     print(f"stage 2: done; {args.out}/last.pt is what stage 3 starts from (--init)")
 
 
-def open_teacher(args, halves, process):
-    """The Bank P, and the soft targets of all its rows, a table (M, D_t + 2) on disk; an empty one
-    with --bank queue. If it is not there yet, the first process makes it while the others wait."""
+def open_bank(args, halves, process):
+    """The Bank P, and the soft targets of all its rows, a table (M, D_t + 2) on disk, which is made
+    if it is not there; with --bank queue a table without columns."""
     root = args.features or args.data
     features = [open_features(root, half, args.features_name) for half in halves]
     print(describe_features(features, halves))
-    teacher = Bank(features, halves, process.device,
-                   torch.bfloat16 if process.bf16 else torch.float32)
+    bank = Bank(features, halves, process.device,
+                torch.bfloat16 if process.bf16 else torch.float32)
     if args.bank == "queue":
-        return teacher, np.empty((len(teacher.rows), 0), np.float32)
-    ids = row_ids(teacher.rows)                                       # (M,)
+        return bank, np.empty((len(bank.rows), 0), np.float32)
+    ids = row_ids(bank.rows)                                       # (M,)
     if (ids == ids[0]).all():
         raise DataError(f"{features[0].path}: all {len(ids):,} features of the bank are equal, so "
                         "Eq. 4 has nothing to compare; extract the features again")
 
     def make(index):
-        return soft_targets(index, teacher.rows, args.tau_m, ids)      # (n, D_t + 2)
+        return soft_targets(index, bank.rows, args.tau_m, ids)      # (n, D_t + 2)
 
     path = Path(args.centroids or root,
                 f"centroids_{args.features_name}_tau{args.tau_m:g}_{fingerprint(ids)}.npy")
-    if process.rank:                                                  # rank 0 makes the file, then
-        run.barrier()                                                 # meets the others here
-    table = stored(path, teacher.rows, make)
-    if not process.rank:
+    # The first process writes the file; the others wait, and then read it.
+    if process.rank > 0:
         run.barrier()
-    return teacher, table
+    table = load_or_make(path, bank.rows, make)
+    if process.rank == 0:
+        run.barrier()
+    return bank, table
 
 
 def configure(args, state, init):

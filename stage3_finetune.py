@@ -12,7 +12,7 @@ Reads   <data>/**/1_224p/00000001.jpg ...      frames of the matches with labels
 Writes  <out>/last.pt, best.pt, log.txt, curves.png      infer.py spots with either checkpoint
 Method  paper Sec. 3.4, App. A.5: a linear head, Eq. 7; first the head alone, then everything.
 
-It validates with infer.py, exactly as that spots: the one arrow between two of the five files.
+Beside model.py it imports infer.py: it validates exactly as that spots.
 
 Differences from the paper, by default: the full binary cross-entropy (Eq. 7 prints the positive
 half); the head phase without masking or drop path (the paper: masks are "maintained"); windows of a
@@ -38,7 +38,7 @@ from comedian import DataError, augment, evaluate, report, run
 from comedian.frames import CLIP_FRAMES, FrameReader, describe, find_halves, of_length
 from comedian.run import number
 from comedian.soccernet import (
-    LABELS, SOCCERNET_CLASSES, classes_of, find_labels, label_names, read_classes, read_labels,
+    LABELS, classes_of, find_labels, label_names, read_classes, read_labels,
     tell_foreign, what_lies_in)
 from model import (
     MODELS, Comedian, config_of, decay_groups, load_checkpoint, load_parts, random_keep, restore,
@@ -117,22 +117,29 @@ def parse_args(argv=None):
 FREE_FLAGS = ("data", "labels", "init", "valid", "valid_labels")      # may differ on --resume
 
 
-def configure(args, given):
-    """The Config of this run; fills in the flags that were not given. `given`: the checkpoint to
-    resume or to start from, or None. App. A.5: batch and windows are inversely proportional to a
-    window's length; ViSwin has its own rate and epochs."""
-    cfg = config_of(given) if given else with_changes(args.model)
-    trained = trained_parts(given) if given else []
+def configure(args, checkpoint, path):
+    """The Config of this run; fills in the flags that were not given. checkpoint: what to resume or
+    to start from, at `path`, or None. App. A.5: batch and windows are inversely proportional to a
+    window's length; ViSwin has its own rate and epochs.
+
+    Classes are those of --classes, else those that the checkpoint's head has learned, else none
+    yet: `labelled` then takes the labels'. DataError for flags that the checkpoint contradicts."""
+    cfg = config_of(checkpoint) if checkpoint else with_changes(args.model)
+    trained = trained_parts(checkpoint) if checkpoint else []
     if args.window is None:
         args.window = cfg.window_tokens if "temporal." in trained else 64
     if args.temporal_depth is None:
         args.temporal_depth = cfg.temporal_depth
     for flag, of_init in (("window", cfg.window_tokens), ("temporal_depth", cfg.temporal_depth)):
         if "temporal." in trained and getattr(args, flag) != of_init:
-            raise DataError(f"{args.init or args.out}: was trained with {flag} {of_init}; give "
+            raise DataError(f"{path}: was trained with {flag} {of_init}; give "
                             f"--{flag.replace('_', '-')} {of_init}, or leave it out")
-    classes = (read_classes(args.classes) if args.classes else
-               cfg.classes if "head." in trained else SOCCERNET_CLASSES)
+    classes = cfg.classes if "head." in trained else ()
+    if args.classes:
+        classes = read_classes(args.classes)
+        if args.resume and classes != cfg.classes:
+            raise DataError(f"{args.classes}: holds other classes than {path} was trained with; "
+                            "give the file of that run, or choose another --out")
     swin = cfg.spatial == "swin"
     paper = {"batch": max(1, round(128 * 32 / args.window)), "lr": 3e-4 if swin else 5e-4,
              "windows_per_half": max(1, round(50 * 32 / args.window)), "epochs": 10 if swin else 20}
@@ -149,8 +156,8 @@ def epoch_windows(seed, epoch, n_frames, window_frames, per_half):
     """All windows of an epoch in random order, as pairs (half index, first frame).
 
     Of every half the first and the last window (kick-offs, last-second actions) and up to
-    per_half - 2 others that do not overlap each other: sorted random offsets into the room
-    that they leave. n_frames: of every half, a tuple. Proved by test_windows.
+    per_half - 2 others that do not overlap each other: sorted random offsets, each moved on by the
+    windows before it. n_frames: of every half, a tuple for the cache. Proved by test_windows.
     """
     rng, windows = np.random.default_rng([seed, epoch]), []
     for h, frames in enumerate(n_frames):
@@ -177,22 +184,23 @@ def pick_windows(step, args, n_frames):
 
 def count_steps(args, n_frames):
     """Steps of the head phase, of both phases, and from one validation to the next. DataError if
-    there is none."""
+    there is none. Proved by test_the_steps_walk_through_the_epochs and test_mistakes."""
     per_epoch = len(epoch_windows(args.seed, 0, n_frames, CLIP_FRAMES * args.window,
                                   args.windows_per_half))
     head_steps = args.head_steps or args.head_epochs * per_epoch // args.batch
     total = head_steps + (args.steps or args.epochs * per_epoch // args.batch)
     if total < 1:
-        raise DataError(f"{args.data}: {per_epoch} windows an epoch make no step of --batch "
-                        f"{args.batch}; give more --epochs, or --steps")
+        raise DataError(f"{args.data}: too few windows for one step ({per_epoch} an epoch, --batch "
+                        f"{args.batch}); lower --batch, or give more --epochs or --steps")
     return head_steps, total, max(1, args.valid_every * per_epoch // args.batch)
 
 
 # ------------------------------------------------------------------ labels
-def labelled(root, split, labels_root, cfg, choose=False):
-    """Halves of the labelled matches below `root`, {match: events} and cfg; says what it found.
+def labelled(root, split, labels_root, cfg):
+    """Halves of the labelled matches below `root`, {match: events}, and cfg; says what it found.
+    If cfg names no classes yet, the one that is returned does: SoccerNet's, or the labels' own if
+    most are others.
 
-    choose: if nobody named classes (cfg has SoccerNet's), labels of others do, in the cfg returned.
     DataError if no match has labels, or if no label is one of the classes."""
     halves = find_halves(root, split)
     print(describe(halves, root))
@@ -202,7 +210,7 @@ def labelled(root, split, labels_root, cfg, choose=False):
         raise DataError(f"{labels_root}: none of the {len(matches)} matches has a {LABELS}; give "
                         "--labels the folder they are kept in, or a labels.csv that names "
                         f"{min(matches)!r} and others{what_lies_in(labels_root)}")
-    if choose and cfg.classes == SOCCERNET_CLASSES:
+    if not cfg.classes:
         cfg = with_changes(cfg, classes=classes_of(labels.values()))
     classes = cfg.classes
     events = {match: read_labels(of_match, classes) for match, of_match in labels.items()}
@@ -236,21 +244,21 @@ def frame_labels(events, half, radius_s, n_classes):
     return labels
 
 
-def token_labels(frame_labels, first_frame, n_tokens):
+def token_labels(labels, first_frame, n_tokens):
     """(n_frames, K) bool -> (L, K) float: a token is positive if one of its clip's frames is.
     Proved by test_labels_of_a_token."""
-    window = frame_labels[first_frame:first_frame + CLIP_FRAMES * n_tokens]
+    window = labels[first_frame:first_frame + CLIP_FRAMES * n_tokens]
     return window.reshape(n_tokens, CLIP_FRAMES, -1).any(1).astype(np.float32)
 
 
 def base_logits(truth):
-    """(K,): the logits that say the share of positive tokens for every class, whatever is seen.
+    """(K,): for every class the log-odds of its share of positive tokens.
     truth: per half its frame_labels. A class without events counts as half a token, and one that
     is everywhere lacks half a token: logits stay finite. Proved by test_base_logits."""
     tokens = np.concatenate([token_labels(labels, 0, len(labels) // CLIP_FRAMES)
                              for labels in truth])                    # (n, K)
-    half = 0.5 / len(tokens)
-    share = torch.from_numpy(tokens).mean(0).clamp(half, 1 - half)
+    half_token = 0.5 / len(tokens)
+    share = torch.from_numpy(tokens).mean(0).clamp(half_token, 1 - half_token)
     return torch.logit(share)
 
 
@@ -266,8 +274,8 @@ def view(frames, draw, cfg, args, device):
 
 
 def cached_windows(tokens, picks, n_tokens):
-    """Windows of the cached spatial tokens, plain and mirrored (B, 2, L, D), and their picks: its
-    clips begin on even frames."""
+    """Windows of the cached spatial tokens, plain and mirrored (B, 2, L, D), and the picks, moved
+    back to even frames, on which cached clips begin. Proved by test_steps_by_hand."""
     picks = [(h, frame // CLIP_FRAMES * CLIP_FRAMES) for h, frame in picks]
     starts = [frame // CLIP_FRAMES for _, frame in picks]
     return torch.stack([tokens[h][:, start:start + n_tokens]
@@ -275,7 +283,8 @@ def cached_windows(tokens, picks, n_tokens):
 
 
 def cached_view(pairs, draw):
-    """Spatial tokens of windows, each plain or mirrored: (B, 2, L, D) of both -> (B, L, D)."""
+    """Spatial tokens of windows, each plain or mirrored: (B, 2, L, D) of both -> (B, L, D). Proved
+    by test_steps_by_hand."""
     mirrored = (draw.uniform(0, 1) < 0.5).long()                      # (B,)
     return pairs[torch.arange(len(pairs)), mirrored]
 
@@ -324,11 +333,13 @@ def lr_at(step, head_steps, total, args):
 
 
 def start_phase(model, head_phase, args, process):
-    """What learns in a phase: the head, with --head-phase temporal the temporal transformer too; or
-    everything. Returns the model as it is called, and a new AdamW."""
+    """Sets what learns in a phase: the head, with --head-phase temporal the temporal transformer
+    too; or everything. Returns the model, wrapped for DDP and torch.compile, and a new AdamW."""
     learning = [model]
     if head_phase:
-        learning = [model.head] + [model.temporal] * (args.head_phase == "temporal")
+        learning = [model.head]
+        if args.head_phase == "temporal":
+            learning.append(model.temporal)
     model.requires_grad_(False)
     for part in learning:
         part.requires_grad_(True)
@@ -344,13 +355,13 @@ def main(args):
     # -- set-up
     state = load_checkpoint(Path(args.out, "last.pt")) if args.resume else None
     init = load_checkpoint(args.init) if args.init and not state else None
-    cfg = configure(args, state or init)
+    cfg = configure(args, state or init, Path(args.out, "last.pt") if state else args.init)
     run.check_out(args, state, stage=3, free=FREE_FLAGS)
     process = run.init_processes(args, cfg.width)          # under torchrun one of several
     device, autocast = process.device, process.autocast()
 
     # -- data
-    halves, events, cfg = labelled(args.data, args.split, args.labels or args.data, cfg, True)
+    halves, events, cfg = labelled(args.data, args.split, args.labels or args.data, cfg)
     halves = of_length(halves, args.window, "a window")
     truth = [frame_labels(events[half.match], half, args.radius, len(cfg.classes))
              for half in halves]                                      # (n_frames, K) each
@@ -366,7 +377,7 @@ def main(args):
     first = run.steps_done(state, total, args.out)
     best = state["best"] if state else -1.0                # t-AmAP of the best validation
     student, optimizer = start_phase(model, first < head_steps, args, process)
-    if state and first != head_steps:                      # there the new phase begins
+    if state and first != head_steps:          # at that step the second phase has a new AdamW
         restore({"optimizer": optimizer}, state, Path(args.out, "last.pt"))
     cached = args.head_phase == "temporal" and first < head_steps
     tokens = both_ways(model, halves, reader, process) if cached else []   # (2, n_tokens, D) each
@@ -392,7 +403,7 @@ def main(args):
     for step, batch in reader.batches(load, range(first, total)):
         # -- what this stage is about ----------------------------------
         head_phase = step < head_steps
-        if step == head_steps and head_steps:
+        if step == head_steps > 0:             # without a first phase it has begun above
             student, optimizer = start_phase(model, False, args, process)
         lr = lr_at(step, head_steps, total, args)
         for group in optimizer.param_groups:
@@ -411,7 +422,8 @@ def main(args):
                 keep = random_keep(noise, 0 if head_phase else args.mask, device)
             if args.mixup:
                 x, y = mixup(x, y, draw.beta(args.mixup))
-            # DDP: average gradients over the processes in the last pass only. Unused without DDP.
+            # DDP averages gradients in the last micro-batch only, as with its no_sync(). Without
+            # DDP nothing reads this.
             student.require_backward_grad_sync = mine is process.micro_batches[-1]
             with autocast:
                 logits = student(x, keep)                             # (b, L, K)
@@ -425,7 +437,7 @@ def main(args):
         optimizer.zero_grad(set_to_none=True)
         # -- everything below is bookkeeping ---------------------------
         done = step + 1
-        # Beside the loss that of saying the base rates: a network that has learned is far below.
+        # "base" is the loss of a network that always says the classes' frequencies.
         log.add(done, {"loss": torch.stack(losses).mean(), "base": torch.stack(base_losses).mean()},
                 norm, clips=args.batch * args.window)
         if done % args.log_every == 0 or done == total:
@@ -444,31 +456,31 @@ def main(args):
             log_state = log.state(done)                               # all processes must call it
             content = dict(stage=3, step=done, config=asdict(cfg), args=vars(args), log=log_state,
                            best=best, model=model.state_dict(), optimizer=optimizer.state_dict())
-            for name in (["last.pt", "best.pt"] if better else ["last.pt"]):
-                if process.rank == 0:
+            if process.rank == 0:
+                for name in (["last.pt", "best.pt"] if better else ["last.pt"]):
                     save_checkpoint(Path(args.out, name), **content)
         if stopping:
             break
     log.close()
     if process.rank == 0 and log.lines:
         report.curves([args.out], Path(args.out, "curves.png"))
-    stop.end(f"stage 3: stopped after step {log.step}")
+    stop.exit_if_asked(f"stage 3: stopped after step {log.step}")
     print(f"stage 3: done; {args.out}/{'best.pt' if args.valid else 'last.pt'} is what infer.py "
           "takes")
 
 
 def start_model(cfg, state, init, args):
-    """The Comedian of the checkpoint that is resumed, or a new one, what is trained of it from
-    --init if given."""
+    """The Comedian of the checkpoint that is resumed, or a new one with the transformers that
+    --init has trained."""
     model = Comedian(cfg)
     if state:
-        load_parts(model, state, [""], args.out)
+        load_parts(model, state, [""], Path(args.out, "last.pt"))
         return model
     if init:
         parts = trained_parts(init)[:2]                    # never a head: the classes may differ
         load_parts(model, init, parts, args.init)
-        print(f"init: {args.init}: {cfg.model}, {' and '.join(parts).replace('.', '')} transformer "
-              f"of stage {init['stage']}; the head starts anew")
+        print(f"init: {args.init}: {cfg.model}, {' and '.join(part.strip('.') for part in parts)} "
+              f"transformer of stage {init['stage']}; the head starts anew")
         if "temporal." not in parts and args.temporal_init == "copy" and cfg.spatial == "vit":
             model.copy_spatial_to_temporal()
     nn.init.constant_(model.head.bias, math.log(args.prior / (1 - args.prior)))
@@ -485,8 +497,8 @@ def both_ways(model, halves, reader, process):
 
 
 def start_validation(model, args):
-    """(halves, {match: events}) for `validate`. DataError for flags that it would refuse later."""
-    infer.as_network(model, args)
+    """(halves, {match: events}) for `validate`."""
+    infer.as_network(model, args)              # flags that validate would refuse are refused now
     return labelled(args.valid, args.valid_split, args.valid_labels or args.valid, model.cfg)[:2]
 
 

@@ -18,13 +18,13 @@ from comedian.formats import open_array
 from comedian.frames import CLIP_FRAMES
 
 FEATURE_SLACK_S = 10                  # features and frames of a half may end this far apart
-CHECKED_ROWS = 16                     # of a stored array, computed again when it is opened
+CHECKED_ROWS = 16                     # of a table are computed again when it is opened
 
 
 class Features(NamedTuple):
     """The features of one half, in a .npy file. Rows are read when they are asked for, without a
-    memory map: SoccerNet has more halves than many systems let a process hold open, and a file that
-    is cut under a map ends the process without a word."""
+    memory map: SoccerNet has more halves than many systems let a process hold open, and if a file
+    is cut under a map, the system kills the process (SIGBUS) without a message."""
     path: Path
     shape: tuple                      # (seconds, D_t)
     dtype: np.dtype
@@ -38,7 +38,7 @@ class Features(NamedTuple):
             rows = np.fromfile(file, self.dtype, (last - first) * width)
         if len(rows) < (last - first) * width:
             raise DataError(f"{self.path}: was cut short; extract this half's features again")
-        with np.errstate(over="ignore"):                  # infinite then, which is told below
+        with np.errstate(over="ignore"):                  # too large becomes inf: refused below
             rows = torch.from_numpy(rows.reshape(-1, width).astype(np.float32))
         if not rows.isfinite().all():
             raise DataError(f"{self.path}: holds values that are not finite; extract this half's "
@@ -52,17 +52,17 @@ def open_features(root, half, name):
     try:
         shape, dtype, fortran_order, data_start = open_array(path)
     except FileNotFoundError:
-        there = sorted({file.name[2:-4] for file in path.parent.glob("[0-9]_*.npy")})
+        there = sorted({file.stem[2:] for file in path.parent.glob("[0-9]_*.npy")})     # NAME
         raise DataError(f"{path}: no teacher features for this half; see --features and "
-                        "--features-name" + (f" (here lie: {', '.join(there)})" if there else "")
+                        "--features-name" + (f" (found there: {', '.join(there)})" if there else "")
                         ) from None
     if len(shape) != 2 or min(shape) < 1 or dtype.kind not in "fiu" or fortran_order:
         raise DataError(f"{path}: features must be numbers of shape (seconds, width) in C order, "
-                        f"got {shape} of {dtype}; save them so")
+                        f"got {shape} of {dtype}; np.save(path, np.ascontiguousarray(x))")
     seconds = half.n_frames / half.fps
     if abs(shape[0] - seconds) > FEATURE_SLACK_S:
-        raise DataError(f"{path}: {shape[0]} rows for a half of {seconds:.0f} s; the stage wants "
-                        "1 row per second of this half's video")
+        raise DataError(f"{path}: {shape[0]} rows for a half of {seconds:.0f} s; extract 1 row per "
+                        "second of this half's video")
     return Features(path, shape, dtype, data_start)
 
 
@@ -91,13 +91,14 @@ def feature_rows(first_frame, n_tokens, half, n_features, align):
 
 
 class Bank:
-    """P, every feature of the data set as unit vectors: `rows` (M, D_t), which the loss streams, on
-    the device in `dtype`; and those of a batch, `of_windows`, in float32 from the disk."""
+    """P, the features of all halves in use as unit vectors: `rows` (M, D_t), which the loss
+    streams, on the device in `dtype`; and those of a batch, `of_windows`, from the disk in float32,
+    for `rows` may be rounded to bfloat16."""
 
     def __init__(self, features, halves, device, dtype):
         lengths = [f.shape[0] for f in features]
         self.features, self.halves = features, halves
-        self.first = np.cumsum([0, *lengths])                         # where each half begins
+        self.first_row = np.cumsum([0, *lengths])                     # of each half
         self.rows = torch.empty(sum(lengths), features[0].shape[1],
                                 dtype=dtype, device=device)           # (M, D_t)
         for f, rows in zip(features, self.rows.split(lengths), strict=True):
@@ -111,7 +112,7 @@ class Bank:
             f = self.features[h]
             row = feature_rows(first, window, self.halves[h], f.shape[0], align)          # (L,)
             p.append(f.read(row[0], row[-1] + 1)[row - row[0]])                           # (L, D_t)
-            index.append(self.first[h] + row)
+            index.append(self.first_row[h] + row)
         return torch.stack(p), np.stack(index)
 
 
@@ -119,8 +120,8 @@ def row_ids(bank, chunk=2048):
     """(M,) int64, equal for equal rows: a random integer combination of their bits.
 
     Different rows get the same number about once in 2^63 pairs: among the 1.6 million features of
-    SoccerNet's training matches with probability 1e-7 (rows of bfloat16: once in 2^48 pairs, so
-    0.5 %). Two such rows would then be taken for one.
+    SoccerNet's training matches with probability 1e-7 (rows of bfloat16, whose low bits are 0:
+    once in 2^48 pairs, so 0.5 %). Two such rows would then be taken for one.
     """
     gen = torch.Generator().manual_seed(0)
     code = torch.randint(-2 ** 62, 2 ** 62, (bank.shape[1],), generator=gen).to(bank.device)
@@ -128,16 +129,19 @@ def row_ids(bank, chunk=2048):
                       for rows in bank.split(chunk)])                 # + 0, as -0.0 equals 0.0
 
 
-def stored(path, bank, make):
-    """Averages of bank rows, a table (M, D_t + more) float32, memory-mapped from `path`.
+def load_or_make(path, bank, make):
+    """Averages of bank rows, a table (M, D_t + n_extra) float32, memory-mapped from `path`.
 
-    make(index) computes the table's rows for the bank rows of these numbers, (n,) int64 ->
-    (n, D_t + more): the average that belongs to each, then whatever else is kept with it.
+    make(index) computes the table's rows for these rows of the bank, (n,) int64 ->
+    (n, D_t + n_extra): the average that belongs to each, then what else is kept with it.
 
-    The file is made when it is missing. When it is there it is checked. It is made again, with a
-    line that says why, if shape or type differ, a value is not finite, an average is longer than a
-    unit vector or zero, one of CHECKED_ROWS rows spread over the file, the last one among them, is
-    not what `make` gives, or the checksum (SHA-256) that ends the file is not that of its values.
+    The file is made when it is missing, and made again, with a line that says why, when
+      - its shape or type differ
+      - a value is not finite
+      - an average is zero, or longer than a unit vector
+      - one of CHECKED_ROWS rows spread over the file, the last one among them, is not what `make`
+        gives
+      - the checksum (SHA-256) that ends the file is not that of its values.
     """
     path = Path(path)
     wrong = path.exists() and what_is_wrong(path, bank, make)
@@ -169,7 +173,7 @@ def what_is_wrong(path, bank, make):
     except DataError:
         return "not a whole .npy array"
     rows = torch.linspace(0, len(bank) - 1, CHECKED_ROWS, dtype=torch.float64).long()
-    again = make(rows).float().cpu().numpy()                          # (16, D_t + more)
+    again = make(rows).float().cpu().numpy()                          # (16, D_t + n_extra)
     shape, width = (len(bank), again.shape[1]), bank.shape[1]
     if header.dtype != np.float32 or header.shape != shape or header.fortran_order:
         return f"has shape {header.shape} of {header.dtype}, not {shape} of float32"

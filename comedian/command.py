@@ -17,7 +17,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Shows defaults where there is one to show, and paragraphs as they are written."""
 
     def _get_help_string(self, action):
-        if action.default in (None, False) or isinstance(action, argparse._SubParsersAction):
+        nothing = action.default is None or action.default is False
+        if nothing or isinstance(action, argparse._SubParsersAction):
             return action.help
         return super()._get_help_string(action)
 

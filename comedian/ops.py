@@ -92,7 +92,7 @@ def merge_windows(scores: Tensor, start: Tensor, half: Tensor, length: Tensor,
     half's own ends, which no other window sees better. (The official COMEDIAN code mixes two units
     there and loses the last seconds of every half.) Tokens at or beyond `length` are ignored: a
     half may be shorter than a window. mode "max" (NaN wins) or "mean" (sum in window order,
-    over count). A token that no window covers scores 0.
+    over count). A token that no window covers scores 0. Proved by TestMergeWindows.
     """
     require_tensors("merge_windows", scores=scores, start=start, half=half, length=length)
     require_one_of("mode", mode, ("max", "mean"))
@@ -146,7 +146,7 @@ def soft_nms(scores: Tensor, length: Tensor, window: float | Sequence[float] | T
     Returns (S, K): each detection's score when it was picked, -1 elsewhere.
 
     Equals the official COMEDIAN code's perform_soft_NMS, and spivak's ScoreDecayLinear of half the
-    window.
+    window. Proved by TestSoftNMS.
     """
     require_tensors("soft_nms", scores=scores, length=length)
     window = per_class(window, scores)
@@ -188,7 +188,7 @@ def hard_nms(scores: Tensor, length: Tensor, window: float | Sequence[float] | T
     mode "local": keeps what no score within int(window/2) on either side exceeds: the official
         COMEDIAN code's perform_hard_NMS. Equal maxima all stay, and a suppressed peak still
         suppresses.
-    Returns (S, K): the detection's score, -1 elsewhere.
+    Returns (S, K): the detection's score, -1 elsewhere. Proved by TestHardNMS.
     """
     require_tensors("hard_nms", scores=scores, length=length)
     require_one_of("mode", mode, ("greedy", "local"))
@@ -234,6 +234,7 @@ def detections(kept: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
 
     kept (S, K), length (H,). Negative and NaN entries are no detections. token counts from the
     start of its half; score has the type of `kept`. In this order average_map need not sort.
+    Proved by TestDetections.
     """
     require_tensors("detections", kept=kept, length=length)
     return kernels.detections(kept, length)
@@ -267,7 +268,7 @@ def average_map(
     Returns (3, D, K) float64: AP over [any, visible, unshown] labels.
 
     evaluate.py takes the mean over classes and the area over tolerances that make it an
-    Average-mAP, and sets the tolerances that make it a tight one.
+    Average-mAP, and sets the tolerances that make it a tight one. Proved by TestAverageMap.
     """
     require_tensors("average_map", pred_half=pred_half, pred_class=pred_class,
                     pred_frame=pred_frame, pred_score=pred_score, gt_half=gt_half,

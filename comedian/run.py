@@ -95,15 +95,15 @@ class Process(NamedTuple):
 
 def init_processes(args, width):
     """The Process that this is: alone, or one of those that torchrun started. width: D of the
-    network, for the choice of bfloat16, which args.bf16 then says, and so the checkpoints.
+    network, by which bfloat16 is chosen; the choice goes into args.bf16, which checkpoints keep.
 
     --batch counts the samples of all processes together, so that the method does not depend on how
     many there are; they are dealt out in order. Messages between the CPUs go through gloo, between
     GPUs through NCCL.
     """
     # MKL picks the kernel of each function at its first call; two threads that make that call at
-    # once can get one of low precision, for that call alone (pytorch issue 188792). One element is
-    # one thread.
+    # once can get one of low precision, for that call alone (pytorch issue 188792). A tensor of one
+    # element is computed by one thread: the choice is then made.
     for function in (torch.exp, torch.log, torch.sqrt):
         function(torch.ones(1))
     rank, ranks, device = join_processes(args.device)
@@ -199,7 +199,7 @@ class Stop:
         for step in ...:
             stopping = stop.asked()       # once a step, in every process
             ...                           # if stopping: save and break
-        stop.end("stopped after step 7")  # if it was asked for: says how to go on and exits
+        stop.exit_if_asked("stopped after step 7")             # says how to go on
     """
 
     def __init__(self):
@@ -220,7 +220,7 @@ class Stop:
         self.signal = int(answer)
         return self.signal != 0
 
-    def end(self, what):
+    def exit_if_asked(self, what):
         """After the loop: signals do again what they did before. If the loop was left early, says
         how to go on and ends the process."""
         for noted, handler in self.before.items():

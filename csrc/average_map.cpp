@@ -26,7 +26,8 @@
 //   grouping  Events by half, class and frame: used where they lie if they come in that order, as
 //             those of `detections` do; else by a counting sort and a small sort in each group.
 //   matching  A label and up to 64 deltas at once: a set of deltas is a 64-bit word, bit d is
-//             delta d. The predictions near a label are looked at once for all of them. Where these
+//             delta d. No delta's matches depend on another's, so the predictions near a label are
+//             looked at once for all of them. Where these
 //             are too many, a delta at a time, with a heap of the predictions in reach: labels
 //             ascend, so each prediction comes into reach once and goes once.
 //   counting  Every prediction counts once, at the highest threshold that it reaches. Sums from the

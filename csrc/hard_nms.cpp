@@ -26,8 +26,8 @@
 //           removed only by a better one at most ceil(window / 2) tokens away. Whatever is the best
 //           within that distance is picked at once. Cost linear in T.
 //   local   The plain loop looks at the whole window of every token. Here maxima over 1, 2, 4 ..
-//           tokens are computed one from the other, and two of them cover a window.
-//           Cost T log(window).
+//           tokens are computed one from the other, and two of them cover a window. They may
+//           overlap: a score that is looked at twice changes no maximum. Cost T log(window).
 #include "kernels.h"
 #include "nms.h"
 

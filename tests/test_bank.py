@@ -74,7 +74,7 @@ def test_features_end_about_where_the_frames_end(seconds, fits, tmp_path):
     """Ten seconds more or less: SoccerNet's own are not exact either."""
     a_feature_file(tmp_path, np.ones((seconds, 4)))
     with contextlib.nullcontext() if fits else pytest.raises(
-            DataError, match=f"{seconds} rows for a half of 20 s; the stage wants 1 row per"):
+            DataError, match=f"{seconds} rows for a half of 20 s; extract 1 row per"):
         bank.open_features(tmp_path, half_of(40), "teacher")
 
 
@@ -219,7 +219,7 @@ def test_a_table_is_the_same_on_a_terminal_and_off_it(rows, where, tmp_path, mon
     else:
         monkeypatch.setattr(bank, "tqdm", StandsStill)
     P, path = unit(rows, 6), tmp_path / "new folder" / "table.npy"
-    table = bank.stored(path, P, maker(P))
+    table = bank.load_or_make(path, P, maker(P))
     assert ("soft centroids" in sys.stderr.getvalue() if where == "terminal" else
             where != "no terminal" or sys.stderr.getvalue() == "")
     assert isinstance(table, np.memmap) and table.shape == (rows, 8) and table.dtype == np.float32
@@ -236,12 +236,12 @@ def test_a_table_is_made_once(tmp_path, capsys):
         asked.append(rows.tolist())
         return maker(P)(rows)
 
-    first = np.array(bank.stored(tmp_path / "t.npy", P, spied))
+    first = np.array(bank.load_or_make(tmp_path / "t.npy", P, spied))
     assert sorted(sum(asked[1:], [])) == list(range(1500))            # asked[0]: how wide it is
     asked.clear()
     written = (tmp_path / "t.npy").stat().st_mtime_ns
     capsys.readouterr()
-    assert np.array_equal(bank.stored(tmp_path / "t.npy", P, spied), first)
+    assert np.array_equal(bank.load_or_make(tmp_path / "t.npy", P, spied), first)
     assert (tmp_path / "t.npy").stat().st_mtime_ns == written and capsys.readouterr().out == ""
     (rows,) = asked
     assert len(rows) == 16 and rows[0] == 0 and rows[-1] == 1499
@@ -303,13 +303,13 @@ def test_a_table_is_checked_when_it_is_opened(spoil, why, bank_of_1500, tmp_path
     P, make, right = bank_of_1500
     path = tmp_path / "t.npy"
     path.write_bytes(spoil(right))
-    table = bank.stored(path, P, make)
+    table = bank.load_or_make(path, P, make)
     np.testing.assert_allclose(table, right, rtol=1e-5, atol=1e-6)
     said, written = capsys.readouterr().out.splitlines()
     assert said.startswith(f"data: {path}: ") and said.endswith("; it is made again")
     assert re.search(why, said)
     assert written == f"data: {path}: written"
-    bank.stored(path, P, make)                            # and believed from then on
+    bank.load_or_make(path, P, make)                            # and believed from then on
     assert capsys.readouterr().out == ""
 
 
@@ -327,7 +327,7 @@ def test_a_table_of_half_precision_is_believed(tmp_path, capsys):
     """A bfloat16 bank: 16 rows alone come out as they did among 1,024."""
     P = unit(3000, 64).bfloat16()
     for said in ("written", ""):
-        bank.stored(tmp_path / "t.npy", P, maker(P))
+        bank.load_or_make(tmp_path / "t.npy", P, maker(P))
         assert capsys.readouterr().out.endswith(f"{said}\n" if said else "")
         assert "made again" not in capsys.readouterr().out
 
@@ -336,7 +336,7 @@ def test_a_table_without_a_place_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     P = unit(5, 6)
     with pytest.raises(DataError, match="t.npy: cannot be written .*; make room or choose another"):
-        bank.stored(tmp_path / "file" / "t.npy", P, maker(P))
+        bank.load_or_make(tmp_path / "file" / "t.npy", P, maker(P))
 
 
 # ------------------------------------------------------------------ 4. whole or not at all
@@ -378,7 +378,7 @@ def test_a_disk_that_fills_while_a_table_is_made(tmp_path):
     """No SIGBUS, as a memory map would get, and no file of the right size with holes in it."""
     P = unit(5000, 6)
     with a_disk_of(2 ** 16), pytest.raises(DataError, match="t.npy: cannot be written .File too"):
-        bank.stored(tmp_path / "t.npy", P, maker(P))
+        bank.load_or_make(tmp_path / "t.npy", P, maker(P))
     assert not list(tmp_path.iterdir())
 
 

@@ -298,7 +298,7 @@ def test_a_second_signal_ends_the_process_at_once(number, monkeypatch, capsys):
     os.kill(os.getpid(), number)
     assert stop.asked() and signal.getsignal(number) == own
     with pytest.raises(SystemExit) as ended:
-        stop.end("stage 1: stopped after step 3")
+        stop.exit_if_asked("stage 1: stopped after step 3")
     assert ended.value.code == 128 + number and others() == before
     assert capsys.readouterr().out == ("stage 1: stopped after step 3; saved. To go on: python "
                                        "stage1_spatial.py --data 'a b' --resume\n")
@@ -609,12 +609,12 @@ MISTAKES = {                          # stage, options, the one line
     "nothing to resume": (1, ["--resume"], "last.pt: no such checkpoint"),
     "no features": (2, ["--features-name", "resnet"],
                     "1_resnet.npy: no teacher features for this half; see --features and "
-                    "--features-name (here lie: teacher)"),
+                    "--features-name (found there: teacher)"),
     "long windows": (2, ["--window", "99"], "no half is as long as a window"),
     "no such stage 1": (2, ["--init", "nowhere.pt"], "nowhere.pt: no such checkpoint"),
     "an epoch without a batch": (2, ["--steps", "0", "--epochs", "1", "--batch", "99",
                                      "--windows-per-half", "3"],
-                                 "12 windows an epoch make no step of --batch 99"),
+                                 "too few windows for one step (12 an epoch, --batch 99)"),
     "no labels": (3, ["--labels", "nowhere"], "none of the 2 matches has a Labels-v2.json"),
     "no classes": (3, ["--classes", "nowhere.txt"], "nowhere.txt: not a list of classes"),
     "no such stage 2": (3, ["--init", "nowhere.pt"], "nowhere.pt: no such checkpoint"),

@@ -331,7 +331,7 @@ def assert_near(got, expected, scale, what):
         keep = torch.cat([torch.arange(D), torch.arange(2 * D, 3 * D)])
         got, expected, scale = got[keep], expected[keep], scale[keep]
     apart, moved = (got - expected).double().norm(), scale.double().norm()
-    assert apart <= 2e-3 * moved, f"{what}: {apart / moved:.1e} of the way"
+    assert apart <= 1e-2 * moved, f"{what}: {apart / moved:.1e} of the way"
 
 
 BY_HAND = {          # every flag that changes a step has a value that is not its default

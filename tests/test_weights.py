@@ -172,7 +172,7 @@ def test_whole_numbers_are_no_weights(tmp_path):
     weights = model.state_dict()
     weights["head.bias"] = torch.zeros(17, dtype=torch.int64)
     save(tmp_path / "x.pt", model, model=weights)
-    with pytest.raises(DataError, match="x.pt: its weights do not fit vivit_micro: head.bias is "
+    with pytest.raises(DataError, match="x.pt: weights that do not fit vivit_micro: head.bias is "
                                         "torch.int64; use the version"):
         load_checkpoint(tmp_path / "x.pt")
 
