@@ -108,8 +108,8 @@ def table(name, args):
     for what in alone:
         row(what, seconds[what], len(x),
             1000 * statistics.median(seconds["network alone"]) / len(x))
-    print(f"  bfloat16 moves a token by {100 * max(off[what] for what in bf16):.2f} % of the largest "
-          "at most\n")
+    far = max(off[what] for what in bf16)
+    print(f"  bfloat16 moves a token by {100 * far:.2f} % of the largest at most\n")
 
 
 def jpeg(args):
