@@ -450,8 +450,11 @@ def check_output(args, halves, labels):
     again = [match for match in matches if (out / match / PREDICTIONS).exists()]
     if again:
         print(f"{out}: results of {len(again)} of these matches are there and will be replaced")
-    for path in [out / PREDICTIONS, *filter(None, (args.json, args.zip))]:
-        evaluate.check_writable(path)
+    evaluate.check_writable(out / "new.json", ".json")
+    if args.json:
+        evaluate.check_writable(args.json, ".json")
+    if args.zip:
+        evaluate.check_writable(args.zip, ".zip")
     if not args.zip:
         return {}
     names, there = games_of(halves, args.data, args.split), {(h.match, h.number) for h in halves}

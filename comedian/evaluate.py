@@ -377,13 +377,18 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
         write_json(json, results | ({"chance": by_chance} if with_chance else {}))
 
 
-def check_writable(path):
-    """Raises DataError if no file can be written at `path`: before hours of work, not after."""
+def check_writable(path, *endings):
+    """Raises DataError if no file can be written at `path`: before hours of work, not after. A file
+    that is there is replaced only if its name says that it is of the same kind."""
     path = Path(path)
     if not path.parent.is_dir():
         raise DataError(f"{path}: its folder does not exist; make it, or name another")
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise DataError(f"{path}: cannot be written; name another file")
+    of_this_kind = path.suffix.lower() in endings and path.name not in (LABELS, PREDICTIONS)
+    if path.exists() and not of_this_kind:
+        raise DataError(f"{path}: is there, and would be lost; name a new file, or one that ends in "
+                        f"{' or '.join(endings)}")
 
 
 def write_json(path, content):
@@ -424,8 +429,10 @@ def parse_args(argv=None):
 
 
 def main(args):
-    for path in filter(None, (args.json, args.plot)):
-        check_writable(path)
+    if args.json:
+        check_writable(args.json, ".json")
+    if args.plot:
+        check_writable(args.plot, ".png", ".svg", ".pdf")
     if args.sweep:
         run_sweep(args)
     else:

@@ -178,6 +178,8 @@ def extract(args):
     spent_s = time.time() - since
     print(f"frames: {frames:,} new frames in {spent_s:.1f} s, "
           f"{frames / args.fps / 60 / spent_s:.2f} min of video per second; {args.out}")
+    if len(jobs) == len(broken) == 1:
+        raise DataError(broken[0])
     for message in broken:
         print(f"error: {message}", file=sys.stderr)
     if broken:

@@ -202,6 +202,12 @@ def test_where_nothing_can_be_written_is_said_first(tmp_path, capsys, monkeypatc
                               ("locked", "locked: cannot be written")]:
             with pytest.raises(DataError, match=message):
                 run("--labels", "nowhere", "--predictions", "nowhere", flag, tmp_path / name)
+    for name in ("last.pt", "games.zip", LABELS, PREDICTIONS):
+        (tmp_path / name).write_text("dear")
+        for flag in ("--json", "--plot"):
+            with pytest.raises(DataError, match=f"{name}: is there, and would be lost; name a new"):
+                run("--labels", "nowhere", "--predictions", "nowhere", flag, tmp_path / name)
+        assert (tmp_path / name).read_text() == "dear"
     assert capsys.readouterr().out == ""
 
 

@@ -504,7 +504,7 @@ def frames():
     add("frames", "a loop of links", here, then(framed, lambda base: os.symlink(
         "..", "data/league/loop")), must=True)
     add("frames", "an empty folder", here, lambda base: os.mkdir("data"), line="no folder of")
-    add("frames", "another size in the middle", here, then(framed, writes(
+    add("frames", "another size in the middle", spot, then(framed, writes(
         f"{HALF}/00000003.jpg", lambda base: resized(jpeg(base)))), line="pixels")
     for text in ("", "abc", "nan", "inf", "-2", "0", "1e-9", "1e309", "2 2", "2\n3", "9" * 5000,
                  "\xff\xfe2", "2,0"):
