@@ -387,8 +387,8 @@ def check_writable(path, *endings):
         raise DataError(f"{path}: cannot be written; name another file")
     of_this_kind = path.suffix.lower() in endings and path.name not in (LABELS, PREDICTIONS)
     if path.exists() and not of_this_kind:
-        raise DataError(f"{path}: is there, and would be lost; name a new file, or one that ends in "
-                        f"{' or '.join(endings)}")
+        raise DataError(f"{path}: is there, and would be lost; name a new file, or one that ends "
+                        f"in {' or '.join(endings)}")
 
 
 def write_json(path, content):

@@ -1,6 +1,7 @@
 """
-What these tests prove about benchmarks/gpu.py, which people run once on a machine with a GPU: every
-line of its table comes about, here on a CPU at small sizes.
+What these tests prove about benchmarks/: every line of the table of gpu.py, which people run once
+on a machine with a GPU, comes about, here on a CPU at small sizes; and the hours that the README
+computes.
 """
 import os
 import re
@@ -17,6 +18,17 @@ LINES = ["matrix product, .* bfloat16", "bandwidth", "logits in float32 against 
          "stage 1, stopped .* same bits", "two processes, stage 1 +done", "fused AdamW",
          *(f"stage {stage}, vivit_micro, {what}" for stage in (1, 2, 3)
            for what in (r"\d+ clips a pass +\d.*floor", "from JPEGs"))]
+
+
+def test_the_hours_to_plan_with(monkeypatch):
+    """The README's are those that cost.py computes."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    cost = __import__("cost")
+    assert cost.planned_hours("vivit_tiny", 300) == pytest.approx(
+        2336e15 * 2 / (0.3 * 989.4e12) / 3600, rel=1e-3)           # 2,336: the README's table
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    said = re.search(r"300 matches take ([\d.]+) hours on one H100 SXM", text)
+    assert float(said[1]) == round(cost.planned_hours("vivit_tiny", 300), 1)
 
 
 @pytest.mark.slow
