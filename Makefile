@@ -5,6 +5,7 @@
 #   make test          ruff, and the tests, some minutes; make slow: the tests that take longer
 #   make mutants       breaks the code on purpose, line by line, and asks whether a test notices
 #   make faults        thousands of broken files and flags: each must end in one clear line
+#   make gpu           on a machine with a GPU: speed, memory, equality and hours, in 20 minutes
 #   make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers
 #   make clean-demo    forget runs/demo-0 and runs/demo-scratch-0, so that the next make demo trains anew
 SHELL  := /bin/bash
@@ -38,7 +39,7 @@ $(VENV)/.kernels: setup.py $(wildcard csrc/*) $(VENV)/.run
 	@touch $@
 
 # ---------------------------------------------------------------- checks
-.PHONY: test slow lint mutants faults sanitize
+.PHONY: test slow lint mutants faults gpu sanitize
 test: $(VENV)/.dev $(VENV)/.kernels lint
 	$(PY) -m pytest -q
 
@@ -53,6 +54,12 @@ mutants: $(VENV)/.dev $(VENV)/.kernels
 
 faults: $(VENV)/.dev $(VENV)/.kernels
 	$(PY) tests/test_faults.py docs/faults.md
+
+# Needs no network: the Python at hand, which has torch, numpy, OpenCV, PyAV, tqdm, matplotlib, pybind11.
+GPU_PY ?= $(if $(wildcard $(PY)),$(PY),$(PYTHON))
+gpu:
+	$(GPU_PY) setup.py -q build_ext --inplace
+	set -o pipefail; $(GPU_PY) benchmarks/gpu.py | tee benchmarks/gpu.txt
 
 sanitize: $(VENV)/.dev
 	./csrc/sanitize.sh $(PY)

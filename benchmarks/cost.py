@@ -25,6 +25,8 @@ FORWARD_G = {"vivit_tiny": (41.19, 41.25), "vivit_small": (149.30, 149.54),
 CLIPS = (5400 * 100, 75 * 64 * 100, 50 * 64 * (20 + 30 / 3))    # forward and backward, a match
 FORWARDS = (2 * (3 + 1), 3, 3)            # of each of them: stage 1 has two views and two branches
 STAGES = ("1, spatial", "2, distill", "3, fine-tune")
+# One card, its published rate of dense bfloat16 products, and a share that training may reach.
+CARD, CARD_RATE, SHARE = "H100 SXM", 989.4e12, 0.3
 THROUGHPUT = Path(__file__).with_name("throughput.txt")
 
 
@@ -34,6 +36,11 @@ def multiply_adds(model, matches):
     return [matches * clips * forwards * g
             for clips, forwards, g in zip(CLIPS, FORWARDS, (spatial, everything, everything),
                                           strict=True)]
+
+
+def planned_hours(model, matches):
+    """Of all stages on the one card, if its share is right: nothing of this is measured."""
+    return sum(multiply_adds(model, matches)) * 2 / (CARD_RATE * SHARE) / 3600
 
 
 def measured(model, device, text):
@@ -62,6 +69,9 @@ def main():
             work = multiply_adds(args.model, matches)
             print(f"{matches:9}" + "".join(f"{w / 1e15:22,.0f}" for w in work)
                   + f"{sum(work) / 1e15:12,.0f}")
+        print(f"{args.matches[-1]} matches on one {CARD} at {100 * SHARE:.0f} % of its published "
+              f"{CARD_RATE / 1e12:,.0f} T/s: {planned_hours(args.model, args.matches[-1]):.1f} h "
+              "(computed, not measured)")
         print()
 
     rates, source = args.clips_per_s, "--clips-per-s"

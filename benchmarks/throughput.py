@@ -109,7 +109,8 @@ def parts_of(stage, args, halves, bank):
     def together(turn, depth=2 if args.device.type == "cuda" else 0):
         """As the stages do. One step is not timed: then as many batches are at hand at the start as
         at the end."""
-        batches = ahead(load, range(turn * n, turn * n + n + 4), depth)
+        batches = map(load, range(turn * n, turn * n + n + 4))
+        batches = ahead(batches, depth) if depth else batches
 
         def one_step():
             batch = next(batches)
@@ -119,7 +120,8 @@ def parts_of(stage, args, halves, bank):
         with clock:
             for _ in range(n):
                 one_step()
-        batches.close()
+        if depth:
+            batches.close()
 
     def the_other_way(turn):
         together(turn, depth=0 if args.device.type == "cuda" else 2)

@@ -391,9 +391,10 @@ def test_two_processes_share_the_matches(matches, tmp_path, launch):
         assert codes == [0] * len(places), [path.read_text() for path in printed]
         texts = [path.read_text() for path in printed]
         assert "t-AmAP" in texts[0] and not any("t-AmAP" in text for text in texts[1:])
-        written[name] = {path.relative_to(out): path.read_bytes()
+        minutes = re.search(r"infer: ([\d.]+) min of video", texts[0])[1]
+        written[name] = {"minutes": minutes} | {path.relative_to(out): path.read_bytes()
                          for path in out.rglob("results_spotting.json")}
-    assert written["one"] == written["two"] and len(written["one"]) == 2
+    assert written["one"] == written["two"] and len(written["one"]) == 3
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
 
 
