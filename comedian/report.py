@@ -4,14 +4,17 @@ Pictures of a run: how the losses fell, and what was spotted in a half beside wh
     python -m comedian.report curves runs/demo-0/stage1 runs/demo-0/stage2 runs/demo-0/stage3 \
                      --out curves.png
     python -m comedian.report timeline runs/demo-0/test --labels data/demo-0/test --out timeline.png
+    python -m comedian.report page runs/demo-0/test --labels data/demo-0/test
+    python -m comedian.report export runs/demo-0/test --format csv
 
 Reads   curves: the log.txt that every stage writes to its folder
         timeline: scores.npz and results_spotting.json of one match, as infer.py wrote them, and
         its Labels-v2.json if there are --labels
-Writes  one picture, 1200 pixels wide
+        page: the same of every match, and its video or frames; page.py says more
+        export: results_spotting.json, of any program; export.py says more
+Writes  curves, timeline: one picture, 1200 pixels wide; page, export: files beside the results
 
-Nothing is scored here; comedian.evaluate does that. The windows' scores are merged as infer.py
-does by default: after a run with another --ignore or --merge, the dots need not lie on the curves.
+Nothing is scored here; comedian.evaluate does that.
 """
 import contextlib
 import difflib
@@ -21,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from comedian import DataError, ops, run, soccernet, write_file
+from comedian import DataError, ops, run, soccernet, write_file, write_text
 
 WIDTH_IN, DPI = 10, 120                         # 1200 pixels; 9 points are then 15 pixels
 CURVE, SPOTTED, TRUTH, FAINT = "#7c9cbf", "#c8553d", "#222222", "#8a8a8a"
@@ -157,12 +160,16 @@ def find_match(root, name=None):
 
 
 def read_half(folder, half):
-    """(scores (n_tokens, K) in [0, 1], token_s, start_s, classes) of a half, merged as by infer.py.
+    """(scores (n_tokens, K) in [0, 1], token_s, start_s, classes) of a half, merged as by infer.py
+    (of older files: as it does by default).
 
     Token k stands at start_s + (k + 1/4) * token_s seconds of the video. Raises DataError if
     infer.py stored no such half.
     """
     stored = soccernet.read_scores(folder)
+    curve = soccernet.read_curve(folder, half)
+    if curve is not None:
+        return curve, stored.token_s, stored.start_s, stored.classes
     window, length = stored.windows[0].shape[1], stored.windows[3].tolist()
     if not length[half - 1]:
         raise DataError(f"{Path(folder) / soccernet.SCORES}: no half {half} in it; "
@@ -230,6 +237,55 @@ def draw_timeline(path, title, half, scores, token_s, start_s, classes, spotted,
     return figure
 
 
+# ------------------------------------------------------------------ the page, exports
+def keep_pictures(seen, clips, token_s, start_s):
+    """Adds a small picture per clip (b, 2, H, W, 3) uint8 to `seen`, {s: JPEG}, of one half."""
+    from comedian import page         # here: it needs OpenCV
+    for clip in clips.numpy():
+        seen[start_s + token_s * (len(seen) + 0.25)] = page.small_picture(clip[0])
+
+
+def write_page(folder, match, labels=None, threshold=0.3, pictures=None):
+    """page.html of a match from the results in `folder`; labels as soccernet.find_labels has them.
+    Returns its path."""
+    from comedian import export, page
+    folder = Path(folder)
+    actions, _, about = export.actions_of(folder / soccernet.PREDICTIONS, page.LEAST)
+    curves = {}
+    for half in (1, 2):
+        with contextlib.suppress(DataError):               # a half that is not there
+            *curves[half], classes = read_half(folder, half)
+    if not curves:
+        raise DataError(f"{folder / soccernet.SCORES}: no scores of a half in it; run infer.py")
+    events = None if labels is None else soccernet.read_labels(labels, classes)
+    actions = [action for action in actions if action.label in classes]
+    page.write_page(folder / "page.html", match, curves, classes, actions, about, events, pictures,
+                    threshold)
+    return folder / "page.html"
+
+
+def pages(args):
+    """The page of every match below args.scores, or of args.match."""
+    matches = ([find_match(args.scores, args.match)] if args.match else
+               list(soccernet.find_files(args.scores, soccernet.SCORES)))
+    labels = (soccernet.same_names(soccernet.find_labels(args.labels), matches)
+              if args.labels else {})
+    for match in matches:
+        print(f"report: {write_page(Path(args.scores, match), match, labels.get(match))}")
+
+
+def exports(args):
+    """--format of every match below args.results, beside them or below --out."""
+    from comedian import export
+    for match, path in soccernet.find_files(args.results, soccernet.PREDICTIONS).items():
+        texts = export.texts(match, *export.actions_of(path, args.threshold), args.format,
+                             round(1000 * args.lead), round(1000 * args.lag))
+        for name, text in texts.items():
+            where = Path(args.out or args.results, match, name)
+            write_text(where, text)
+            print(f"report: {where}")
+
+
 # ------------------------------------------------------------------ the command
 def parse_args(argv=None):
     parser = run.Parser(__doc__)
@@ -245,10 +301,27 @@ def parse_args(argv=None):
     timeline.add_argument("--threshold", type=run.number(0.0, 1.0), default=0.2,
                           help="lowest confidence of a spotted action that is shown")
     timeline.add_argument("--out", default="timeline.png", help="the picture")
+    page = commands.add_parser("page", help="a page per match: its video, actions and scores")
+    page.add_argument("scores", help="folder that infer.py wrote, its --out")
+    page.add_argument("--labels", help="root of the labels, or a labels.csv; none: no truth")
+    page.add_argument("--match", help="its name or a part of it; none: every match")
+    export = commands.add_parser("export", help="spotted actions for other programs")
+    export.add_argument("results", help="folder of results_spotting.json, of any program")
+    export.add_argument("--format", required=True, help="table, subtitles, Sportscode, "
+                        "OpenSportsLab", choices=["csv", "vtt", "srt", "sportscode", "osl"])
+    export.add_argument("--threshold", type=run.number(0.0, 1.0), default=0.3,
+                        help="lowest confidence of an action that is written")
+    export.add_argument("--lead", type=run.number(0.0, 600.0), default=3, metavar="SECONDS",
+                        help="of a clip or subtitle, before its action")
+    export.add_argument("--lag", type=run.number(0.0, 600.0), default=3, metavar="SECONDS",
+                        help="after it")
+    export.add_argument("--out", help="folder to write below; default: beside the results")
     return parser.parse_args(argv)
 
 
 def main(args):
+    if args.picture in ("page", "export"):
+        return pages(args) if args.picture == "page" else exports(args)
     if args.picture == "curves":
         curves(args.runs, args.out)
     else:
@@ -263,8 +336,8 @@ def main(args):
                 raise DataError(f"{args.labels}: no {soccernet.LABELS} for {match!r}; leave "
                                      "--labels out to draw without the truth")
             events = soccernet.read_labels(files[match], classes)
-        draw_timeline(args.out, folder.resolve().name, args.half, *scores, classes, spotted, events,
-                      args.threshold)
+        draw_timeline(args.out, soccernet.called(folder.resolve().name), args.half, *scores,
+                      classes, spotted, events, args.threshold)
     print(f"report: {args.out}")
 
 
