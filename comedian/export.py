@@ -96,7 +96,7 @@ def as_osl(match, actions, classes, about):
     halves = sorted({action.half for action in actions}
                     | {int(half) for half in about.get("videos", {})})
     data = [{"id": f"{match}/{half}",
-             "inputs": [{"type": "video", "path": video_name(match, half, about), "fps": 2.0}],
+             "inputs": [{"type": "video", "path": video_name(match, half, about)}],
              "events": [{"head": "action", "label": label, "position_ms": str(ms),
                          "half": str(half), "gameTime": f"{half} - {clock(ms)[:-4]}",
                          "confidence": confidence}
