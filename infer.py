@@ -55,8 +55,8 @@ from comedian.frames import (
     CLIP_FRAMES, DEFAULT_FPS, FrameReader, ahead, describe, find_halves, in_split, of_length)
 from comedian.run import device_name, number
 from comedian.soccernet import (
-    LABELS, PREDICTIONS, SCORES, Detections, check_games, find_labels, games_of, read_labels,
-    what_lies_in, write_predictions, write_scores, write_zip)
+    LABELS, PREDICTIONS, SCORES, Detections, called, check_games, find_labels, games_of,
+    read_labels, what_lies_in, write_predictions, write_scores, write_zip)
 from model import Comedian, config_of, load_checkpoint, load_parts, trained_parts
 
 SHOW = 0.3                            # ours: on the demo as many rows as events, 3 of 4 right
@@ -485,7 +485,7 @@ def spot_match(match, encoded, networks, autocast, args, labels=None, seen=None)
     if args.show is not None:
         events = read_labels(labels, classes) if labels else None
         for half, table in zip(halves, merged, strict=True):
-            report.draw_timeline(out / f"timeline_{half.number}.png", match, half.number,
+            report.draw_timeline(out / f"timeline_{half.number}.png", called(match), half.number,
                                  table.numpy(), half.token_s, args.start, classes, found, events,
                                  args.show)
         report.write_page(out, match, labels, args.show,

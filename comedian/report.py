@@ -16,8 +16,10 @@ Writes  curves, timeline: one picture, 1200 pixels wide; page, export: files bes
 
 Nothing is scored here; comedian.evaluate does that.
 """
+import collections
 import contextlib
 import difflib
+import math
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +36,8 @@ STYLE = {"font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False,
          "text.parse_math": False}              # a $ in the name of a match is only a $
 TITLES = {1: "Stage 1: contrast", 2: "Stage 2: distillation", 3: "Stage 3: spotting"}
 TICKS_S = (5, 10, 15, 30, 60, 120, 300, 600, 900, 1800)
+STRIP_S, SURE = 900, 0.5                        # seconds side by side; from here on with its time
+HALVES = {1: "first half", 2: "second half"}
 ROW, FLAG = 0.65, 0.8                           # height of a score of 1 and of a true event's flag,
                                                 # where rows are 1 apart
 
@@ -132,10 +136,35 @@ def draw_curves(path, logs, names):
     return figure
 
 
-def curves(folders, path):
+def draw_together(path, logs, names):
+    """One panel for all runs: their losses, and below them their validation if there is any.
+
+    For runs of one stage that differ in a flag. Returns the figure, written to `path`.
+    """
+    valid = any(len(log.valid) for log in logs)
+    with picture(path, WIDTH_IN, 4 + 3 * valid) as figure:
+        panels = figure.subplots(1 + valid, 1, squeeze=False)[:, 0]
+        for log, name in zip(logs, names, strict=True):
+            line, = panels[0].plot(*log.loss[:, :2].T, lw=1.6, label=name)
+            if len(log.valid):
+                panels[1].plot(*log.valid.T, "o-", color=line.get_color(), ms=4,
+                               label=f"{name}, best {log.valid[:, 1].max():.1f} %")
+        for panel, title in zip(panels, ("loss", "validation t-AmAP (%)"), strict=False):
+            panel.set(xlabel="step", ylabel=title)
+            panel.grid(alpha=0.25)
+            panel.legend()
+    return figure
+
+
+def curves(folders, path, together=False):
     """Draws the losses of these runs, the --out folders of stages."""
     names = ["/".join(Path(folder).parts[-3:]) for folder in folders]     # what fits a panel
-    draw_curves(path, [read_log(folder) for folder in folders], names)
+    logs = [read_log(folder) for folder in folders]
+    stages = sorted({log.stage for log in logs})
+    if together and len(stages) > 1:
+        raise DataError(f"{folders[0]}: --together wants runs of one stage, these are of stages "
+                        f"{' and '.join(map(str, stages))}; leave it out")
+    (draw_together if together else draw_curves)(path, logs, names)
 
 
 # ------------------------------------------------------------------ timeline
@@ -191,7 +220,8 @@ def draw_timeline(path, title, half, scores, token_s, start_s, classes, spotted,
     scores     (n_tokens, K) in [0, 1], merged; token k stands at start_s + (k + 1/4) * token_s s
     spotted    soccernet.Detections of the match; those of this half from `threshold` on are shown
     events     [soccernet.Event] of the match, or None where the truth is not known
-    Classes with neither are left out, unless all are. Returns the figure, written to `path`.
+    Classes with neither are left out, unless all are; a long half is wrapped into strips of a
+    quarter of an hour. Returns the figure, written to `path`.
     """
     shown = (spotted.half == half) & (spotted.confidence >= threshold)
     label, confidence = spotted.label[shown], spotted.confidence[shown]       # (n,) each
@@ -204,36 +234,55 @@ def draw_timeline(path, title, half, scores, token_s, start_s, classes, spotted,
     foot = {k: -float(row) for row, k in enumerate(rows)}     # where rows stand, first class on top
 
     from matplotlib.ticker import FuncFormatter, MultipleLocator      # here: see `picture`
-    with picture(path, WIDTH_IN, 1.3 + 0.4 * len(foot)) as figure:
-        axes = figure.add_subplot()
+    length_s = end_s - start_s
+    n_strips = math.ceil(length_s / STRIP_S) if length_s > 1.5 * STRIP_S else 1
+    strip_s, row_in = length_s / n_strips, 0.4 if n_strips == 1 else 0.28
+    with picture(path, WIDTH_IN, 0.9 + n_strips * (0.4 + row_in * len(foot))) as figure:
         time_s = start_s + token_s * (np.arange(len(scores)) + 0.25)          # (n_tokens,)
-        for k, y in foot.items():
-            axes.axhline(y, color=FAINT, lw=0.5, alpha=0.5)
-            curve = axes.fill_between(time_s, y, y + ROW * scores[:, k], color=CURVE, alpha=0.75,
-                                      lw=0, label="score per second and class, 0 to 1")
         height = np.array([foot[k] for k in label.tolist()]) + ROW * confidence   # (n,)
-        dots = axes.scatter(spotted_s, height, s=8 + 32 * confidence, color=SPOTTED,
-                            edgecolor="white", lw=0.6, zorder=3,
-                            label=f"spotted, at its confidence (from {threshold:g} on)")
-        handles = [curve, dots]
-        if events is not None:
-            true_s = np.array([event.position_ms for event in true]) / 1000
-            feet = np.array([foot[event.label] for event in true])
-            axes.vlines(true_s, feet, feet + FLAG, color=TRUTH, lw=0.8)
-            handles.append(axes.scatter(true_s, feet + FLAG, s=26, marker="v", facecolor="white",
-                                        edgecolor=TRUTH, lw=1, zorder=2, label="true event"))
-        step_s = next((step for step in TICKS_S if (end_s - start_s) / step <= 12), TICKS_S[-1])
-        axes.xaxis.set_major_locator(MultipleLocator(step_s))
-        axes.xaxis.set_major_formatter(FuncFormatter(clock))
-        margin_s = 0.005 * (end_s - start_s)
-        axes.set(xlim=(start_s - margin_s, end_s + margin_s), ylim=(-len(foot) + 0.85, 1.05),
-                 xlabel="time in the half (minutes:seconds)")
-        axes.set_yticks([y + ROW / 2 for y in foot.values()], [classes[k] for k in foot])
-        axes.tick_params(axis="y", length=0)
-        axes.spines.left.set_visible(False)
-        axes.grid(axis="x", alpha=0.2)
-        axes.set_title(f"{title}, half {half}", pad=26)
-        axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3)
+        for strip in range(n_strips):
+            axes = figure.add_subplot(n_strips, 1, strip + 1)
+            from_s = start_s + strip * strip_s
+            for k, y in foot.items():
+                axes.axhline(y, color=FAINT, lw=0.5, alpha=0.5)
+                curve = axes.fill_between(time_s, y, y + ROW * scores[:, k], color=CURVE,
+                                          alpha=0.75, lw=0,
+                                          label="score, 0 to 1")
+            dots = axes.scatter(spotted_s, height, s=8 + 32 * confidence, color=SPOTTED,
+                                edgecolor="white", lw=0.6, zorder=3,
+                                label=f"spotted (from {threshold:g} on)")
+            handles, counts = [curve, dots], np.bincount(label, minlength=len(classes))
+            names = [f"{classes[k]}  {counts[k]}" for k in foot]
+            if events is not None:
+                true_s = np.array([event.position_ms for event in true]) / 1000
+                feet = np.array([foot[event.label] for event in true])
+                axes.vlines(true_s, feet, feet + FLAG, color=TRUTH, lw=0.8)
+                handles.append(axes.scatter(true_s, feet + FLAG, s=26, marker="v",
+                                            facecolor="white", edgecolor=TRUTH, lw=1, zorder=2,
+                                            label="true event (numbers: spotted / true)"))
+                true_of = collections.Counter(event.label for event in true)
+                names = [f"{name} / {true_of[k]}" for name, k in zip(names, foot, strict=True)]
+            free_s = dict.fromkeys(foot, -math.inf)        # where a row has room for a text again
+            for i in np.argsort(spotted_s, kind="stable"):
+                if (confidence[i] >= SURE and spotted_s[i] >= free_s[label[i]]
+                        and from_s <= spotted_s[i] <= from_s + 0.97 * strip_s):
+                    axes.text(spotted_s[i] + 0.009 * strip_s, foot[label[i]] + FLAG,
+                              clock(spotted_s[i]), size=6.5, va="top", color="#555555")
+                    free_s[label[i]] = spotted_s[i] + 0.035 * strip_s
+            step_s = next((step for step in TICKS_S if strip_s / step <= 12), TICKS_S[-1])
+            axes.xaxis.set_major_locator(MultipleLocator(step_s))
+            axes.xaxis.set_major_formatter(FuncFormatter(clock))
+            margin_s = 0.005 * strip_s
+            axes.set(xlim=(from_s - margin_s, from_s + strip_s + margin_s),
+                     ylim=(-len(foot) + 0.85, 1.05))
+            axes.set_yticks([y + ROW / 2 for y in foot.values()], names)
+            axes.tick_params(axis="y", length=0)
+            axes.spines.left.set_visible(False)
+            axes.grid(axis="x", alpha=0.2)
+            if strip == 0:
+                axes.set_title(f"{title}, {HALVES[half]}", pad=26)
+                axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3)
+        axes.set_xlabel("time in the half (minutes:seconds)")
     return figure
 
 
@@ -292,6 +341,8 @@ def parse_args(argv=None):
     commands = parser.add_subparsers(dest="picture", required=True)
     losses = commands.add_parser("curves", help="losses over steps, a panel per run")
     losses.add_argument("runs", nargs="+", help="folders with a log.txt, the --out of the stages")
+    losses.add_argument("--together", action="store_true",
+                        help="one panel for all, runs of one stage")
     losses.add_argument("--out", default="curves.png", help="the picture")
     timeline = commands.add_parser("timeline", help="what was spotted in a half, and what happened")
     timeline.add_argument("scores", help="folder that infer.py wrote, its --out")
@@ -323,7 +374,7 @@ def main(args):
     if args.picture in ("page", "export"):
         return pages(args) if args.picture == "page" else exports(args)
     if args.picture == "curves":
-        curves(args.runs, args.out)
+        curves(args.runs, args.out, args.together)
     else:
         match = find_match(args.scores, args.match)
         folder = Path(args.scores) / match

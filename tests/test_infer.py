@@ -249,7 +249,7 @@ def test_results_and_table(matches, checkpoint, tmp_path, capsys):
     infer_main("--data", matches, "--checkpoint", checkpoint, "--out", tmp_path)
     for match in ("league/one", "league/two"):
         result = json.loads((tmp_path / match / "results_spotting.json").read_text())
-        assert set(result) == {"UrlLocal", "predictions"} and result["UrlLocal"] == match
+        assert set(result) == {"UrlLocal", "predictions", "about"} and result["UrlLocal"] == match
         order = [(int(p["half"]), int(p["position"])) for p in result["predictions"]]
         assert len(order) > 5 and order == sorted(order) and {half for half, _ in order} == {1, 2}
         for p in result["predictions"]:
