@@ -15,7 +15,7 @@ Reads   --video: mkv, mp4, avi of any rate and size. Several files are the halve
         Labels-v2.json or labels.csv if there (or at --labels): then the table is printed
 Writes  <out>/<match>/results_spotting.json  the actions, in SoccerNet's format
         <out>/<match>/scores.npz             windows' scores: comedian.evaluate --sweep reads them
-        <out>/<match>/timeline_1.png         with --show (for videos unless told): half 1 to look at
+        <out>/<match>/page.html, timeline_1.png   with --show (for videos unless told): to look at
         --zip: what the challenge server takes
         --features NAME: instead of all these, <match>/<half>_NAME.npy, a teacher for stage 2
 Method  paper Sec. 3.4 (end), 4.1 and App. B: sliding windows with half overlap, seconds near a
@@ -32,10 +32,12 @@ the official code: it rounds that time down to the second; and the last seconds 
 (there, a unit bug drops them).
 """
 import argparse
+import collections
 import hashlib
 import itertools
 import json
 import math
+import os
 import sys
 import time
 from operator import itemgetter
@@ -48,14 +50,14 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from comedian import (
-    DataError, augment, evaluate, formats, report, run, video, write_file, write_text)
+    DataError, __version__, augment, evaluate, formats, report, run, video, write_file, write_text)
 from comedian.command import say_error
 from comedian.frames import (
     CLIP_FRAMES, DEFAULT_FPS, FrameReader, ahead, describe, find_halves, in_split, of_length)
 from comedian.run import device_name, number
 from comedian.soccernet import (
-    LABELS, PREDICTIONS, SCORES, Detections, check_games, find_labels, games_of, read_labels,
-    what_lies_in, write_predictions, write_scores, write_zip)
+    LABELS, PREDICTIONS, SCORES, Detections, called, check_games, find_labels, games_of,
+    read_labels, what_lies_in, write_predictions, write_scores, write_zip)
 from model import Comedian, config_of, load_checkpoint, load_parts, trained_parts
 
 try:
@@ -474,9 +476,20 @@ def check_output(args, halves, labels):
     return names
 
 
-def spot_match(match, encoded, networks, autocast, args, labels=None):
+def about(args, halves, folder):
+    """What the results of a match in `folder` say about themselves; the paths begin there."""
+    return {"program": f"comedian {__version__}", "checkpoint": args.checkpoint,
+            "settings": {name: vars(args)[name] for name in
+                         ("stride", "ignore", "merge", "nms", "nms_window", "threshold")},
+            "fps": CLIP_FRAMES / halves[0].token_s,
+            "videos": {str(half.number): os.path.relpath(
+                half.path if args.video else half.folder, folder) for half in halves}}
+
+
+def spot_match(match, encoded, networks, autocast, args, labels=None, seen=None):
     """Spots a match and writes its files. encoded: pairs (half, [h per network]), all its halves.
-    labels: of this match, if any. Returns how many tokens that were."""
+    labels: of this match, if any; seen: {(match, half): {s: small JPEG}} of what was encoded.
+    Returns how many tokens that were."""
     out, classes = Path(args.out) / match, networks[0].model.cfg.classes
     halves, merged, stored = [], [], []
     for half, tokens in encoded:
@@ -490,13 +503,16 @@ def spot_match(match, encoded, networks, autocast, args, labels=None):
         stored.append(windows[0] if len(networks) == 1 else None)
     found = spot(halves, merged, args, args.start)
     write_scores(out / SCORES, match, classes, halves, merged, stored, args.start, args.bf16)
-    write_predictions(out / PREDICTIONS, match, found, classes)
+    write_predictions(out / PREDICTIONS, match, found, classes,
+                      about(args, halves, out) | {"classes": classes})
     if args.show is not None:
         events = read_labels(labels, classes) if labels else None
         for half, table in zip(halves, merged, strict=True):
-            report.draw_timeline(out / f"timeline_{half.number}.png", match, half.number,
+            report.draw_timeline(out / f"timeline_{half.number}.png", called(match), half.number,
                                  table.numpy(), half.token_s, args.start, classes, found, events,
                                  args.show)
+        report.write_page(out, match, labels, args.show,
+                          {half.number: seen.pop((match, half.number), {}) for half in halves})
     return sum(map(len, merged))
 
 
@@ -526,10 +542,14 @@ def main(args):
 
     # -- spot, match by match
     out, since, done, n_tokens, broken = Path(args.out), time.time(), [], 0, []
+    seen = collections.defaultdict(dict)                   # (match, half) -> {s: small JPEG}
     with tqdm(total=sum(half.n_tokens for half in mine) or None, desc="infer", unit=" clips",
               disable=None if rank == 0 else True) as bar:
         def counted(clips):
             for half, some in clips:
+                if args.show is not None:
+                    report.keep_pictures(seen[half.match, half.number], some, half.token_s,
+                                         args.start)
                 yield half, some
                 bar.update(len(some))
 
@@ -538,7 +558,8 @@ def main(args):
         encoded = encode_halves(models, counted(clips), device, autocast)
         try:
             for match, group in itertools.groupby(encoded, key=lambda pair: pair[0].match):
-                n_tokens += spot_match(match, group, networks, autocast, args, labels.get(match))
+                n_tokens += spot_match(match, group, networks, autocast, args, labels.get(match),
+                                       seen)
                 done.append(match)
         except KeyboardInterrupt:
             bar.close()
@@ -553,7 +574,7 @@ def main(args):
     where = out / (done[0] if len(done) == 1 else "<match>")
     print(f"infer: {n_tokens * halves[0].token_s / 60:.1f} min of video in "
           f"{time.time() - since:.1f} s; {where}/{PREDICTIONS}"
-          + (f", {where}/timeline_1.png" if args.show is not None else ""))
+          + (f", {where}/page.html" if args.show is not None else ""))
 
     # -- score, if there is a truth
     if any(match in labels for match in done):

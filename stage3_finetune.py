@@ -114,6 +114,7 @@ def parse_args(argv=None):
     return p.parse_args(argv)
 
 
+LOW_RATE = 5e-5                       # ours: a fifth of the paper's at its batch; less gets a hint
 FREE_FLAGS = ("data", "labels", "init", "valid", "valid_labels")      # may differ on --resume
 
 
@@ -483,6 +484,11 @@ def start_model(cfg, state, init, args):
               f"transformer of stage {init['stage']}; the head starts anew")
         if "temporal." not in parts and args.temporal_init == "copy" and cfg.spatial == "vit":
             model.copy_spatial_to_temporal()
+    peak = lr_at(0, 0, 1, args)
+    if peak < LOW_RATE:
+        print(f"hint: --lr {args.lr:g} is for 256 windows of 32 tokens: at --batch "
+              f"{args.batch} it becomes {peak:.1g}, which learns little; docs/own-data.md has "
+              "flags for small data")
     nn.init.constant_(model.head.bias, math.log(args.prior / (1 - args.prior)))
     return model
 

@@ -12,6 +12,9 @@ import os
 from pathlib import Path
 
 
+__version__ = "0.1.0"                 # as in pyproject.toml
+
+
 class DataError(ValueError):
     """Something on disk or on the command line is not as it must be.
 

@@ -4,24 +4,29 @@ Pictures of a run: how the losses fell, and what was spotted in a half beside wh
     python -m comedian.report curves runs/demo-0/stage1 runs/demo-0/stage2 runs/demo-0/stage3 \
                      --out curves.png
     python -m comedian.report timeline runs/demo-0/test --labels data/demo-0/test --out timeline.png
+    python -m comedian.report page runs/demo-0/test --labels data/demo-0/test
+    python -m comedian.report export runs/demo-0/test --format csv
 
 Reads   curves: the log.txt that every stage writes to its folder
         timeline: scores.npz and results_spotting.json of one match, as infer.py wrote them, and
         its Labels-v2.json if there are --labels
-Writes  one picture, 1200 pixels wide
+        page: the same of every match, and its video or frames; page.py says more
+        export: results_spotting.json, of any program; export.py says more
+Writes  curves, timeline: one picture, 1200 pixels wide; page, export: files beside the results
 
-Nothing is scored here; comedian.evaluate does that. The windows' scores are merged as infer.py
-does by default: after a run with another --ignore or --merge, the dots need not lie on the curves.
+Nothing is scored here; comedian.evaluate does that.
 """
+import collections
 import contextlib
 import difflib
+import math
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from comedian import DataError, command, soccernet, write_file
+from comedian import DataError, command, soccernet, write_file, write_text
 
 WIDTH_IN, DPI = 10, 120                         # 1200 pixels; 9 points are then 15 pixels
 CURVE, SPOTTED, TRUTH, FAINT = "#7c9cbf", "#c8553d", "#222222", "#8a8a8a"
@@ -31,6 +36,8 @@ STYLE = {"font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False,
          "text.parse_math": False}              # a $ in the name of a match is only a $
 TITLES = {1: "Stage 1: contrast", 2: "Stage 2: distillation", 3: "Stage 3: spotting"}
 TICKS_S = (5, 10, 15, 30, 60, 120, 300, 600, 900, 1800)
+STRIP_S, SURE = 900, 0.5                        # seconds side by side; from here on with its time
+HALVES = {1: "first half", 2: "second half"}
 ROW, FLAG = 0.65, 0.8                           # height of a score of 1 and of a true event's flag,
                                                 # where rows are 1 apart
 
@@ -132,10 +139,35 @@ def draw_curves(path, logs, names):
     return figure
 
 
-def curves(folders, path):
+def draw_together(path, logs, names):
+    """One panel for all runs: their losses, and below them their validation if there is any.
+
+    For runs of one stage that differ in a flag. Returns the figure, written to `path`.
+    """
+    valid = any(len(log.valid) for log in logs)
+    with picture(path, WIDTH_IN, 4 + 3 * valid) as figure:
+        panels = figure.subplots(1 + valid, 1, squeeze=False)[:, 0]
+        for log, name in zip(logs, names, strict=True):
+            line, = panels[0].plot(*log.loss[:, :2].T, lw=1.6, label=name)
+            if len(log.valid):
+                panels[1].plot(*log.valid.T, "o-", color=line.get_color(), ms=4,
+                               label=f"{name}, best {log.valid[:, 1].max():.1f} %")
+        for panel, title in zip(panels, ("loss", "validation t-AmAP (%)"), strict=False):
+            panel.set(xlabel="step", ylabel=title)
+            panel.grid(alpha=0.25)
+            panel.legend()
+    return figure
+
+
+def curves(folders, path, together=False):
     """Draws the losses of these runs, the --out folders of stages."""
     names = ["/".join(Path(folder).parts[-3:]) for folder in folders]     # what fits a panel
-    draw_curves(path, [read_log(folder) for folder in folders], names)
+    logs = [read_log(folder) for folder in folders]
+    stages = sorted({log.stage for log in logs})
+    if together and len(stages) > 1:
+        raise DataError(f"{folders[0]}: --together wants runs of one stage, these are of stages "
+                        f"{' and '.join(map(str, stages))}; leave it out")
+    (draw_together if together else draw_curves)(path, logs, names)
 
 
 # ------------------------------------------------------------------ timeline
@@ -160,13 +192,17 @@ def find_match(root, name=None):
 
 
 def read_half(folder, half):
-    """(scores (n_tokens, K) in [0, 1], token_s, start_s, classes) of a half, merged as by infer.py.
+    """(scores (n_tokens, K) in [0, 1], token_s, start_s, classes) of a half, merged as by infer.py
+    (of older files: as it does by default).
 
     Token k stands at start_s + (k + 1/4) * token_s seconds of the video. Raises DataError if
     infer.py stored no such half.
     """
     from comedian import ops          # here: it brings torch, which takes longer than a picture
     stored = soccernet.read_scores(folder)
+    curve = soccernet.read_curve(folder, half)
+    if curve is not None:
+        return curve, stored.token_s, stored.start_s, stored.classes
     window, length = stored.windows[0].shape[1], stored.windows[3].tolist()
     if not length[half - 1]:
         raise DataError(f"{Path(folder) / soccernet.SCORES}: no half {half} in it; "
@@ -188,7 +224,8 @@ def draw_timeline(path, title, half, scores, token_s, start_s, classes, spotted,
     scores     (n_tokens, K) in [0, 1], merged; token k stands at start_s + (k + 1/4) * token_s s
     spotted    soccernet.Detections of the match; those of this half from `threshold` on are shown
     events     [soccernet.Event] of the match, or None where the truth is not known
-    Classes with neither are left out, unless all are. Returns the figure, written to `path`.
+    Classes with neither are left out, unless all are; a long half is wrapped into strips of a
+    quarter of an hour. Returns the figure, written to `path`.
     """
     shown = (spotted.half == half) & (spotted.confidence >= threshold)
     label, confidence = spotted.label[shown], spotted.confidence[shown]       # (n,) each
@@ -201,37 +238,105 @@ def draw_timeline(path, title, half, scores, token_s, start_s, classes, spotted,
     foot = {k: -float(row) for row, k in enumerate(rows)}     # where rows stand, first class on top
 
     from matplotlib.ticker import FuncFormatter, MultipleLocator      # here: see `picture`
-    with picture(path, WIDTH_IN, 1.3 + 0.4 * len(foot)) as figure:
-        axes = figure.add_subplot()
+    length_s = end_s - start_s
+    n_strips = math.ceil(length_s / STRIP_S) if length_s > 1.5 * STRIP_S else 1
+    strip_s, row_in = length_s / n_strips, 0.4 if n_strips == 1 else 0.28
+    with picture(path, WIDTH_IN, 0.9 + n_strips * (0.4 + row_in * len(foot))) as figure:
         time_s = start_s + token_s * (np.arange(len(scores)) + 0.25)          # (n_tokens,)
-        for k, y in foot.items():
-            axes.axhline(y, color=FAINT, lw=0.5, alpha=0.5)
-            curve = axes.fill_between(time_s, y, y + ROW * scores[:, k], color=CURVE, alpha=0.75,
-                                      lw=0, label="score per second and class, 0 to 1")
         height = np.array([foot[k] for k in label.tolist()]) + ROW * confidence   # (n,)
-        dots = axes.scatter(spotted_s, height, s=8 + 32 * confidence, color=SPOTTED,
-                            edgecolor="white", lw=0.6, zorder=3,
-                            label=f"spotted, at its confidence (from {threshold:g} on)")
-        handles = [curve, dots]
-        if events is not None:
-            true_s = np.array([event.position_ms for event in true]) / 1000
-            feet = np.array([foot[event.label] for event in true])
-            axes.vlines(true_s, feet, feet + FLAG, color=TRUTH, lw=0.8)
-            handles.append(axes.scatter(true_s, feet + FLAG, s=26, marker="v", facecolor="white",
-                                        edgecolor=TRUTH, lw=1, zorder=2, label="true event"))
-        step_s = next((step for step in TICKS_S if (end_s - start_s) / step <= 12), TICKS_S[-1])
-        axes.xaxis.set_major_locator(MultipleLocator(step_s))
-        axes.xaxis.set_major_formatter(FuncFormatter(clock))
-        margin_s = 0.005 * (end_s - start_s)
-        axes.set(xlim=(start_s - margin_s, end_s + margin_s), ylim=(-len(foot) + 0.85, 1.05),
-                 xlabel="time in the half (minutes:seconds)")
-        axes.set_yticks([y + ROW / 2 for y in foot.values()], [classes[k] for k in foot])
-        axes.tick_params(axis="y", length=0)
-        axes.spines.left.set_visible(False)
-        axes.grid(axis="x", alpha=0.2)
-        axes.set_title(f"{title}, half {half}", pad=26)
-        axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3)
+        for strip in range(n_strips):
+            axes = figure.add_subplot(n_strips, 1, strip + 1)
+            from_s = start_s + strip * strip_s
+            for k, y in foot.items():
+                axes.axhline(y, color=FAINT, lw=0.5, alpha=0.5)
+                curve = axes.fill_between(time_s, y, y + ROW * scores[:, k], color=CURVE,
+                                          alpha=0.75, lw=0,
+                                          label="score, 0 to 1")
+            dots = axes.scatter(spotted_s, height, s=8 + 32 * confidence, color=SPOTTED,
+                                edgecolor="white", lw=0.6, zorder=3,
+                                label=f"spotted (from {threshold:g} on)")
+            handles, counts = [curve, dots], np.bincount(label, minlength=len(classes))
+            names = [f"{classes[k]}  {counts[k]}" for k in foot]
+            if events is not None:
+                true_s = np.array([event.position_ms for event in true]) / 1000
+                feet = np.array([foot[event.label] for event in true])
+                axes.vlines(true_s, feet, feet + FLAG, color=TRUTH, lw=0.8)
+                handles.append(axes.scatter(true_s, feet + FLAG, s=26, marker="v",
+                                            facecolor="white", edgecolor=TRUTH, lw=1, zorder=2,
+                                            label="true event (numbers: spotted / true)"))
+                true_of = collections.Counter(event.label for event in true)
+                names = [f"{name} / {true_of[k]}" for name, k in zip(names, foot, strict=True)]
+            free_s = dict.fromkeys(foot, -math.inf)        # where a row has room for a text again
+            for i in np.argsort(spotted_s, kind="stable"):
+                if (confidence[i] >= SURE and spotted_s[i] >= free_s[label[i]]
+                        and from_s <= spotted_s[i] <= from_s + 0.97 * strip_s):
+                    axes.text(spotted_s[i] + 0.009 * strip_s, foot[label[i]] + FLAG,
+                              clock(spotted_s[i]), size=6.5, va="top", color="#555555")
+                    free_s[label[i]] = spotted_s[i] + 0.035 * strip_s
+            step_s = next((step for step in TICKS_S if strip_s / step <= 12), TICKS_S[-1])
+            axes.xaxis.set_major_locator(MultipleLocator(step_s))
+            axes.xaxis.set_major_formatter(FuncFormatter(clock))
+            margin_s = 0.005 * strip_s
+            axes.set(xlim=(from_s - margin_s, from_s + strip_s + margin_s),
+                     ylim=(-len(foot) + 0.85, 1.05))
+            axes.set_yticks([y + ROW / 2 for y in foot.values()], names)
+            axes.tick_params(axis="y", length=0)
+            axes.spines.left.set_visible(False)
+            axes.grid(axis="x", alpha=0.2)
+            if strip == 0:
+                axes.set_title(f"{title}, {HALVES[half]}", pad=26)
+                axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3)
+        axes.set_xlabel("time in the half (minutes:seconds)")
     return figure
+
+
+# ------------------------------------------------------------------ the page, exports
+def keep_pictures(seen, clips, token_s, start_s):
+    """Adds a small picture per clip (b, 2, H, W, 3) uint8 to `seen`, {s: JPEG}, of one half."""
+    from comedian import page         # here: it needs OpenCV
+    for clip in clips.numpy():
+        seen[start_s + token_s * (len(seen) + 0.25)] = page.small_picture(clip[0])
+
+
+def write_page(folder, match, labels=None, threshold=0.3, pictures=None):
+    """page.html of a match from the results in `folder`; labels as soccernet.find_labels has them.
+    Returns its path."""
+    from comedian import export, page
+    folder = Path(folder)
+    actions, _, about = export.actions_of(folder / soccernet.PREDICTIONS, page.LEAST)
+    curves = {}
+    for half in (1, 2):
+        with contextlib.suppress(DataError):               # a half that is not there
+            *curves[half], classes = read_half(folder, half)
+    if not curves:
+        raise DataError(f"{folder / soccernet.SCORES}: no scores of a half in it; run infer.py")
+    events = None if labels is None else soccernet.read_labels(labels, classes)
+    actions = [action for action in actions if action.label in classes]
+    page.write_page(folder / "page.html", match, curves, classes, actions, about, events, pictures,
+                    threshold)
+    return folder / "page.html"
+
+
+def pages(args):
+    """The page of every match below args.scores, or of args.match."""
+    matches = ([find_match(args.scores, args.match)] if args.match else
+               list(soccernet.find_files(args.scores, soccernet.SCORES)))
+    labels = (soccernet.same_names(soccernet.find_labels(args.labels), matches)
+              if args.labels else {})
+    for match in matches:
+        print(f"report: {write_page(Path(args.scores, match), match, labels.get(match))}")
+
+
+def exports(args):
+    """--format of every match below args.results, beside them or below --out."""
+    from comedian import export
+    for match, path in soccernet.find_files(args.results, soccernet.PREDICTIONS).items():
+        texts = export.texts(match, *export.actions_of(path, args.threshold), args.format,
+                             round(1000 * args.lead), round(1000 * args.lag))
+        for name, text in texts.items():
+            where = Path(args.out or args.results, match, name)
+            write_text(where, text)
+            print(f"report: {where}")
 
 
 # ------------------------------------------------------------------ the command
@@ -240,6 +345,8 @@ def parse_args(argv=None):
     commands = parser.add_subparsers(dest="picture", required=True)
     losses = commands.add_parser("curves", help="losses over steps, a panel per run")
     losses.add_argument("runs", nargs="+", help="folders with a log.txt, the --out of the stages")
+    losses.add_argument("--together", action="store_true",
+                        help="one panel for all, runs of one stage")
     losses.add_argument("--out", default="curves.png", help="the picture")
     timeline = commands.add_parser("timeline", help="what was spotted in a half, and what happened")
     timeline.add_argument("scores", help="folder that infer.py wrote, its --out")
@@ -249,12 +356,29 @@ def parse_args(argv=None):
     timeline.add_argument("--threshold", type=command.number(0.0, 1.0), default=0.2,
                           help="lowest confidence of a spotted action that is shown")
     timeline.add_argument("--out", default="timeline.png", help="the picture")
+    page = commands.add_parser("page", help="a page per match: its video, actions and scores")
+    page.add_argument("scores", help="folder that infer.py wrote, its --out")
+    page.add_argument("--labels", help="root of the labels, or a labels.csv; none: no truth")
+    page.add_argument("--match", help="its name or a part of it; none: every match")
+    export = commands.add_parser("export", help="spotted actions for other programs")
+    export.add_argument("results", help="folder of results_spotting.json, of any program")
+    export.add_argument("--format", required=True, help="table, subtitles, Sportscode, "
+                        "OpenSportsLab", choices=["csv", "vtt", "srt", "sportscode", "osl"])
+    export.add_argument("--threshold", type=command.number(0.0, 1.0), default=0.3,
+                        help="lowest confidence of an action that is written")
+    export.add_argument("--lead", type=command.number(0.0, 600.0), default=3, metavar="SECONDS",
+                        help="of a clip or subtitle, before its action")
+    export.add_argument("--lag", type=command.number(0.0, 600.0), default=3, metavar="SECONDS",
+                        help="after it")
+    export.add_argument("--out", help="folder to write below; default: beside the results")
     return parser.parse_args(argv)
 
 
 def main(args):
+    if args.picture in ("page", "export"):
+        return pages(args) if args.picture == "page" else exports(args)
     if args.picture == "curves":
-        curves(args.runs, args.out)
+        curves(args.runs, args.out, args.together)
     else:
         match = find_match(args.scores, args.match)
         folder = Path(args.scores) / match
@@ -267,8 +391,8 @@ def main(args):
                 raise DataError(f"{args.labels}: no {soccernet.LABELS} for {match!r}; leave "
                                      "--labels out to draw without the truth")
             events = soccernet.read_labels(files[match], classes)
-        draw_timeline(args.out, folder.resolve().name, args.half, *scores, classes, spotted, events,
-                      args.threshold)
+        draw_timeline(args.out, soccernet.called(folder.resolve().name), args.half, *scores,
+                      classes, spotted, events, args.threshold)
     print(f"report: {args.out}")
 
 

@@ -16,6 +16,7 @@ import csv
 import itertools
 import json
 import os
+import re
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -376,24 +377,32 @@ def read_predictions(path, classes):
                       table[:, 2], table[:, 3])
 
 
+def about_results(path):
+    """What results say about themselves, the dict `about` that infer.py writes; {} in others'. Its
+    "videos", {half: path}, and "classes" are checked, for they are used."""
+    content = formats.read_json(path, "a SoccerNet prediction file")
+    about = content.get("about") if isinstance(content, dict) else None
+    about = about if isinstance(about, dict) else {}
+    videos, names = about.get("videos"), about.get("classes")
+    if not isinstance(videos, dict) or not all(
+            half in ("1", "2") and isinstance(video, str) for half, video in videos.items()):
+        about.pop("videos", None)
+    if (not isinstance(names, list) or not 0 < len(names) <= MAX_CLASSES
+            or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names)):
+        about.pop("classes", None)
+    return about
+
+
 def classes_of_results(paths):
-    """The classes that these results say they were made with (infer.py's do), or None."""
-    said = set()
-    for path in paths:
-        content = formats.read_json(path, "a SoccerNet prediction file")
-        about = content.get("about") if isinstance(content, dict) else None
-        names = about.get("classes") if isinstance(about, dict) else None
-        if (not isinstance(names, list) or not 0 < len(names) <= MAX_CLASSES
-                or not all(isinstance(name, str) for name in names)
-                or len(set(names)) < len(names)):
-            return None
-        said.add(tuple(names))
-    return said.pop() if len(said) == 1 else None
+    """The classes that all these results say they were made with (infer.py's do), or None."""
+    said = {tuple(about_results(path).get("classes", ())) for path in paths}
+    return said.pop() or None if len(said) == 1 else None
 
 
-def write_predictions(path, url_local, detections, classes):
+def write_predictions(path, url_local, detections, classes, about=None):
     """Writes results_spotting.json as the official evaluator and the challenge server take it,
-    sorted by half, then time."""
+    sorted by half, then time. about: {name: value}, what they were made from and with; those two
+    do not look at it."""
     predictions = []
     for i in np.lexsort((detections.position_ms, detections.half)).tolist():
         half, position_ms = int(detections.half[i]), int(detections.position_ms[i])
@@ -401,7 +410,8 @@ def write_predictions(path, url_local, detections, classes):
         predictions.append({"gameTime": f"{half} - {minutes:02d}:{seconds:02d}",
                             "label": classes[detections.label[i]], "position": str(position_ms),
                             "half": str(half), "confidence": float(detections.confidence[i])})
-    write_text(path, json.dumps({"UrlLocal": url_local, "predictions": predictions}))
+    write_text(path, json.dumps({"UrlLocal": url_local, "predictions": predictions}
+                                | ({"about": about} if about else {})))
 
 
 # ------------------------------------------------------------------ scores
@@ -454,6 +464,25 @@ def read_scores(root):
     return Stored(list(files), classes, token_s, windows, start_s, merged)
 
 
+def read_curve(folder, half):
+    """The merged scores (n_tokens, K) of a half that scores.npz in `folder` holds beside the
+    windows, or None: of a file written before they were."""
+    path, what = Path(folder) / SCORES, "scores that infer.py stored"
+    arrays = formats.read_npz(path, what)
+    if f"curve_{half}" not in arrays:
+        return None
+    try:
+        curve = formats.take(arrays, f"curve_{half}", "f", 2)
+        n_tokens = int(formats.take(arrays, f"tokens_{half}", "iu", 0))
+        if curve.shape != (n_tokens, len(classes_and_times(arrays)[0])):
+            raise ValueError(f"curve_{half} has shape {curve.shape}")
+        if curve.size and not 0 <= curve.min() <= curve.max() <= 1:
+            raise ValueError(f"curve_{half} is not from 0 to 1")
+    except ValueError as error:
+        raise formats.refused(path, what, error) from None
+    return curve
+
+
 def classes_and_times(arrays):
     """(classes, token_s, start_s) of a scores.npz; ValueError if they are none."""
     classes = tuple(formats.take(arrays, "classes", "U", 1).tolist())
@@ -489,7 +518,8 @@ def stored_half(arrays, name, h, n_classes):
 def write_scores(path, match, classes, halves, merged, windows, start_s, bf16=False):
     """scores.npz of a match. Per half: merged (n_tokens, K), and the windows of the one network
     (scores (N, L, K), starts (N,)), or None of several; then the merged scores are stored as one
-    window (see `read_scores`). start_s: where token 0 stands in its video. bf16, for the record:
+    window (see `read_scores`). The merged scores are there in any case, as curve_1 and curve_2:
+    what NMS saw, a row per token. start_s: where token 0 stands in its video. bf16, for the record:
     whether the network computed in bfloat16."""
     arrays = {"classes": np.array(classes), "url_local": match, "token_s": halves[0].token_s,
               "start_s": start_s, "bf16": bf16}
@@ -499,8 +529,15 @@ def write_scores(path, match, classes, halves, merged, windows, start_s, bf16=Fa
             name, (scores, starts) = "windows", of_half
         arrays |= {f"{name}_{half.number}": np.asarray(scores),
                    f"starts_{half.number}": np.asarray(starts),
-                   f"tokens_{half.number}": len(table)}
+                   f"tokens_{half.number}": len(table), f"curve_{half.number}": np.asarray(table)}
     write_file(path, lambda file: np.savez(file, **arrays))
+
+
+def called(match):
+    """How people call a match: the last part of its name, _ as blanks, without date and time, as
+    in "2031-03-08 - 18-00 Oak 2 - 1 Kirk"."""
+    name = match.split("/")[-1].replace("_", " ").strip()
+    return re.sub(r"^\d{4}-\d\d-\d\d( - \d\d-\d\d)? (- )?", "", name) or name
 
 
 # ------------------------------------------------------------------ submissions

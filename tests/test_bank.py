@@ -181,7 +181,7 @@ def test_ids_of_rows_are_equal_where_rows_are():
 
 # ------------------------------------------------------------------ 3. stored tables
 def maker(P, tau_m=0.07):
-    """What stage 2 gives to `stored`: Eq. 4 for some rows."""
+    """What stage 2 gives to `load_or_make`: Eq. 4 for some rows."""
     ids = bank.row_ids(P)
     return lambda rows: stage2.soft_targets(rows, P, tau_m, ids)
 

@@ -479,6 +479,21 @@ def test_foreign_classes_get_a_hint(tmp_path, capsys):
     assert f"No event in {tmp_path} is of these classes" in capsys.readouterr().out
 
 
+def test_classes_and_names_of_matches_need_not_be_told_again(tmp_path, capsys):
+    """Classes are those that the results say; a table may call a match by less of its path."""
+    spots = [SPOT | {"label": name, "position": "4000"} for name in ("Ace", "Dive")]
+    write_match(tmp_path / "out/lg/game", [], spots)
+    path = tmp_path / "out/lg/game" / PREDICTIONS
+    (tmp_path / "labels.csv").write_text("video,time,label\ngame/1_224p.mkv,4,Ace\n")
+    for classes, told in ((["Ace"], "left out: 'Dive' (1)"), (["Ace", "Dive"], "1 of 2 classes")):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"about": {"classes": classes}}))
+        run("--labels", tmp_path / "labels.csv", "--predictions", tmp_path / "out")
+        assert told in capsys.readouterr().out
+    path.write_text(json.dumps({"predictions": spots}))    # of another program: from the labels
+    run("--labels", tmp_path / "labels.csv", "--predictions", tmp_path / "out")
+    assert "classes: 1 from the labels: Ace\n" in capsys.readouterr().out
+
+
 def test_names_that_are_no_class_are_told(tmp_path, capsys):
     """They count for nothing, as officially; but a misspelt class must not look like a bad one."""
     others = [GOAL | {"label": name} for name in ("goal", "goal", "Drone")]

@@ -70,6 +70,7 @@ def checkpoint(net, tmp_path_factory):
 def no_pictures(monkeypatch):
     """Drawing takes longer than all else in a test; test_report.py looks at pictures."""
     monkeypatch.setattr(report, "draw_timeline", lambda *_: None)
+    monkeypatch.setattr(report, "write_page", lambda *_: None)
 
 
 def infer_main(*options):
@@ -249,7 +250,7 @@ def test_results_and_table(matches, checkpoint, tmp_path, capsys):
     infer_main("--data", matches, "--checkpoint", checkpoint, "--out", tmp_path)
     for match in ("league/one", "league/two"):
         result = json.loads((tmp_path / match / "results_spotting.json").read_text())
-        assert set(result) == {"UrlLocal", "predictions"} and result["UrlLocal"] == match
+        assert set(result) == {"UrlLocal", "predictions", "about"} and result["UrlLocal"] == match
         order = [(int(p["half"]), int(p["position"])) for p in result["predictions"]]
         assert len(order) > 5 and order == sorted(order) and {half for half, _ in order} == {1, 2}
         for p in result["predictions"]:
@@ -435,8 +436,21 @@ def test_a_video_gives_the_scores_of_its_frames(film, checkpoint, tmp_path, caps
     assert set(ours) == set(frames) and ours["tokens_1"] == 26 and ours["tokens_2"] == 17
     for name in ours:
         assert np.array_equal(ours[name], frames[name])
-    assert (tmp_path / "v/league/game/results_spotting.json").read_bytes() == (
-        tmp_path / "f/league/game/results_spotting.json").read_bytes()
+    results = [json.loads((tmp_path / out / "league/game" / PREDICTIONS).read_text())
+               for out in "vf"]
+    assert results[0]["predictions"] == results[1]["predictions"]
+    about, of_frames = (result["about"] for result in results)
+    assert about["classes"] == list(CLASSES) and about["fps"] == 2.0
+    assert about["settings"]["nms"] == "soft" and about["checkpoint"] == [str(checkpoint)]
+    for said, place in ((about, "videos/league/game/2_720p.mkv"),
+                        (of_frames, "frames/league/game/2_224p")):
+        assert (tmp_path / "v/league/game" / said["videos"]["2"]).samefile(film / place)
+    page = (tmp_path / "v/league/game/page.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
+    assert [half["end"] for half in data["halves"]] == [26, 17] and data["truth"] is None
+    assert len(data["events"]) > 20 and all(picture for *_, picture in data["events"])
+    merged = report.read_half(tmp_path / "v/league/game", 1)[0]       # the curve that NMS saw
+    assert np.array_equal(merged, ours["curve_1"])
     assert (tmp_path / "v/league/game/timeline_2.png").exists()
     assert not (tmp_path / "f/league/game/timeline_1.png").exists()
 

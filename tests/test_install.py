@@ -93,7 +93,7 @@ def test_installs_one_package_and_nothing_beside_it(environment):
     sources = {name for name in listed(ROOT / "comedian")
                if not name.endswith((".so", ".pyc"))}
     assert len(kernels) == 1 and installed - kernels == sources
-    assert {"py.typed", "splits/test.txt", "ops.py"} <= installed
+    assert {"py.typed", "splits/test.txt", "ops.py", "page.html"} <= installed
     if sys.platform == "linux":                               # stripped: it was 5.4 MB
         assert (site / "comedian" / kernels.pop()).stat().st_size < 2**20
 

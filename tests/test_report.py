@@ -83,7 +83,7 @@ def run(*arguments):
 
 def marks(figure):
     """{first word of the legend: (x, y) of its marks, (n, 2)} of a timeline's dots and flags."""
-    axes, = figure.axes
+    axes = figure.axes[0]
     return {c.get_label().split()[0].rstrip(":,"): np.asarray(c.get_offsets())
             for c in axes.collections if c.get_label().startswith(("spotted", "true"))}
 
@@ -183,8 +183,9 @@ def test_the_other_half(spotted):
 def test_marks_stand_where_things_happened(tmp_path, spotted):
     figure = timeline(tmp_path / "timeline.png", spotted)
     axes, = figure.axes
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["Goal", "Foul", "Kick-off"]
-    assert axes.get_title(loc="left") == "Dale 1 - 4 Castle, half 1"
+    assert [text.get_text() for text in axes.get_yticklabels()] == [
+        "Goal  1 / 1", "Foul  1 / 0", "Kick-off  0 / 1"]
+    assert axes.get_title(loc="left") == "Dale 1 - 4 Castle, first half"
     found = marks(figure)                 # the rows' feet are 0, -1, -2
     np.testing.assert_allclose(found["spotted"],
                                [[12.25, 0.9 * report.ROW], [30.25, -1 + 0.5 * report.ROW]])
@@ -210,16 +211,19 @@ def test_threshold_chooses_what_is_shown(tmp_path, spotted, threshold, seconds):
 
 
 def test_time_is_token_s_and_ticks_read_as_a_clock(tmp_path):
-    """A half of 45 minutes, tokens of 2 s, and no event at all: then every class has its row."""
+    """A half of 45 minutes, tokens of 2 s, and no event at all: then every class has its row. It is
+    wrapped into three strips."""
     none = Detections(*(np.zeros(0, int),) * 3, np.zeros(0))
     figure = report.draw_timeline(tmp_path / "t.png", "m", 2, np.zeros((1350, 17)), 2.0, 0.0,
                                   soccernet.SOCCERNET_CLASSES, none)
-    axes, = figure.axes
+    axes = figure.axes[0]
+    assert [one.get_xlim() for one in figure.axes] == [
+        pytest.approx((900 * i - 4.5, 900 * (i + 1) + 4.5)) for i in range(3)]
     assert max(c.get_paths()[0].vertices[:, 0].max() for c in axes.collections
                if c.get_label().startswith("score")) == 2698.5      # a quarter into the last token
     assert len(axes.get_yticklabels()) == 17 and "true" not in marks(figure)
     ticks = [text.get_text() for text in axes.get_xticklabels() if text.get_text()]
-    assert ticks[ticks.index("0:00"):][:10] == [f"{m}:00" for m in range(0, 50, 5)]
+    assert ticks[ticks.index("0:00"):][:8] == [f"{m}:00" for m in range(0, 16, 2)]
     assert report.clock(125) == "2:05"
     assert cv2.imread(str(tmp_path / "t.png")).shape[1] == 1200
 
@@ -246,6 +250,27 @@ def test_the_command(tmp_path, spotted, capsys):
     assert capsys.readouterr().out.count("report: ") == 2
     assert (tmp_path / "t.png").stat().st_size > 5000
     assert "Stage 3: spotting" in (tmp_path / "c.svg").read_text()
+
+
+def test_sure_ones_have_their_time(tmp_path, spotted):
+    """From 0.5 on, where there is room."""
+    figure = timeline(tmp_path / "t.png", spotted, threshold=0)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0:12", "0:30"]
+    both = Detections(np.ones(3, int), np.zeros(3, int), np.array([5e3, 6e3, 9e3]), np.ones(3))
+    figure = report.draw_timeline(tmp_path / "t.png", "m", 1, np.zeros((60, 1)), 1.0, 0.0, ("a",),
+                                  both)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0:05", "0:09"]
+
+
+def test_runs_on_one_axis(tmp_path):
+    runs = [write_run(tmp_path / name, STAGE3) for name in "ab"]
+    logs = [report.read_log(run) for run in runs]
+    figure = report.draw_together(tmp_path / "c.png", logs, ["a", "b"])
+    assert [[line.get_label() for line in panel.lines] for panel in figure.axes] == [
+        ["a", "b"], ["a, best 1.9 %", "b, best 1.9 %"]]
+    run("curves", *runs, "--together", "--out", tmp_path / "c.svg")
+    with pytest.raises(DataError, match="wants runs of one stage, these are of stages 2 and 3"):
+        run("curves", runs[0], write_run(tmp_path / "two", STAGE2), "--together")
 
 
 # ------------------------------------------------------------------ what is refused

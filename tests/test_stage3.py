@@ -738,6 +738,26 @@ def test_labels_of_no_class_are_named(matches, tmp_path, capsys):
     assert "warning: annotations of no class are left out: 'Foul' (11)" in printed
 
 
+def test_a_rate_too_low_for_the_batch_gets_a_hint(capsys):
+    """The paper's own gets none."""
+    cfg = model.with_changes("vivit_micro", window_tokens=64)
+    for batch, hints in (("64", 0), ("8", 1)):
+        args = stage3.parse_args(["--data", "x", "--batch", batch, "--window", "64"])
+        args.lr = 5e-4
+        stage3.start_model(cfg, None, None, args)
+        assert capsys.readouterr().out.count("hint: --lr 0.0005") == hints
+
+
+def test_classes_come_from_the_labels_where_none_is_soccernets(matches, tmp_path):
+    (tmp_path / "labels.csv").write_text("video,time,label\nleague/one/1_224p.mkv,3,Dive\n"
+                                         "league/two/2_224p.mkv,0:05,Ace\n")
+    options = stage3.parse_args(["--data", str(matches), "--labels", str(tmp_path)])
+    halves, events, cfg = stage3.labelled(options.data, None, options.labels,
+                                          stage3.configure(options, None), True)
+    assert cfg.classes == ("Ace", "Dive") and len(halves) == 4
+    assert events["league/two"] == [Event(2, 0, 5000, True)]
+
+
 def test_senseless_flags(capsys):
     for flags in (["--prior", "0"], ["--mixup", "-1"], ["--lr", "-1"], ["--mask", "1"],
                   ["--radius", "-0.5"], ["--window", "0"], ["--temporal-depth", "0"]):

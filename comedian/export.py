@@ -1,0 +1,128 @@
+"""
+Spotted actions in the forms of other programs: a table, subtitles, Sportscode, OpenSportsLab.
+
+    python -m comedian.report export runs/test --format csv                 # <match>/actions.csv
+    python -m comedian.report export runs/test --format sportscode --lead 5 --lag 8
+
+A table and OpenSportsLab's JSON hold the match; they are read back as labels (soccernet.read_csv,
+read_osl). Subtitles and Sportscode belong to one video: a file per half. page.html writes the same
+texts from the browser.
+"""
+import csv
+import io
+import json
+from pathlib import PurePosixPath
+from typing import NamedTuple
+from xml.sax.saxutils import escape
+
+from comedian import soccernet
+
+ENDING = {"csv": "csv", "vtt": "vtt", "srt": "srt", "sportscode": "xml", "osl": "json"}
+OF_MATCH = ("csv", "osl")                     # the others are of a half
+
+
+class Action(NamedTuple):
+    """One spotted action."""
+    half: int
+    position_ms: int                          # from the start of the half's video
+    label: str
+    confidence: float                         # four decimals
+
+
+def actions_of(path, threshold=0.0):
+    """([Action], classes, about) of a results_spotting.json: those from `threshold` on, by half and
+    time. Classes are those that the results say, else the labels in it; about is {} in others'."""
+    soccernet.read_predictions(path, ())                   # a DataError for what is none
+    classes = soccernet.classes_of_results([path]) or tuple(sorted(
+        map(str, soccernet.count_names([path], "predictions"))))
+    found = soccernet.read_predictions(path, classes)
+    rows = zip(*(column.tolist() for column in found), strict=True)
+    actions = [Action(half, int(position_ms), classes[label], round(confidence, 4))
+               for half, label, position_ms, confidence in rows if confidence >= threshold]
+    return sorted(actions, key=lambda row: row[:2]), classes, soccernet.about_results(path)
+
+
+def clock(ms, decimal=".", hours=False):
+    """754250 -> 12:34.250, with hours 00:12:34.250; nothing is before the start."""
+    seconds, ms = divmod(max(0, round(ms)), 1000)
+    minutes, seconds = divmod(seconds, 60)
+    front = f"{minutes // 60:02d}:{minutes % 60:02d}" if hours else f"{minutes:02d}"
+    return f"{front}:{seconds:02d}{decimal}{ms:03d}"
+
+
+def as_csv(match, actions):
+    """video,half,time,label,confidence: a line per action; video is the name of the match."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("video", "half", "time", "label", "confidence"))
+    table.writerows((match, half, clock(ms), label, f"{confidence:.4f}")
+                    for half, ms, label, confidence in actions)
+    return text.getvalue()
+
+
+def one_line(label):
+    """A label without line breaks and without characters that no text may have."""
+    return "".join(c if c.isprintable() else " " for c in label)
+
+
+def as_vtt(actions, lead_ms, lag_ms):
+    """WebVTT: a cue from lead before to lag after each action. Players show it over the video."""
+    return "WEBVTT\n" + "".join(
+        f"\n{n}\n{clock(ms - lead_ms, hours=True)} --> {clock(ms + lag_ms, hours=True)}\n"
+        f"{escape(one_line(label))} {confidence:.2f}\n"
+        for n, (_, ms, label, confidence) in enumerate(actions, 1))
+
+
+def as_srt(actions, lead_ms, lag_ms):
+    """SubRip: the same for older players."""
+    return "\n".join(
+        f"{n}\n{clock(ms - lead_ms, ',', True)} --> {clock(ms + lag_ms, ',', True)}\n"
+        f"{one_line(label)} {confidence:.2f}\n"
+        for n, (_, ms, label, confidence) in enumerate(actions, 1))
+
+
+def as_sportscode(actions, lead_ms, lag_ms):
+    """XML of Hudl Sportscode, which other editors of clips import as well."""
+    return ('<?xml version="1.0" encoding="UTF-8"?>\n<file>\n<ALL_INSTANCES>\n' + "".join(
+        f"<instance><ID>{n}</ID><start>{max(0, ms - lead_ms) / 1000:.3f}</start>"
+        f"<end>{(ms + lag_ms) / 1000:.3f}</end><code>{escape(one_line(label))}</code><label><group>"
+        f"confidence</group><text>{confidence:.2f}</text></label></instance>\n"
+        for n, (_, ms, label, confidence) in enumerate(actions, 1))
+        + "</ALL_INSTANCES>\n</file>\n")
+
+
+def as_osl(match, actions, classes, about):
+    """OpenSportsLab's JSON: an entry of data[] per half."""
+    halves = sorted({action.half for action in actions}
+                    | {int(half) for half in about.get("videos", {})})
+    data = [{"id": f"{match}/{half}",
+             "inputs": [{"type": "video", "path": video_name(match, half, about)}],
+             "events": [{"head": "action", "label": label, "position_ms": str(ms),
+                         "half": str(half), "gameTime": f"{half} - {clock(ms)[:-4]}",
+                         "confidence": confidence}
+                        for of_half, ms, label, confidence in actions if of_half == half]}
+            for half in halves]
+    return json.dumps({"version": "2.0", "task": "action_spotting",
+                       "labels": {"action": {"type": "single_label", "labels": list(classes)}},
+                       "data": data}, ensure_ascii=False, indent=1) + "\n"
+
+
+def video_name(match, half, about):
+    """The path of a half's video below the folder of all videos, as soccernet.video_of reads it."""
+    name = PurePosixPath(about.get("videos", {}).get(str(half), str(half))).name
+    for place in (PurePosixPath(match).parent / name, PurePosixPath(match) / name):
+        if soccernet.video_of(place.as_posix()) == (match, half):
+            return place.as_posix()
+    return f"{match}/{half}"
+
+
+def texts(match, actions, classes, about, kind, lead_ms=3000, lag_ms=3000):
+    """{name of a file: its text}: actions.csv, or actions_1.vtt and actions_2.vtt."""
+    if kind == "csv":
+        return {"actions.csv": as_csv(match, actions)}
+    if kind == "osl":
+        return {"actions.json": as_osl(match, actions, classes, about)}
+    write = {"vtt": as_vtt, "srt": as_srt, "sportscode": as_sportscode}[kind]
+    return {f"actions_{half}.{ENDING[kind]}":
+            write([action for action in actions if action.half == half], lead_ms, lag_ms)
+            for half in sorted({action.half for action in actions})}

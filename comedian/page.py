@@ -1,0 +1,122 @@
+"""
+The page: one HTML file with a match's video, its spotted actions, and their scores over time.
+
+    python -m comedian.report page runs/infer --labels videos      # <match>/page.html
+
+It works offline, from the disk. The video is not in it but beside it, by a relative path; where the
+browser cannot play it, the page asks for another file of it. page.html is the page but for its
+data, which stands in it as JSON.
+"""
+import base64
+import json
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+import cv2
+import numpy as np
+
+from comedian import export, soccernet, write_text
+
+PICTURE = (112, 63)                   # pixels of the small pictures
+MOST_PICTURES, MOST_ACTIONS = 250, 1500               # of a half, the surest: it stays below 3 MB
+LEAST = 0.02                          # lowest confidence in the page; its slider begins there
+NAMES = {1: "first half", 2: "second half"}
+
+
+def small_picture(frame):
+    """(H, W, 3) uint8, red first -> the bytes of a small JPEG."""
+    small = cv2.resize(frame, PICTURE, interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 60])[1].tobytes()
+
+
+def pictures_of(source, times_s):
+    """{time: bytes of a JPEG} from a half's video or folder of frames; {} where it is gone."""
+    source = Path(source)
+    if source.is_dir():
+        half = half_of(source)
+        from comedian.frames import read_frame
+        return {} if not half else {
+            s: small_picture(read_frame(half.path(min(int(s * half.fps), half.n_frames - 1))))
+            for s in times_s}
+    if not source.is_file() or not len(times_s):
+        return {}
+    from comedian import video        # here: it needs PyAV
+    wanted, found = sorted(times_s), {}
+    for n, frame in enumerate(video.sample(source, 2.0, size=video.FRAME_SIZE)):
+        while wanted and n / 2 >= wanted[0] - 0.5:
+            found[wanted.pop(0)] = small_picture(frame)
+        if not wanted:
+            break
+    return found
+
+
+def half_of(folder):
+    """The frames.Half of a folder of frames, or None."""
+    from comedian import DataError, frames
+    try:
+        images = [m for m in map(frames.IMAGE_NAME.fullmatch, os.listdir(folder)) if m]
+        return frames.frame_folder("", 1, folder, images) if images else None
+    except (DataError, OSError):
+        return None
+
+
+def write_page(path, match, curves, classes, actions, about, events=None, pictures=None, least=0.3):
+    """Writes the page of a match to `path`.
+
+    curves    {half: (scores (n_tokens, K) in [0, 1], token_s, start_s)}
+    actions   [export.Action]; events: [soccernet.Event], None: the truth is not known
+    about     what the results say of themselves; its "videos" are relative to the folder of `path`
+    pictures  {half: {s: JPEG}} or None: they are read from the videos
+    least     confidence at which the slider stands first
+    """
+    index, folder = {name: k for k, name in enumerate(classes)}, Path(path).parent
+    halves, rows = [], []
+    for number, (scores, token_s, start_s) in sorted(curves.items()):
+        source = about.get("videos", {}).get(str(number), "")
+        half = {"n": number, "start": start_s, "end": start_s + token_s * len(scores),
+                "token": token_s, "name": export.video_name(match, number, about),
+                "video": quote(source), "frames": None, "curves": base64.b64encode(
+                    np.round(255 * scores).astype(np.uint8).tobytes()).decode()}
+        if source and (folder / source).is_dir() and (found := half_of(folder / source)):
+            half["frames"] = {"path": quote(f"{source}/{found.prefix}"), "digits": found.digits,
+                              "suffix": found.suffix, "first": found.first, "fps": found.fps,
+                              "n": found.n_frames}
+        halves.append(half)
+        of_half = sorted((action for action in actions
+                          if action.half == number and action.confidence >= LEAST),
+                         key=lambda action: -action.confidence)[:MOST_ACTIONS]
+        times_s = [action.position_ms / 1000 for action in of_half[:MOST_PICTURES]]
+        if pictures is not None:
+            seen = nearest(pictures.get(number, {}), times_s)
+        else:
+            seen = pictures_of(folder / source, times_s) if source else {}
+        rows += [(number, action.position_ms, index[action.label], action.confidence,
+                  base64.b64encode(seen.get(action.position_ms / 1000, b"")).decode())
+                 for action in sorted(of_half, key=lambda action: action.position_ms)]
+    data = {"title": soccernet.called(match), "match": match, "when": match, "classes": classes,
+            "halves": halves, "events": rows, "about": describe(about), "least": max(LEAST, least),
+            "truth": None if events is None else [
+                (event.half, event.position_ms, event.label, event.visible)
+                for event in events if event.half in curves]}
+    page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    # No text in the data can end the script: < is written as JSON lets one write any character.
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
+    write_text(path, page.replace("__DATA__", text))
+
+
+def nearest(pictures, times_s):
+    """{time: the picture, of those at other times, that is closest to it}."""
+    there = np.array(sorted(pictures))
+    return {s: pictures[there[np.abs(there - s).argmin()]] for s in times_s} if len(there) else {}
+
+
+def describe(about):
+    """What results say about themselves, on one line for the foot of the page."""
+    parts = [str(about.get("program", "results of another program"))]
+    if about.get("checkpoint"):
+        parts.append("checkpoint " + ", ".join(map(str, about["checkpoint"])))
+    settings = about.get("settings")
+    if isinstance(settings, dict):
+        parts.append(", ".join(f"{name} {value}" for name, value in settings.items()))
+    return " · ".join(parts)

@@ -1,0 +1,322 @@
+"""
+What these tests prove about the page and the exports:
+  1. exports are read by parsers that are not ours, and back as labels
+  2. the page holds its data safely and stays small
+  3. in a real browser: it loads, a click seeks, filters filter list and exports alike, errors are
+     found, labels saved there are read by evaluate
+The third needs chromium (apt install chromium) and playwright (pip install playwright).
+"""
+import base64
+import json
+import re
+import shutil
+import tomllib
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+import comedian
+from comedian import evaluate, export, page, report, soccernet
+from comedian.frames import Half
+from comedian.soccernet import LABELS, PREDICTIONS, Detections
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES = ("Goal", "Foul & hands", "Corner")
+MATCH = 'cup/2031-03-08 - 18-00 Oak 2 - 1 "Kirk" <b>'
+SPOTS = [                             # half, class, ms, confidence
+    (1, 0, 10_250, 0.9), (1, 1, 12_250, 0.4), (1, 2, 20_250, 0.7), (1, 0, 30_250, 0.1),
+    (2, 2, 5_250, 0.8), (2, 0, 15_250, 0.35)]
+TRUTH = [(1, "Goal", 11_000), (1, "Corner", 35_000), (2, "Corner", 5_000)]
+
+
+def write_video(path, seconds=40):
+    """Ten grey pictures a second, each brighter than the one before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=10, options={"g": "10"})
+        stream.width, stream.height, stream.pix_fmt = 64, 36, "yuv420p"
+        for i in range(10 * seconds):
+            grey = np.full((36, 64, 3), i * 255 // (10 * seconds), np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        file.mux(stream.encode())
+
+
+@pytest.fixture(scope="module")
+def spotted(tmp_path_factory):
+    """The root: out/<MATCH> as infer.py leaves it, labels/<MATCH>, the video of half 1 alone."""
+    root = tmp_path_factory.mktemp("page")
+    match = MATCH
+    folder, labels = root / "out" / match, root / "labels" / match
+    write_video(root / "videos" / match / "1_224p.mp4")
+    halves = [Half(match, number, "", "", 8, ".jpg", 1, 80) for number in (1, 2)]
+    merged = []
+    for half in halves:
+        table = np.full((40, 3), 0.01, np.float32)
+        for number, label, ms, confidence in SPOTS:
+            if number == half.number:
+                table[ms // 1000, label] = confidence
+        merged.append(torch.from_numpy(table))
+    soccernet.write_scores(folder / soccernet.SCORES, match, CLASSES, halves, merged,
+                           [None, None], 0.0)
+    columns = map(np.array, zip(*SPOTS, strict=True))
+    soccernet.write_predictions(
+        folder / PREDICTIONS, match, Detections(*columns), CLASSES, {
+            "program": "comedian", "checkpoint": ["best.pt"], "classes": CLASSES,
+            "settings": {"nms": "soft"},
+            "videos": {"1": f"../../../videos/{match}/1_224p.mp4"}})
+    labels.mkdir(parents=True)
+    (labels / LABELS).write_text(json.dumps({"annotations": [
+        {"gameTime": f"{half} - 00:{ms // 1000:02d}", "label": label, "position": str(ms)}
+        for half, label, ms in TRUTH]}))
+    command("page", root / "out", "--labels", root / "labels")
+    return root, match
+
+
+def command(*arguments):
+    report.main(report.parse_args([str(argument) for argument in arguments]))
+
+
+def exported(spotted, out, kind, *flags):
+    """{name: text} that the command writes."""
+    root, match = spotted
+    command("export", root / "out", "--format", kind, "--out", out, *flags)
+    return {path.name: path.read_text() for path in sorted((out / match).iterdir())}
+
+
+# ------------------------------------------------------------------ 1. exports
+def test_a_table_is_read_back(spotted, tmp_path):
+    text, = exported(spotted, tmp_path, "csv").values()
+    assert text.splitlines()[0] == "video,half,time,label,confidence" and text.count("\n") == 6
+    command("export", spotted[0] / "out", "--format", "csv", "--threshold", 0, "--out", tmp_path)
+    found = soccernet.find_labels(tmp_path / spotted[1] / "actions.csv")
+    assert [(row.half, row.name, row.position_ms) for row in found[spotted[1]].rows] == [
+        (half, CLASSES[label], ms) for half, label, ms, _ in SPOTS]
+
+
+def test_opensportslab_is_read_back(spotted, tmp_path):
+    text, = exported(spotted, tmp_path, "osl").values()
+    first, second = json.loads(text)["data"]
+    assert first["inputs"][0]["path"] == f"{spotted[1]}/1_224p.mp4"
+    assert [event["confidence"] for event in first["events"]] == [0.9, 0.4, 0.7]
+    rows = soccernet.find_labels(tmp_path / spotted[1] / "actions.json")[spotted[1]].rows
+    assert [row.half for row in rows] == [1, 1, 1, 2, 2] and rows[3].position_ms == 5_250
+
+
+@pytest.mark.parametrize("kind", ["vtt", "srt"])
+def test_ffmpeg_reads_the_subtitles(spotted, tmp_path, kind):
+    """Times and texts of half 1, 3 s before to 5 s after."""
+    exported(spotted, tmp_path, kind, "--lag", 5)
+    with av.open(str(tmp_path / spotted[1] / f"actions_1.{kind}")) as file:
+        stream, = file.streams
+        cues = [(float(packet.pts * stream.time_base), float(packet.duration * stream.time_base),
+                 bytes(packet).decode()) for packet in file.demux() if packet.size]
+    assert [(start, length) for start, length, _ in cues] == [(7.25, 8), (9.25, 8), (17.25, 8)]
+    assert [text for _, _, text in cues][1] == (
+        "Foul &amp; hands 0.40" if kind == "vtt" else "Foul & hands 0.40")
+
+
+def test_sportscode_is_xml(spotted, tmp_path):
+    texts = exported(spotted, tmp_path, "sportscode", "--lead", 12)
+    assert list(texts) == ["actions_1.xml", "actions_2.xml"]
+    instances = ElementTree.fromstring(texts["actions_1.xml"]).findall("ALL_INSTANCES/instance")
+    assert [[child.text for child in instance][:4] for instance in instances] == [
+        ["1", "0.000", "13.250", "Goal"], ["2", "0.250", "15.250", "Foul & hands"],
+        ["3", "8.250", "23.250", "Corner"]]
+
+
+def test_results_of_other_programs(tmp_path):
+    """Without what ours say about themselves, and with an `about` of any kind."""
+    for about in ({}, {"about": 3}, {"about": {"videos": [1], "classes": "Goal"}}):
+        (tmp_path / PREDICTIONS).write_text(json.dumps({"predictions": [
+            {"half": "1", "label": "Dive", "position": "1500", "confidence": "0.5"}]} | about))
+        actions, classes, said = export.actions_of(tmp_path / PREDICTIONS)
+        assert actions == [(1, 1500, "Dive", 0.5)] and classes == ("Dive",) and not said
+
+
+def test_the_version_is_one():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == comedian.__version__
+
+
+# ------------------------------------------------------------------ 2. the file
+def data_of(path):
+    text = path.read_text()
+    return text, json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_data_cannot_end_the_script(tmp_path):
+    name = "</script><script>alert(1)<!-- \u2028"
+    page.write_page(tmp_path / "page.html", name, {1: (np.zeros((9, 1)), 1.0, 0.0)}, (name,),
+                    [export.Action(1, 1000, name, 0.5)], {"checkpoint": [name], "videos": {
+                        "1": name}})
+    text, data = data_of(tmp_path / "page.html")
+    assert data["match"] == data["classes"][0] == name and name in data["about"]
+    assert text.count("</script>") == text.count("<script") == 2 and "<!-- " not in text
+
+
+def test_the_page_is_small_and_calls_nobody(tmp_path):
+    source = (ROOT / "comedian" / "page.html").read_text()
+    assert len(source.splitlines()) < 400
+    assert not re.search(r"https?:|//cdn|\bimport\b|fetch\(", source)
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (224, 398, 3), np.uint8)  # no picture takes more
+    actions = [export.Action(1, 1000 * int(s), "Goal", 0.5) for s in rng.integers(0, 2700, 4000)]
+    page.write_page(tmp_path / "page.html", "m", {1: (rng.random((2700, 17)), 1.0, 0.0)},
+                    ("Goal", *map(str, range(16))), actions, {},
+                    pictures={1: {s + 0.25: page.small_picture(noise) for s in range(2700)}})
+    assert 200_000 < (tmp_path / "page.html").stat().st_size < 3_000_000
+
+
+def test_pictures_are_of_their_time(spotted):
+    """The video grows brighter: so do the pictures beside the actions."""
+    import cv2
+    _, data = data_of(spotted[0] / "out" / spotted[1] / "page.html")
+    grey = {ms: cv2.imdecode(np.frombuffer(base64.b64decode(picture), np.uint8), 0).mean()
+            for half, ms, _, _, picture in data["events"] if half == 1}
+    for ms, value in grey.items():
+        assert abs(value - 255 * ms / 40_000) < 8
+    assert not any(picture for half, _, _, _, picture in data["events"] if half == 2)
+
+
+# ------------------------------------------------------------------ 3. in a browser
+@pytest.fixture(scope="module")
+def browser():
+    driver = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("no browser: apt install chromium")
+    with driver.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser, spotted):
+    """The page of the match, loaded; at the end it must have raised no error."""
+    tab, errors = browser.new_page(viewport={"width": 1200, "height": 900}), []
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.on("console", lambda message: errors.append(message.text)
+           if message.type == "error" else None)
+    tab.on("request", lambda request: errors.append(request.url)
+           if request.url.startswith("http") else None)
+    tab.goto((spotted[0] / "out" / spotted[1] / "page.html").as_uri())
+    tab.wait_for_function("video.readyState >= 1")
+    yield tab
+    tab.close()
+    assert errors == []
+
+
+def listed(tab):
+    """The rows of the list, rendered or not."""
+    return tab.evaluate("""[...document.querySelectorAll('#list .go')].map(
+        row => [...row.children].map(e => e.textContent).filter(Boolean).join(' '))""")
+
+
+def saved(tab, kind):
+    with tab.expect_download() as download:
+        tab.click(f"[data-save={kind}]")
+    return Path(download.value.path()).read_text()
+
+
+def test_the_list_says_what_is_right_and_wrong(tab):
+    assert tab.title() == tab.inner_text("h1") == 'Oak 2 - 1 "Kirk" <b>'
+    assert tab.locator("header b, footer b").count() == 0  # the name is text
+    assert listed(tab) == ["0:10 Goal hit 0.90", "0:12 Foul & hands false alarm 0.40",
+                           "0:20 Corner false alarm 0.70", "0:35 Corner missed"]
+    assert tab.inner_text("#count") == "1 hits, 1 missed, 2 false alarms"
+    tab.fill("#tolerance", "0.5")
+    assert tab.inner_text("#count") == "0 hits, 2 missed, 3 false alarms"
+    assert "checkpoint best.pt" in tab.inner_text("#about")
+
+
+def test_a_click_goes_to_three_seconds_before(tab):
+    tab.click("#list .go >> nth=2")
+    tab.wait_for_function("!video.seeking && Math.abs(video.currentTime - 17.25) < 0.01")
+    assert tab.inner_text("#time").startswith("0:17")
+
+
+def test_next_error_on_a_key(tab):
+    seen = []
+    for _ in range(4):
+        tab.keyboard.press("n")
+        seen.append(tab.text_content("#list li.on b"))
+    assert seen == ["0:12", "0:20", "0:35", "0:12"]
+    tab.keyboard.press("r")                                # a rejected one is no error any more
+    tab.keyboard.press("n")
+    tab.keyboard.press("n")
+    tab.keyboard.press("n")
+    assert tab.text_content("#list li.on b") == "0:20"
+
+
+def test_filters_hold_for_list_and_exports(tab, spotted, tmp_path):
+    """The same texts as the command's."""
+    for kind in ("csv", "osl", "vtt", "srt", "sportscode"):
+        texts = exported(spotted, tmp_path / kind, kind, "--threshold", 0.3)
+        read = json.loads if kind == "osl" else str
+        assert read(saved(tab, kind)) == read(next(iter(texts.values()))), kind
+    tab.fill("#least", "0.05")
+    assert len(listed(tab)) == 5
+    tab.click(".chip >> nth=0")                            # no goals
+    assert [row.split()[1] for row in listed(tab)] == ["Foul", "Corner", "Corner"]
+    assert "Goal" not in saved(tab, "csv") and saved(tab, "csv").count("Corner") == 2
+    tab.click("#list .go >> nth=0")
+    tab.keyboard.press("r")
+    assert len(listed(tab)) == 3 and "Foul" not in saved(tab, "csv")  # rejected: shown, not saved
+    tab.click("text=none")
+    assert listed(tab) == [] and saved(tab, "vtt") == "WEBVTT\n"
+
+
+def test_both_halves_and_the_keys(tab):
+    tab.keyboard.press("2")
+    assert listed(tab) == ["0:05 Corner hit 0.80", "0:15 Goal false alarm 0.35"]
+    assert "the results do not say" in tab.inner_text("#why")        # that half has no video
+    tab.keyboard.press("j")
+    tab.keyboard.press("j")
+    assert tab.text_content("#list li.on b") == "0:15"
+    tab.keyboard.press("k")
+    assert tab.text_content("#list li.on b") == "0:05"
+    before = tab.evaluate("view[1] - view[0]")
+    tab.keyboard.press("+")
+    assert tab.evaluate("view[1] - view[0]") == before / 2
+    tab.keyboard.press("0")
+    assert tab.evaluate("view[1] - view[0]") == before
+
+
+def test_the_file_picker_takes_a_video(tab, spotted):
+    tab.keyboard.press("2")
+    tab.set_input_files("#file", str(spotted[0] / "videos" / spotted[1] / "1_224p.mp4"))
+    tab.wait_for_function("video.readyState >= 1 && Math.round(video.duration) === 40")
+    assert tab.locator("#none").is_hidden()
+
+
+def test_labels_saved_in_the_page_are_read_by_evaluate(tab, spotted, tmp_path, capsys):
+    """The alarm at 0:12 is accepted and moved, the missed corner at 0:35 is rejected."""
+    tab.click("#list .go >> nth=1")
+    tab.keyboard.press("a")
+    for _ in range(3):
+        tab.keyboard.press("]")
+    tab.click("#list .go >> nth=3")
+    tab.keyboard.press("r")
+    path = tmp_path / spotted[1] / LABELS
+    path.parent.mkdir(parents=True)
+    path.write_text(saved(tab, "labels"))
+    events = soccernet.read_labels(path, CLASSES)
+    assert [(event.half, event.label, event.position_ms) for event in events] == [
+        (1, 0, 11_000), (1, 1, 13_750), (2, 2, 5_000)]
+    evaluate.main(evaluate.parse_args(["--predictions", str(spotted[0] / "out"),
+                                       "--labels", str(tmp_path)]))
+    assert "matches: 1, events: 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width, height", [(390, 844), (1280, 800)])
+def test_nothing_sticks_out_at_the_side(tab, width, height):
+    tab.set_viewport_size({"width": width, "height": height})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    names = tab.evaluate("""[...document.querySelectorAll('button, input')].filter(
+        e => !(e.textContent.trim() || e.ariaLabel || e.labels?.length)).map(e => e.outerHTML)""")
+    assert names == []                                     # a screen reader has a word for each
