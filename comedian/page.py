@@ -71,7 +71,7 @@ def write_page(path, match, curves, classes, actions, about, events=None, pictur
     least     confidence at which the slider stands first
     """
     index, folder = {name: k for k, name in enumerate(classes)}, Path(path).parent
-    halves, rows = [], []
+    halves, rows, truth = [], [], []
     for number, (scores, token_s, start_s) in sorted(curves.items()):
         source = about.get("videos", {}).get(str(number), "")
         half = {"n": number, "start": start_s, "end": start_s + token_s * len(scores),
@@ -86,19 +86,24 @@ def write_page(path, match, curves, classes, actions, about, events=None, pictur
         of_half = sorted((action for action in actions
                           if action.half == number and action.confidence >= LEAST),
                          key=lambda action: -action.confidence)[:MOST_ACTIONS]
-        times_s = [action.position_ms / 1000 for action in of_half[:MOST_PICTURES]]
+        true = [event for event in events or () if event.half == number]
+        times_s = [action.position_ms / 1000 for action in of_half[:MOST_PICTURES]] + [
+            event.position_ms / 1000 for event in true[:MOST_PICTURES // 2]]
         if pictures is not None:
             seen = nearest(pictures.get(number, {}), times_s)
         else:
             seen = pictures_of(folder / source, times_s) if source else {}
+        def picture(position_ms, seen=seen):
+            return base64.b64encode(seen.get(position_ms / 1000, b"")).decode()
+
         rows += [(number, action.position_ms, index[action.label], action.confidence,
-                  base64.b64encode(seen.get(action.position_ms / 1000, b"")).decode())
+                  picture(action.position_ms))
                  for action in sorted(of_half, key=lambda action: action.position_ms)]
+        truth += [(number, event.position_ms, event.label, event.visible,
+                   picture(event.position_ms)) for event in true]
     data = {"title": soccernet.called(match), "match": match, "when": match, "classes": classes,
             "halves": halves, "events": rows, "about": describe(about), "least": max(LEAST, least),
-            "truth": None if events is None else [
-                (event.half, event.position_ms, event.label, event.visible)
-                for event in events if event.half in curves]}
+            "truth": None if events is None else truth}
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     # No text in the data can end the script: < is written as JSON lets one write any character.
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")

@@ -167,6 +167,7 @@ def test_the_page_is_small_and_calls_nobody(tmp_path):
     actions = [export.Action(1, 1000 * int(s), "Goal", 0.5) for s in rng.integers(0, 2700, 4000)]
     page.write_page(tmp_path / "page.html", "m", {1: (rng.random((2700, 17)), 1.0, 0.0)},
                     ("Goal", *map(str, range(16))), actions, {},
+                    [soccernet.Event(1, 0, 1000 * s, True) for s in range(0, 2700, 9)],
                     pictures={1: {s + 0.25: page.small_picture(noise) for s in range(2700)}})
     assert 200_000 < (tmp_path / "page.html").stat().st_size < 3_000_000
 
@@ -228,7 +229,7 @@ def test_the_list_says_what_is_right_and_wrong(tab):
     assert tab.locator("header b, footer b").count() == 0  # the name is text
     assert listed(tab) == ["0:10 Goal hit 0.90", "0:12 Foul & hands false alarm 0.40",
                            "0:20 Corner false alarm 0.70", "0:35 Corner missed"]
-    assert tab.inner_text("#count") == "1 hits, 1 missed, 2 false alarms"
+    assert tab.inner_text("#count") == "1 hit, 1 missed, 2 false alarms"
     tab.fill("#tolerance", "0.5")
     assert tab.inner_text("#count") == "0 hits, 2 missed, 3 false alarms"
     assert "checkpoint best.pt" in tab.inner_text("#about")
