@@ -463,15 +463,17 @@ def test_pca_of_more_halves_than_files_may_be_open(tmp_path):
 def spoil(root, what):
     path = root / "l" / "s" / "b" / "1_x.npy"
     x = np.load(path)
-    if what == "nan":
-        x[3, 2] = np.nan
-    np.save(path, {"narrow": x[:, :5], "nan": x, "empty": x[:0], "flat": x[0], "cube": x[:, None],
+    if what in ("nan", "large"):
+        x = x.astype(np.float64)
+        x[3, 2] = {"nan": np.nan, "large": -1e300}[what]
+    np.save(path, {"narrow": x[:, :5], "nan": x, "large": x, "empty": x[:0], "flat": x[0], "cube": x[:, None],
                    "text": x.astype(str),
                    "object": np.array({"features": x}, dtype=object)}[what])
 
 
 @pytest.mark.parametrize("what, message", [
     ("narrow", "1_x.npy: 5 wide, but .*1_x.npy is 24"), ("nan", "1_x.npy: row 3 is not finite"),
+    ("large", "1_x.npy: row 3 is not finite, or beyond 1e100; extract this half's features again"),
     ("empty", r"must be numbers of shape \(seconds, width\), got \(0, 24\)"),
     ("flat", r"got \(24,\)"), ("cube", r"got \(50, 1, 24\)"), ("text", "got .* of <U"),
     ("object", "1_x.npy: not a plain .npy array .*Python objects: save the array in it alone")])
