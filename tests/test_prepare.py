@@ -466,8 +466,8 @@ def spoil(root, what):
     if what in ("nan", "large"):
         x = x.astype(np.float64)
         x[3, 2] = {"nan": np.nan, "large": -1e300}[what]
-    np.save(path, {"narrow": x[:, :5], "nan": x, "large": x, "empty": x[:0], "flat": x[0], "cube": x[:, None],
-                   "text": x.astype(str),
+    np.save(path, {"narrow": x[:, :5], "nan": x, "large": x, "empty": x[:0], "flat": x[0],
+                   "cube": x[:, None], "text": x.astype(str),
                    "object": np.array({"features": x}, dtype=object)}[what])
 
 
