@@ -22,11 +22,13 @@ import matplotlib.ticker
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import infer  # noqa: E402
-from comedian import DataError, bank, evaluate, ops, report, run, soccernet  # noqa: E402
+from comedian import (  # noqa: E402
+    DataError, bank, evaluate, ops, report, run, soccernet, write_file)
 from comedian.frames import CLIP_FRAMES, FrameReader, find_halves  # noqa: E402
 from comedian.report import CURVE, FAINT, SPOTTED, TRUTH, clock  # noqa: E402
 from model import Comedian, Projector, config_of, load_checkpoint, load_parts  # noqa: E402
@@ -146,7 +148,7 @@ def filmstrip(demo, path):
     alarms = [(name, *row) for k, name in enumerate(demo.classes)
               for row in pairs(demo, k) if row[3] is None]
     rows += sorted(alarms, key=lambda row: -row[1])[:1]
-    with picture(path, 1.95 * len(rows)) as figure:
+    with picture(path, 1.72 * len(rows)) as figure:
         for axes, (name, confidence, match, number, true_s, spotted_s) in zip(
                 figure.subplots(len(rows), 1), rows, strict=True):
             half = demo.halves[match, number]
@@ -156,21 +158,20 @@ def filmstrip(demo, path):
             for i, image in enumerate(strip):
                 axes.imshow(image, extent=(left + i / 2 - 0.24, left + i / 2 + 0.24, 0, 0.48),
                             interpolation="nearest")
-            axes.set(xlim=(left - 0.3, left + 3.3), ylim=(-0.02, 0.75), aspect="equal")
+            axes.set(xlim=(left - 0.26, left + 3.26), ylim=(-0.02, 0.79), aspect="equal")
             axes.axis("off")
-            axes.vlines(spotted_s, 0, 0.55, SPOTTED, lw=2)
-            axes.scatter(spotted_s, 0.56, s=130, color=SPOTTED, edgecolor="white", zorder=3)
-            said = f"spotted at {exact(spotted_s)} (confidence {confidence:.2f})"
+            axes.vlines(spotted_s, 0, 0.55, SPOTTED, lw=1.5)
+            axes.scatter(spotted_s, 0.55, s=110, color=SPOTTED, edgecolor="white", zorder=3)
+            said = f"spotted {exact(spotted_s)} (confidence {confidence:.2f})"
             if true_s is not None:
-                axes.vlines(true_s, 0, 0.55, TRUTH, lw=2)
-                axes.scatter(true_s, 0.56, s=130, marker="v", color="white", edgecolor=TRUTH,
+                axes.vlines(true_s, 0, 0.55, TRUTH, lw=1.5)
+                axes.scatter(true_s, 0.55, s=110, marker="v", color="white", edgecolor=TRUTH,
                              lw=1.8, zorder=4)
-                said += f", true at {exact(true_s)}"
+                said += f", true {exact(true_s)}"
             else:
-                said += ", nothing there"
-            axes.set_title(name, y=0.9, fontsize=LETTERS)
-            axes.text(1, 0.99, said, transform=axes.transAxes, ha="right", color="#555555",
-                      size=LETTERS - 2)
+                said += ", a false alarm"
+            axes.text(left - 0.24, 0.66, name, weight="bold")
+            axes.text(left + 3.24, 0.66, said, ha="right", size=LETTERS - 1)
 
 
 def exact(seconds):
@@ -281,17 +282,19 @@ def metric(demo, path):
     found = ops.by_group(*pred, n, len(demo.classes))
     truth = ops.by_group(*evaluate.label_columns(demo.events), n, len(demo.classes))
     with picture(path, 10.5) as figure:
-        first, second, third = figure.subplots(3, 1, height_ratios=(1.1, 1.4, 1.2))
+        first, second, third = figure.subplots(3, 1, height_ratios=(1.3, 1.4, 1.2))
         # 1. which detections may match
         for delta in range(5, 0, -1):
             first.barh(delta, delta, 0.8, left=-delta / 2, color=CURVE, alpha=0.75)
-            first.text(-3.9, delta, f"δ = {delta} s: ±{delta / 2:g} s", va="center")
-        first.axvline(0, color=TRUTH, lw=2)
-        for at_s, word in ((0.4, "in all"), (1.7, "from δ = 4 s on"), (2.9, "in none")):
-            first.scatter(at_s, 5.85, s=110, color=SPOTTED, clip_on=False, zorder=3)
-            first.text(at_s + 0.12, 5.8, word, va="center", color=SPOTTED)
-        first.set(xlim=(-4, 4), ylim=(0.4, 6.2), yticks=[],
-                  xlabel="seconds from the true event (black line) to a detection (dots)")
+            first.text(-4.4, delta, f"δ = {delta} s: ±{delta / 2:g} s", va="center")
+        first.vlines(0, 0.4, 5.6, TRUTH, lw=2)
+        for at_s, word in ((0.4, "right\nfor all δ"), (1.7, "right for\nδ = 4, 5 s"),
+                           (2.9, "right\nfor no δ")):
+            first.vlines(at_s, 0.4, 5.8, SPOTTED, lw=1, ls=(0, (2, 2)))
+            first.scatter(at_s, 5.85, s=110, color=SPOTTED, zorder=3)
+            first.text(at_s, 6.3, word, ha="center", color=SPOTTED, size=LETTERS - 2)
+        first.set(xlim=(-4.5, 3.5), ylim=(0.4, 7.8), yticks=[], xticks=range(-2, 4),
+                  xlabel="seconds from the true event (black) to a detection (red)")
         first.spines.left.set_visible(False)
         first.set_title("1. A detection may match an event within δ / 2")
         # 2. one class, one tolerance: precision and recall
@@ -384,7 +387,7 @@ def neighbours(demo, path):
     place = np.concatenate([np.arange(len(t)) for t in tokens])
     x = F.normalize(torch.cat(tokens), dim=1)                             # (n, D)
     names = ("Kick-off", "Corner", "Foul", "Substitution", "Yellow card")
-    with picture(path, 9.6) as figure:
+    with picture(path, 9.9) as figure:
         grid = figure.subplots(len(names), 5)
         for axes, name in zip(grid, names, strict=True):
             half, second = next(
@@ -396,19 +399,19 @@ def neighbours(demo, path):
             other = np.array([halves[o].match != half.match for o in owner])
             order = [i for i in alike.argsort(descending=True).tolist() if other[i]][:4]
             for panel, i in zip(axes, [query, *order], strict=True):
-                image = frames(halves[owner[i]], CLIP_FRAMES * int(place[i]), 2)[1][0]
+                image = frames(halves[owner[i]], CLIP_FRAMES * int(place[i]), 2)[1][1]
                 panel.imshow(image, interpolation="nearest")
                 panel.set(xticks=[], yticks=[])
                 for spine in panel.spines.values():
                     spine.set(visible=i == query, color=SPOTTED, lw=4)
                 panel.set_xlabel(name if i == query else f"{alike[i]:.2f}", labelpad=3)
-        grid[0, 0].set_title("a clip", fontsize=LETTERS)
-        grid[0, 1].set_title("nearest of other matches, and how alike", fontsize=LETTERS)
+        figure.suptitle("a clip, the nearest ones of other matches, and how alike (1: equal)",
+                        x=0.01, ha="left", fontsize=LETTERS)
 
 
 def target(demo, path):
-    """Eq. 3-5 for one token, the first corner of a labelled training match that no frame of the
-    network's window is cut off from: the bank's rows with the largest weights."""
+    """Eq. 3-5 for one token: the first corner of a labelled training match around which a whole
+    window fits. The rows of the bank with the largest weights, and how the weight spreads."""
     checkpoint, model = demo.model(2)
     args = checkpoint["args"]
     halves = find_halves(demo.data / "train")
@@ -441,30 +444,32 @@ def target(demo, path):
     order = np.argsort(-w)[:6]
     order = [index, *(i for i in order if i != index)][:6]
     whose = np.searchsorted(rows.first, order, side="right") - 1
-    rest = f"the other {len(w) - len(order):,} rows"
-    with picture(path, 7.4) as figure:
+    ranked = np.argsort(-w, kind="stable")                # the own row, then those most like it
+    counts = np.arange(1, len(w) + 1)
+    with picture(path, 7.2) as figure:
         top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.9))
         for n, (panel, i, o) in enumerate(zip(top.subplots(1, 6), order, whose, strict=True)):
             image = frames(halves[o], CLIP_FRAMES * int(i - rows.first[o]), 2)[1][0]
             panel.imshow(image, interpolation="nearest")
             panel.set(xticks=[], yticks=[])
-            panel.set_xlabel("ABCDEF"[n])
+            panel.set_xlabel(f"w = {w[i]:.3f}", size=LETTERS - 1)
             for spine in panel.spines.values():
                 spine.set(visible=n == 0, color=SPOTTED, lw=4)
-        top.suptitle("A: the token's own second. B to F: those most like it to the teacher",
-                     fontsize=LETTERS, x=0.01, ha="left")
+        top.suptitle("the token's own second, and those most like it to the teacher", x=0.01,
+                     ha="left", fontsize=LETTERS)
         axes = bottom.add_subplot()
-        y = np.arange(7)[::-1]
-        for shift, values, colour, label in (
-                (0.2, w, CURVE, "soft target w, Eq. 4 and 5"),
-                (-0.2, s1, SPOTTED, "the trained student's answer s¹, Eq. 3")):
-            size = [*values[order], 1 - values[order].sum()]
-            axes.barh(y + shift, size, 0.38, color=colour, label=label)
-            for value, height in zip(size, y + shift, strict=True):
-                axes.text(value + 0.008, height, f"{value:.3f}", va="center", size=LETTERS - 3)
-        axes.set_yticks(y, [*"ABCDEF", rest.replace(" rows", "\nrows")])
-        axes.set(xlabel="share of the whole bank", xlim=(0, 1.08))
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 0.25))
+        axes.fill_between(counts, np.cumsum(w[ranked]), color=CURVE, alpha=0.35, lw=0)
+        axes.plot(counts, np.cumsum(w[ranked]), color=CURVE, label="of the soft target w, Eq. 4-5")
+        axes.plot(counts, np.cumsum(s1[ranked]), color=SPOTTED,
+                  label="of the student's answer s¹, Eq. 3, after training")
+        for n in (1, 10, 100, 1000):
+            share = w[ranked[:n]].sum()
+            axes.annotate(f"{share:.2f}", (n, share), (0, 8), textcoords="offset points",
+                          ha="left" if n == 1 else "right", size=LETTERS - 2)
+        axes.set(xscale="log", xlim=(0.85, len(w)), ylim=(0, 1.12), ylabel="share of the whole",
+                 xlabel=f"how many of the bank's {len(w):,} rows, those most like it first")
+        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda n, _: f"{n:,.0f}"))
+        axes.legend(loc="upper left", bbox_to_anchor=(0, 0.42))
 
 
 # ------------------------------------------------------------------ drawn
@@ -538,6 +543,13 @@ def flow(demo, path):
         arrow(7.475, 1.65, 7.475, 1.1)
 
 
+def shrink(path):
+    """64 shades of each colour are enough, and fewer bytes: what JPEG left in flat areas goes."""
+    with Image.open(path) as image:
+        small = image.convert("RGB").point(lambda shade: min(255, (shade + 2) // 4 * 4))
+    write_file(path, lambda file: small.save(file, "png", optimize=True))
+
+
 PICTURES = {"flow": flow, "filmstrip": filmstrip, "scores": scores, "curves": curves, "nms": nms,
             "metric": metric, "attention": attention, "neighbours": neighbours, "target": target}
 
@@ -557,6 +569,7 @@ def main(args):
     for name in args.only or PICTURES:
         path = Path(args.out, f"{name}.png")
         PICTURES[name](demo, path)
+        shrink(path)
         if path.stat().st_size > 200_000:
             raise DataError(f"{path}: {path.stat().st_size:,} bytes; a page wants under 200,000")
         print(f"figures: {path}")
