@@ -7,11 +7,12 @@ labels.
     python infer.py --data frames/test --checkpoint runs/stage3/best.pt --out runs/test
     python infer.py --data frames --split challenge --checkpoint a.pt b.pt --zip submission.zip
     python infer.py --data frames --checkpoint runs/stage1/last.pt --features own
+    torchrun --nproc-per-node 8 infer.py --data frames --split test --checkpoint best.pt    # 8 GPUs
 
 Reads   --video: mkv, mp4, avi of any rate and size. Several files are the halves of one match, a
         folder is the matches in it
         --data: <data>/**/1_224p/00000001.jpg ..., frames
-        Labels-v2.json if there (or below --labels): then the table is printed
+        Labels-v2.json or labels.csv if there (or at --labels): then the table is printed
 Writes  <out>/<match>/results_spotting.json  the actions, in SoccerNet's format
         <out>/<match>/scores.npz             windows' scores: comedian.evaluate --sweep reads them
         <out>/<match>/timeline_1.png         with --show (for videos unless told): half 1 to look at
@@ -52,8 +53,8 @@ from comedian.frames import (
     CLIP_FRAMES, DEFAULT_FPS, FrameReader, ahead, describe, find_halves, in_split, of_length)
 from comedian.run import device_name, number
 from comedian.soccernet import (
-    LABELS, PREDICTIONS, SCORES, Detections, check_games, games_of, read_labels, write_predictions,
-    write_scores, write_zip)
+    LABELS, PREDICTIONS, SCORES, Detections, check_games, find_labels, games_of, read_labels,
+    what_lies_in, write_predictions, write_scores, write_zip)
 from model import Comedian, config_of, load_checkpoint, load_parts, trained_parts
 
 SHOW = 0.3                            # ours: on the demo as many rows as events, 3 of 4 right
@@ -112,7 +113,8 @@ def parse_args(argv=None):
     add("--show", type=number(0.0, 1.0), metavar="CONFIDENCE",
         help="print each action of this confidence or more when its half is done, and draw a "
         f"timeline per half; default: {SHOW} for --video, nothing for --data")
-    add("--labels", help="root of the labels; default: --data, or the folder given to --video")
+    add("--labels", help="root of the labels, or a labels.csv; default: where the frames or videos "
+        "are")
     add("--chance", action="store_true", help="beside the table, what chance reaches "
         "(comedian.evaluate)")
     add("--json", metavar="FILE", help="write every number of the table here")
@@ -121,9 +123,9 @@ def parse_args(argv=None):
         "spot nothing; the checkpoint may be of any stage")
 
     add = p.add_argument_group("the machine").add_argument
-    add("--batch", type=number(1, 65536), default=64, help="clips encoded at a time")
-    add("--bf16", action=argparse.BooleanOptionalAction, default=None,
-        help="bfloat16 autocast; default: where a CUDA device has it")
+    add("--batch", type=number(1, 65536), help="clips encoded at a time; default: 64 on a GPU, "
+        "and on a CPU 16, whose images its caches hold")
+    add("--bf16", action=argparse.BooleanOptionalAction, default=None, help=run.BF16_HELP)
     add("--workers", type=number(0, 1024), default=0, help="decoding threads; 0 = one per core")
     add("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu",
         help="cpu, cuda, cuda:1, ...")
@@ -141,6 +143,7 @@ def parse_args(argv=None):
     if args.show is None and args.video:
         args.show = SHOW
     args.out = args.out or (args.data if args.features else "runs/infer")
+    args.batch = args.batch or clips_at_a_time(args.device)
     return args
 
 
@@ -199,6 +202,11 @@ def video_clips(halves, batch, broken):
 
 
 # ------------------------------------------------------------------ clips -> tokens
+def clips_at_a_time(device):
+    """How many clips to encode together: a GPU wants many, a CPU no more than its caches hold."""
+    return 16 if str(device) == "cpu" else 64
+
+
 @torch.no_grad()
 def encode_clips(model, clips, device, autocast, flip=False):
     """Clips (b, 2, H, W, 3) uint8 on the host -> spatial tokens (b, D) float32 on `device`."""
@@ -289,7 +297,7 @@ def spot(halves, merged, args, start_s=0.0):
     """
     length, token_s = torch.tensor([len(scores) for scores in merged]), halves[0].token_s
     kept = ops.NMS[args.nms](torch.cat(merged), length, args.nms_window / token_s,
-                                  args.threshold)                                # (S, K)
+                             args.threshold)                                # (S, K)
     which, label, token, confidence = (column.numpy() for column in ops.detections(kept, length))
     number = np.array([half.number for half in halves])[which]                   # (n,)
     token_s = np.array([half.token_s for half in halves])[which]
@@ -344,14 +352,16 @@ def are_there(path, half, width):
         return False
 
 
-def write_features(args, halves, device, autocast):
+def write_features(args, halves, process):
     """--features: what the network makes of every second, <out>/<match>/<half>_NAME.npy. Goes on
     where it was stopped; what lies there must come from the same checkpoint."""
+    rank, ranks, device = process
     path, = args.checkpoint
     checkpoint = load_checkpoint(path)
     model = Comedian(config_of(checkpoint, path))
     load_parts(model, checkpoint, trained_parts(checkpoint), path)
     model = model.to(device).eval()
+    autocast = choose_autocast(args, device, [model])
     has_context = checkpoint["stage"] > 1
     print(f"features: {model.cfg.model}, {model.cfg.width} wide, "
           + (f"tokens of the temporal transformer, windows of {model.cfg.window_tokens}"
@@ -367,21 +377,33 @@ def write_features(args, halves, device, autocast):
     if not made_by.exists() and any(file.exists() for file in paths.values()):
         raise DataError(f"{out}: features called {name} are there, not made by this command; "
                         "choose another --features NAME")
-    write_text(made_by, json.dumps(record))
     todo = [half for half in halves if not are_there(paths[half], half, model.cfg.width)]
+    run.barrier()                                          # all have looked
+    write_text(made_by, json.dumps(record))
     if len(todo) < len(halves):
         print(f"features: {len(halves) - len(todo)} of {len(halves)} halves are there already")
+    todo = todo[rank::ranks]
     clips = frame_clips(todo, FrameReader(args.workers), args.batch)
     encoded = encode_halves([model], clips, device, autocast)
-    for half, (h,) in tqdm(encoded, desc="features", total=len(todo), unit="half", disable=None):
+    for half, (h,) in tqdm(encoded, desc="features", total=len(todo), unit="half",
+                           disable=None if rank == 0 else True):
         with autocast:
             tokens = in_context(model, h) if has_context else h                  # (n_tokens, D)
         rows = per_second(tokens.float().cpu().numpy(), half)                    # (seconds, D)
         write_file(paths[half], lambda file, rows=rows: np.save(file, rows))
+    run.barrier()
     print(f"features: {out}/<match>/<half>_{name}.npy; stage2_distill.py --features-name {name}")
 
 
 # ------------------------------------------------------------------ run
+def choose_autocast(args, device, models):
+    """The context that the networks run in; says so, and leaves the choice in args.bf16."""
+    if args.bf16 is None:
+        args.bf16 = run.bf16_pays(device, min(model.cfg.width for model in models))
+    print(f"network: on {device.type}, bf16 {'on' if args.bf16 else 'off'}")
+    return torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
+
+
 def load_networks(args, device):
     """A Network per checkpoint of stage 3; all must have the same classes."""
     networks = []
@@ -399,21 +421,20 @@ def load_networks(args, device):
     return networks
 
 
-def labels_root(args):
-    """The folder below which labels are looked for, or None."""
-    folders = (path for path in args.video or () if Path(path).is_dir())
-    return args.labels or args.data or next(folders, None)
+def labels_root(args, half):
+    """The folder or file where labels are looked for, or None: --labels, --data, or the folder
+    below which a video has its match's name (<root>/<match>.mp4, <root>/<match>/1_224p.mkv)."""
+    if args.labels or args.data:
+        return args.labels or args.data
+    path, names = Path(half.path).absolute(), Path(half.match).parts
+    places = [place for place in (path.parent, path.with_suffix(""))
+              if place.parts[-len(names):] == names]
+    return places[0].parents[len(names) - 1] if places else None
 
 
-def label_file(args, match):
-    """The labels of a match, or None where there are none."""
-    root = labels_root(args)
-    path = Path(root, match, LABELS) if root else None
-    return path if path and path.exists() else None
-
-
-def check_output(args, halves):
-    """Refuses, before the work begins, what could not be written or scored at its end.
+def check_output(args, halves, labels):
+    """Refuses, before the work begins, what could not be written or scored at its end. labels: of
+    the matches that have any.
 
     Returns the submission's {match: game}; without --zip, {}.
     """
@@ -423,15 +444,17 @@ def check_output(args, halves):
     except OSError as error:
         raise DataError(f"{out}: cannot be made a folder ({error.strerror}); "
                         "choose another --out") from None
-    n_labelled = sum(label_file(args, match) is not None for match in matches)
-    if args.chance and n_labelled < 2:
+    if args.chance and len(labels) < 2:
         raise DataError("--chance scores each match with another one's predictions, and "
-                        f"{n_labelled} match here has labels; leave it out, or give more matches")
+                        f"{len(labels)} match here has labels; leave it out, or give more matches")
     again = [match for match in matches if (out / match / PREDICTIONS).exists()]
     if again:
         print(f"{out}: results of {len(again)} of these matches are there and will be replaced")
-    for path in [out / PREDICTIONS, *filter(None, (args.json, args.zip))]:
-        evaluate.check_writable(path)
+    evaluate.check_writable(out / "new.json", ".json")
+    if args.json:
+        evaluate.check_writable(args.json, ".json")
+    if args.zip:
+        evaluate.check_writable(args.zip, ".zip")
     if not args.zip:
         return {}
     names, there = games_of(halves, args.data, args.split), {(h.match, h.number) for h in halves}
@@ -442,9 +465,9 @@ def check_output(args, halves):
     return names
 
 
-def spot_match(match, encoded, networks, autocast, args):
+def spot_match(match, encoded, networks, autocast, args, labels=None):
     """Spots a match and writes its files. encoded: pairs (half, [h per network]), all its halves.
-    Returns how many tokens that were."""
+    labels: of this match, if any. Returns how many tokens that were."""
     out, classes = Path(args.out) / match, networks[0].model.cfg.classes
     halves, merged, stored = [], [], []
     for half, tokens in encoded:
@@ -457,10 +480,9 @@ def spot_match(match, encoded, networks, autocast, args):
         merged.append(table)
         stored.append(windows[0] if len(networks) == 1 else None)
     found = spot(halves, merged, args, args.start)
-    write_scores(out / SCORES, match, classes, halves, merged, stored, args.start)
+    write_scores(out / SCORES, match, classes, halves, merged, stored, args.start, args.bf16)
     write_predictions(out / PREDICTIONS, match, found, classes)
     if args.show is not None:
-        labels = label_file(args, match)
         events = read_labels(labels, classes) if labels else None
         for half, table in zip(halves, merged, strict=True):
             report.draw_timeline(out / f"timeline_{half.number}.png", match, half.number,
@@ -469,38 +491,53 @@ def spot_match(match, encoded, networks, autocast, args):
     return sum(map(len, merged))
 
 
+def together(done, n_tokens, broken):
+    """What all processes have done: their matches, how many tokens, the errors of broken videos."""
+    everyone = run.all_gather_objects((done, n_tokens, [str(error) for error in broken]))
+    done, n_tokens, broken = zip(*everyone, strict=True)
+    return sorted(itertools.chain(*done)), sum(n_tokens), [
+        DataError(error) for error in itertools.chain(*broken)]
+
+
 def main(args):
     # -- set-up
-    device = torch.device(args.device)
-    bf16 = run.has_bf16(device) if args.bf16 is None else args.bf16
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    rank, ranks, device = process = run.join_processes(args.device)    # under torchrun one of many
     halves = wanted_halves(args)
     if args.features:
-        return write_features(args, halves, device, autocast)
+        return write_features(args, halves, process)
     networks = load_networks(args, device)
-    submission = check_output(args, halves)
+    models = [network.model for network in networks]
+    autocast = choose_autocast(args, device, models)
+    root = labels_root(args, halves[0])
+    labels = find_labels(root, {half.match for half in halves}) if root else {}
+    submission = check_output(args, halves, labels)
+    run.barrier()                                          # all have looked at what is in --out
+    matches = list(dict.fromkeys(half.match for half in halves))
+    mine = [half for half in halves if matches.index(half.match) % ranks == rank]
 
     # -- spot, match by match
     out, since, done, n_tokens, broken = Path(args.out), time.time(), [], 0, []
-    with tqdm(total=sum(half.n_tokens for half in halves) or None, desc="infer", unit=" clips",
-              disable=None) as bar:
+    with tqdm(total=sum(half.n_tokens for half in mine) or None, desc="infer", unit=" clips",
+              disable=None if rank == 0 else True) as bar:
         def counted(clips):
             for half, some in clips:
                 yield half, some
                 bar.update(len(some))
 
-        clips = (video_clips(halves, args.batch, broken) if args.video else
-                 frame_clips(halves, FrameReader(args.workers), args.batch))
-        models = [network.model for network in networks]
+        clips = (video_clips(mine, args.batch, broken) if args.video else
+                 frame_clips(mine, FrameReader(args.workers), args.batch))
         encoded = encode_halves(models, counted(clips), device, autocast)
         try:
             for match, group in itertools.groupby(encoded, key=lambda pair: pair[0].match):
-                n_tokens += spot_match(match, group, networks, autocast, args)
+                n_tokens += spot_match(match, group, networks, autocast, args, labels.get(match))
                 done.append(match)
         except KeyboardInterrupt:
             bar.close()
             print(f"error: stopped; {len(done)} matches are finished in {out}", file=sys.stderr)
             sys.exit(130)
+    done, n_tokens, broken = together(done, n_tokens, broken)
+    if rank:                                               # the first process says the rest
+        return
     if not done:
         raise broken[0] if broken else DataError("nothing to spot: no video of a second")
     where = out / (done[0] if len(done) == 1 else "<match>")
@@ -509,14 +546,17 @@ def main(args):
           + (f", {where}/timeline_1.png" if args.show is not None else ""))
 
     # -- score, if there is a truth
-    if any(label_file(args, match) for match in done):
+    if any(match in labels for match in done):
         if args.start or args.end is not None:
             print("No table: --start and --end leave out events that the labels have.")
         else:
-            evaluate.score_files(out, labels_root(args), networks[0].model.cfg.classes, done,
+            evaluate.score_files(out, root, networks[0].model.cfg.classes, done,
                                  only_predicted=True, with_chance=args.chance, json=args.json)
     elif args.labels:
-        print(f"No table: no {Path(args.labels) / done[0] / LABELS}, nor another match's.")
+        print(f"No table: {args.labels} does not name {done[0]!r}, nor another of these matches."
+              if Path(args.labels).is_file() else f"No table: no "
+              f"{Path(args.labels) / done[0] / LABELS}, nor another match's"
+              f"{what_lies_in(args.labels)}.")
     for error in broken[:-1]:
         print(f"error: {error}", file=sys.stderr)
     if broken:                                             # one error ends the command; no zip then

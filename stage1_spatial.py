@@ -178,10 +178,11 @@ def momentum_at(step, total, args):
 # ------------------------------------------------------------------ run
 def main(args):
     # -- set-up
-    process = run.init_processes(args)                     # under torchrun one of several
-    device, autocast = process.device, process.autocast()
     state = load_checkpoint(Path(args.out, "last.pt")) if args.resume else None
     run.check_out(args, state, stage=1, free=("data",))
+    cfg = config_of(state) if state else with_changes(args.model)
+    process = run.init_processes(args, cfg.width)          # under torchrun one of several
+    device, autocast = process.device, process.autocast()
 
     # -- data
     halves = find_halves(args.data, args.split)
@@ -191,7 +192,6 @@ def main(args):
 
     # -- network: student f_s with projector and predictor; target f_t, a slow copy of the first two
     torch.manual_seed(args.seed)
-    cfg = config_of(state) if state else with_changes(args.model)
     encoder = spatial_encoder(cfg).to(device)
     projector = Projector(cfg.width, cfg.head_width, cfg.head_width, 256).to(device)
     target = copy.deepcopy(nn.Sequential(encoder, projector)).requires_grad_(False)

@@ -307,10 +307,12 @@ class Student(nn.Module):
 
 def main(args):
     # -- set-up
-    process = run.init_processes(args)                     # under torchrun one of several
-    device, autocast = process.device, process.autocast()
     state = load_checkpoint(Path(args.out, "last.pt")) if args.resume else None
+    init = load_checkpoint(args.init) if args.init and not state else None
+    cfg = configure(args, state, init)
     run.check_out(args, state, stage=2, free=("data", "features", "centroids", "init"))
+    process = run.init_processes(args, cfg.width)          # under torchrun one of several
+    device, autocast = process.device, process.autocast()
 
     # -- data
     halves = find_halves(args.data, args.split)
@@ -322,8 +324,7 @@ def main(args):
 
     # -- network: both transformers and a projector into the teacher's space
     torch.manual_seed(args.seed)
-    model = start_model(args, state).to(device)
-    cfg = model.cfg
+    model = start_model(cfg, init, args).to(device)
     model.head.requires_grad_(False)                                  # stage 3's
     model.temporal.mask_token.requires_grad_(int(args.window * args.mask) > 0)    # if it is used
     width = teacher.rows.shape[1]                                     # D_t
@@ -441,14 +442,17 @@ def open_teacher(args, halves, process):
     return teacher, table
 
 
-def start_model(args, state):
-    """The Comedian of the checkpoint that is resumed, or a new one, its spatial encoder from --init
-    if given."""
-    init = load_checkpoint(args.init) if args.init and not state else None
+def configure(args, state, init):
+    """The Config of the checkpoint that is resumed, or a new one, of the model of --init if
+    given."""
     if state:
-        return Comedian(config_of(state))
-    cfg = with_changes(config_of(init) if init else args.model, window_tokens=args.window,
-                       temporal_depth=args.temporal_depth)
+        return config_of(state)
+    return with_changes(config_of(init) if init else args.model, window_tokens=args.window,
+                        temporal_depth=args.temporal_depth)
+
+
+def start_model(cfg, init, args):
+    """A new Comedian, its spatial encoder from --init if given."""
     model = Comedian(cfg)
     if init:
         load_parts(model, init, ["spatial."], args.init)

@@ -7,7 +7,7 @@ Stage 3: the network learns to spot actions, from labels.
     torchrun --nproc-per-node 8 stage3_finetune.py --data frames/train --init ...      # eight GPUs
 
 Reads   <data>/**/1_224p/00000001.jpg ...      frames of the matches with labels; others left out
-        <data>/**/Labels-v2.json               (or below --labels)
+        <data>/**/Labels-v2.json               (or below --labels; or <data>/labels.csv)
         --init                                 stage 2's (or 1's) last.pt; without it: from scratch
 Writes  <out>/last.pt, best.pt, log.txt, curves.png      infer.py spots with either checkpoint
 Method  paper Sec. 3.4, App. A.5: a linear head, Eq. 7; first the head alone, then everything.
@@ -38,7 +38,8 @@ from comedian import DataError, augment, evaluate, report, run
 from comedian.frames import CLIP_FRAMES, FrameReader, describe, find_halves, of_length
 from comedian.run import number
 from comedian.soccernet import (
-    LABELS, SOCCERNET_CLASSES, label_names, read_classes, read_labels, tell_foreign)
+    LABELS, SOCCERNET_CLASSES, classes_of, find_labels, label_names, read_classes, read_labels,
+    tell_foreign, what_lies_in)
 from model import (
     MODELS, Comedian, config_of, decay_groups, load_checkpoint, load_parts, random_keep, restore,
     save_checkpoint, trained_parts, with_changes)
@@ -51,9 +52,9 @@ def parse_args(argv=None):
     add("--data", required=True, help="folder with frames, in any layout of the README")
     add("--split", help="only these of SoccerNet's games: train, train+valid, ..., or a file with "
         "a game per line; default: all")
-    add("--labels", help="root of the labels; default: --data")
+    add("--labels", help="root of the labels, or a labels.csv; default: --data")
     add("--classes", help="file with a class per line; default: those of --init if that is of "
-        "stage 3, else the 17 of SoccerNet-v2")
+        "stage 3, else the 17 of SoccerNet-v2, or the names in the labels if most are others")
     add("--init", help="weights for the transformers: last.pt of stage 2 (or 1, or 3), or public "
         "ones (README, 'Public weights'); default: random")
     add("--model", default="vivit_tiny", choices=MODELS,
@@ -188,26 +189,33 @@ def count_steps(args, n_frames):
 
 
 # ------------------------------------------------------------------ labels
-def labelled(root, split, labels_root, classes):
-    """Halves of the labelled matches below `root` and {match: events}; says what it found.
-    DataError if no match has labels, or if no label is one of `classes`."""
+def labelled(root, split, labels_root, cfg, choose=False):
+    """Halves of the labelled matches below `root`, {match: events} and cfg; says what it found.
+
+    choose: if nobody named classes (cfg has SoccerNet's), labels of others do, in the cfg returned.
+    DataError if no match has labels, or if no label is one of the classes."""
     halves = find_halves(root, split)
     print(describe(halves, root))
-    paths = {half.match: Path(labels_root) / half.match / LABELS for half in halves}
-    events = {match: read_labels(path, classes) for match, path in paths.items() if path.exists()}
-    if not events:
-        raise DataError(f"{labels_root}: none of the {len(paths)} matches has a {LABELS}; give "
-                        "--labels the folder they are kept in")
+    matches = {half.match for half in halves}
+    labels = find_labels(labels_root, matches)
+    if not labels:
+        raise DataError(f"{labels_root}: none of the {len(matches)} matches has a {LABELS}; give "
+                        "--labels the folder they are kept in, or a labels.csv that names "
+                        f"{min(matches)!r} and others{what_lies_in(labels_root)}")
+    if choose and cfg.classes == SOCCERNET_CLASSES:
+        cfg = with_changes(cfg, classes=classes_of(labels.values()))
+    classes = cfg.classes
+    events = {match: read_labels(of_match, classes) for match, of_match in labels.items()}
     counts = np.bincount([event.label for match in events.values() for event in match],
                          minlength=len(classes))
     if not counts.sum():
         raise DataError(f"{labels_root}: none of its labels is one of the {len(classes)} classes; "
-                        f"it has {label_names([paths[match] for match in events])}; give --classes "
+                        f"it has {label_names(labels.values())}; give --classes "
                         "a file with these names, one per line")
-    print(f"data: {len(events)} of {len(paths)} matches have labels: "
+    print(f"data: {len(events)} of {len(matches)} matches have labels: "
           + ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True)))
-    tell_foreign([paths[match] for match in events], "annotations", classes)
-    return [half for half in halves if half.match in events], events
+    tell_foreign(labels.values(), "annotations", classes)
+    return [half for half in halves if half.match in events], events, cfg
 
 
 def frame_labels(events, half, radius_s, n_classes):
@@ -337,12 +345,12 @@ def main(args):
     state = load_checkpoint(Path(args.out, "last.pt")) if args.resume else None
     init = load_checkpoint(args.init) if args.init and not state else None
     cfg = configure(args, state or init)
-    process = run.init_processes(args)                     # under torchrun one of several
-    device, autocast = process.device, process.autocast()
     run.check_out(args, state, stage=3, free=FREE_FLAGS)
+    process = run.init_processes(args, cfg.width)          # under torchrun one of several
+    device, autocast = process.device, process.autocast()
 
     # -- data
-    halves, events = labelled(args.data, args.split, args.labels or args.data, cfg.classes)
+    halves, events, cfg = labelled(args.data, args.split, args.labels or args.data, cfg, True)
     halves = of_length(halves, args.window, "a window")
     truth = [frame_labels(events[half.match], half, args.radius, len(cfg.classes))
              for half in halves]                                      # (n_frames, K) each
@@ -470,7 +478,8 @@ def start_model(cfg, state, init, args):
 def both_ways(model, halves, reader, process):
     """The spatial tokens of every half, plain and mirrored: a list of (2, n_tokens, D)."""
     plain, mirrored = ([h for _, (h,) in infer.encode_halves(
-        [model], infer.frame_clips(halves, reader, 256), process.device, process.autocast(), flip)]
+        [model], infer.frame_clips(halves, reader, infer.clips_at_a_time(process.device)),
+        process.device, process.autocast(), flip)]
         for flip in (False, True))
     return [torch.stack(pair) for pair in zip(plain, mirrored, strict=True)]
 
@@ -478,16 +487,15 @@ def both_ways(model, halves, reader, process):
 def start_validation(model, args):
     """(halves, {match: events}) for `validate`. DataError for flags that it would refuse later."""
     infer.as_network(model, args)
-    return labelled(args.valid, args.valid_split, args.valid_labels or args.valid,
-                    model.cfg.classes)
+    return labelled(args.valid, args.valid_split, args.valid_labels or args.valid, model.cfg)[:2]
 
 
 def validate(model, halves, events, reader, process, args):
     """t-AmAP in [0, 1] of the model as it stands, spotted as infer.py does with these flags."""
     autocast, predictions = process.autocast(), {}
     network = infer.as_network(model.eval(), args)
-    encoded = infer.encode_halves([model], infer.frame_clips(halves, reader, 256), process.device,
-                                  autocast)
+    clips = infer.frame_clips(halves, reader, infer.clips_at_a_time(process.device))
+    encoded = infer.encode_halves([model], clips, process.device, autocast)
     for match, group in itertools.groupby(encoded, key=lambda pair: pair[0].match):
         of_match, merged = [], []
         for half, (h,) in group:                                      # (n_tokens, D)

@@ -61,10 +61,13 @@ def per_sample(values, x):
 def separable(x, rows, columns):
     """rows (B, H', H) @ x (B, T, C, H, W) @ columns (B, W', W)^T -> (B, T, C, H', W').
 
-    Resizing, cropping and blurring are all of this form: two matrix products per sample.
+    Resizing, cropping and blurring are all of this form: two matrix products per sample. rows None:
+    those stay as they are.
     """
     B, T, C, H, W = x.shape
     x = x.reshape(B, T * C * H, W) @ columns.to(x).transpose(1, 2)            # (B, T C H, W')
+    if rows is None:
+        return x.view(B, T, C, H, columns.shape[1])                           # (B, T, C, H, W')
     x = x.view(B, T * C, H, columns.shape[1]).transpose(1, 2).flatten(2)      # (B, H, T C W')
     x = (rows.to(x) @ x).view(B, rows.shape[1], T, C, columns.shape[1])       # (B, H', T, C, W')
     return x.permute(0, 2, 3, 1, 4).contiguous()
@@ -91,7 +94,9 @@ def crop_resize(x, box, size):
     Rounded to grey levels as if the resized image had been stored, then scaled to [0, 1].
     """
     top, left, height, width = box.unbind(1)
-    rows = resize_matrix(top, height, x.shape[3], size)
+    # SoccerNet's whole frames have the height that ViT and Swin want: their rows stay.
+    rows = (None if size == x.shape[3] and (height == size).all()
+            else resize_matrix(top, height, x.shape[3], size))
     columns = resize_matrix(left, width, x.shape[4], size)
     return separable(x, rows, columns).round_().clamp_(0, 255).div_(255)
 

@@ -79,8 +79,9 @@ def bfloat16():
         right = float((x @ x).float().sum()) == 512
     if not right:
         raise Trouble(f"a product on {where} comes out wrong")
-    pays = where == "cuda" and torch.cuda.is_bf16_supported()
-    return f"computes on {where}, {'on' if pays else 'off'} by default"
+    from comedian.run import bf16_pays
+    pays = bf16_pays(torch.device(where), 192)
+    return f"computes on {where}, {'on' if pays else 'off'} by default for ViT-T"
 
 
 def threads():

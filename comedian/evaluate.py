@@ -6,7 +6,8 @@ digit. And searches the post-processing that lies between window scores and dete
     python -m comedian.evaluate --predictions spots.zip --labels data/test --chance --json all.json
     python -m comedian.evaluate --sweep --scores runs/valid --labels data/valid --plot sweep.png
 
-Reads   Labels-v2.json and results_spotting.json, one of each per match, below a folder or in a zip;
+Reads   Labels-v2.json and results_spotting.json, one of each per match, below a folder or in a zip
+        (or labels of many matches in one file: soccernet.read_csv, read_osl);
         with --sweep the scores.npz that infer.py leaves per match. Of several networks (an
         ensemble) it stores what they say together, merged: then only NMS is left to search.
 Writes  a table to the screen; --json, every number under the official names (the sweep: every
@@ -18,27 +19,23 @@ an 11-point average precision (AP), its mean over classes is mAP, and the Averag
 under mAP over delta = 1, 2, .. 5 s (tight: t-AmAP, the paper's number) or 5, 10, .. 60 s (loose).
 ops.average_map computes AP; here is what the official program does with times before it and with
 means after it, quirks included.
+
+Torch and the kernels are imported in the functions that compute with them: they take more than a
+second, and neither --help nor a wrong path should wait for that.
 """
 import itertools
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from comedian import DataError, report, run, soccernet, write_text
-from comedian.run import number
-from comedian.soccernet import LABELS, PREDICTIONS, SCORES, find_files, read_labels
-
-try:
-    from comedian import ops
-except ImportError as error:          # kernels not built, or for another torch: it says what to run
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+from comedian import DataError, command, report, soccernet, write_text
+from comedian.command import number
+from comedian.soccernet import (
+    LABELS, PREDICTIONS, SCORES, find_files, find_labels, read_labels, same_names)
 
 HALF_S = 120 * 60                     # the official evaluator's half; later events fall on its end
 METRICS = {                           # name -> deltas, full widths in seconds
@@ -48,6 +45,7 @@ DELTAS_S = sorted(set(itertools.chain(*METRICS.values())))
 SEEN = ("", "_visible", "_unshown")   # all events; on screen; not shown by the broadcast
 FRAMERATE = 2                         # rows per second on which the official evaluator compares
 MERGES = ("max", "mean")
+NMS = ("soft", "greedy", "local")     # what ops.NMS has: the names alone need no torch
 
 
 def token_ms(token, token_s, start_s=0.0):
@@ -81,6 +79,7 @@ def end_to_end(matches, framerate, what):
     Half h = 1, 2 of the g-th match becomes 2 g + h - 1; positions become frames; other halves are
     left out, as officially.
     """
+    import torch
     half, label, frame, value = [], [], [], []
     for g, (match, columns) in enumerate(matches.items()):
         table = np.asarray(columns, np.float64).reshape(4, -1)           # (4, n)
@@ -140,6 +139,9 @@ def score(labels, predictions, classes, framerate=FRAMERATE):
     if missing:
         raise DataError(f"no predictions for {len(missing)} of {len(labels)} matches, "
                              f"{missing[0]!r} for one")
+    import torch
+
+    from comedian import ops
     pred = end_to_end({match: predictions[match] for match in labels}, framerate, "predictions")
     ap = ops.average_map(*pred, *label_columns(labels, framerate), 2 * len(labels), len(classes),
                          framerate * torch.tensor(DELTAS_S)).numpy()      # (3, D, K)
@@ -204,6 +206,9 @@ def table(results, labels, classes, by_chance=None):
 # ------------------------------------------------------------------ the sweep
 def tight(kept, stored, truth, framerate=FRAMERATE):
     """t-AmAP and its value per class (K,) of what an NMS kept, (S, K); truth: label_columns."""
+    import torch
+
+    from comedian import ops
     length = stored.windows[-1]
     half, label, token, confidence = ops.detections(kept, length)
     position_ms = token_ms(np.arange(int(length.max())), stored.token_s, stored.start_s)
@@ -215,6 +220,7 @@ def tight(kept, stored, truth, framerate=FRAMERATE):
 
 def merge(stored, ignored_s, mode):
     """Scores (S, K) of all seconds, `ignored_s` seconds left out at both ends of every window."""
+    from comedian import ops
     return ops.merge_windows(*stored.windows, edge=round(ignored_s / stored.token_s), mode=mode)
 
 
@@ -224,14 +230,16 @@ def sweep(stored, truth, merges, ignored_s, windows_s):
     stored as from read_scores, truth as from label_columns; N runs over NMS. Nothing is encoded
     again: per merge and ignored span one merge, per setting one NMS and one metric.
     """
-    grid = (len(merges), len(ignored_s), len(ops.NMS), len(windows_s))
+    from comedian import ops
+    grid = (len(merges), len(ignored_s), len(NMS), len(windows_s))
     overall, per_class = np.zeros(grid), np.zeros((*grid, len(stored.classes)))
     with tqdm(total=overall.size, desc="sweep", unit=" settings", disable=None) as bar:
         for m, e in np.ndindex(grid[:2]):
             merged = merge(stored, ignored_s[e], merges[m])               # (S, K)
-            for (n, nms), (w, window_s) in itertools.product(enumerate(ops.NMS.values()),
-                                                             enumerate(windows_s)):
-                kept = nms(merged, stored.windows[-1], window_s / stored.token_s)     # (S, K)
+            for (n, kind), (w, window_s) in itertools.product(enumerate(NMS),
+                                                              enumerate(windows_s)):
+                kept = ops.NMS[kind](merged, stored.windows[-1],
+                                     window_s / stored.token_s)           # (S, K)
                 overall[m, e, n, w], per_class[m, e, n, w] = tight(kept, stored, truth)
                 bar.update()
     return overall, per_class
@@ -255,7 +263,7 @@ def draw(path, overall, merges, ignored_s, windows_s):
     """The curves of Fig. 5 (over NMS windows) and Tab. 12 (over ignored seconds), one per NMS."""
     with report.picture(path, 10, 4) as figure:
         axes = figure.subplots(1, 2)
-        for n, kind in enumerate(ops.NMS):
+        for n, kind in enumerate(NMS):
             m, e, w = np.unravel_index(overall[:, :, n].argmax(), overall[:, :, n].shape)
             axes[0].plot(windows_s, 100 * overall[m, e, n], "o-",
                          label=f"{kind} ({merges[m]}, {ignored_s[e]:g} s ignored)")
@@ -271,11 +279,15 @@ def draw(path, overall, merges, ignored_s, windows_s):
 # ------------------------------------------------------------------ the command
 def run_sweep(args):
     began = time.perf_counter()
-    stored, files = soccernet.read_scores(args.scores), find_files(args.labels, LABELS)
+    stored = soccernet.read_scores(args.scores)
+    files = same_names(find_labels(args.labels), stored.matches)
     unlabelled = [match for match in stored.matches if match not in files]
     if unlabelled:
         raise DataError(f"{args.labels}: no {LABELS} for {unlabelled[0]!r} "
                         f"({len(unlabelled)} of {len(stored.matches)} matches with scores)")
+    import torch
+
+    from comedian import ops
     truth = label_columns({match: read_labels(files[match], stored.classes)
                            for match in stored.matches})
     windows_s = args.windows
@@ -285,7 +297,7 @@ def run_sweep(args):
     print(f"{overall.size} settings on {len(stored.matches)} matches in "
           f"{time.perf_counter() - began:.0f} s; the best of each NMS:")
     print("NMS          merge  ignored  window   t-AmAP")
-    for n, kind in enumerate(ops.NMS):
+    for n, kind in enumerate(NMS):
         m, e, w = np.unravel_index(overall[:, :, n].argmax(), overall[:, :, n].shape)
         print(f"{kind:12} {merges[m]:5}  {ignored_s[e]:5g} s {windows_s[w]:5g} s   "
               f"{100 * overall[m, e, n, w]:6.2f} %")
@@ -300,11 +312,11 @@ def run_sweep(args):
             break
     if args.per_class:
         n = int(overall.max((0, 1, 3)).argmax())
-        kind = list(ops.NMS)[n]
+        kind = NMS[n]
         m, e, w = per_class_windows(per_class, n)
         window_s = torch.tensor(windows_s, dtype=torch.float64)[w]        # (K,)
         kept = ops.NMS[kind](merge(stored, ignored_s[e], merges[m]), stored.windows[-1],
-                         window_s / stored.token_s)
+                             window_s / stored.token_s)
         together, alone = tight(kept, stored, truth)
         print(f"\nA window for each class, {kind}, {merges[m]}, {ignored_s[e]:g} s ignored: "
               f"t-AmAP {100 * together:.2f} %")
@@ -318,21 +330,23 @@ def run_sweep(args):
         write_json(args.json, [
             {"nms": kind, "merge": merges[m], "ignored_s": ignored_s[e], "window_s": windows_s[w],
              "a_mAP": overall[m, e, n, w], "a_mAP_per_class": per_class[m, e, n, w].tolist()}
-            for n, kind in enumerate(ops.NMS) for m, e, w in np.ndindex(overall[:, :, n].shape)])
+            for n, kind in enumerate(NMS) for m, e, w in np.ndindex(overall[:, :, n].shape)])
     if args.plot:
         draw(args.plot, overall, merges, ignored_s, windows_s)
         print(f"curves: {args.plot}")
 
 
-def score_files(predictions, labels, classes, matches=None, only_predicted=False,
+def score_files(predictions, labels, classes=None, matches=None, only_predicted=False,
                 with_chance=False, json=None):
     """Prints the table of the results below `predictions` against the truth below `labels` (folders
-    or zips).
+    or zips; labels in any form that soccernet.find_labels knows).
 
-    matches: the only ones to score, whatever else lies there; None: all. only_predicted: labelled
-    matches without predictions are left out, else they are an error. json: where every number goes.
+    classes: None: those that the results were made with, else those of the labels. matches: the
+    only ones to score, whatever else lies there; None: all. only_predicted: labelled matches
+    without predictions are left out, else they are an error. json: where every number goes.
     """
-    label_files, found = find_files(labels, LABELS), find_files(predictions, PREDICTIONS)
+    label_files, found = find_labels(labels, matches), find_files(predictions, PREDICTIONS)
+    label_files = same_names(label_files, found)
     if matches is not None:           # other folders there are those of another run
         found = {match: path for match, path in found.items() if match in matches}
     missing = [match for match in label_files if match not in found]
@@ -343,6 +357,8 @@ def score_files(predictions, labels, classes, matches=None, only_predicted=False
             f"{predictions}: no {PREDICTIONS} for {missing[0]!r} ({len(missing)} of "
             f"{len(label_files)} labelled matches; it has {next(iter(found))!r}, for one): "
             "give --labels the folder that was predicted, or see --only-predicted")
+    classes = (classes or soccernet.classes_of_results(found[match] for match in label_files)
+               or soccernet.classes_of(label_files.values()))
     truth = {match: read_labels(path, classes) for match, path in label_files.items()}
     spotted = {match: soccernet.read_predictions(found[match], classes) for match in label_files}
     results = score(truth, spotted, classes)
@@ -361,13 +377,18 @@ def score_files(predictions, labels, classes, matches=None, only_predicted=False
         write_json(json, results | ({"chance": by_chance} if with_chance else {}))
 
 
-def check_writable(path):
-    """Raises DataError if no file can be written at `path`: before hours of work, not after."""
+def check_writable(path, *endings):
+    """Raises DataError if no file can be written at `path`: before hours of work, not after. A file
+    that is there is replaced only if its name says that it is of the same kind."""
     path = Path(path)
     if not path.parent.is_dir():
         raise DataError(f"{path}: its folder does not exist; make it, or name another")
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise DataError(f"{path}: cannot be written; name another file")
+    of_this_kind = path.suffix.lower() in endings and path.name not in (LABELS, PREDICTIONS)
+    if path.exists() and not of_this_kind:
+        raise DataError(f"{path}: is there, and would be lost; name a new file, or one that ends in "
+                        f"{' or '.join(endings)}")
 
 
 def write_json(path, content):
@@ -375,12 +396,14 @@ def write_json(path, content):
 
 
 def parse_args(argv=None):
-    p = run.Parser(__doc__)
+    p = command.Parser(__doc__)
     add = p.add_argument_group("the table").add_argument
     add("--predictions", help=f"folder or zip of {PREDICTIONS}, one per match")
-    add("--labels", required=True, help=f"folder or zip of {LABELS}, one per match")
+    add("--labels", required=True, help=f"folder or zip of {LABELS}, one per match; or a .csv or "
+        ".json with the labels of many")
     add("--classes", metavar="FILE",
-        help="a class per line; default: the 17 of SoccerNet-v2 (unused by --sweep)")
+        help="a class per line; default: those that the results say, as infer.py's do, else the 17 "
+             "of SoccerNet-v2, or the labels' own if most are others (unused by --sweep)")
     add("--only-predicted", action="store_true",
         help="leave out labelled matches without predictions, not an error then")
     add("--chance", action="store_true",
@@ -406,14 +429,17 @@ def parse_args(argv=None):
 
 
 def main(args):
-    for path in filter(None, (args.json, args.plot)):
-        check_writable(path)
+    if args.json:
+        check_writable(args.json, ".json")
+    if args.plot:
+        check_writable(args.plot, ".png", ".svg", ".pdf")
     if args.sweep:
         run_sweep(args)
     else:
-        score_files(args.predictions, args.labels, soccernet.read_classes(args.classes),
+        score_files(args.predictions, args.labels,
+                    soccernet.read_classes(args.classes) if args.classes else None,
                     only_predicted=args.only_predicted, with_chance=args.chance, json=args.json)
 
 
 if __name__ == "__main__":
-    run.run_as_command(main, parse_args())
+    command.run_as_command(main, parse_args())

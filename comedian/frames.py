@@ -18,21 +18,12 @@ import collections
 import concurrent.futures
 import os
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from comedian import DataError, formats
-
-try:
-    import cv2
-except ImportError as error:          # the wheel needs libGL, which servers often lack
-    print(f"error: OpenCV cannot be imported ({error}); on a machine without a screen: "
-          "pip uninstall opencv-python && pip install opencv-python-headless", file=sys.stderr)
-    sys.exit(2)
 
 CLIP_FRAMES = 2                       # T_s: one clip, one tubelet, one token
 DEFAULT_FPS = 2.0                     # the paper's sampling rate, unless fps.txt says otherwise
@@ -252,6 +243,17 @@ MAX_PIXELS = 8192 * 8192              # of one frame; a header that promises mor
 MAX_BYTES = 2 ** 28                   # read of one file: more than so many pixels take
 
 
+def opencv():
+    """The module cv2, imported when the first image is read: to find frames needs none. DataError
+    where it cannot be imported: its wheel needs libGL, which servers often lack."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise DataError(f"OpenCV cannot be imported ({error}); on a machine without a screen: pip "
+                        "uninstall opencv-python && pip install opencv-python-headless") from None
+    return cv2
+
+
 def read_frame(path):
     """(H, W, 3) uint8, red first. DataError names a file that is missing, cut short or no image."""
     mend = "extract this half's frames again"
@@ -271,6 +273,7 @@ def read_frame(path):
         raise DataError(f"{path}: empty or not an image, JPEG or PNG; {mend}")
     if pixels > MAX_PIXELS:
         raise DataError(f"{path}: its header promises more than {MAX_PIXELS:,} pixels; {mend}")
+    cv2 = opencv()
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:
@@ -307,6 +310,7 @@ class FrameReader:
     def read(self, picks, n_frames):
         """picks: B pairs (half, first frame). Returns (B, n_frames, H, W, 3) uint8 on the host, for
         a GPU in page-locked memory, from which it fetches while it computes."""
+        import torch                  # here: who only looks for frames need not wait for it
         half, frame = picks[0]
         shape = read_frame(half.path(frame)).shape
         frames = torch.empty((len(picks), n_frames, *shape), dtype=torch.uint8,

@@ -11,6 +11,9 @@ What is made once and then kept on disk.
 `pca` writes <half>_<out-name>.npy beside every <half>_<name>.npy, in the basis that it fits and
 keeps in <out-name>.npz; with --basis, in one fitted before. It goes on where it was stopped, half
 by half. (Features by a network of your own: infer.py --features NAME.)
+
+Each of the three imports what it alone needs (OpenCV, FFmpeg, torch) where it begins to use it, so
+that --help and a wrong path do not wait for the others.
 """
 import argparse
 import concurrent.futures
@@ -26,12 +29,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from comedian import DataError, formats, run, synthetic, video, write_file
-from comedian.frames import DEFAULT_FPS, cv2, in_split, read_frame, read_rate, walk
-from comedian.run import device_name, number
+from comedian import DataError, command, formats, write_file
+from comedian.command import device_name, number
+from comedian.frames import DEFAULT_FPS, in_split, opencv, read_frame, read_rate, walk
 
 JPEG_QUALITY = 95               # files as large as those of ffmpeg -q:v 1 -qmin 1, and truer
 
@@ -50,6 +52,7 @@ def plan(root, out, fps, size):
     frames.find_halves reads them; a video that is not named by its half is half 1 of a match of its
     own, <out>/<folder of the file>/<its name>/1_224p.
     """
+    from comedian import video
     base, jobs, taken = Path(root), [], {}
     base = base if base.is_dir() else base.parent
     for match in video.find_videos(root):
@@ -99,6 +102,8 @@ def write_half(job, tell):
 
     tell(seconds) hears after every frame how much further it is, and may raise to stop.
     """
+    from comedian import video
+    cv2 = opencv()
     unfinished = job.folder.with_name(f".{job.folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)          # left by a run that was killed
     try:
@@ -126,6 +131,7 @@ def extract(args):
     In threads, one per half: FFmpeg decodes and OpenCV compresses, and both free Python's lock.
     Raises DataError at the end if some could not be read, and at once if nothing can be written.
     """
+    from comedian import video
     since, size = time.time(), tuple(args.size)
     matches = plan(args.videos, args.out, args.fps, size)
     jobs = [job for match in matches for job in match]
@@ -151,7 +157,7 @@ def extract(args):
         if stop.is_set():
             raise concurrent.futures.CancelledError
 
-    cv2.setNumThreads(1)                                   # halves run side by side instead
+    opencv().setNumThreads(1)                              # halves run side by side instead
     with bar, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         running = {pool.submit(write_half, job, tell): job for job, _ in todo}
         try:
@@ -172,6 +178,8 @@ def extract(args):
     spent_s = time.time() - since
     print(f"frames: {frames:,} new frames in {spent_s:.1f} s, "
           f"{frames / args.fps / 60 / spent_s:.2f} min of video per second; {args.out}")
+    if len(jobs) == len(broken) == 1:
+        raise DataError(broken[0])
     for message in broken:
         print(f"error: {message}", file=sys.stderr)
     if broken:
@@ -236,6 +244,7 @@ def map_rows(file):
 
 def blocks(file):
     """The rows in turn, (ROWS or fewer, D) float64. DataError where one is not finite."""
+    import torch
     rows = map_rows(file)
     for start in range(0, len(rows), ROWS):
         x = torch.from_numpy(np.array(rows[start:start + ROWS], np.float64))
@@ -251,6 +260,7 @@ def fit_basis(files, width, standardize, device):
 
     Signs are fixed: the largest entry of a component is positive.
     """
+    import torch
     # A row is subtracted, so that little cancels and what never changes has variance 0, exactly.
     shift = next(blocks(files[0]))[0].to(device)                      # (D,)
     D, n = len(shift), 0
@@ -325,6 +335,7 @@ def read_basis(path):
 
 def project(x, basis):
     """(r, D) float64 -> (r, width) float32."""
+    import torch
     x = (x - torch.from_numpy(basis.mean)) / torch.from_numpy(basis.scale)
     return (x @ torch.from_numpy(basis.components).T).float().numpy()
 
@@ -375,6 +386,7 @@ def pca(args):
           f"{basis.explained_variance.sum() / basis.total_variance:.1%} of the variance")
 
     # -- every half
+    import torch
     there = 0
     for file in tqdm(files, desc="pca", unit="half", disable=None):
         path = out / file.match / f"{file.number}_{out_name}.npy"
@@ -394,8 +406,14 @@ def pca(args):
 
 
 # ------------------------------------------------------------------ command line
+def render(args):
+    """`python -m comedian.prepare synthetic`."""
+    from comedian import synthetic
+    synthetic.render(args)
+
+
 def parse_args(argv=None):
-    p = run.Parser(__doc__)
+    p = command.Parser(__doc__)
     commands = p.add_subparsers(dest="command", required=True)
     s = commands.add_parser("synthetic", help="render small matches, labels, teacher features")
     s.add_argument("--out", required=True, help="folder to make")
@@ -412,7 +430,7 @@ def parse_args(argv=None):
                    "matches")
     s.add_argument("--jobs", type=number(1, 1024), default=os.cpu_count(),
                    help="processes side by side")
-    s.set_defaults(run=synthetic.render)
+    s.set_defaults(run=render)
 
     s = commands.add_parser("frames", help="frames of a tree of videos, for all stages")
     s.add_argument("--videos", required=True,
@@ -448,4 +466,4 @@ def parse_args(argv=None):
 
 if __name__ == "__main__":
     args = parse_args()
-    run.run_as_command(args.run, args, stopped="stopped; the same command goes on from here")
+    command.run_as_command(args.run, args, stopped="stopped; the same command goes on from here")

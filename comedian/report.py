@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from comedian import DataError, ops, run, soccernet, write_file
+from comedian import DataError, command, soccernet, write_file
 
 WIDTH_IN, DPI = 10, 120                         # 1200 pixels; 9 points are then 15 pixels
 CURVE, SPOTTED, TRUTH, FAINT = "#7c9cbf", "#c8553d", "#222222", "#8a8a8a"
@@ -41,6 +41,7 @@ def picture(path, width_in, height_in):
     the format (png, svg, pdf); DataError if there is no such one."""
     import matplotlib                             # here, as it takes a while: not for --help
     from matplotlib.figure import Figure          # no pyplot: no window, no figure left open
+    from matplotlib.text import Text
     with matplotlib.rc_context(STYLE):
         figure = Figure((width_in, height_in), DPI, layout="constrained")
         formats = figure.canvas.get_supported_filetypes()
@@ -49,6 +50,8 @@ def picture(path, width_in, height_in):
             raise DataError(f"{path}: no format for pictures is called {kind!r}; name it .png, "
                             ".svg or .pdf")
         yield figure
+        for text in figure.findobj(Text):                 # names that are not UTF-8
+            text.set_text(text.get_text().encode(errors="backslashreplace").decode())
         write_file(path, lambda file: figure.savefig(file, format=kind))
 
 
@@ -162,6 +165,7 @@ def read_half(folder, half):
     Token k stands at start_s + (k + 1/4) * token_s seconds of the video. Raises DataError if
     infer.py stored no such half.
     """
+    from comedian import ops          # here: it brings torch, which takes longer than a picture
     stored = soccernet.read_scores(folder)
     window, length = stored.windows[0].shape[1], stored.windows[3].tolist()
     if not length[half - 1]:
@@ -232,7 +236,7 @@ def draw_timeline(path, title, half, scores, token_s, start_s, classes, spotted,
 
 # ------------------------------------------------------------------ the command
 def parse_args(argv=None):
-    parser = run.Parser(__doc__)
+    parser = command.Parser(__doc__)
     commands = parser.add_subparsers(dest="picture", required=True)
     losses = commands.add_parser("curves", help="losses over steps, a panel per run")
     losses.add_argument("runs", nargs="+", help="folders with a log.txt, the --out of the stages")
@@ -242,7 +246,7 @@ def parse_args(argv=None):
     timeline.add_argument("--labels", help="root of the labels; none: the truth is not drawn")
     timeline.add_argument("--match", help="its name or a part of it; none: the first match")
     timeline.add_argument("--half", type=int, choices=(1, 2), default=1, help="of the match")
-    timeline.add_argument("--threshold", type=run.number(0.0, 1.0), default=0.2,
+    timeline.add_argument("--threshold", type=command.number(0.0, 1.0), default=0.2,
                           help="lowest confidence of a spotted action that is shown")
     timeline.add_argument("--out", default="timeline.png", help="the picture")
     return parser.parse_args(argv)
@@ -258,7 +262,7 @@ def main(args):
         spotted = soccernet.read_predictions(folder / soccernet.PREDICTIONS, classes)
         events = None
         if args.labels:
-            files = soccernet.find_files(args.labels, soccernet.LABELS)
+            files = soccernet.same_names(soccernet.find_labels(args.labels), [match])
             if match not in files:
                 raise DataError(f"{args.labels}: no {soccernet.LABELS} for {match!r}; leave "
                                      "--labels out to draw without the truth")
@@ -269,4 +273,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    run.run_as_command(main, parse_args())
+    command.run_as_command(main, parse_args())

@@ -3,6 +3,8 @@ Files in SoccerNet's formats, read as the official evaluator reads them: classes
 predictions, submissions. And scores.npz, the windows' scores that infer.py leaves for the sweep.
 
     <root>/<league>/<season>/<match>/Labels-v2.json            labels, if the match has any
+    <root>/<match>/Labels-ball.json                            the same, of the ball actions
+    <root>/labels.csv, <root>/labels.json                      of many matches: see `read_csv`
     <out>/<league>/<season>/<match>/results_spotting.json      what was spotted
     <out>/<league>/<season>/<match>/scores.npz                 scores before merging and NMS
 
@@ -10,19 +12,22 @@ A match is called after its folder below the root. Below one root labels and pre
 are found by that name, in a folder or in a zip.
 """
 import collections
+import csv
+import itertools
 import json
 import os
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from comedian import DataError, formats, write_file, write_text
 from comedian.frames import read_games, walk
 
 LABELS, PREDICTIONS, SCORES = "Labels-v2.json", "results_spotting.json", "scores.npz"
+BALL_LABELS = "Labels-ball.json"      # the ball action data set's, beside 224p.mp4; the same schema
+LABEL_LISTS = ("labels.csv", "labels.json")           # of many matches, at the root of them all
 MAX_CLASSES = 1000                    # far more than anybody labels
 
 # SoccerNet-v2's classes in the order of the official evaluator.
@@ -45,29 +50,43 @@ def read_classes(path=None):
 
 
 # ------------------------------------------------------------------ files in a folder or a zip
-def find_files(source, name):
-    """{match: path} of every file called `name` below a folder or in a zip, sorted by match.
+def find_files(source, *names):
+    """{match: path} of every file called `name` below a folder or in a zip, sorted by match; of
+    several names the first that a folder has.
 
     The match is the file's folder relative to `source`.
     In a zip the paths are formats.Member: all that formats.py reads takes either.
     """
-    source = Path(source)
+    source, found = Path(source), {}
     if source.is_dir():
-        found = {}
         for folder, below, files in walk(source):
-            if name in files:
+            if name := next((name for name in names if name in files), None):
                 found[Path(folder).relative_to(source).as_posix()] = Path(folder) / name
                 below.clear()         # a match holds no other match, but thousands of frames
     elif source.is_file() and formats.is_zip(source):
-        found = {os.path.dirname(member.info.filename) or ".": member
-                 for member in formats.open_zip(source, f"a zip of {name}", name)}
+        for name in reversed(names):
+            found |= {os.path.dirname(member.info.filename) or ".": member
+                      for member in formats.open_zip(source, f"a zip of {name}", name)}
     else:
-        raise DataError(f"{source}: no such folder, and not a zip file either")
+        raise DataError(f"{source}: no such folder, and not a zip file either"
+                        + what_lies_in(source.parent))
     if not found:
-        raise DataError(f"{source}: no {name} in it; "
-                        f"it must lie at <league>/<season>/<match>/{name}, "
-                        "or in any other folder of its own per match")
+        others = f" (nor {' nor '.join(names[1:])})" if len(names) > 1 else ""
+        raise DataError(f"{source}: no {names[0]} in it{others}; "
+                        f"it must lie at <league>/<season>/<match>/{names[0]}, "
+                        f"or in any other folder of its own per match{what_lies_in(source)}")
     return dict(sorted(found.items()))
+
+
+def what_lies_in(folder):
+    """"; it holds a.mp4, b/, c.txt and 12 more": the end of a message that lacks a file there."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return ""
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir()
+                   if path.name[0] != ".")
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return f"; it holds {', '.join(names[:6]) + more if names else 'nothing'}"
 
 
 def read_list(path, key, what):
@@ -78,12 +97,19 @@ def read_list(path, key, what):
     return content[key]
 
 
+def count_names(files, key="annotations", without=()):
+    """How often each name of a label is in these files, but those in `without`: a Counter."""
+    return collections.Counter(
+        name for path in files
+        for name in ([row.name for row in path.rows] if isinstance(path, Listed) else
+                     [entry["label"] for entry in read_list(path, key, "a list")])
+        if name not in without)
+
+
 def label_names(files, key="annotations", without=()):
-    """The names of labels in these files but those in `without`, in words, the commonest first:
-    "'Foul' (11), 'Goal' (9) and 3 other names"; "" if there is none."""
-    names = collections.Counter(entry["label"] for path in files
-                                for entry in read_list(path, key, "a list")
-                                if entry["label"] not in without)
+    """These names in words, the commonest first: "'Foul' (11), 'Goal' (9) and 3 other names"; "" if
+    there is none."""
+    names = count_names(files, key, without)
     more = f" and {len(names) - 6} other names" if len(names) > 6 else ""
     return ", ".join(f"{name!r} ({n:,})" for name, n in names.most_common(6)) + more
 
@@ -113,28 +139,205 @@ class Event(NamedTuple):
     visible: bool                     # False: annotated although the broadcast does not show it
 
 
-def read_labels(path, classes):
-    """Events of a Labels-v2.json as the official evaluator reads them, in file order.
+class Row(NamedTuple):
+    """One annotated action under the name that its file gives it."""
+    half: int
+    name: str
+    position_ms: int
+    visible: bool
 
-    `position` counts if there is one, else `gameTime`'s minutes and seconds (its last two
-    digits each, as there); labels outside `classes` are left out. Raises DataError for what
-    that program crashes on.
+
+class Listed(NamedTuple):
+    """The labels of one match out of a file with those of many."""
+    path: str
+    rows: list                        # [Row], in file order
+
+    def __str__(self):
+        return str(self.path)
+
+
+def find_labels(source, matches=None):
+    """{match: its labels, for `read_labels`} in a folder, in a zip, or in a file of many matches.
+
+    matches: the names of those wanted, looked for at their places alone; None: all that are found,
+    DataError if none is. What a match has in its own folder goes before a list at the root.
+    """
+    source, found = Path(source), {}
+    if source.suffix.lower() in (".csv", ".json") and not source.is_dir():
+        found = read_list_of_matches(source)
+    else:
+        for path in (source / name for name in LABEL_LISTS):
+            if os.path.lexists(path):
+                found |= read_list_of_matches(path)
+        if matches is None:
+            try:
+                found |= find_files(source, LABELS, BALL_LABELS)
+            except DataError:
+                if not found:
+                    raise
+        else:
+            for match, name in itertools.product(matches, (BALL_LABELS, LABELS)):
+                if os.path.lexists(source / match / name):
+                    found[match] = source / match / name
+    return {match: found[match] for match in sorted(found)
+            if matches is None or match in set(matches)}
+
+
+def read_labels(labels, classes):
+    """The [Event] of a match, in file order; labels outside `classes` are left out.
+
+    labels: a path of Labels-v2.json or Labels-ball.json, or a Listed. DataError if it is malformed.
     """
     index = {name: k for k, name in enumerate(classes)}
-    events = []
+    rows = labels.rows if isinstance(labels, Listed) else read_rows(labels)
+    return [Event(row.half, index[row.name], row.position_ms, row.visible)
+            for row in rows if row.name in index]
+
+
+def read_rows(path):
+    """The [Row] of a Labels-v2.json as the official evaluator reads them, in file order.
+
+    `position` counts if there is one, else `gameTime`'s minutes and seconds (its last two
+    digits each, as there). Raises DataError for what that program crashes on.
+    """
+    rows = []
     for number, annotation in enumerate(read_list(path, "annotations", "a SoccerNet label file")):
         try:
             time = annotation["gameTime"]
             half, minutes, seconds = int(time[0]), int(time[-5:-3]), int(time[-2:])
             position_ms = (whole_ms(annotation["position"]) if "position" in annotation
                            else 1000 * (60 * minutes + seconds))
-            if annotation["label"] in index:
-                events.append(Event(half, index[annotation["label"]], position_ms,
-                                    annotation.get("visibility") != "not shown"))
+            hash(annotation["label"])                      # a list is no name
+            rows.append(Row(half, annotation["label"], position_ms,
+                            annotation.get("visibility") != "not shown"))
         except (KeyError, ValueError, TypeError, IndexError, OverflowError) as error:
             raise DataError(f"{path}: annotation {number} has a malformed or missing gameTime, "
                             f"position or label ({type(error).__name__}: {error})") from None
-    return events
+    return rows
+
+
+def read_list_of_matches(path):
+    """{match: Listed} of a file with the labels of many matches: .csv, or OpenSportsLab's .json."""
+    read = read_csv if Path(path).suffix.lower() == ".csv" else read_osl
+    found = read(path)
+    if not found:
+        raise formats.refused(path, "a list of labels", "no video is named in it")
+    return {match: Listed(str(path), rows) for match, rows in found.items()}
+
+
+def read_csv(path):
+    """{match: [Row]} of a table with a line per action and a head: video,time,label
+
+        video,time,label                  the columns in any order, after , ; or a tab; others that
+        cup/derby.mp4,12:34.5,Goal        may be there are half (1 or 2) and visibility ("not shown"
+        league/2 - 1/2_224p.mkv,754,Foul  by the broadcast); what else is there is not looked at
+
+    video: its path below the folder where the videos lie; time: in that file, seconds, mm:ss or
+    h:mm:ss. A line without time and label says that the video was watched: nothing happened in it.
+    """
+    what, found = "a table of labels", {}
+    lines = formats.read_text(path, what, formats.JSON_BYTES).splitlines()
+    head = next(filter(str.strip, lines), "")
+    try:
+        table = csv.reader(lines, delimiter=max(",;\t", key=head.count), strict=True)
+        columns = [name.strip().lower() for name in next(filter(any, table), ())]
+        missing = [name for name in ("video", "time", "label") if name not in columns]
+        if missing:
+            raise ValueError(f"no column is called {missing[0]}; its first line must be "
+                             "video,time,label")
+        for cells in filter(any, table):
+            row = dict(zip(columns, map(str.strip, cells), strict=False))
+            match, half = video_of(row["video"])
+            rows = found.setdefault(match, [])
+            if row["time"] or row["label"]:
+                if not row["label"]:
+                    raise ValueError("a time without a label")
+                rows.append(Row(int(row.get("half") or half), row["label"],
+                                round(1000 * clock_s(row["time"])),
+                                row.get("visibility") != "not shown"))
+    except (csv.Error, ValueError, KeyError) as error:
+        line = f"line {table.line_num}: " if head else ""
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise formats.refused(path, what, f"{line}{reason}") from None
+    return found
+
+
+def read_osl(path):
+    """{match: [Row]} of OpenSportsLab's JSON: data[] with inputs[].path and events[]."""
+    what, found = "labels of OpenSportsLab's kind", {}
+    for number, item in enumerate(read_list(path, "data", what)):
+        try:
+            videos = [entry["path"] for entry in item.get("inputs") or ()
+                      if entry.get("type", "video") == "video"]
+            match, half = video_of(videos[0] if videos else item["id"])
+            rows = found.setdefault(match, [])
+            for event in item.get("events") or ():
+                of_half = event.get("half") or str(event.get("gameTime") or half)[0]
+                if not isinstance(event["label"], str):
+                    raise TypeError("a label that is no text")
+                rows.append(Row(int(of_half), event["label"], whole_ms(event["position_ms"]),
+                                event.get("visibility") != "not shown"))
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError,
+                OverflowError) as error:
+            raise DataError(f"{path}: entry {number} of data has a malformed or missing input, "
+                            f"label, half or position_ms ({type(error).__name__}: {error})"
+                            ) from None
+    return found
+
+
+def video_of(name):
+    """(match, half) of a video, from its path below the root: the names that infer.py and
+    comedian.prepare give it. cup/derby.mp4 -> ("cup/derby", 1), game/2_224p.mkv -> ("game", 2)."""
+    from comedian import video        # here: it needs PyAV, which is not there only to score
+    path = PurePosixPath(name.replace("\\", "/"))
+    if not name or path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{name[:80]!r} is not the path of a video below the folder of all videos")
+    half = video.half_number(path)
+    if not half and path.suffix.lower() not in video.SUFFIXES:
+        return path.as_posix(), 1                          # the name of a match, dots and all
+    return (path.parent if half else path.with_suffix("")).as_posix(), half or 1
+
+
+def clock_s(text):
+    """Seconds, mm:ss or h:mm:ss, with or without a fraction -> seconds; ValueError if it is none.
+    """
+    parts = text.replace(",", ".").split(":")
+    numbers = [float(part) for part in parts]
+    if not all(0 <= part < 1e6 for part in numbers) or len(parts) > 3:
+        raise ValueError(f"{text[:40]!r} is no time: seconds or mm:ss")
+    return sum(60 ** i * part for i, part in enumerate(reversed(numbers)))
+
+
+def same_names(labels, matches):
+    """`labels`, {match: ...}, under the names that other files give the same matches: the same one,
+    or one that is the end of the other, of folders further up, where that is no question."""
+    def are_same(one, other):
+        one, other = PurePosixPath(one).parts, PurePosixPath(other).parts
+        n = min(len(one), len(other))
+        return one[-n:] == other[-n:]
+
+    found = {}
+    for name, value in labels.items():
+        near = [match for match in matches if match not in labels and are_same(name, match)]
+        alone = len(near) == 1 and name not in matches and sum(
+            are_same(other, near[0]) for other in labels) == 1
+        found[near[0] if alone else name] = value
+    return dict(sorted(found.items()))
+
+
+def classes_of(labels):
+    """The classes of these labels (values of `find_labels`) where nobody names them: SoccerNet's if
+    half of the annotations or more are of those, else all names, sorted. Says which, if others."""
+    counts = count_names(labels)
+    of_soccernet = sum(counts[name] for name in SOCCERNET_CLASSES)
+    if 2 * of_soccernet >= counts.total():
+        return SOCCERNET_CLASSES
+    names = tuple(sorted(counts))
+    if len(names) > MAX_CLASSES or not all(name.isprintable() for name in names):
+        raise DataError(f"{next(iter(labels))}: its {len(names)} names of labels are not those of "
+                        "classes; give --classes FILE")
+    print(f"classes: {len(names)} from the labels: {', '.join(names)}")
+    return names
 
 
 # ------------------------------------------------------------------ predictions
@@ -173,6 +376,21 @@ def read_predictions(path, classes):
                       table[:, 2], table[:, 3])
 
 
+def classes_of_results(paths):
+    """The classes that these results say they were made with (infer.py's do), or None."""
+    said = set()
+    for path in paths:
+        content = formats.read_json(path, "a SoccerNet prediction file")
+        about = content.get("about") if isinstance(content, dict) else None
+        names = about.get("classes") if isinstance(about, dict) else None
+        if (not isinstance(names, list) or not 0 < len(names) <= MAX_CLASSES
+                or not all(isinstance(name, str) for name in names)
+                or len(set(names)) < len(names)):
+            return None
+        said.add(tuple(names))
+    return said.pop() if len(said) == 1 else None
+
+
 def write_predictions(path, url_local, detections, classes):
     """Writes results_spotting.json as the official evaluator and the challenge server take it,
     sorted by half, then time."""
@@ -204,6 +422,7 @@ def read_scores(root):
     so merging it again returns it, whatever is ignored at a window's edges.
     """
     files, parts, length, kinds = find_files(root, SCORES), [], [], []
+    import torch                      # here: who reads labels and predictions need not wait for it
     for g, path in enumerate(files.values()):
         what = "scores that infer.py stored"
         arrays = formats.read_npz(path, what)
@@ -267,17 +486,19 @@ def stored_half(arrays, name, h, n_classes):
     return scores.astype(np.float32), start, n_tokens
 
 
-def write_scores(path, match, classes, halves, merged, windows, start_s):
+def write_scores(path, match, classes, halves, merged, windows, start_s, bf16=False):
     """scores.npz of a match. Per half: merged (n_tokens, K), and the windows of the one network
     (scores (N, L, K), starts (N,)), or None of several; then the merged scores are stored as one
-    window (see `read_scores`). start_s: where token 0 stands in its video."""
+    window (see `read_scores`). start_s: where token 0 stands in its video. bf16, for the record:
+    whether the network computed in bfloat16."""
     arrays = {"classes": np.array(classes), "url_local": match, "token_s": halves[0].token_s,
-              "start_s": start_s}
+              "start_s": start_s, "bf16": bf16}
     for half, table, of_half in zip(halves, merged, windows, strict=True):
-        name, scores, starts = "merged", table[None], torch.zeros(1, dtype=torch.int64)
+        name, scores, starts = "merged", table[None], np.zeros(1, np.int64)
         if of_half:
             name, (scores, starts) = "windows", of_half
-        arrays |= {f"{name}_{half.number}": scores.numpy(), f"starts_{half.number}": starts.numpy(),
+        arrays |= {f"{name}_{half.number}": np.asarray(scores),
+                   f"starts_{half.number}": np.asarray(starts),
                    f"tokens_{half.number}": len(table)}
     write_file(path, lambda file: np.savez(file, **arrays))
 

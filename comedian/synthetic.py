@@ -32,8 +32,10 @@ import numpy as np
 from tqdm import tqdm
 
 from comedian import DataError, formats, write_file, write_text
-from comedian.frames import DEFAULT_FPS, cv2
+from comedian.frames import DEFAULT_FPS, opencv
 from comedian.soccernet import SOCCERNET_CLASSES
+
+cv2 = opencv()
 
 CLASSES = tuple(name for name in SOCCERNET_CLASSES if name in {
     "Kick-off", "Goal", "Substitution", "Shots off target", "Throw-in", "Foul", "Corner",

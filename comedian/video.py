@@ -68,8 +68,9 @@ def opened(path, threads=0):
     """
     if not os.path.exists(path):
         raise DataError(f"{path}: no such video")
-    if os.path.isdir(path):
-        raise DataError(f"{path}: is a folder, not a video")
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: is {'a folder' if os.path.isdir(path) else 'no file'}, not a "
+                        "video; name the video")
     if not os.path.getsize(path):
         raise DataError(f"{path}: is empty (0 bytes); copy or download it again")
     try:

@@ -26,14 +26,18 @@
 //   grouping  Events by half, class and frame: used where they lie if they come in that order, as
 //             those of `detections` do; else by a counting sort and a small sort in each group.
 //   matching  A label and up to 64 deltas at once: a set of deltas is a 64-bit word, bit d is
-//             delta d. The predictions near a label are looked at once for all of them.
+//             delta d. The predictions near a label are looked at once for all of them. Where these
+//             are too many, a delta at a time, with a heap of the predictions in reach: labels
+//             ascend, so each prediction comes into reach once and goes once.
 //   counting  Every prediction counts once, at the highest threshold that it reaches. Sums from the
 //             top then give the numbers at all 200.
-// Cost O(P + G c D), c = predictions within the widest delta of a label.
+// Cost O(P + G c D), c = predictions within the widest delta of a label, but never more than
+// O(D (P + G) log P).
 #include "kernels.h"
 
 #include <algorithm>
 #include <cstdlib>
+#include <queue>
 #include <utility>
 
 namespace comedian {
@@ -74,6 +78,40 @@ void count_detected(const Group& group, int64_t* detected, std::vector<int32_t>&
       cell[i] = region * kThresholds + highest_threshold(group.score[i]);
       ++detected[cell[i]];
     }
+  }
+}
+
+// Whether the labels have more predictions near them, all counted together, than can be looked at
+// one by one.
+bool is_crowded(const Group& group, int64_t widest) {
+  constexpr int64_t kMany = 16;  // a turn through the heap takes as long as some 16 such looks
+  const int64_t most = kMany * (group.n_labels + group.n_events);
+  if (group.n_labels * double(group.n_events) <= most) return false;
+  int64_t pairs = 0;
+  for (int64_t g = 0, first = 0, last = 0; g < group.n_labels; ++g) {
+    while (first < group.n_events && group.label[g] - group.frame[first] > widest) ++first;
+    while (last < group.n_events && group.frame[last] - group.label[g] <= widest) ++last;
+    pairs += last - first;
+    if (pairs > most) return true;
+  }
+  return false;
+}
+
+// Matches labels and predictions at one delta, whose half is `reach`.
+void count_matched_crowded(const Group& group, const std::vector<int32_t>& cell, int64_t reach,
+                           int64_t* matched) {
+  std::priority_queue<std::pair<double, int64_t>> in_reach;  // (score, -index): earliest of equals
+  int64_t next = 0;
+  for (int64_t g = 0; g < group.n_labels; ++g) {
+    const int64_t label = group.label[g];
+    for (; next < group.n_events && group.frame[next] - label <= reach; ++next)
+      if (group.score[next] >= 0 && label - group.frame[next] <= reach)
+        in_reach.emplace(group.score[next], -next);
+    while (!in_reach.empty() && label - group.frame[-in_reach.top().second] > reach)
+      in_reach.pop();  // gone for all later labels, too
+    if (in_reach.empty()) continue;
+    ++matched[cell[-in_reach.top().second]];
+    in_reach.pop();
   }
 }
 
@@ -210,6 +248,11 @@ void tally_halves(const Events<double>& predictions, const Events<uint8_t>& labe
     int64_t* const detected = tally + 2;
     for (int64_t g = 0; g < group.n_labels; ++g) ++tally[group.visible[g] ? 0 : 1];
     count_detected(group, detected, cell);
+    if (n_deltas > 0 && is_crowded(group, *std::max_element(reach.begin(), reach.end()))) {
+      for (int64_t d = 0; d < n_deltas; ++d)
+        count_matched_crowded(group, cell, reach[d], detected + (1 + d) * 2 * kThresholds);
+      continue;
+    }
     for (int64_t d = 0; d < n_deltas; d += kWord)
       count_matched(group, cell, reach.data() + d, std::min(kWord, n_deltas - d),
                     detected + (1 + d) * 2 * kThresholds);

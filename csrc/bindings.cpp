@@ -234,20 +234,25 @@ Tensor hard_nms_cpu(const Tensor& scores, const Tensor& length, const Tensor& wi
   return nms_by_half(scores, length, window, threshold, suppress);
 }
 
+constexpr int64_t kMostGroups = int64_t(1) << 30;  // halves times classes: 8 GiB of offsets
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> detections_cpu(const Tensor& kept_,
                                                           const Tensor& length_) {
   const Tensor kept = scores_of("kept", kept_, 2, "(S, K)");
   const Tensor length = vector_of("length", length_, ScalarType::Long, -1, "H");
   const std::vector<int64_t> offset = offsets_of_rows("kept", kept, length);
   const int64_t n_classes = kept.size(1), n_halves = length.size(0);
+  require(n_classes == 0 || n_halves <= kMostGroups / n_classes, "halves * classes must be <= ",
+          kMostGroups, ", got ", n_halves, " * ", n_classes);
   Tensor half, cls, token, score;
   dispatch(kept, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const T* in = static_cast<const T*>(kept.const_data_ptr());
-    std::vector<int64_t> first(n_halves + 1, 0);  // first detection of each half
+    // Where the list of each half and class begins, and the end of the last.
+    std::vector<int64_t> first(n_halves * n_classes + 1, 0);
     for_each_item(n_halves, [&](int64_t h) {
       count_detections(in + offset[h] * n_classes, ints(length)[h], n_classes,
-                       &first[h + 1]);
+                       first.data() + 1 + h * n_classes);
     });
     std::partial_sum(first.begin(), first.end(), first.begin());
     half = new_result({first.back()}, ScalarType::Long);
@@ -259,14 +264,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> detections_cpu(const Tensor& kept_,
     T* const to_score = static_cast<T*>(score.mutable_data_ptr());
     for_each_item(n_halves, [&](int64_t h) {
       list_detections(in + offset[h] * n_classes, ints(length)[h], n_classes, h,
-                      to_half + first[h], to_class + first[h], to_token + first[h],
-                      to_score + first[h]);
+                      first.data() + h * n_classes, to_half, to_class, to_token, to_score);
     });
   });
   return {half, cls, token, score};
 }
-
-constexpr int64_t kMostGroups = int64_t(1) << 30;  // 8 GiB of offsets
 
 // Groups the events named `who`, or says which of them is out of range.
 template <typename Value>

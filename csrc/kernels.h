@@ -37,7 +37,7 @@ template <typename T>
 void count_detections(const T* kept, int64_t length, int64_t n_classes, int64_t* count);
 template <typename T>
 void list_detections(const T* kept, int64_t length, int64_t n_classes, int64_t half_index,
-                     int64_t* half, int64_t* cls, int64_t* token, T* score);
+                     const int64_t* first, int64_t* half, int64_t* cls, int64_t* token, T* score);
 
 // average_map.cpp: the official evaluator's average precision, in three steps
 constexpr int64_t kThresholds = 200;  // confidences at which precision and recall are taken

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from comedian import augment
+from conftest import record
 
 CPU = torch.device("cpu")
 
@@ -192,6 +193,19 @@ def test_resize():
     assert off.max() < 1.001 and (off > 0.001).float().mean() < 1e-3
     square = torch.randint(0, 256, (2, 2, 3, 24, 24)).float()
     assert torch.equal(augment.resize(square.clone(), 24), square / 255)
+
+
+def test_rows_that_stay_are_not_multiplied(monkeypatch):
+    """A frame of the network's height: the same bits as by both products, without the second."""
+    x = torch.randint(0, 256, (2, 2, 3, 24, 71), generator=torch.Generator().manual_seed(0)).float()
+    zero, both = torch.zeros(2), augment.separable
+    rows, columns = (augment.resize_matrix(zero, zero + n, n, 24) for n in (24, 71))
+    assert torch.equal(rows[0], torch.eye(24))
+    expected = both(x, rows, columns).round_().clamp_(0, 255).div_(255)
+    asked = record(monkeypatch, augment, "separable")
+    assert torch.equal(augment.resize(x.clone(), 24), expected)
+    ((_, given, _), _), = asked
+    assert given is None
 
 
 def plain_box(rng, height, width, scale, ratio):

@@ -202,6 +202,12 @@ def test_where_nothing_can_be_written_is_said_first(tmp_path, capsys, monkeypatc
                               ("locked", "locked: cannot be written")]:
             with pytest.raises(DataError, match=message):
                 run("--labels", "nowhere", "--predictions", "nowhere", flag, tmp_path / name)
+    for name in ("last.pt", "games.zip", LABELS, PREDICTIONS):
+        (tmp_path / name).write_text("dear")
+        for flag in ("--json", "--plot"):
+            with pytest.raises(DataError, match=f"{name}: is there, and would be lost; name a new"):
+                run("--labels", "nowhere", "--predictions", "nowhere", flag, tmp_path / name)
+        assert (tmp_path / name).read_text() == "dear"
     assert capsys.readouterr().out == ""
 
 
@@ -314,7 +320,7 @@ def test_the_sweep_searches_the_papers_grids():
     args = evaluate.parse_args(["--sweep", "--scores", "s", "--labels", "l"])
     assert args.ignored == list(range(0, 17, 2))
     assert args.windows[0] == 2 and args.windows[-1] == 20 and {3, 10} < set(args.windows)
-    assert list(ops.NMS) == ["soft", "greedy", "local"]
+    assert list(evaluate.NMS) == list(ops.NMS) == ["soft", "greedy", "local"]
 
 
 @pytest.mark.parametrize("flag", ["--ignored", "--windows"])
@@ -475,13 +481,14 @@ def test_foreign_classes_get_a_hint(tmp_path, capsys):
 
 def test_names_that_are_no_class_are_told(tmp_path, capsys):
     """They count for nothing, as officially; but a misspelt class must not look like a bad one."""
-    write_match(tmp_path / "a", [GOAL, GOAL | {"label": "goal"}, GOAL | {"label": "goal"},
-                                 GOAL | {"label": "Drone"}], [SPOT, SPOT | {"label": "Goall"}])
+    others = [GOAL | {"label": name} for name in ("goal", "goal", "Drone")]
+    write_match(tmp_path / "a", [GOAL] * 3 + others, [SPOT, SPOT | {"label": "Goall"}])
     run("--labels", tmp_path, "--predictions", tmp_path)
     out = capsys.readouterr().out
     assert "annotations of no class are left out: 'goal' (2), 'Drone' (1)\n" in out
     assert "predictions of no class are left out: 'Goall' (1)\n" in out
-    write_match(tmp_path / "b", [GOAL | {"label": f"name {i}"} for i in range(8)], [SPOT])
+    write_match(tmp_path / "b", [GOAL] * 8 + [GOAL | {"label": f"name {i}"} for i in range(8)],
+                [SPOT])
     run("--labels", tmp_path, "--predictions", tmp_path)
     assert "'Drone' (1), 'name 0' (1)" in (out := capsys.readouterr().out)
     assert " and 4 other names\n" in out

@@ -207,7 +207,7 @@ def judge(case, here, status, seconds, mib, timed_out):
     hidden = case.around.get("stderr", ".err") != ".err"   # nobody sees a line there
     clear = code == 2 and not case.must and (hidden or (
         len(lines) == 1 and lines[0].startswith("error: ") and re.search(case.line, lines[0])
-        and re.search(r"[;(:] ?\w", lines[0][7:])))
+        and re.search(r"[;(:] ?[\w-]", lines[0][7:])))
     return ("clear", lines[0] if lines else "") if clear else ("unclear", f"exit {code}: {lines}")
 
 
@@ -504,7 +504,7 @@ def frames():
     add("frames", "a loop of links", here, then(framed, lambda base: os.symlink(
         "..", "data/league/loop")), must=True)
     add("frames", "an empty folder", here, lambda base: os.mkdir("data"), line="no folder of")
-    add("frames", "another size in the middle", here, then(framed, writes(
+    add("frames", "another size in the middle", spot, then(framed, writes(
         f"{HALF}/00000003.jpg", lambda base: resized(jpeg(base)))), line="pixels")
     for text in ("", "abc", "nan", "inf", "-2", "0", "1e-9", "1e309", "2 2", "2\n3", "9" * 5000,
                  "\xff\xfe2", "2,0"):

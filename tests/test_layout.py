@@ -4,11 +4,15 @@ What these tests prove about the whole, from its text:
   2. the three stages read alike: the same headings in the same order, a short way to the loop
   3. every test that a docstring names is there, and every flag has a help text
   4. what must not be anywhere: state taken from a progress bar, paths of the workshop
+  5. what a start imports: the commands of the pantry no torch, before there is something to compute
 """
 import argparse
 import ast
 import importlib
+import os
 import re
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -103,18 +107,16 @@ def test_the_stages_have_the_same_headings():
 
 @pytest.mark.parametrize("name", STAGES)
 def test_main_is_short_before_its_loop(name):
-    """At most 40 lines of code, without the nested functions that say what a step reads."""
+    """At most 40 lines of code, what a step reads among them."""
     text = source(name)
     main = next(node for node in ast.parse(text).body
                 if isinstance(node, ast.FunctionDef) and node.name == "main")
     loop = next(node for node in main.body if isinstance(node, ast.For)
                 and ast.unparse(node.target).strip("()").startswith("step"))
     nested = [node for node in main.body if isinstance(node, ast.FunctionDef)]
-    assert {node.name for node in nested} == {"load", "files"}
-    lines = {number: line.strip() for number, line in enumerate(text.splitlines(), 1)
-             if main.lineno < number < loop.lineno
-             and not any(node.lineno <= number <= node.end_lineno for node in nested)}
-    code = [line for line in lines.values() if line and not line.startswith("#")]
+    assert [node.name for node in nested] == ["load"]
+    lines = [line.strip() for line in text.splitlines()[main.lineno:loop.lineno - 1]]
+    code = [line for line in lines if line and not line.startswith("#")]
     assert 20 < len(code) <= 40, f"{name}: {len(code)} lines"
 
 
@@ -201,3 +203,41 @@ def test_no_path_of_the_workshop():
     found = [path for path in files if re.search(r"\.\./shared|(?<![\w.])/work\b",
                                                  path.read_text(encoding="utf-8"))]
     assert found == []
+
+
+# ------------------------------------------------------------------ 5. what a start imports
+STARTS = [("evaluate", ["--help"], 0),
+          ("evaluate", ["--predictions", "nowhere", "--labels", "nowhere"], 2),
+          ("evaluate", ["--sweep", "--scores", "nowhere", "--labels", "nowhere"], 2),
+          ("report", ["--help"], 0), ("report", ["curves", "nowhere"], 2),
+          ("report", ["timeline", "nowhere"], 2),
+          ("prepare", ["--help"], 0), ("prepare", ["synthetic"], 2),
+          ("prepare", ["frames", "--videos", "nowhere", "--out", "x"], 2),
+          ("prepare", ["pca", "--features", "nowhere"], 2)]
+
+
+@pytest.mark.parametrize("module, flags, code", STARTS)
+def test_help_and_refusals_import_no_torch(module, flags, code, tmp_path):
+    """Nor what only draws or reads pictures: together they take most of two seconds."""
+    # "prepare frames" asks FFmpeg which files are videos.
+    heavy = {"torch", "matplotlib", "cv2", "model"} | ({"av"} if "frames" not in flags else set())
+    script = f"""
+import runpy, sys
+sys.argv = ["comedian.{module}", *{flags!r}]
+try:
+    runpy.run_module("comedian.{module}", run_name="__main__")
+except SystemExit as end:
+    print(end.code or 0, sorted({heavy!r} & sys.modules.keys()))
+"""
+    ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True,
+                         text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert ran.stdout.splitlines()[-1] == f"{code} []", ran.stdout + ran.stderr
+    assert len(ran.stderr.splitlines()) == (1 if code else 0), ran.stderr
+
+
+def test_the_five_import_torch_at_their_top():
+    """Where a reader expects it."""
+    for name in FIVE:
+        tops = [alias.name for node in ast.parse(source(name)).body if isinstance(node, ast.Import)
+                for alias in node.names]
+        assert "torch" in tops, name

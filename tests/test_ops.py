@@ -473,6 +473,12 @@ class TestAverageMap:
         events = random_events(seed)
         same(ops.average_map(*events), ops.average_map_ref(*events))
 
+    @pytest.mark.parametrize("seed", range(3))
+    def test_of_a_crowd_equals_reference(self, seed):
+        """Tolerances so wide that the kernel does not look at every prediction near a label."""
+        events = random_events(seed, 2, 1, n_predictions=400, n_labels=250, last_frame=300)
+        same(ops.average_map(*events), ops.average_map_ref(*events))
+
     @pytest.mark.parametrize("n_predictions, n_labels", [(0, 0), (0, 9), (9, 0)])
     def test_of_nothing(self, n_predictions, n_labels):
         events = random_events(0, n_predictions=n_predictions, n_labels=n_labels)

@@ -159,6 +159,12 @@ def test_curves_of_many_runs_take_another_row(tmp_path):
 
 
 # ------------------------------------------------------------------ timeline
+def test_names_that_are_not_utf_8_are_drawn_escaped(tmp_path):
+    log = report.read_log(write_run(tmp_path / "a", STAGE2))
+    figure = report.draw_curves(tmp_path / "odd.png", [log], ["caf\udce9/x"])
+    assert r"caf\udce9/x" in [text.get_text() for text in figure.axes[0].texts]
+
+
 def test_scores_are_merged_as_infer_does(spotted):
     scores, token_s, start_s, classes = report.read_half(spotted[0] / MATCHES[0], 1)
     assert scores.shape == (40, 4) and (token_s, start_s) == (1, 0) and classes == CLASSES

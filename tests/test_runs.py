@@ -374,6 +374,56 @@ def test_two_processes_equal_one(stage, more, matches, tmp_path, launch):
     assert "step 2/6" not in printed and "done" not in printed, "only rank 0 speaks"
 
 
+def test_two_processes_share_the_matches(matches, tmp_path, launch):
+    """infer.py: each spots its own, the first one scores. The files of one process, to the byte."""
+    cfg = model.with_changes(SMALL, window_tokens=16, classes=CLASSES)
+    net, written = model.Comedian(cfg), {}
+    model.save_checkpoint(tmp_path / "3.pt", stage=3, step=1, config=asdict(cfg),
+                          model=net.state_dict())
+    more = ["infer.py", "--data", str(matches), "--checkpoint", str(tmp_path / "3.pt"),
+            *shlex.split("--device cpu --workers 1 --batch 5")]
+    for name, places in {"one": [{}], "two": two_ranks()}.items():
+        out = tmp_path / name
+        printed = [tmp_path / f"printed_{name}{rank}" for rank in range(len(places))]
+        line = [*more, "--out", str(out), "--json", str(tmp_path / f"{name}.json")]
+        codes = finish(*[launch(line, path, **place)
+                         for path, place in zip(printed, places, strict=True)])
+        assert codes == [0] * len(places), [path.read_text() for path in printed]
+        texts = [path.read_text() for path in printed]
+        assert "t-AmAP" in texts[0] and not any("t-AmAP" in text for text in texts[1:])
+        written[name] = {path.relative_to(out): path.read_bytes()
+                         for path in out.rglob("results_spotting.json")}
+    assert written["one"] == written["two"] and len(written["one"]) == 2
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+
+
+def test_bfloat16_by_rule_is_kept(matches, tmp_path, monkeypatch, capsys):
+    """Stored in the checkpoint, printed, and resumed as it was on a machine of another kind."""
+    monkeypatch.setattr(plumbing, "bf16_pays_on_cpu", lambda flags, width: True)
+    assert run(1, matches, tmp_path, n=2)["args"]["bf16"] is True
+    assert "on 1 x cpu, bf16 on" in capsys.readouterr().out
+    monkeypatch.setattr(plumbing, "bf16_pays_on_cpu", lambda flags, width: False)
+    assert run(1, matches, tmp_path, "--resume", n=2)["args"]["bf16"] is True
+    assert "on 1 x cpu, bf16 on" in capsys.readouterr().out
+    assert run(1, matches, tmp_path / "flag", "--bf16", n=1)["args"]["bf16"] is True
+    assert run(1, matches, tmp_path / "rule", n=1)["args"]["bf16"] is False
+
+
+@pytest.mark.parametrize("flags, width, pays", [
+    ({"amx_bf16", "avx2"}, 192, True), ({"avx512_bf16"}, 768, True), ({"amx_bf16"}, 128, False),
+    ({"avx2", "avx512f"}, 768, False), (set(), 384, False)])
+def test_the_rule_of_bfloat16(flags, width, pays):
+    """ViT-T is 192 wide, ViT-S 384, Swin-T 768, the demo's network 128."""
+    assert plumbing.bf16_pays_on_cpu(flags, width) is pays
+    assert {"vivit_tiny": 192, "vivit_small": 384, "viswin_tiny": 768} == {
+        name: cfg.width for name, cfg in model.MODELS.items() if cfg.width >= 192}
+
+
+def test_flags_of_this_processor():
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    assert ("avx2" in plumbing.cpu_flags()) == (" avx2 " in text)
+
+
 @pytest.mark.slow
 def test_torchrun(matches, tmp_path):
     """The README's line, as a user types it."""
@@ -400,7 +450,7 @@ def test_half_of_torchruns_variables(monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(DataError, match="RANK: as an environment variable .* start with torchrun"):
-        plumbing.init_processes(stage1.parse_args(["--data", "x", "--device", "cpu"]))
+        plumbing.init_processes(stage1.parse_args(["--data", "x", "--device", "cpu"]), 192)
 
 
 # ------------------------------------------------------------------ 3. the log and the folder

@@ -1,6 +1,7 @@
 """
 What these tests prove about soccernet.py:
-  1. classes and labels are read as the official evaluator reads them; what it crashes on is a line
+  1. classes and labels are read as the official evaluator reads them; what it crashes on is a line;
+     labels of other layouts mean the same
   2. predictions are written as it takes them, and read as it reads them, from a folder or a zip
   3. scores.npz gives back what was stored; what is not of one model, or no scores, is named
   4. a submission holds the games of its lists, each under its own name
@@ -84,6 +85,128 @@ def test_bad_labels(tmp_path, text, message):
     with pytest.raises(DataError, match=message) as error:
         soccernet.read_labels(tmp_path / "Labels-v2.json", ("Foul",))
     assert "Labels-v2.json" in str(error.value)
+
+
+# ------------------------------------------------------------------ labels of other layouts
+TABLE = """video,time,label
+derby.mp4,12:34.5,Tackle
+cup/2031/2_224p.mkv,754,Goal kick
+derby.mp4,1:02:03,Tackle
+quiet.mkv,,
+"""
+
+
+def test_labels_of_a_table(tmp_path):
+    """Videos are called as infer.py and prepare call them; a watched one may have no action."""
+    (tmp_path / "labels.csv").write_text(TABLE)
+    found = soccernet.find_labels(tmp_path)
+    assert list(found) == ["cup/2031", "derby", "quiet"] and found["quiet"].rows == []
+    assert found["derby"].rows == [(1, "Tackle", 754_500, True), (1, "Tackle", 3_723_000, True)]
+    assert found["cup/2031"].rows == [(2, "Goal kick", 754_000, True)]
+    assert soccernet.find_labels(tmp_path / "labels.csv", ["derby", "none"]).keys() == {"derby"}
+    classes = soccernet.classes_of(found.values())
+    assert classes == ("Goal kick", "Tackle")
+    assert [event.label for event in soccernet.read_labels(found["derby"], classes)] == [1, 1]
+    assert soccernet.read_labels(found["derby"], ("Goal kick",)) == []
+
+
+def test_tables_of_other_programs(tmp_path):
+    """A mark before the text, ; between columns, more columns in any order, a decimal comma."""
+    (tmp_path / "a.csv").write_bytes(
+        b"\xef\xbb\xbfLabel;Visibility;Video;Half;Note;Time\r\n"
+        b"Foul;not shown;lg\\2 - 1 Dons;2;x;31,5\r\n\r\nGoal;visible;lg\\2 - 1 Dons;;;0:40\r\n")
+    assert soccernet.find_labels(tmp_path / "a.csv")["lg/2 - 1 Dons"].rows == [
+        (2, "Foul", 31_500, False), (1, "Goal", 40_000, True)]
+
+
+def osl(**changes):
+    event = {"label": "PASS", "position_ms": "1500", "head": "action", **changes}
+    return {"version": "2.0", "data": [
+        {"id": "g1", "inputs": [{"type": "tracking", "path": "g1.parquet"},
+                                {"type": "video", "path": "train/g1.mp4", "fps": 25}],
+         "events": [event, {"label": "GOAL", "position_ms": 3000, "gameTime": "2 - 00:03"}]},
+        {"id": "g2", "events": []}]}
+
+
+def test_labels_of_opensportslab(tmp_path):
+    (tmp_path / "labels.json").write_text(json.dumps(osl()))
+    found = soccernet.find_labels(tmp_path)
+    assert found["train/g1"].rows == [(1, "PASS", 1500, True), (2, "GOAL", 3000, True)]
+    assert found["g2"].rows == []
+
+
+def test_labels_of_the_ball(tmp_path):
+    """The same schema under another name; what lies in a match's folder goes before a list."""
+    for name, label in ((soccernet.BALL_LABELS, "PASS"), (LABELS, "Foul")):
+        (tmp_path / "lg" / name).mkdir(parents=True)
+        write_labels(tmp_path / "lg" / name / name, annotation(label=label))
+    (tmp_path / "labels.csv").write_text(f"video,time,label\nlg/{LABELS},1,Goal\nother.mp4,2,Goal")
+    for matches in (None, [f"lg/{soccernet.BALL_LABELS}", f"lg/{LABELS}", "other", "none"]):
+        found = soccernet.find_labels(tmp_path, matches)
+        assert [[event.label for event in soccernet.read_labels(labels, ("PASS", "Foul", "Goal"))]
+                for labels in found.values()] == [[0], [1], [2]]
+    write_labels(tmp_path / "lg" / LABELS / soccernet.BALL_LABELS, annotation(label="PASS"))
+    for matches in (None, [f"lg/{LABELS}"]):
+        assert soccernet.find_labels(tmp_path, matches)[f"lg/{LABELS}"].name == LABELS
+
+
+@pytest.mark.parametrize("text, message", [
+    ("", "labels.csv: not a table of labels .no column is called video"),
+    ("a.mp4,1,Goal\n", "line 1: no column is called video; its first line must be video,time,lab"),
+    ("video,time,label\na.mp4,later,Goal\n", "line 2: could not convert"),
+    ("video,time,label\na.mp4,-1,Goal\n", "line 2: '-1' is no time"),
+    ("video,time,label\na.mp4,1:2:3:4,Goal\n", "line 2: '1:2:3:4' is no time"),
+    ("video,time,label\na.mp4,nan,Goal\n", "line 2: 'nan' is no time"),
+    ("video,time,label\n\na.mp4,5,\n", "line 3: a time without a label"),
+    ("video,time,label\na.mp4,5\n", "line 2: no 'label'"),
+    ("video,time,label\n../a.mp4,5,Goal\n", "line 2: '../a.mp4' is not the path of a video"),
+    ("video,time,label\n/v/a.mp4,5,Goal\n", "line 2: '/v/a.mp4' is not the path of a video"),
+    ("video,time,label\n,5,Goal\n", "line 2: '' is not the path of a video"),
+    ('video,time,label\n"a.mp4,5,Goal\n', "line 2: unexpected end"),
+    ("video,time,label,half\na.mp4,5,Goal,first\n", "line 2: invalid literal"),
+    ("video,time,label\n", "not a list of labels .no video is named in it")])
+def test_bad_tables(tmp_path, text, message):
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(DataError, match=message) as error:
+        soccernet.find_labels(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [
+    osl(position_ms="soon"), osl(position_ms=None), osl(label=["PASS"]), osl(half="first"),
+    {"data": [{"id": 3}]}, {"data": ["g1"]}, {"data": [{"inputs": ["a.mp4"]}]}, {"data": 3}, []])
+def test_bad_labels_of_opensportslab(tmp_path, content):
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="labels.json: (entry 0 of data|not labels of OpenSports)"):
+        soccernet.find_labels(tmp_path)
+
+
+def test_classes_where_nobody_names_them(tmp_path, capsys):
+    """SoccerNet's 17 as long as half of the annotations are of them."""
+    path = write_labels(tmp_path / "L.json", annotation(), annotation(label="Dance"))
+    assert soccernet.classes_of([path]) == soccernet.SOCCERNET_CLASSES
+    assert capsys.readouterr().out == ""
+    write_labels(path, annotation(), annotation(label="Dance"), annotation(label="Dance"))
+    assert soccernet.classes_of([path]) == ("Dance", "Foul")
+    assert capsys.readouterr().out == "classes: 2 from the labels: Dance, Foul\n"
+
+
+def test_matches_of_other_roots_are_the_same():
+    """One name may lack folders that lie above; where two fit, neither is taken."""
+    assert soccernet.same_names({"lg/a": 1, "b": 2, "c": 3}, ["a", "x/b", "c"]) == {
+        "a": 1, "x/b": 2, "c": 3}
+    assert soccernet.same_names({"x/a": 1, "y/a": 2}, ["a"]) == {"x/a": 1, "y/a": 2}
+    assert soccernet.same_names({"a": 1}, ["x/a", "y/a"]) == {"a": 1}
+
+
+def test_a_message_says_what_lies_there(tmp_path):
+    for name in ("b.txt", ".hidden", *(f"v{i}.mp4" for i in range(7))):
+        (tmp_path / name).write_text("")
+    (tmp_path / "a").mkdir()
+    with pytest.raises(DataError, match="; it holds a/, b.txt, v0.mp4, v1.mp4, v2.mp4, v3.mp4 and "
+                                        "3 more"):
+        soccernet.find_labels(tmp_path)
+    assert soccernet.what_lies_in(tmp_path / "a") == "; it holds nothing"
 
 
 # ------------------------------------------------------------------ 2. predictions

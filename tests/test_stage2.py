@@ -692,7 +692,9 @@ def test_a_swin_has_no_blocks_to_copy(tmp_path):
     model.save_checkpoint(tmp_path / "1.pt", stage=1, step=1, config=asdict(cfg),
                           model={name: value for name, value in net.state_dict().items()
                                  if name.startswith("spatial.")})
-    got = stage2.start_model(args2("--init", str(tmp_path / "1.pt"), "--window", "8"), None)
+    args, init = (args2("--init", str(tmp_path / "1.pt"), "--window", "8"),
+                  model.load_checkpoint(tmp_path / "1.pt"))
+    got = stage2.start_model(stage2.configure(args, None, init), init, args)
     assert torch.equal(got.spatial.norm.weight, net.spatial.norm.weight)
     assert torch.equal(got.spatial.patch_embed.proj.weight, net.spatial.patch_embed.proj.weight)
     assert got.cfg.window_tokens == 8 and len(got.temporal.blocks) == cfg.temporal_depth

@@ -586,7 +586,7 @@ def test_the_phases(matches, tmp_path, monkeypatch):
 def test_what_learns(head_phase, flags, learns):
     """Exactly what a step uses: several processes wait for the gradient of all that learns."""
     args, cfg = configured("--model", "vivit_micro", "--device", "cpu", *flags)
-    net, cpu = model.Comedian(cfg), stage3.run.init_processes(args)
+    net, cpu = model.Comedian(cfg), stage3.run.init_processes(args, cfg.width)
     for before in (True, False):                           # whatever learned before
         stage3.start_phase(net.requires_grad_(before), head_phase, args, cpu)
         assert net.training != head_phase

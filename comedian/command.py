@@ -1,0 +1,184 @@
+"""
+The command line of all scripts: flags, and mistakes told in one line.
+
+Torch takes more than a second to import, so this file does without. A command that needs it only to
+compute imports it there, and answers --help and a mistake at once.
+"""
+import argparse
+import math
+import os
+import sys
+
+from comedian import DataError
+
+
+# ------------------------------------------------------------------ flags
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults where there is one to show, and paragraphs as they are written."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, False) or isinstance(action, argparse._SubParsersAction):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes the first paragraph of a script's docstring as its description and the second, the
+    commands, as examples. A mistake on the command line is one line and exit code 2."""
+
+    def __init__(self, docstring=None, **more):
+        if docstring:
+            description, examples, *_ = docstring.strip().split("\n\n")
+            more |= {"description": description, "epilog": f"examples:\n{examples}"}
+        super().__init__(formatter_class=HelpFormatter, allow_abbrev=False,
+                         usage="%(prog)s [flags]", **more)
+
+    def error(self, message):
+        say_error(f"{message} (--help lists the flags)")
+        sys.exit(2)
+
+    def parse_args(self, args=None, namespace=None):
+        args = super().parse_args(args, namespace)
+        for name, value in vars(args).items():             # "" would be taken for this very folder
+            if value == "" or (isinstance(value, list) and "" in value):
+                self.error(f"argument --{name.replace('_', '-')}: wants something, got ''")
+        return args
+
+
+def number(low, high=None):
+    """For argparse: a number within [low, high], whole if `low` is; else a one-line refusal. Where
+    a number sets how much memory is taken, `high` is what a large machine has room for."""
+    kind = type(low)
+    if high is None:                                      # nobody wants more
+        high = 10 ** 9 if kind is int else 1e6
+
+    def parse(text):
+        try:
+            value = kind(text) if "_" not in text else math.nan       # Python reads 1_0 as 10
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"wants {what} from {low} to {high}, "
+                                             f"got {text[:40]!r}")
+        return value
+
+    return parse
+
+
+def device_name(name):
+    """For argparse: `name` if torch can compute there, else a one-line refusal."""
+    if name == "cpu":                                     # it always can; no need to ask torch
+        return name
+    import torch
+    try:
+        if torch.device(name).type not in ("cpu", "cuda"):
+            raise RuntimeError("only cpu and cuda are known to work")
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:       # no such device; torch without CUDA
+        raise argparse.ArgumentTypeError(f"torch cannot use {name!r} here "
+                                         f"({str(error).splitlines()[0]})") from None
+    return name
+
+
+# ------------------------------------------------------------------ errors
+def run_as_command(main, args, stopped="stopped before there was anything to save"):
+    """Runs main(args). Errors that the user can mend become one line and exit code 2.
+    `stopped` is what to say after a Ctrl-C that main does not handle."""
+    open_streams()
+    try:
+        main(args)
+        sys.stdout.flush()                                # a full disk behind > is told of here
+    except KeyboardInterrupt:
+        say_error(stopped)
+        sys.exit(130)
+    except DataError as error:
+        say_error(error)
+        sys.exit(2)
+    except OSError as error:
+        place = error.filename if error.filename is not None else "standard output"
+        say_error(f"{place}: cannot be read or written ({error.strerror or error}); check that it "
+                  "is there, its rights, and the room on its disk")
+        sys.exit(2)
+    except ImportError as error:      # kernels that are not built, say: ops.py says what to run
+        say_error(error)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if "can't start new thread" in str(error):
+            say_error("the system allows no more threads; lower --workers or --jobs, or see ulimit "
+                      "-u")
+            sys.exit(2)
+        if not (isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+                or type(error).__name__ == "OutOfMemoryError"):          # torch's, for a GPU
+            raise
+        say_error(f"out of memory on {getattr(args, 'device', 'this machine')}; "
+                  f"{less_memory(args)}")
+        sys.exit(2)
+
+
+def open_streams():
+    """Streams that the caller closed lead nowhere, so that no file of ours takes their place; and
+    names that a stream cannot show are escaped."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)                 # the lowest free number: this one
+        stream = getattr(sys, name)
+        if stream is None or stream.closed:
+            stream = open(os.devnull, "r" if name == "stdin" else "w")
+            setattr(sys, name, stream)
+        if name != "stdin" and hasattr(stream, "reconfigure"):           # not in a notebook
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say_error(message):
+    """One line on stderr. A stream that cannot be written to leads nowhere from here on: the
+    process ends with its own exit code, and Python says nothing more of it."""
+    for name, text in (("stdout", ""), ("stderr", f"error: {' '.join(str(message).split())}\n")):
+        stream = getattr(sys, name)
+        try:
+            stream.write(text)
+            stream.flush()
+        except (OSError, ValueError, AttributeError):      # full, closed, or not there
+            setattr(sys, name, open(os.devnull, "w"))
+
+
+def less_memory(args):
+    """What to lower after an out-of-memory error, and to what."""
+    if not hasattr(args, "batch"):                        # evaluate, report
+        return "close other programs, or take fewer matches at a time"
+    if not hasattr(args, "accumulate"):                   # infer.py
+        return f"try --batch {max(1, args.batch // 2)}"
+    own = args.batch // launcher()["WORLD_SIZE"]          # samples of one process
+    finer = [n for n in range(args.accumulate + 1, own + 1) if own % n == 0]
+    if not finer:
+        return "one sample at a time does not fit: try a shorter --window or a smaller --model"
+    same = getattr(args, "negatives", None) != "batch"
+    return (f"split the batch into smaller passes: --accumulate {finer[0]} "
+            f"({own // finer[0]} at a time instead of {own // args.accumulate}"
+            + ("; the result stays the same)" if same else ", and as few negatives)"))
+
+
+# ------------------------------------------------------------------ torchrun
+def launcher():
+    """What torchrun tells each of its processes, {name: number}; alone, a WORLD_SIZE of 1.
+    DataError for half of it, or for what are no numbers."""
+    told = {"WORLD_SIZE": 1}
+    names = {"WORLD_SIZE": (1, 65536), "RANK": (0, 65535), "LOCAL_RANK": (0, 255),
+             "MASTER_PORT": (1, 65535)}
+    for name, (low, high) in names.items():
+        text = os.environ.get(name, "1" if name == "WORLD_SIZE" else None)
+        if told["WORLD_SIZE"] == 1 and name != "WORLD_SIZE":
+            break
+        try:
+            told[name] = number(low, high)(text or "")
+        except argparse.ArgumentTypeError as error:
+            raise DataError(f"{name}: as an environment variable it {error} beside WORLD_SIZE="
+                            f"{told['WORLD_SIZE']}; start with torchrun, or unset WORLD_SIZE"
+                            ) from None
+    if told["WORLD_SIZE"] > 1 and ("MASTER_ADDR" not in os.environ
+                                   or told["RANK"] >= told["WORLD_SIZE"]):
+        raise DataError(f"WORLD_SIZE={told['WORLD_SIZE']} is set, but not MASTER_ADDR and a RANK "
+                        "below it; start with torchrun, or unset WORLD_SIZE")
+    return told
