@@ -123,6 +123,18 @@ def pairs(demo, class_index, near_s=2.5):
     return sorted(rows, key=lambda row: -row[0])
 
 
+def surest(demo, names):
+    """The surest event of as many classes as `names` has: rows (name, *row of `pairs`). Of a class
+    without any another takes the place. DataError if nothing was spotted."""
+    rows = []
+    for name in dict.fromkeys((*names, *demo.classes)):
+        found = [row for row in pairs(demo, demo.classes.index(name)) if row[3] and row[4]]
+        rows += [(name, *found[0])] if found else []
+    if not rows:
+        raise DataError(f"{demo.run}: no event was spotted with 0.3 or more; train for longer")
+    return rows[:len(names)]
+
+
 def busiest(demo, seconds):
     """(match, half, first second) of the stretch of test video with events of most classes."""
     best = (0, None)
@@ -141,10 +153,7 @@ def busiest(demo, seconds):
 def filmstrip(demo, path):
     """Of three classes the event spotted most surely, and the surest false alarm: seven frames each
     around its time."""
-    rows = []
-    for name in ("Corner", "Goal", "Yellow card"):
-        k = demo.classes.index(name)
-        rows += [(name, *next(row for row in pairs(demo, k) if row[3] and row[4]))]
+    rows = surest(demo, ("Corner", "Goal", "Yellow card"))
     alarms = [(name, *row) for k, name in enumerate(demo.classes)
               for row in pairs(demo, k) if row[3] is None]
     rows += sorted(alarms, key=lambda row: -row[1])[:1]
@@ -307,9 +316,9 @@ def metric(demo, path):
         ap = ops.eleven_points(scored, hits, n_true)
         reached = [scored >= threshold for threshold in np.linspace(0, 1, 200)]
         recall = np.array([hits[r].sum() / n_true for r in reached])
-        precision = np.array([hits[r].mean() if r.any() else 0 for r in reached])
+        precision = np.array([hits[r].mean() if r.any() else np.nan for r in reached])
         levels = np.arange(11) / 10
-        best = [precision[recall >= level].max(initial=0) for level in levels]
+        best = [np.nanmax([0, *precision[recall >= level]]) for level in levels]
         second.plot(recall, precision, color=CURVE, label="as the threshold falls from 1 to 0")
         second.scatter(levels, best, s=70, color=SPOTTED, zorder=3,
                        label=f"the best at that recall or more; their mean is AP: {100 * ap:.1f} %")
@@ -334,10 +343,9 @@ def metric(demo, path):
 # ------------------------------------------------------------------ what the networks do
 def attention(demo, path):
     """Where the temporal transformer looks: the weights of its last block, mean over the heads, in
-    the window around the surest goal."""
+    the window around the goal that was spotted most surely."""
     checkpoint, model = demo.model(3)
-    k = demo.classes.index("Goal")
-    _, match, number, true_s, _ = next(row for row in pairs(demo, k) if row[3] and row[4])
+    (name, _, match, number, true_s, _), = surest(demo, ("Goal",))
     half, length = demo.halves[match, number], model.cfg.window_tokens
     h = demo.tokens(model, [half])[0]
     start = max(0, min(int(true_s) - length // 2, len(h) - length))
@@ -365,7 +373,7 @@ def attention(demo, path):
         bars.bar(seconds, mean[row], 0.9, color=CURVE)
         bars.axvline(start + row + 0.5, color=SPOTTED)
         bars.set(xlim=(start, start + length), ylabel="weight")
-        bars.set_title(f"what the token of the goal at {clock(true_s)} (line) looks at")
+        bars.set_title(f"the token at {clock(true_s)}, {name}: where it looks")
         shown = whole.imshow(mean, cmap="Blues", extent=(start, start + length, start + length,
                                                          start), aspect="auto", vmin=0)
         whole.axhline(start + row + 0.5, color=SPOTTED, lw=1.5)

@@ -352,8 +352,10 @@ def own_videos(tmp):
         for frame in sorted(source.glob("*.jpg")):
             video.write(cv2.imread(str(frame)))
         video.release()
-    (tmp / "own/events.csv").write_text("match,half,seconds,label\n" + "".join(
-        f"cup/final,{half},{seconds},Goal\n" for half in (1, 2) for seconds in (12.5, 80, 130)))
+    (tmp / "own/frames").mkdir()
+    (tmp / "own/frames/labels.csv").write_text("video,time,label\n" + "".join(
+        f"cup/final/{half}.mp4,{time},Goal\n" for half in (1, 2)
+        for time in ("0:12.5", "80", "2:10")))
 
 
 @pytest.mark.slow
