@@ -323,6 +323,15 @@ def test_mathematics_is_such_as_github_shows(name):
 
 
 # ------------------------------------------------------------------ 7. the pages at work
+def test_the_example_of_the_kernels_runs():
+    (_, code), = blocks("docs/kernels.md", "python")
+    names = {}
+    exec(code, names)                 # the page's own lines
+    assert names["merged"].shape == names["kept"].shape == (2700, 17)
+    assert (names["merged"].sum(1) > 0).all()
+    assert len(names["half"]) == len(names["score"]) == (names["kept"] >= 0).sum() > 0
+
+
 def shell(body, cwd, tmp):
     """Runs a page's bash block with this Python, one thread; /tmp/ is `tmp`."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
