@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("*.py", "*.md", "*.toml", "LICENSE", "MANIFEST.in", "Makefile", "requirements*.txt",
-           "comedian", "csrc", "tests", "benchmarks", "docs")
+SOURCES = ("*.py", "*.md", "*.cff", "*.toml", "LICENSE", "MANIFEST.in", "Makefile",
+           "requirements*.txt", "comedian", "csrc", "tests", "benchmarks", "docs")
 pytestmark = pytest.mark.slow
 
 

@@ -1,0 +1,424 @@
+"""
+What these tests prove about the pages (README.md, CONTRIBUTING.md, docs/*.md):
+  1. links lead to files and headings that exist, file names in backticks to files
+  2. commands are accepted by the parser of the script they call, and flags in the text exist
+  3. functions and tests that are named beside a file stand in that file
+  4. a paragraph that links to benchmarks/NAME.txt has its numbers from there
+  5. pictures are small, in use, and have their command beneath
+  6. mathematics is such as GitHub shows
+  7. docs/extend.md works as it stands (slow); docs/figures.py draws every picture (slow)
+"""
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+from comedian import run
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", "CONTRIBUTING.md",
+         *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))]
+FENCE = re.compile(r"^```(\w*) ?(\S*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def page(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(name, kind):
+    """The code blocks of one language: pairs (what stands after the language, content)."""
+    return [(title, body) for language, title, body in FENCE.findall(page(name))
+            if language == kind]
+
+
+def prose(name):
+    """A page without its code blocks."""
+    return FENCE.sub("", page(name))
+
+
+def spans(name):
+    """What stands in single backticks, line breaks as spaces."""
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose(name))]
+
+
+def links(name):
+    """(text, target) of every link and picture of a page."""
+    text = re.sub(r"`[^`]*`", lambda code: code[0].replace("[", " "), prose(name))
+    return (re.findall(r"\[([^\]]*)\]\(([^)\s]+)\)", text)
+            + [("picture", target) for target in re.findall(r'<img src="([^"]+)"', text)])
+
+
+def anchors(path):
+    """The anchors that GitHub gives to the headings of a page."""
+    text = FENCE.sub("", path.read_text(encoding="utf-8"))
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+# ------------------------------------------------------------------ 1. links and files
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    for text, target in links(name):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        assert file.exists(), f"[{text}]({target}): no such file"
+        assert not anchor or anchor in anchors(file), f"[{text}]({target}): no such heading"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_file_names_are_names_of_files(name):
+    """Names of code and pages, and whatever lies in a folder of this project. Others (last.pt,
+    classes.txt) are made by runs."""
+    made_here = {title for title, _ in blocks(name, "python")}
+    for span in spans(name):
+        if (re.fullmatch(r"[\w.-]+\.(py|cpp|h|sh|md|toml|cff)", span)
+                or re.fullmatch(r"(comedian|csrc|docs|tests|benchmarks)/[\w./-]*", span)):
+            places = (ROOT, (ROOT / name).parent, ROOT / "comedian")
+            assert any((place / span).exists() for place in places) or span in made_here, span
+
+
+# ------------------------------------------------------------------ 2. commands
+class Found(Exception):
+    """Carries the parser that a command would have parsed its flags with."""
+
+
+def module_of(words):
+    """The module whose parse_args takes a command's arguments, and these; None for what is no
+    script of this project that has one. words: those after `python`."""
+    if words[0] == "-m":
+        if not words[1].startswith("comedian"):
+            assert words[1] in ("pytest", "venv", "pip", "ruff"), words
+            return None, []
+        module, arguments = importlib.import_module(words[1]), words[2:]
+    else:
+        path = ROOT / words[0]
+        if words[0].startswith("/tmp/"):                   # made in the page itself
+            return None, []
+        assert path.is_file(), f"{words[0]}: no such script"
+        if path.parent == ROOT:
+            module = importlib.import_module(path.stem)
+        elif words[0] == "docs/figures.py":
+            module = figures()
+        else:
+            source = path.read_text(encoding="utf-8")
+            for flag in [word for word in words if word.startswith("--")]:
+                assert f'"{flag}"' in source, f"{words[0]} has no {flag}"
+            return None, []
+        arguments = words[1:]
+    return (module if hasattr(module, "parse_args") else None), arguments
+
+
+def figures():
+    spec = importlib.util.spec_from_file_location("figures", ROOT / "docs/figures.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def python_commands(text):
+    """The words after `python` or after torchrun's own flags, of every line that starts with one;
+    shell variables are replaced by what was assigned to them above."""
+    variables = {}
+    for line in text.replace("\\\n", " ").splitlines():
+        if assigned := re.fullmatch(r'(\w+)="(.*)"', line):
+            variables[assigned[1]] = assigned[2]
+            continue
+        line = re.sub(r"\$(\w+)", lambda found: variables.get(found[1], found[0]), line)
+        words = shlex.split(line, comments=True)
+        if "&&" in words:
+            words = words[:words.index("&&")]
+        if words[:1] == ["python"] and not words[1].startswith("setup.py"):
+            yield words[1:]
+        elif words[:1] == ["torchrun"]:
+            script = [i for i, word in enumerate(words) if word.endswith(".py")]
+            yield from [words[script[0]:]] if script else []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_commands_parse(name, capsys):
+    for words in python_commands("".join(body for _, body in blocks(name, "bash"))):
+        module, arguments = module_of(words)
+        if module is None:
+            continue
+        known = ["vivit_micro" if word == "conv_micro" else word for word in arguments]
+        known = ["cpu" if word.startswith("cuda") else word for word in known]
+        try:
+            module.parse_args(known)
+        except SystemExit:
+            pytest.fail(f"python {shlex.join(words)}: {capsys.readouterr().err}")
+
+
+def options(module, monkeypatch):
+    """All --flags of a module's command, of its subcommands too."""
+    def parse_args(self, argv=None):
+        raise Found(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.Parser, "parse_args", parse_args)
+        with pytest.raises(Found) as found:
+            module.parse_args([])
+    whole, = found.value.args
+    inner = [parser for action in whole._actions if isinstance(action, argparse._SubParsersAction)
+             for parser in action.choices.values()]
+    return {flag for parser in (whole, *inner) for flag in parser._option_string_actions}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_commands_in_a_sentence_name_real_flags(name, monkeypatch):
+    """They may leave out what is required."""
+    for span in spans(name):
+        for words in python_commands(span):
+            module, arguments = module_of(words)
+            if module:
+                flags = {word for word in arguments if word.startswith("--")}
+                assert flags <= options(module, monkeypatch), span
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_flags_exist(name):
+    helps = "".join(path.read_text(encoding="utf-8") for path in
+                    (*ROOT.glob("*.py"), *ROOT.glob("comedian/*.py"), ROOT / "docs/figures.py"))
+    for span in spans(name):
+        for flag in re.findall(r"^--[a-z][\w-]*", span):
+            positive = flag.replace("--no-", "--")
+            assert f'"{flag}"' in helps or f'"{positive}"' in helps, flag
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_make_has_these_targets(name):
+    targets = set(re.findall(r"^([\w-]+):", page("Makefile"), re.MULTILINE))
+    said = re.findall(r"^make ([a-z-]+)", "\n".join([*spans(name),
+                                                    *(body for _, body in blocks(name, "bash"))]),
+                      re.MULTILINE)
+    assert set(said) <= targets, set(said) - targets
+
+
+# ------------------------------------------------------------------ 3. functions and tests
+NAMED = re.compile(r"((?:`[A-Za-z_][\w.]*`[^`\[\].:;|]*)+)\bin \[([^\]]+)\]\(([^)#]+)\)")
+
+
+def paragraphs(name):
+    """The paragraphs of a page as single lines; table rows each alone."""
+    for part in re.split(r"\n\s*\n", prose(name)):
+        yield from part.splitlines() if part.lstrip().startswith("|") else [" ".join(part.split())]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_what_stands_in_a_file_stands_there(name):
+    """`name`, `name` in [file](file): each is defined there."""
+    for paragraph in paragraphs(name):
+        for named, text, target in NAMED.findall(paragraph):
+            source = ((ROOT / name).parent / target).read_text(encoding="utf-8")
+            for symbol in re.findall(r"`([\w.]+)`", named):
+                last = symbol.rsplit(".", 1)[-1]
+                assert re.search(rf"^\s*(def|class) {last}\b|^{last}\b.*=", source, re.MULTILINE), (
+                    f"{symbol} is not in {text}")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_tests_exist(name):
+    there = set(re.findall(r"(?:def|class) (test_\w+|Test\w+)", "".join(
+        path.read_text(encoding="utf-8") for path in ROOT.glob("tests/test_*.py"))))
+    for span in spans(name):
+        if re.fullmatch(r"test_\w+|Test[A-Z]\w+", span):
+            assert span in there, span
+
+
+def test_the_method_proves_its_equations():
+    """Every numbered equation is followed by a function and a test before the next heading; and
+    every test that a stage's docstring names for an equation is on the page."""
+    text = page("docs/method.md")
+    for number in range(1, 8):
+        rest = text[text.index(f"\\qquad ({number})"):].split("\n#")[0]
+        assert re.search(r"Code:\s+`\w+`", rest), number
+        assert re.search(r"Tests?:\s+`test_\w+`", rest), number
+    for stage in ("stage1_spatial.py", "stage2_distill.py", "stage3_finetune.py"):
+        for test in re.findall(r"test_equation\w+", page(stage)):
+            if "batch" not in test:                        # the demo's way
+                assert f"`{test}`" in text
+
+
+# ------------------------------------------------------------------ 4. numbers
+NUMBER = re.compile(r"(?<![\w.^])\d[\d,]*\d(?:\.\d+)?(?![\w]|\.\d)|(?<![\w.^])\d\.\d+(?![\w]|\.\d)")
+
+
+def numbers(text):
+    return {number.replace(",", "") for number in NUMBER.findall(text)}
+
+
+def quoting(name):
+    """(text, [files]) of every paragraph that links to a file in benchmarks/, or to a page as
+    "table in ..."; a table belongs to the paragraph above it."""
+    parts = re.split(r"\n\s*\n", prose(name))
+    for part, after in zip(parts, [*parts[1:], ""], strict=True):
+        files = [target for text, target in re.findall(r"\[([^\]]*)\]\(([^)#\s]+)[^)]*\)", part)
+                 if target.endswith(".txt") or text.startswith("table in ")]
+        if files:
+            table = "\n" + after if after.lstrip().startswith("|") else ""
+            yield part + table, [(ROOT / name).parent / file for file in files]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_numbers_are_those_of_the_file(name):
+    """All with a decimal point, or of three digits and more; code and links are not looked at."""
+    for text, files in quoting(name):
+        text = re.sub(r"`[^`]*`|\]\([^)]*\)|\$[^$]*\$", " ", text)
+        there = set().union(*(numbers(file.read_text(encoding="utf-8")) for file in files))
+        said = {number for number in numbers(text) if "." in number or len(number) > 2}
+        assert said <= there, (sorted(said - there), [file.name for file in files])
+
+
+def test_pages_quote_the_benchmarks():
+    """So that the test above has something to look at."""
+    quoted = {file.name for name in PAGES for _, files in quoting(name) for file in files}
+    assert {"bank.txt", "kernels.txt", "memory.txt", "throughput.txt", "infer.txt", "demo.txt",
+            "kills.txt", "sweep.txt"} <= quoted
+
+
+# ------------------------------------------------------------------ 5. pictures
+def test_pictures_are_small_and_in_use():
+    used = {((ROOT / name).parent / target).resolve() for name in PAGES
+            for _, target in links(name) if target.endswith(".png")}
+    for picture in ROOT.glob("docs/*.png"):
+        assert picture in used, f"{picture.name} is on no page"
+        assert picture.stat().st_size < 200_000, picture.name
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_picture_has_its_command_beneath(name):
+    """Before the next picture or heading; in the README somewhere."""
+    parts = re.split(r'(<img src="[^"]+"|!\[[^\]]*\]\([^)]+\))', page(name))
+    for picture, after in zip(parts[1::2], parts[2::2], strict=True):
+        after = page(name) if name == "README.md" else after.split("\n#")[0]
+        file = Path(re.search(r'[("]([\w./-]+\.png)', picture)[1])
+        assert re.search(rf"docs/figures\.py[^`]* --only [\w ]*\b{file.stem}\b"
+                         rf"|comedian\.report[^`]*{file.stem}", after), file.name
+
+
+# ------------------------------------------------------------------ 6. mathematics
+@pytest.mark.parametrize("name", PAGES)
+def test_mathematics_is_such_as_github_shows(name):
+    """No macro that it forbids. Outside a block of mathematics Markdown eats a backslash before
+    punctuation. Dollars come in pairs, with no space within and no letter or digit after."""
+    assert "\\operatorname" not in page(name)
+    for paragraph in paragraphs(name):
+        text = re.sub(r"`[^`]*`", "", paragraph)
+        assert text.count("$") % 2 == 0, paragraph
+        for before, inside, after in re.findall(r"(.?)\$([^$]+)\$(.?)", text):
+            assert not re.search(r"\\[^\w\s]", inside), inside
+            assert inside == inside.strip() and not re.search(r"\w", before + after), inside
+            assert "|" not in inside, inside
+
+
+# ------------------------------------------------------------------ 7. the pages at work
+def test_the_example_of_the_kernels_runs():
+    (_, code), = blocks("docs/kernels.md", "python")
+    names = {}
+    exec(code, names)                 # the page's own lines
+    assert names["merged"].shape == names["kept"].shape == (2700, 17)
+    assert (names["merged"].sum(1) > 0).all()
+    assert len(names["half"]) == len(names["score"]) == (names["kept"] >= 0).sum() > 0
+
+
+def shell(body, cwd, tmp):
+    """Runs a page's bash block with this Python, one thread; /tmp/ is `tmp`."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                   "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["bash", "-ec", body.replace("/tmp/", f"{tmp}/")], cwd=cwd,
+                          env=environment, text=True, capture_output=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """The small synthetic matches of docs/extend.md, below a folder that stands for /tmp."""
+    tmp = tmp_path_factory.mktemp("tmp")
+    shell(blocks("docs/extend.md", "bash")[0][1], ROOT, tmp)
+    return tmp
+
+
+def own_videos(tmp):
+    """The match and the list of events that docs/extend.md begins with."""
+    folder = tmp / "own/videos/cup/final"
+    folder.mkdir(parents=True)
+    for half in (1, 2):
+        source = sorted((tmp / "few/train").rglob(f"{half}_224p"))[0]
+        video = cv2.VideoWriter(str(folder / f"{half}.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 2,
+                                (48, 48))
+        for frame in sorted(source.glob("*.jpg")):
+            video.write(cv2.imread(str(frame)))
+        video.release()
+    (tmp / "own/frames").mkdir()
+    (tmp / "own/frames/labels.csv").write_text("video,time,label\n" + "".join(
+        f"cup/final/{half}.mp4,{time},Goal\n" for half in (1, 2)
+        for time in ("0:12.5", "80", "2:10")))
+
+
+@pytest.mark.slow
+def test_extend_works_as_it_stands(few, tmp_path):
+    """A copy of the code; every block of the page after the first in its order."""
+    for path in (*ROOT.glob("*.py"), ROOT / "comedian", ROOT / "csrc"):
+        copy = shutil.copytree if path.is_dir() else shutil.copy
+        copy(path, tmp_path / path.name)
+    own_videos(few)
+    said = ""
+    for language, title, body in FENCE.findall(page("docs/extend.md")):
+        if language == "python":
+            Path(title.replace("/tmp/", f"{few}/")).write_text(body.replace("/tmp/", f"{few}/"))
+        elif language == "diff":
+            lines, file = body.splitlines(), tmp_path / title
+            old, new = ("\n".join(line[1:] for line in lines if line[:1] in (" ", mark))
+                        for mark in "-+")
+            text = file.read_text(encoding="utf-8")
+            assert text.count(old) == 1, f"{title} has no\n{old}"
+            file.write_text(text.replace(old, new), encoding="utf-8")
+        elif language == "bash" and "prepare synthetic" not in body:
+            said += shell(body, tmp_path, few)
+    assert re.search(r"^Restart +\d", said, re.MULTILINE)              # a row of the table
+    assert "conv_micro, the spatial encoder of stage 1" in said
+    assert "like cup/final/1_48p" in said and "Goal 6" in said
+    spots = json.loads((few / "few/conv-spots").rglob("*.json").__next__().read_text())
+    assert spots["predictions"]
+
+
+@pytest.mark.slow
+def test_every_picture_is_drawn(few, tmp_path):
+    """From runs of a few steps. What they spot is no good, so the truth itself is put there as
+    spotted, with one false alarm."""
+    data, runs = few / "few", few / "runs"
+    shared = "--batch 4 --window 32 --log-every 1"
+    shell(f"""
+python stage1_spatial.py --data {data}/train --model vivit_micro --batch 16 --steps 3 --queue 64 \
+       --log-every 1 --out {runs}/stage1
+python stage2_distill.py --data {data}/train --features-name physics --init {runs}/stage1/last.pt \
+       --steps 3 {shared} --out {runs}/stage2
+python stage3_finetune.py --data {data}/train --classes {data}/classes.txt \
+       --init {runs}/stage2/last.pt --head-steps 2 --steps 2 {shared} --out {runs}/stage3
+python infer.py --data {data}/test --checkpoint {runs}/stage3/last.pt --out {runs}/test
+""", ROOT, few)
+    for labels in (data / "test").rglob("Labels-v2.json"):
+        found = runs / "test" / labels.parent.relative_to(data / "test") / "results_spotting.json"
+        spots = json.loads(found.read_text())
+        true = [{"gameTime": event["gameTime"], "label": event["label"], "confidence": 0.9,
+                 "half": event["gameTime"][0], "position": event["position"]}
+                for event in json.loads(labels.read_text())["annotations"]]
+        spots["predictions"] = [*true, {**true[0], "label": "Goal", "position": "90000"}]
+        found.write_text(json.dumps(spots))
+    said = shell(f"python docs/figures.py --run {runs} --data {data} --out {tmp_path}", ROOT, few)
+    drawn = {path.stem for path in tmp_path.glob("*.png")}
+    assert drawn == set(figures().PICTURES) and len(said.splitlines()) >= len(drawn)
+    for path in tmp_path.glob("*.png"):
+        assert cv2.imread(str(path)).shape[1] == 1080
