@@ -23,8 +23,8 @@ SCRIPTS = sorted(path.relative_to(ROOT).as_posix()
 
 
 def test_file_map_is_complete():
-    section = README.split("## Reading order")[1].split("\n## ")[0]
-    named = set(re.findall(r"`([\w./]+)`", section))
+    section = README.split("## Read the code")[1].split("\n## ")[0]
+    named = set(re.findall(r"[`(]([\w./]+)[`)]", section))
     code = ("*.py", "comedian/[!_]*.py", "csrc/*.cpp", "csrc/*.h")
     for path in itertools.chain.from_iterable(map(ROOT.glob, code)):
         name = path.relative_to(ROOT).as_posix()
