@@ -361,8 +361,7 @@ def own_videos(tmp):
         for frame in sorted(source.glob("*.jpg")):
             video.write(cv2.imread(str(frame)))
         video.release()
-    (tmp / "own/frames").mkdir()
-    (tmp / "own/frames/labels.csv").write_text("video,time,label\n" + "".join(
+    (tmp / "own/videos/labels.csv").write_text("video,time,label\n" + "".join(
         f"cup/final/{half}.mp4,{time},Goal\n" for half in (1, 2)
         for time in ("0:12.5", "80", "2:10")))
 
