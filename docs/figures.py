@@ -123,6 +123,14 @@ def pairs(demo, class_index, near_s=2.5):
     return sorted(rows, key=lambda row: -row[0])
 
 
+def any_of(found, what):
+    """The first of an iterator; DataError, for matches or a run that are too small, if it is empty.
+    """
+    for one in found:
+        return one
+    raise DataError(f"no {what} to draw; take longer or more matches, or train for longer")
+
+
 def surest(demo, names):
     """The surest event of as many classes as `names` has: rows (name, *row of `pairs`). Of a class
     without any another takes the place. DataError if nothing was spotted."""
@@ -130,8 +138,7 @@ def surest(demo, names):
     for name in dict.fromkeys((*names, *demo.classes)):
         found = [row for row in pairs(demo, demo.classes.index(name)) if row[3] and row[4]]
         rows += [(name, *found[0])] if found else []
-    if not rows:
-        raise DataError(f"{demo.run}: no event was spotted with 0.3 or more; train for longer")
+    any_of(rows, "event that was spotted with a confidence of 0.3")
     return rows[:len(names)]
 
 
@@ -146,7 +153,7 @@ def busiest(demo, seconds):
             inside = {e.label for e in events if e.half == event.half
                       and first <= e.position_ms / 1000 < first + seconds}
             best = max(best, (len(inside), (match, event.half, first)), key=lambda b: b[0])
-    return best[1]
+    return any_of(filter(None, best[1:]), f"half with an event and {seconds} s around it")
 
 
 # ------------------------------------------------------------------ what was spotted
@@ -257,7 +264,7 @@ def nms(demo, path):
             around = table[max(0, t - 8):t + 9, k].sum() - table[t, k]
             if 15 <= t < len(table) - 16:
                 best = max(best, (around, match, number, t, k), key=lambda b: b[0])
-    _, match, number, middle, k = best
+    match, number, middle, k = any_of(filter(None, [best[1:]]), "sure detection amid a half")
     table = torch.from_numpy(demo.scores(match, number)[:, k:k + 1])      # (n_tokens, 1)
     length, time_s = torch.tensor([len(table)]), np.arange(len(table)) + 0.25
     true = [e.position_ms / 1000 for e in demo.events[match] if (e.half, e.label) == (number, k)]
@@ -398,13 +405,14 @@ def neighbours(demo, path):
     with picture(path, 9.9) as figure:
         grid = figure.subplots(len(names), 5)
         for axes, name in zip(grid, names, strict=True):
-            half, second = next(
+            half, second = any_of((
                 (demo.halves[match, e.half], e.position_ms // 1000)
                 for match, events in demo.events.items() for e in events
-                if e.label == demo.classes.index(name) and e.visible)
+                if e.label == demo.classes.index(name) and e.visible), name)
             query = int(np.flatnonzero((owner == halves.index(half)) & (place == second))[0])
             alike = x @ x[query]
             other = np.array([halves[o].match != half.match for o in owner])
+            any_of(np.flatnonzero(other), "second match")
             order = [i for i in alike.argsort(descending=True).tolist() if other[i]][:4]
             for panel, i in zip(axes, [query, *order], strict=True):
                 image = frames(halves[owner[i]], CLIP_FRAMES * int(place[i]), 2)[1][1]
@@ -428,12 +436,12 @@ def target(demo, path):
     rows = bank.Bank(features, halves, torch.device("cpu"), torch.float32)
     window, k = args["window"], demo.classes.index("Corner")
     labels = soccernet.find_files(demo.data / "train", soccernet.LABELS)
-    h, second = next(
+    h, second = any_of((
         (halves.index(half), event.position_ms // 1000)
         for half in halves if half.match in labels
         for event in soccernet.read_labels(labels[half.match], demo.classes)
         if (event.half, event.label) == (half.number, k)
-        and window < event.position_ms // 1000 < half.n_tokens - window)
+        and window < event.position_ms // 1000 < half.n_tokens - window), "corner amid a half")
     index = int(rows.first[h]) + second
     ids = bank.row_ids(rows.rows)
     equal = ids == ids[index]

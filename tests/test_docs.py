@@ -332,14 +332,39 @@ def test_the_example_of_the_kernels_runs():
     assert len(names["half"]) == len(names["score"]) == (names["kept"] >= 0).sum() > 0
 
 
+def elsewhere(text, tmp):
+    """The folders that docs/extend.md has in /tmp are below `tmp`."""
+    return re.sub(r"/tmp/(?=(few|own)\b)", f"{tmp}/", text)
+
+
 def shell(body, cwd, tmp):
-    """Runs a page's bash block with this Python, one thread; /tmp/ is `tmp`."""
+    """Runs a page's bash block with this Python, in one thread."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
                    "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(["bash", "-ec", body.replace("/tmp/", f"{tmp}/")], cwd=cwd,
-                          env=environment, text=True, capture_output=True)
+    done = subprocess.run(["bash", "-ec", elsewhere(body, tmp)], cwd=cwd, env=environment,
+                          text=True, capture_output=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return done.stdout
+
+
+def changed(text, diff):
+    """A file's text after a diff without line numbers, whose lines must stand in it once; comments
+    at their ends may be others."""
+    lines = diff.splitlines()
+    old, new = ([line[1:] for line in lines if line[:1] in (" ", mark)] for mark in "-+")
+    found = re.findall("^" + r"(?: *#.*)?\n".join(map(re.escape, old)) + "(?: *#.*)?$", text,
+                       re.MULTILINE)
+    assert len(found) == 1, f"not there once:\n{diff}"
+    return text.replace(found[0], "\n".join(new))
+
+
+def test_the_changes_of_extend_fit_the_code():
+    text = page("model.py")
+    for title, diff in blocks("docs/extend.md", "diff"):
+        assert title == "model.py"
+        text = changed(text, diff)
+    compile(text, "model.py", "exec")
+    assert text.count("conv") > 3
 
 
 @pytest.fixture(scope="module")
@@ -376,14 +401,10 @@ def test_extend_works_as_it_stands(few, tmp_path):
     said = ""
     for language, title, body in FENCE.findall(page("docs/extend.md")):
         if language == "python":
-            Path(title.replace("/tmp/", f"{few}/")).write_text(body.replace("/tmp/", f"{few}/"))
+            Path(elsewhere(title, few)).write_text(elsewhere(body, few))
         elif language == "diff":
-            lines, file = body.splitlines(), tmp_path / title
-            old, new = ("\n".join(line[1:] for line in lines if line[:1] in (" ", mark))
-                        for mark in "-+")
-            text = file.read_text(encoding="utf-8")
-            assert text.count(old) == 1, f"{title} has no\n{old}"
-            file.write_text(text.replace(old, new), encoding="utf-8")
+            file = tmp_path / title
+            file.write_text(changed(file.read_text(encoding="utf-8"), body), encoding="utf-8")
         elif language == "bash" and "prepare synthetic" not in body:
             said += shell(body, tmp_path, few)
     assert re.search(r"^Restart +\d", said, re.MULTILINE)              # a row of the table
@@ -394,12 +415,13 @@ def test_extend_works_as_it_stands(few, tmp_path):
 
 
 @pytest.mark.slow
-def test_every_picture_is_drawn(few, tmp_path):
-    """From runs of a few steps. What they spot is no good, so the truth itself is put there as
+def test_every_picture_is_drawn(tmp_path):
+    """From two test matches and runs of a few steps. What they spot is no good, so the truth itself is put there as
     spotted, with one false alarm."""
-    data, runs = few / "few", few / "runs"
+    data, runs, out = tmp_path / "data", tmp_path / "runs", tmp_path / "out"
     shared = "--batch 4 --window 32 --log-every 1"
     shell(f"""
+python -m comedian.prepare synthetic --out {data} --train 3 --labelled 3 --test 2
 python stage1_spatial.py --data {data}/train --model vivit_micro --batch 16 --steps 3 --queue 64 \
        --log-every 1 --out {runs}/stage1
 python stage2_distill.py --data {data}/train --features-name physics --init {runs}/stage1/last.pt \
@@ -407,7 +429,7 @@ python stage2_distill.py --data {data}/train --features-name physics --init {run
 python stage3_finetune.py --data {data}/train --classes {data}/classes.txt \
        --init {runs}/stage2/last.pt --head-steps 2 --steps 2 {shared} --out {runs}/stage3
 python infer.py --data {data}/test --checkpoint {runs}/stage3/last.pt --out {runs}/test
-""", ROOT, few)
+""", ROOT, tmp_path)
     for labels in (data / "test").rglob("Labels-v2.json"):
         found = runs / "test" / labels.parent.relative_to(data / "test") / "results_spotting.json"
         spots = json.loads(found.read_text())
@@ -416,8 +438,8 @@ python infer.py --data {data}/test --checkpoint {runs}/stage3/last.pt --out {run
                 for event in json.loads(labels.read_text())["annotations"]]
         spots["predictions"] = [*true, {**true[0], "label": "Goal", "position": "90000"}]
         found.write_text(json.dumps(spots))
-    said = shell(f"python docs/figures.py --run {runs} --data {data} --out {tmp_path}", ROOT, few)
-    drawn = {path.stem for path in tmp_path.glob("*.png")}
+    said = shell(f"python docs/figures.py --run {runs} --data {data} --out {out}", ROOT, tmp_path)
+    drawn = {path.stem for path in out.glob("*.png")}
     assert drawn == set(figures().PICTURES) and len(said.splitlines()) >= len(drawn)
-    for path in tmp_path.glob("*.png"):
+    for path in out.glob("*.png"):
         assert cv2.imread(str(path)).shape[1] == 1080
