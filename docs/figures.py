@@ -442,7 +442,7 @@ def target(demo, path):
         for event in soccernet.read_labels(labels[half.match], demo.classes)
         if (event.half, event.label) == (half.number, k)
         and window < event.position_ms // 1000 < half.n_tokens - window), "corner amid a half")
-    index = int(rows.first[h]) + second
+    index = int(rows.first_row[h]) + second
     ids = bank.row_ids(rows.rows)
     equal = ids == ids[index]
     s2 = (rows.rows @ rows.rows[index] / args["tau_m"]).masked_fill(equal, -torch.inf).softmax(0)
@@ -459,13 +459,13 @@ def target(demo, path):
         s1 = (rows.rows @ z / args["tau"]).softmax(0).numpy()                         # Eq. 3
     order = np.argsort(-w)[:6]
     order = [index, *(i for i in order if i != index)][:6]
-    whose = np.searchsorted(rows.first, order, side="right") - 1
+    whose = np.searchsorted(rows.first_row, order, side="right") - 1
     ranked = np.argsort(-w, kind="stable")                # the own row, then those most like it
     counts = np.arange(1, len(w) + 1)
     with picture(path, 7.2) as figure:
         top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.9))
         for n, (panel, i, o) in enumerate(zip(top.subplots(1, 6), order, whose, strict=True)):
-            image = frames(halves[o], CLIP_FRAMES * int(i - rows.first[o]), 2)[1][0]
+            image = frames(halves[o], CLIP_FRAMES * int(i - rows.first_row[o]), 2)[1][0]
             panel.imshow(image, interpolation="nearest")
             panel.set(xticks=[], yticks=[])
             panel.set_xlabel(f"w = {w[i]:.3f}", size=LETTERS - 1)

@@ -416,8 +416,8 @@ def test_extend_works_as_it_stands(few, tmp_path):
 
 @pytest.mark.slow
 def test_every_picture_is_drawn(tmp_path):
-    """From two test matches and runs of a few steps. What they spot is no good, so the truth itself is put there as
-    spotted, with one false alarm."""
+    """From two test matches and runs of a few steps. What they spot is no good, so the truth itself
+    is put there as spotted, with one false alarm."""
     data, runs, out = tmp_path / "data", tmp_path / "runs", tmp_path / "out"
     shared = "--batch 4 --window 32 --log-every 1"
     shell(f"""
