@@ -326,7 +326,8 @@ def read_basis(path):
             raise ValueError(f"components of shape {components.shape} do not fit the rest")
         if scale.min() <= 0 or total <= 0:
             raise ValueError("a scale or the variance is 0 or less")
-        if not np.allclose(components @ components.T, np.eye(width), atol=1e-6):
+        if abs(components).max() > 1.1 or not np.allclose(
+                components @ components.T, np.eye(width), atol=1e-6):
             raise ValueError("its components are not orthonormal")
     except ValueError as error:
         raise formats.refused(path, what, error) from None
@@ -400,6 +401,9 @@ def pca(args):
             there += 1
             continue
         reduced = np.concatenate([project(x, basis) for x in blocks(file)])
+        if not np.isfinite(reduced).all():
+            raise DataError(f"{args.basis or file.path}: reduces to values that are not finite; "
+                            "fit another basis, or extract these features again")
         write_file(path, lambda to, reduced=reduced: np.save(to, reduced))
     print(f"pca: {len(files) - there} halves written, {there} there already; "
           f"{out}/<match>/<half>_{out_name}.npy, {width} wide")

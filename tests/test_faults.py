@@ -842,18 +842,22 @@ def npz_tried(group, where, argv, allowed, short):
 
 
 def scores():
-    # What is not read may be as it likes; another time or class is only another time or class.
-    free = r"url_local|start_s: (all 0|bool|all 1e-300|float16)|no start_s" \
-           r"|classes: text|token_s: float16|windows_\d: (float16|all 0|all 1e-300|one (0|1e-300))"
-    for command in ("sweep", "timeline"):
+    # What is not read may be anything; another time or class is only another time or class.
+    free = r"url_local|start_s: (all 0|bool|all 1e-300|float16)|no start_s|bf16|no curve_" \
+           r"|classes: text|token_s: float16|curve_2" \
+           r"|(windows_\d|curve_1): (float16|all 0|all 1e-300|one (0|1e-300))"
+    for command in ("sweep", "timeline"):                  # the timeline is that of half 1
         argv = [arg.replace("{base}/spots", "new") for arg in COMMANDS[command]]
-        npz_tried("scores", "spots/league/one/scores.npz", argv, free, command == "sweep")
+        npz_tried("scores", "spots/league/one/scores.npz", argv,
+                  free + ("|curve_1" if command == "sweep" else ""), command == "sweep")
 
 
 def bases():
     argv = ["prepare", "pca", "--features", "{data}", "--name", "teacher", "--out", "out",
             "--basis", "new/four.npz"]
-    npz_tried("features", "reduced/four.npz", argv, "sources|float16|explained_variance", False)
+    # Another centre, scale or variance is only another basis, as long as what it gives is finite.
+    npz_tried("features", "reduced/four.npz", argv, r"sources|float16|explained_variance|"
+              r"(mean|scale|total_variance): (all|one) -?[\de+-]+$", False)
 
 
 # ------------------------------------------------------------------ soft centroids
