@@ -1,7 +1,7 @@
 """
 What makes inference on a CPU faster, each change beside what it replaced.
 
-    python benchmarks/cpu.py                          # 3 minutes; its output is cpu.txt
+    python benchmarks/cpu.py                          # some minutes; its output is cpu.txt
 
 Frames of SoccerNet's 398x224. "before" resizes with both matrix products and encodes 64 clips at a
 time; the next lines take one change each, and the last has all that this machine's processor is
