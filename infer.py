@@ -461,7 +461,7 @@ def check_output(args, halves, labels):
     again = [match for match in matches if (out / match / PREDICTIONS).exists()]
     if again:
         print(f"{out}: results of {len(again)} of these matches are there and will be replaced")
-    evaluate.check_writable(out / "new.json", ".json")
+    evaluate.check_writable(out / PREDICTIONS)
     if args.json:
         evaluate.check_writable(args.json, ".json")
     if args.zip:

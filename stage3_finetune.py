@@ -138,7 +138,7 @@ def configure(args, checkpoint, path):
     classes = cfg.classes if "head." in trained else ()
     if args.classes:
         classes = read_classes(args.classes)
-        if args.resume and classes != cfg.classes:
+        if args.resume and "head." in trained and classes != cfg.classes:
             raise DataError(f"{args.classes}: holds other classes than {path} was trained with; "
                             "give the file of that run, or choose another --out")
     swin = cfg.spatial == "swin"

@@ -379,14 +379,15 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
 
 def check_writable(path, *endings):
     """Raises DataError if no file can be written at `path`: before hours of work, not after. A file
-    that is there is replaced only if its name says that it is of the same kind."""
+    that is there is replaced only if its name says that it is of the same kind, one of `endings`
+    if there are any."""
     path = Path(path)
     if not path.parent.is_dir():
         raise DataError(f"{path}: its folder does not exist; make it, or name another")
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise DataError(f"{path}: cannot be written; name another file")
     of_this_kind = path.suffix.lower() in endings and path.name not in (LABELS, PREDICTIONS)
-    if path.exists() and not of_this_kind:
+    if endings and path.exists() and not of_this_kind:
         raise DataError(f"{path}: is there, and would be lost; name a new file, or one that ends "
                         f"in {' or '.join(endings)}")
 

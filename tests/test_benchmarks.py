@@ -21,12 +21,12 @@ LINES = ["matrix product, .* bfloat16", "bandwidth", "logits in float32 against 
 
 
 def test_the_hours_to_plan_with(monkeypatch):
-    """The README's are those that cost.py computes."""
+    """Those of docs/training.md are those that cost.py computes."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     cost = __import__("cost")
     assert cost.planned_hours("vivit_tiny", 300) == pytest.approx(
-        2336e15 * 2 / (0.3 * 989.4e12) / 3600, rel=1e-3)           # 2,336: the README's table
-    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+        2336e15 * 2 / (0.3 * 989.4e12) / 3600, rel=1e-3)           # 2,336: the table there
+    text = " ".join((ROOT / "docs/training.md").read_text(encoding="utf-8").split())
     said = re.search(r"300 matches take ([\d.]+) hours on one H100 SXM", text)
     assert float(said[1]) == round(cost.planned_hours("vivit_tiny", 300), 1)
 

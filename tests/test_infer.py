@@ -785,7 +785,7 @@ def test_features_of_another_network_are_not_mixed_in(matches, tmp_path):
     write_features(matches, tmp_path / "1.pt", tmp_path / "out")
     record = json.loads((tmp_path / "out/own.json").read_text())
     digest = hashlib.sha256((tmp_path / "1.pt").read_bytes()).hexdigest()
-    assert record == {"checkpoint_sha256": digest}
+    assert record == {"checkpoint_sha256": digest, "bf16": False}
     save_network(tmp_path / "2.pt", 2)
     with pytest.raises(DataError, match="own.json: features of this name were made by another ch"):
         write_features(matches, tmp_path / "2.pt", tmp_path / "out")

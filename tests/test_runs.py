@@ -620,7 +620,7 @@ MISTAKES = {                          # stage, options, the one line
     "no classes": (3, ["--classes", "nowhere.txt"], "nowhere.txt: not a list of classes"),
     "no such stage 2": (3, ["--init", "nowhere.pt"], "nowhere.pt: no such checkpoint"),
     "no step": (3, "--head-steps 0 --steps 0 --epochs 0 --head-epochs 0".split(),
-                "no step of --batch 4"),
+                "too few windows for one step"),
 }
 
 

@@ -35,7 +35,7 @@ from comedian.soccernet import (
 def configured(*flags, given=None):
     """(args, Config) as main has them. given: a checkpoint, as --init loads it."""
     args = stage3.parse_args(["--data", "x", *flags])
-    return args, stage3.configure(args, given)
+    return args, stage3.configure(args, given, "x.pt")
 
 
 def run(matches, out, *more):
@@ -688,7 +688,8 @@ MISTAKES = {                          # options, the one line
                      "init.pt: was trained with window 8; give --window 8, or leave it out"),
     "no step": (["--head-steps", "0", "--steps", "0", "--head-epochs", "1", "--epochs", "1",
                  "--windows-per-half", "2", "--batch", "9"],
-                "8 windows an epoch make no step of --batch 9; give more --epochs, or --steps"),
+                "too few windows for one step (8 an epoch, --batch 9); lower --batch, or give more "
+                "--epochs or --steps"),
     "gaps in the validation": (
         ["--valid", "{matches}", "--stride", "7", "--ignore", "1"],
         "--stride 7 with --ignore 1 leaves seconds that no window of 8 scores"),
@@ -738,6 +739,16 @@ def test_labels_of_no_class_are_named(matches, tmp_path, capsys):
     assert "warning: annotations of no class are left out: 'Foul' (11)" in printed
 
 
+def test_classes_of_a_resumed_run_are_its_own(matches, tmp_path):
+    """The file's name is the same, what it holds is not: the head would be relabelled."""
+    classes = tmp_path / "classes.txt"
+    classes.write_text("Goal\nFoul")
+    run(matches, tmp_path / "run", "--classes", str(classes))
+    classes.write_text("Foul\nGoal")
+    with pytest.raises(DataError, match="classes.txt: holds other classes than .*last.pt was trai"):
+        run(matches, tmp_path / "run", "--classes", str(classes), "--resume")
+
+
 def test_a_rate_too_low_for_the_batch_gets_a_hint(capsys):
     """The paper's own gets none."""
     cfg = model.with_changes("vivit_micro", window_tokens=64)
@@ -753,7 +764,7 @@ def test_classes_come_from_the_labels_where_none_is_soccernets(matches, tmp_path
                                          "league/two/2_224p.mkv,0:05,Ace\n")
     options = stage3.parse_args(["--data", str(matches), "--labels", str(tmp_path)])
     halves, events, cfg = stage3.labelled(options.data, None, options.labels,
-                                          stage3.configure(options, None), True)
+                                          stage3.configure(options, None, None))
     assert cfg.classes == ("Ace", "Dive") and len(halves) == 4
     assert events["league/two"] == [Event(2, 0, 5000, True)]
 
