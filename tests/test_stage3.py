@@ -292,17 +292,17 @@ def checkpoint(stage, **changes):
 
 
 def test_the_checkpoint_says_what_it_was_trained_with():
-    """Window and depth come from stage 2 or 3, classes from stage 3; of stage 1 none is used, for
-    it trained none."""
+    """Window and depth come from stage 2 or 3, classes from stage 3, else from the labels; of
+    stage 1 none is used, for it trained none."""
     changes = dict(window_tokens=32, temporal_depth=3, classes=("a", "b"), drop_path=0.05)
     args, cfg = configured(given=checkpoint(3, **changes))
     assert (cfg.window_tokens, cfg.temporal_depth, cfg.classes) == (32, 3, ("a", "b"))
     assert (cfg.model, cfg.drop_path) == ("vivit_micro", 0.05)        # and whatever else it has
     assert (args.window, args.temporal_depth, args.batch) == (32, 3, 128)
     _, cfg = configured(given=checkpoint(2, **changes))
-    assert (cfg.window_tokens, cfg.temporal_depth, cfg.classes) == (32, 3, SOCCERNET_CLASSES)
+    assert (cfg.window_tokens, cfg.temporal_depth, cfg.classes) == (32, 3, ())
     args, cfg = configured("--temporal-depth", "5", given=checkpoint(1, **changes))
-    assert (cfg.window_tokens, cfg.temporal_depth, cfg.classes) == (64, 5, SOCCERNET_CLASSES)
+    assert (cfg.window_tokens, cfg.temporal_depth, cfg.classes) == (64, 5, ())
     assert (args.window, args.batch, cfg.model) == (64, 64, "vivit_micro")
 
 
