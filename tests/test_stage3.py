@@ -29,7 +29,7 @@ import stage3_finetune as stage3
 from comedian import DataError, augment, evaluate
 from comedian.frames import Half, find_halves
 from comedian.soccernet import (
-    LABELS, PREDICTIONS, SOCCERNET_CLASSES, Event, read_classes, read_labels, read_predictions)
+    LABELS, PREDICTIONS, Event, read_classes, read_labels, read_predictions)
 
 
 def configured(*flags, given=None):
