@@ -163,7 +163,13 @@ def load_or_make(path, bank, make):
 
         write_file(path, save)
         print(f"data: {path}: written")
-    return np.load(path, mmap_mode="r")
+    return mapped(path, open_array(path))
+
+
+def mapped(path, header):
+    """The table in a .npy file, memory-mapped. (np.load reads the header once more, and is more
+    particular: what it raises for a flipped byte is no DataError.)"""
+    return np.memmap(path, header.dtype, "r", header.data_start, header.shape)
 
 
 def what_is_wrong(path, bank, make):
@@ -177,7 +183,7 @@ def what_is_wrong(path, bank, make):
     shape, width = (len(bank), again.shape[1]), bank.shape[1]
     if header.dtype != np.float32 or header.shape != shape or header.fortran_order:
         return f"has shape {header.shape} of {header.dtype}, not {shape} of float32"
-    table, checksum = np.load(path, mmap_mode="r"), hashlib.sha256()
+    table, checksum = mapped(path, header), hashlib.sha256()
     for first in range(0, len(table), 65536):
         part = table[first:first + 65536]
         checksum.update(part)

@@ -313,6 +313,18 @@ def test_a_table_is_checked_when_it_is_opened(spoil, why, bank_of_1500, tmp_path
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("byte", [0x00, ord("y"), 0xa0])
+def test_a_flipped_byte_behind_the_header_is_no_traceback(byte, bank_of_1500, tmp_path):
+    """np.load would raise a ValueError of its own for what our reader finds readable."""
+    P, make, right = bank_of_1500
+    path = tmp_path / "t.npy"
+    bank.load_or_make(path, P, make)
+    content = bytearray(path.read_bytes())
+    content[90] = byte                                     # among the blanks that fill the header
+    path.write_bytes(content)
+    np.testing.assert_allclose(bank.load_or_make(path, P, make), right, rtol=1e-5, atol=1e-6)
+
+
 def test_the_table_of_another_bank_has_another_name():
     """One bit more in one row, other rows, another order: the name tells them apart."""
     P = unit(50, 6)
