@@ -1500,8 +1500,14 @@ def prepare_imports():
         os.environ[name] = "1"
     sys.path.insert(0, str(HERE))
     sys.modules["matplotlib.pyplot"] = None               # nothing here may want a screen
+    import encodings.cp437                                # noqa: F401 (another user's child may
+    import encodings.utf_8_sig                            # noqa: F401 not read this Python's files)
+
     import cv2
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure
     import torch
+    matplotlib.get_configdir(), matplotlib.get_cachedir()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     import torch._dynamo                                  # noqa: F401 (an optimizer brings it)
