@@ -50,7 +50,8 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from comedian import (
-    DataError, __version__, augment, evaluate, formats, report, run, video, write_file, write_text)
+    DataError, __version__, augment, evaluate, formats, report, run, soccernet, video, write_file,
+    write_text)
 from comedian.command import say_error
 from comedian.frames import (
     CLIP_FRAMES, DEFAULT_FPS, FrameReader, ahead, describe, find_halves, in_split, of_length)
@@ -72,14 +73,10 @@ SHOW = 0.3                            # ours: on the demo as many rows as events
 # ------------------------------------------------------------------ options
 def clock_s(text):
     """For argparse: seconds, mm:ss or h:mm:ss -> seconds."""
-    parts = text.split(":")
     try:
-        numbers = [float(part) for part in parts]
+        return soccernet.clock_s(text)
     except ValueError:
-        numbers = [math.nan]
-    if not all(0 <= part < 1e6 for part in numbers) or len(parts) > 3:
-        raise argparse.ArgumentTypeError(f"wants seconds or mm:ss, got {text[:40]!r}")
-    return sum(60 ** i * part for i, part in enumerate(reversed(numbers)))
+        raise argparse.ArgumentTypeError(f"wants seconds or mm:ss, got {text[:40]!r}") from None
 
 
 def add_post_flags(parser):
@@ -526,7 +523,7 @@ def together(done, n_tokens, broken):
 
 def main(args):
     # -- set-up
-    rank, ranks, device = process = run.join_processes(args.device)    # under torchrun one of many
+    rank, ranks, device = process = run.join_processes(args.device)    # under torchrun, one of many
     halves = wanted_halves(args)
     if args.features:
         return write_features(args, halves, process)

@@ -168,7 +168,7 @@ def moco_loss(z, k, queue, tau, own=None):
 def lr_at(step, total, args):
     """Linear warm-up from 0, then a cosine to 0. Proved by test_learning_rate."""
     peak, warmup = args.lr * args.batch / 256, total * args.warmup_epochs / args.epochs
-    if step < warmup:                                      # may be a fraction: never above the peak
+    if step < warmup:                 # of no whole number of steps, too: min() keeps to the peak
         return peak * min(1, (step + 1) / warmup)
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
@@ -184,7 +184,7 @@ def main(args):
     state = load_checkpoint(Path(args.out, "last.pt")) if args.resume else None
     run.check_out(args, state, stage=1, free=("data",))
     cfg = config_of(state) if state else with_changes(args.model)
-    process = run.init_processes(args, cfg.width)          # under torchrun one of several
+    process = run.init_processes(args, cfg.width)          # under torchrun, one of several
     device, autocast = process.device, process.autocast()
 
     # -- data
@@ -239,7 +239,7 @@ def main(args):
             with autocast:
                 z = student(both)                                     # (2b, 256)
                 with torch.no_grad():
-                    k = run_target(both)                                # (2b, 256)
+                    k = run_target(both)                              # (2b, 256)
             z1, z2 = F.normalize(z.float(), dim=1).chunk(2)           # (b, 256) each
             k1, k2 = F.normalize(k.float(), dim=1).chunk(2)
             if args.negatives == "queue":

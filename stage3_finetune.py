@@ -358,7 +358,7 @@ def main(args):
     init = load_checkpoint(args.init) if args.init and not state else None
     cfg = configure(args, state or init, Path(args.out, "last.pt") if state else args.init)
     run.check_out(args, state, stage=3, free=FREE_FLAGS)
-    process = run.init_processes(args, cfg.width)          # under torchrun one of several
+    process = run.init_processes(args, cfg.width)          # under torchrun, one of several
     device, autocast = process.device, process.autocast()
 
     # -- data
@@ -420,7 +420,7 @@ def main(args):
             else:
                 x = view(x, draw, cfg, args, device)                  # (b, T, 3, S, S)
                 noise = draw.uniform(0, 1, args.window)               # (b, L)
-                keep = random_keep(noise, 0 if head_phase else args.mask, device)
+                keep = random_keep(noise, 0 if head_phase else args.mask, device)  # (b, L - masked)
             if args.mixup:
                 x, y = mixup(x, y, draw.beta(args.mixup))
             # DDP averages gradients in the last micro-batch only, as with its no_sync(). Without

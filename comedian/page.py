@@ -16,7 +16,7 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 
-from comedian import export, soccernet, write_text
+from comedian import DataError, export, frames, soccernet, write_text
 
 PICTURE = (112, 63)                   # pixels of the small pictures
 MOST_PICTURES, MOST_ACTIONS = 250, 1500               # of a half, the surest: it stays below 3 MB
@@ -34,11 +34,10 @@ def pictures_of(source, times_s):
     """{time: bytes of a JPEG} from a half's video or folder of frames; {} where it is gone."""
     source = Path(source)
     if source.is_dir():
-        half = half_of(source)
-        from comedian.frames import read_frame
-        return {} if not half else {
-            s: small_picture(read_frame(half.path(min(int(s * half.fps), half.n_frames - 1))))
-            for s in times_s}
+        if not (half := half_of(source)):
+            return {}
+        numbers = {s: min(int(s * half.fps), half.n_frames - 1) for s in times_s}
+        return {s: small_picture(frames.read_frame(half.path(n))) for s, n in numbers.items()}
     if not source.is_file() or not len(times_s):
         return {}
     from comedian import video        # here: it needs PyAV
@@ -53,7 +52,6 @@ def pictures_of(source, times_s):
 
 def half_of(folder):
     """The frames.Half of a folder of frames, or None."""
-    from comedian import DataError, frames
     try:
         images = [m for m in map(frames.IMAGE_NAME.fullmatch, os.listdir(folder)) if m]
         return frames.frame_folder("", 1, folder, images) if images else None
@@ -93,6 +91,7 @@ def write_page(path, match, curves, classes, actions, about, events=None, pictur
             seen = nearest(pictures.get(number, {}), times_s)
         else:
             seen = pictures_of(folder / source, times_s) if source else {}
+
         def picture(position_ms, seen=seen):
             return base64.b64encode(seen.get(position_ms / 1000, b"")).decode()
 
@@ -101,7 +100,7 @@ def write_page(path, match, curves, classes, actions, about, events=None, pictur
                  for action in sorted(of_half, key=lambda action: action.position_ms)]
         truth += [(number, event.position_ms, event.label, event.visible,
                    picture(event.position_ms)) for event in true]
-    data = {"title": soccernet.called(match), "match": match, "when": match, "classes": classes,
+    data = {"title": soccernet.called(match), "match": match, "classes": classes,
             "halves": halves, "events": rows, "about": describe(about), "least": max(LEAST, least),
             "truth": None if events is None else truth}
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")

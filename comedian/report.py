@@ -304,9 +304,9 @@ def write_page(folder, match, labels=None, threshold=0.3, pictures=None):
     from comedian import export, page
     folder = Path(folder)
     actions, _, about = export.actions_of(folder / soccernet.PREDICTIONS, page.LEAST)
-    curves = {}
+    curves, length = {}, soccernet.read_scores(folder).windows[3].tolist()        # tokens of each
     for half in (1, 2):
-        with contextlib.suppress(DataError):               # a half that is not there
+        if length[half - 1]:
             *curves[half], classes = read_half(folder, half)
     if not curves:
         raise DataError(f"{folder / soccernet.SCORES}: no scores of a half in it; run infer.py")

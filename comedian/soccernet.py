@@ -180,8 +180,8 @@ def find_labels(source, matches=None):
             for match, name in itertools.product(matches, (BALL_LABELS, LABELS)):
                 if os.path.lexists(source / match / name):
                     found[match] = source / match / name
-    return {match: found[match] for match in sorted(found)
-            if matches is None or match in set(matches)}
+    wanted = found if matches is None else set(matches)
+    return {match: found[match] for match in sorted(found) if match in wanted}
 
 
 def read_labels(labels, classes):
@@ -254,7 +254,7 @@ def read_csv(path):
                 if not row["label"]:
                     raise ValueError("a time without a label")
                 rows.append(Row(int(row.get("half") or half), row["label"],
-                                round(1000 * clock_s(row["time"])),
+                                round(1000 * clock_s(row["time"].replace(",", "."))),
                                 row.get("visibility") != "not shown"))
     except (csv.Error, ValueError, KeyError) as error:
         line = f"line {table.line_num}: " if head else ""
@@ -300,9 +300,8 @@ def video_of(name):
 
 
 def clock_s(text):
-    """Seconds, mm:ss or h:mm:ss, with or without a fraction -> seconds; ValueError if it is none.
-    """
-    parts = text.replace(",", ".").split(":")
+    """Seconds, mm:ss or h:mm:ss, with or without a fraction -> seconds; else ValueError."""
+    parts = text.split(":")
     numbers = [float(part) for part in parts]
     if not all(0 <= part < 1e6 for part in numbers) or len(parts) > 3:
         raise ValueError(f"{text[:40]!r} is no time: seconds or mm:ss")

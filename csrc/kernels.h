@@ -1,7 +1,8 @@
 // The kernels of COMEDIAN's post-processing and metric: plain functions over pointers and sizes.
 //
 // Each file begins with the plain loop that defines the result; ops.py has a reference in Python,
-// `_ref`, of the same result. Then the file says what the fast version does otherwise, and why the result is the same.
+// `_ref`, of the same result. Then the file says what the fast version does otherwise, and why the
+// result is the same.
 //
 // No kernel knows torch, files or threads. Each call works on one half (or one class), reads its
 // own inputs and writes its own outputs. So a caller may run any number of them at the same time,
