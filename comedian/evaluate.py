@@ -169,37 +169,52 @@ def chance(labels, predictions, classes, framerate=FRAMERATE, max_shifts=10):
 
 # ------------------------------------------------------------------ the table
 def table(results, labels, classes, by_chance=None):
-    """The results of `score` (and of `chance`, beside them) for people: a row per class, in %."""
+    """The results of `score` (and of `chance`, beside them) for people: a row per class, in %, and
+    below them what the columns mean. Columns about events that the broadcast does not show are left
+    out where there is no such event."""
     events = [event for match in labels.values() for event in match if event.half in (1, 2)]
     count = np.zeros((2, len(classes)), int)                              # (visible / not, K)
     for event in events:
         count[0 if event.visible else 1, event.label] += 1
-    columns = [("t-AmAP", results["tight"], ""), ("visible", results["tight"], "_visible"),
-               ("not shown", results["tight"], "_unshown"), ("loose", results["loose"], ""),
-               *((f"{s} s", results[f"at{s}"], "") for s in METRICS["tight"])]
+    columns = [("t-AmAP", results["tight"], ""),
+               *((f"+-{s / 2:g} s", results[f"at{s}"], "") for s in METRICS["tight"]),
+               ("loose", results["loose"], "")]
     if by_chance:
         columns.insert(1, ("chance", by_chance["tight"], ""))
-    titles = ["events", "hidden", *(title for title, _, _ in columns)]
+    if count[1].any():
+        columns += [("visible", results["tight"], "_visible"),
+                    ("not shown", results["tight"], "_unshown")]
+    titles = ["events", *(title for title, _, _ in columns)]
     width = max(map(len, classes))
 
     def row(name, cells):
         return name.ljust(width) + "".join(
             cell.rjust(max(7, len(title) + 2)) for cell, title in zip(cells, titles, strict=True))
 
-    lines = [f"matches: {len(labels)}, events: {len(events):,}, hidden (annotated, but not shown): "
-             f"{count[1].sum():,}; scores in %", row("", titles),
-             row("all", [f"{count.sum():,}", f"{count[1].sum():,}",
-                         *(f"{100 * result['a_mAP' + seen]:.2f}" for _, result, seen in columns)])]
+    hidden = f", {count[1].sum():,} of them not shown by the broadcast" if count[1].any() else ""
+    lines = [f"matches: {len(labels)}, events: {count.sum():,}{hidden}; average precision in %",
+             row("", titles),
+             row("all", [f"{count.sum():,}", *(f"{100 * result['a_mAP' + seen]:.2f}"
+                                               for _, result, seen in columns)])]
+    gaps = False
     for k, name in enumerate(classes):
         there = {"": count[:, k].any(), "_visible": count[0, k], "_unshown": count[1, k]}
-        lines.append(row(name, [f"{count[:, k].sum():,}", f"{count[1, k]:,}", *(
-            f"{100 * result['a_mAP_per_class' + seen][k]:.1f}" if there[seen] else "-"
-            for _, result, seen in columns)]))
+        cells = [f"{100 * result['a_mAP_per_class' + seen][k]:.1f}" if there[seen] else "-"
+                 for _, result, seen in columns]
+        lines.append(row(name, [f"{count[:, k].sum():,}", *cells]))
+        gaps |= "-" in cells
+    lines.append("+-1 s: an action counts if it is at most 1 s off. t-AmAP: the average of +-0.5 s "
+                 "to +-2.5 s (both ends count half); loose: of +-2.5 s to +-30 s.")
+    if by_chance:
+        lines.append("chance: the t-AmAP of these predictions on other matches than their own.")
+    if count[1].any():
+        lines.append("visible, not shown: t-AmAP of such events alone; 'not shown' of 'all' has "
+                     "the official evaluator's factor 17/13.")
     absent = int((count.sum(0) == 0).sum())
     if absent:
         lines.append(f"{absent} of {len(classes)} classes have no event here.")
-    lines.append("'-': no such event; counts as 0 in 'all', as in the official evaluator. "
-                 "'not shown' of 'all' has its factor 17/13.")
+    if gaps:
+        lines.append("'-': no such event; counts as 0 in 'all', as in the official evaluator.")
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ What these tests prove about evaluate.py:
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -264,18 +265,31 @@ def test_chance_is_the_score_on_the_other_matches():
     assert evaluate.chance(identical, same, ["Goal"])["loose"]["a_mAP"] == 1.0
 
 
-def test_table_marks_what_has_no_event():
-    labels = {"a": [Event(1, 0, 10_000, True), Event(2, 1, 10_000, False),
+def test_the_table_explains_itself():
+    classes, seen = ["Goal", "Foul", "Red card"], Event(1, 0, 10_000, True)
+    labels = {"a": [seen, Event(2, 1, 10_000, False),
                     Event(3, 2, 10_000, True)]}       # half 3 does not exist for the metric
-    results = evaluate.score(labels, {"a": perfect(labels["a"])}, ["Goal", "Foul", "Red card"])
-    lines = evaluate.table(results, labels, ["Goal", "Foul", "Red card"], results).splitlines()
-    assert lines[0].startswith("matches: 1, events: 2, hidden (annotated, but not shown): 1")
-    assert lines[1].split()[:4] == ["events", "hidden", "t-AmAP", "chance"]
-    assert lines[2].split()[:5] == ["all", "2", "1", "66.67", "66.67"]
-    assert lines[3].split()[:7] == ["Goal", "1", "0", "100.0", "100.0", "100.0", "-"]
-    assert lines[4].split()[:7] == ["Foul", "1", "1", "100.0", "100.0", "-", "100.0"]
-    assert set(lines[5].split()[4:]) == {"-"}
-    assert lines[6].startswith("1 of 3 classes have no event")
+    results = evaluate.score(labels, {"a": perfect(labels["a"])}, classes)
+    lines = evaluate.table(results, labels, classes, results).splitlines()
+    assert lines[0].startswith("matches: 1, events: 2, 1 of them not shown by the broadcast")
+    titles = re.split(" {2,}", lines[1].strip())
+    assert titles == ["events", "t-AmAP", "chance", "+-0.5 s", "+-1 s", "+-1.5 s", "+-2 s",
+                      "+-2.5 s", "loose", "visible", "not shown"]
+    assert lines[2].split()[:4] == ["all", "2", "66.67", "66.67"]
+    assert lines[3].split() == ["Goal", "1", *["100.0"] * 9, "-"]
+    assert lines[4].split() == ["Foul", "1", *["100.0"] * 8, "-", "100.0"]
+    assert lines[5].split() == ["Red", "card", "0", *["-"] * 10]
+    told = "\n".join(lines[6:])
+    for title in ("t-AmAP:", "loose:", "chance:", "visible, not shown:", "'-':",
+                  "1 of 3 classes have no event"):
+        assert title in told, title
+    # What says nothing is left out, with the line that explains it.
+    labels = {"a": [seen]}
+    lines = evaluate.table(evaluate.score(labels, {"a": perfect([seen])}, ["Goal"]), labels,
+                           ["Goal"]).splitlines()
+    assert lines[0] == "matches: 1, events: 1; average precision in %"
+    assert lines[1].split() == "events t-AmAP +-0.5 s +-1 s +-1.5 s +-2 s +-2.5 s loose".split()
+    assert len(lines) == 5 and lines[4].startswith("t-AmAP:")
 
 
 # ------------------------------------------------------------------ the time of a token
