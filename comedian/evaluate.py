@@ -14,9 +14,9 @@ Writes  a table to the screen; --json, every number under the official names (th
         setting); --plot, the curves of Fig. 5.
 
 The metric in short. A detection may match a true event of its class and half if they are at most
-delta / 2 apart: "1 s" means +-0.5 s. Precision and recall at 200 thresholds on the confidence give
-an 11-point average precision (AP), its mean over classes is mAP, and the Average-mAP is the area
-under mAP over delta = 1, 2, .. 5 s (tight: t-AmAP, the paper's number) or 5, 10, .. 60 s (loose).
+delta / 2 apart: a delta of 1 s is +-0.5 s. Precision and recall at 200 thresholds on the confidence
+give an 11-point average precision (AP), its mean over classes is mAP, and the Average-mAP is the
+area under mAP over delta = 1, 2, .. 5 s (tight: t-AmAP, the paper's) or 5, 10, .. 60 s (loose).
 ops.average_map computes AP; here is what the official program does with times before it and with
 means after it, quirks included.
 

@@ -1,18 +1,23 @@
 r"""
-Pictures of a run: how the losses fell, and what was spotted in a half beside what happened there.
+Pictures of a run: how the losses fell, and what was spotted in a half beside what happened there;
+and the mean of several runs.
 
     python -m comedian.report curves runs/demo-0/stage1 runs/demo-0/stage2 runs/demo-0/stage3 \
                      --out curves.png
     python -m comedian.report timeline runs/demo-0/test --labels data/demo-0/test --out timeline.png
     python -m comedian.report page runs/demo-0/test --labels data/demo-0/test
     python -m comedian.report export runs/demo-0/test --format csv
+    python -m comedian.report mean runs/demo-*/test/metrics.json \
+                     --against runs/demo-scratch-*/test/metrics.json
 
 Reads   curves: the log.txt that every stage writes to its folder
         timeline: scores.npz and results_spotting.json of one match, as infer.py wrote them, and
         its Labels-v2.json if there are --labels
         page: the same of every match, and its video or frames; page.py says more
         export: results_spotting.json, of any program; export.py says more
-Writes  curves, timeline: one picture, 1200 pixels wide; page, export: files beside the results
+        mean: what infer.py or comedian.evaluate wrote with --json, a file per seed
+Writes  curves, timeline: one picture, 1200 pixels wide; page, export: files beside the results;
+        mean: a table to the screen
 
 Nothing is scored here; comedian.evaluate does that.
 """
@@ -26,7 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from comedian import DataError, command, soccernet, write_file, write_text
+from comedian import DataError, command, formats, soccernet, write_file, write_text
 
 WIDTH_IN, DPI = 10, 120                         # 1200 pixels; 9 points are then 15 pixels
 CURVE, SPOTTED, TRUTH, FAINT = "#7c9cbf", "#c8553d", "#222222", "#8a8a8a"
@@ -339,6 +344,66 @@ def exports(args):
             print(f"report: {where}")
 
 
+# ------------------------------------------------------------------ several seeds
+NUMBERS = {"t-AmAP": "tight", "+-0.5 s": "at1", "+-1 s": "at2", "+-1.5 s": "at3", "+-2 s": "at4",
+           "+-2.5 s": "at5", "loose": "loose"}
+# 97.5 % points of Student's t with 1, 2, .. 10 degrees of freedom.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+def spread(values):
+    """(mean, standard deviation, half the 95 % confidence interval of the mean) of n >= 2 values.
+
+    The deviation is that of a sample (n - 1); the interval is Student's, which takes seeds as
+    independent and normal. Proved by test_spread_by_hand."""
+    n, mean = len(values), float(np.mean(values))
+    deviation = float(np.std(values, ddof=1))
+    if n - 2 < len(STUDENT):
+        student = STUDENT[n - 2]
+    else:                                                  # beyond the table: Cornish and Fisher
+        z, v = 1.95996, n - 1
+        student = z + (z ** 3 + z) / (4 * v) + (5 * z ** 5 + 16 * z ** 3 + 3 * z) / (96 * v ** 2)
+    return mean, deviation, student * deviation / math.sqrt(n)
+
+
+def read_metrics(path):
+    """{"t-AmAP": %, ...} of NUMBERS, from a file that --json wrote."""
+    content = formats.read_json(path, "numbers that --json wrote")
+    try:
+        found = {name: 100 * float(content[metric]["a_mAP"]) for name, metric in NUMBERS.items()}
+    except (KeyError, TypeError, ValueError, OverflowError):
+        found = {"": math.nan}
+    if not all(0 <= value <= 100 for value in found.values()):
+        raise DataError(f"{path}: not the numbers that infer.py or comedian.evaluate writes with "
+                        "--json FILE")
+    return found
+
+
+def means(args):
+    """The table of several seeds: mean, deviation, all values; with --against the differences."""
+    columns = [[read_metrics(path) for path in paths] for paths in (args.metrics, args.against)
+               if paths]
+    if len({len(column) for column in columns}) > 1:
+        raise DataError(f"--against: {len(args.against)} files, and {len(args.metrics)} before it; "
+                        "differences are taken pair by pair, in this order: give as many")
+    if len(args.metrics) < 2:
+        raise DataError(f"{args.metrics[0]}: one seed has no spread; give two files or more")
+    print(f"n = {len(args.metrics)}, in %: mean +- standard deviation (each value)"
+          + ("; the same of --against; difference, pair by pair, with its 95 % interval"
+             if args.against else ""))
+    for name in NUMBERS:
+        rows = [[metrics[name] for metrics in column] for column in columns]          # (1 or 2, n)
+        cells = []
+        for values in rows:
+            mean, deviation, _ = spread(values)
+            cells.append(f"{mean:.1f} +- {deviation:.1f} "
+                         f"({', '.join(f'{value:.1f}' for value in values)})")
+        if args.against:
+            mean, _, half = spread(np.subtract(*rows))
+            cells.append(f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})")
+        print(f"{name:9}" + "   ".join(cells))
+
+
 # ------------------------------------------------------------------ the command
 def parse_args(argv=None):
     parser = command.Parser(__doc__)
@@ -371,12 +436,17 @@ def parse_args(argv=None):
     export.add_argument("--lag", type=command.number(0.0, 600.0), default=3, metavar="SECONDS",
                         help="after it")
     export.add_argument("--out", help="folder to write below; default: beside the results")
+    mean = commands.add_parser("mean", help="mean and deviation over seeds, of --json files")
+    mean.add_argument("metrics", nargs="+", help="a file per seed, written by --json")
+    mean.add_argument("--against", nargs="+", metavar="FILE",
+                      help="the same seeds of another method, in the same order: differences")
     return parser.parse_args(argv)
 
 
 def main(args):
-    if args.picture in ("page", "export"):
-        return pages(args) if args.picture == "page" else exports(args)
+    other = {"page": pages, "export": exports, "mean": means}
+    if args.picture in other:
+        return other[args.picture](args)
     if args.picture == "curves":
         curves(args.runs, args.out, args.together)
     else:

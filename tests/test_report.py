@@ -312,3 +312,48 @@ def test_a_mistake_is_one_line_and_code_2(tmp_path):
                           capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+# ------------------------------------------------------------------ several seeds
+def write_metrics(path, t_amap):
+    path.write_text(json.dumps({metric: {"a_mAP": t_amap / 100} for metric in
+                                report.NUMBERS.values()}))
+    return str(path)
+
+
+def test_spread_by_hand():
+    """Of 1, 2, 6: mean 3, sample deviation sqrt(7), interval 4.303 sqrt(7 / 3). With many values
+    Student's t of the formula is that of the tables: 2.262 at 9, 2.086 at 20 degrees of freedom."""
+    mean, deviation, half = report.spread([1, 2, 6])
+    assert (mean, deviation) == (3, pytest.approx(7 ** 0.5))
+    assert half == pytest.approx(4.303 * (7 / 3) ** 0.5)
+    for n, student in ((10, 2.262), (21, 2.086), (61, 2.000)):
+        values = np.arange(n)
+        _, deviation, half = report.spread(values)
+        assert half / deviation * n ** 0.5 == pytest.approx(student, abs=0.003)
+
+
+def test_means_of_seeds(tmp_path, capsys):
+    ours = [write_metrics(tmp_path / f"a{i}.json", value) for i, value in enumerate((80, 82, 84))]
+    theirs = [write_metrics(tmp_path / f"b{i}.json", value) for i, value in enumerate((70, 73, 73))]
+    report.main(report.parse_args(["mean", *ours, "--against", *theirs]))
+    first, row, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("n = 3")
+    # Differences 10, 9, 11: their deviation is 1, half the interval 4.303 / sqrt(3) = 2.48.
+    assert row.split("   ") == ["t-AmAP", "82.0 +- 2.0 (80.0, 82.0, 84.0)",
+                                "72.0 +- 1.7 (70.0, 73.0, 73.0)", "+10.0 (+7.5 to +12.5)"]
+    report.main(report.parse_args(["mean", *ours]))
+    assert capsys.readouterr().out.splitlines()[1].endswith("(80.0, 82.0, 84.0)")
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"tight": 3}', '{"tight": {"a_mAP": "x"}}',
+                                     '{"tight": {"a_mAP": 2}}', '{"tight": {"a_mAP": NaN}}', "no"])
+def test_means_of_something_else(tmp_path, content):
+    good, bad = write_metrics(tmp_path / "good.json", 80), tmp_path / "bad.json"
+    bad.write_text(content)
+    with pytest.raises(DataError, match=r"bad\.json: "):
+        report.main(report.parse_args(["mean", good, str(bad)]))
+    with pytest.raises(DataError, match="one seed has no spread"):
+        report.main(report.parse_args(["mean", good]))
+    with pytest.raises(DataError, match="--against: 1 files, and 2 before it"):
+        report.main(report.parse_args(["mean", good, good, "--against", good]))
