@@ -5,6 +5,9 @@
 #   make test          ruff, and the tests, some minutes; make slow: the tests that take longer
 #   make mutants       breaks the code on purpose, line by line, and asks whether a test notices
 #   make faults        thousands of broken files and flags: each must end in one clear line
+#   make search        chooses the settings of benchmarks/ablation.py, an hour or two; can be stopped
+#   make table5        a table of docs/ablation.md (table2 .. table9, targets, contrast)
+#   make ablation      all of them, some hours
 #   make gpu           on a machine with a GPU: speed, memory, equality and hours, in 20 minutes
 #   make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers
 #   make clean-demo    forget runs/demo-0 and runs/demo-scratch-0, so that the next make demo trains anew
@@ -60,6 +63,19 @@ GPU_PY ?= $(if $(wildcard $(PY)),$(PY),$(PYTHON))
 gpu:
 	$(GPU_PY) setup.py -q build_ext --inplace
 	set -o pipefail; $(GPU_PY) benchmarks/gpu.py | tee benchmarks/gpu.txt
+
+.PHONY: search ablation targets contrast
+search: $(VENV)/.kernels
+	$(PY) benchmarks/ablation.py search
+
+ablation: $(VENV)/.kernels
+	$(PY) benchmarks/ablation.py all
+
+table%: $(VENV)/.kernels
+	$(PY) benchmarks/ablation.py $@
+
+targets contrast: $(VENV)/.kernels
+	$(PY) benchmarks/ablation.py $@
 
 sanitize: $(VENV)/.dev
 	./csrc/sanitize.sh $(PY)

@@ -54,11 +54,12 @@ from comedian import (
     write_text)
 from comedian.command import say_error
 from comedian.frames import (
-    CLIP_FRAMES, DEFAULT_FPS, FrameReader, ahead, describe, find_halves, in_split, of_length)
+    CLIP_FRAMES, DEFAULT_FPS, FrameReader, ahead, describe, find_halves, in_split, of_length,
+    what_lies_in)
 from comedian.run import device_name, number
 from comedian.soccernet import (
     LABELS, PREDICTIONS, SCORES, Detections, called, check_games, find_labels, games_of,
-    read_labels, what_lies_in, write_predictions, write_scores, write_zip)
+    read_labels, write_predictions, write_scores, write_zip)
 from model import Comedian, config_of, load_checkpoint, load_parts, trained_parts
 
 try:
@@ -102,7 +103,7 @@ def parse_args(argv=None):
     source, add = group.add_mutually_exclusive_group(required=True), group.add_argument
     source.add_argument("--video", nargs="+", metavar="FILE",
         help="a video, or the halves of a match, or folders of matches")
-    source.add_argument("--data", help="folder with frames, in any layout of the README")
+    source.add_argument("--data", help="folder with frames, laid out as docs/soccernet.md says")
     add("--checkpoint", required=True, nargs="+", metavar="FILE",
         help="stage 3's best.pt or last.pt, or official weights; several: their scores are "
         "averaged")

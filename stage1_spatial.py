@@ -39,7 +39,7 @@ from model import (
 def parse_args(argv=None):
     p = run.Parser(__doc__)
     add = p.add_argument_group("data and network").add_argument
-    add("--data", required=True, help="folder with frames, in any layout of the README")
+    add("--data", required=True, help="folder with frames, laid out as docs/soccernet.md says")
     add("--split", help="only these of SoccerNet's games: train, train+valid, ..., or a file with "
         "a game per line; default: all")
     add("--model", default="vivit_tiny", choices=MODELS,
@@ -189,7 +189,7 @@ def main(args):
 
     # -- data
     halves = find_halves(args.data, args.split)
-    print(describe(halves, args.data))
+    print(describe(halves, args.data, cfg.image_size))
     total = count_steps(args, halves)
     reader = FrameReader(args.workers, for_gpu=device.type == "cuda")
 

@@ -50,14 +50,15 @@ from model import (
 def parse_args(argv=None):
     p = run.Parser(__doc__)
     add = p.add_argument_group("data and network").add_argument
-    add("--data", required=True, help="folder with frames, in any layout of the README")
+    add("--data", required=True, help="folder with frames, laid out as docs/soccernet.md says")
     add("--split", help="only these of SoccerNet's games: train, train+valid, ..., or a file with "
         "a game per line; default: all")
     add("--features", help="root of the teacher features; default: --data")
     add("--features-name", default="pca_512_std_baidu_soccer_embeddings",
-        help="reads <match>/<half>_NAME.npy, (seconds, width)")
+        help="reads <match>/<half>_NAME.npy, (rows, width)")
+    add("--features-fps", type=number(0.01, 1000.0), default=1.0, help="their rows per second")
     add("--init", help="weights for the spatial encoder: stage 1's last.pt, or public ones "
-        "(README, 'Public weights'); default: random")
+        "(README, 'Weights and results'); default: random")
     add("--model", default="vivit_tiny", choices=MODELS,
         help="network, if there is no --init; otherwise that checkpoint decides")
     add("--temporal-depth", type=number(1, 128),
@@ -323,7 +324,7 @@ def main(args):
 
     # -- data
     halves = find_halves(args.data, args.split)
-    print(describe(halves, args.data))
+    print(describe(halves, args.data, cfg.image_size))
     halves = of_length(halves, args.window, "a window")
     bank, soft_table = open_bank(args, halves, process)               # (M, D_t), (M, D_t + 2)
     total = count_steps(args, halves)
@@ -427,7 +428,8 @@ def open_bank(args, halves, process):
     """The Bank P, and the soft targets of all its rows, a table (M, D_t + 2) on disk, which is made
     if it is not there; with --bank queue a table without columns."""
     root = args.features or args.data
-    features = [open_features(root, half, args.features_name) for half in halves]
+    features = [open_features(root, half, args.features_name, args.features_fps)
+                for half in halves]
     print(describe_features(features, halves))
     bank = Bank(features, halves, process.device,
                 torch.bfloat16 if process.bf16 else torch.float32)

@@ -35,11 +35,11 @@ from torch import nn
 
 import infer
 from comedian import DataError, augment, evaluate, report, run
-from comedian.frames import CLIP_FRAMES, FrameReader, describe, find_halves, of_length
+from comedian.frames import (
+    CLIP_FRAMES, FrameReader, describe, find_halves, of_length, what_lies_in)
 from comedian.run import number
 from comedian.soccernet import (
-    LABELS, classes_of, find_labels, label_names, read_classes, read_labels,
-    tell_foreign, what_lies_in)
+    LABELS, classes_of, find_labels, label_names, read_classes, read_labels, tell_foreign)
 from model import (
     MODELS, Comedian, config_of, decay_groups, load_checkpoint, load_parts, random_keep, restore,
     save_checkpoint, trained_parts, with_changes)
@@ -49,14 +49,14 @@ from model import (
 def parse_args(argv=None):
     p = run.Parser(__doc__)
     add = p.add_argument_group("data and network").add_argument
-    add("--data", required=True, help="folder with frames, in any layout of the README")
+    add("--data", required=True, help="folder with frames, laid out as docs/soccernet.md says")
     add("--split", help="only these of SoccerNet's games: train, train+valid, ..., or a file with "
         "a game per line; default: all")
     add("--labels", help="root of the labels, or a labels.csv; default: --data")
     add("--classes", help="file with a class per line; default: those of --init if that is of "
         "stage 3, else the 17 of SoccerNet-v2, or the names in the labels if most are others")
     add("--init", help="weights for the transformers: last.pt of stage 2 (or 1, or 3), or public "
-        "ones (README, 'Public weights'); default: random")
+        "ones (README, 'Weights and results'); default: random")
     add("--model", default="vivit_tiny", choices=MODELS,
         help="network, if there is no --init; otherwise that checkpoint decides")
     add("--temporal-depth", type=number(1, 128),
@@ -204,7 +204,7 @@ def labelled(root, split, labels_root, cfg):
 
     DataError if no match has labels, or if no label is one of the classes."""
     halves = find_halves(root, split)
-    print(describe(halves, root))
+    print(describe(halves, root, cfg.image_size))
     matches = {half.match for half in halves}
     labels = find_labels(labels_root, matches)
     if not labels:

@@ -3,6 +3,7 @@ The bank P of stage 2: teacher features on disk, as unit vectors in memory, and 
 from them once and kept. The equations that read it stand in stage2_distill.py.
 
     <features>/<league>/<season>/<match>/1_<name>.npy      of half 1: (seconds, D_t), 1 per second
+                                                           (or as many as --features-fps says)
 """
 import hashlib
 from pathlib import Path
@@ -26,9 +27,10 @@ class Features(NamedTuple):
     memory map: SoccerNet has more halves than many systems let a process hold open, and if a file
     is cut under a map, the system kills the process (SIGBUS) without a message."""
     path: Path
-    shape: tuple                      # (seconds, D_t)
+    shape: tuple                      # (rows, D_t)
     dtype: np.dtype
     data_start: int                   # byte of the file where row 0 begins
+    fps: float = 1.0                  # rows per second: row k stands for [k, k + 1) / fps seconds
 
     def read(self, first, last):
         """Rows [first, last) as float32 unit vectors, (last - first, D_t)."""
@@ -46,8 +48,9 @@ class Features(NamedTuple):
         return F.normalize(rows, dim=1)
 
 
-def open_features(root, half, name):
-    """The Features of a half: <root>/<match>/<half>_<name>.npy. DataError if they do not fit it."""
+def open_features(root, half, name, fps=1.0):
+    """The Features of a half, `fps` rows per second: <root>/<match>/<half>_<name>.npy. DataError if
+    they do not fit it."""
     path = Path(root) / half.match / f"{half.number}_{name}.npy"
     try:
         shape, dtype, fortran_order, data_start = open_array(path)
@@ -60,10 +63,11 @@ def open_features(root, half, name):
         raise DataError(f"{path}: features must be numbers of shape (seconds, width) in C order, "
                         f"got {shape} of {dtype}; np.save(path, np.ascontiguousarray(x))")
     seconds = half.n_frames / half.fps
-    if abs(shape[0] - seconds) > FEATURE_SLACK_S:
-        raise DataError(f"{path}: {shape[0]} rows for a half of {seconds:.0f} s; extract 1 row per "
-                        "second of this half's video")
-    return Features(path, shape, dtype, data_start)
+    if abs(shape[0] / fps - seconds) > FEATURE_SLACK_S:
+        raise DataError(f"{path}: {shape[0]} rows for a half of {seconds:.0f} s, which is "
+                        f"{shape[0] / seconds:.3g} rows per second and not {fps:g}; give "
+                        "--features-fps the right rate, or extract this half's features again")
+    return Features(path, shape, dtype, data_start, fps)
 
 
 def describe_features(features, halves):
@@ -74,20 +78,21 @@ def describe_features(features, halves):
         if f.shape[1] != width:
             raise DataError(f"{f.path}: features of width {f.shape[1]}, those of "
                             f"{features[0].path} have {width}; use one teacher for all halves")
-    off_s = max(abs(f.shape[0] - half.n_frames / half.fps)
+    off_s = max(abs(f.shape[0] / f.fps - half.n_frames / half.fps)
                 for f, half in zip(features, halves, strict=True))
-    return (f"data: bank of {sum(f.shape[0] for f in features):,} features x {width}, 1 per "
-            f"second; they end within {off_s:.1f} s of the frames")
+    return (f"data: bank of {sum(f.shape[0] for f in features):,} features x {width}, "
+            f"{features[0].fps:g} per second; they end within {off_s:.1f} s of the frames")
 
 
-def feature_rows(first_frame, n_tokens, half, n_features, align):
-    """For each token of a window, the row of the half's features: that of the second (of time) in
-    which its clip's later frame ("middle") or earlier one ("first") lies. Features may end up to
-    FEATURE_SLACK_S before the frames: the last row then serves for the rest. (L,) int64."""
+def feature_rows(first_frame, n_tokens, half, n_features, align, fps=1.0):
+    """For each token of a window, the row of the half's features: that of the second (of time; of
+    the fps-th part of one) in which its clip's later frame ("middle") or earlier one ("first")
+    lies. Features may end up to FEATURE_SLACK_S before the frames: the last row then serves for the
+    rest. (L,) int64."""
     frame = first_frame + CLIP_FRAMES * np.arange(n_tokens)           # first frame of each clip
     if align == "middle":
         frame = frame + CLIP_FRAMES // 2
-    return np.minimum((frame / half.fps).astype(np.int64), n_features - 1)
+    return np.minimum((frame / half.fps * fps).astype(np.int64), n_features - 1)
 
 
 class Bank:
@@ -110,7 +115,7 @@ class Bank:
         p, index = [], []
         for h, first in picks:
             f = self.features[h]
-            row = feature_rows(first, window, self.halves[h], f.shape[0], align)          # (L,)
+            row = feature_rows(first, window, self.halves[h], f.shape[0], align, f.fps)   # (L,)
             p.append(f.read(row[0], row[-1] + 1)[row - row[0]])                           # (L, D_t)
             index.append(self.first_row[h] + row)
         return torch.stack(p), np.stack(index)

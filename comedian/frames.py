@@ -27,6 +27,7 @@ from comedian import DataError, formats
 
 CLIP_FRAMES = 2                       # T_s: one clip, one tubelet, one token
 DEFAULT_FPS = 2.0                     # the paper's sampling rate, unless fps.txt says otherwise
+LARGE = 4                             # so many times the network's pixels: a hint to shrink frames
 
 
 # ------------------------------------------------------------------ matches and halves
@@ -86,6 +87,17 @@ def walk(root):
         yield folder, below, [name for name in files if name[0] != "."]
 
 
+def what_lies_in(folder):
+    """"; it holds a.mp4, b/, c.txt and 12 more": the end of a message that lacks a file there."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return ""
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir()
+                   if path.name[0] != ".")
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return f"; it holds {', '.join(names[:6]) + more if names else 'nothing'}"
+
+
 def natural(name):
     """A key that sorts names as people do: half2 before half10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(name))]
@@ -112,8 +124,9 @@ def find_halves(root, split=None):
         raise DataError(f"{odd}: the name of a frame must end in its number, as frame1.jpg does; "
                         "rename the frames")
     if not folders:
-        raise DataError(f"{root}: no folder of .jpg or .png frames below it; "
-                        "README, 'Data on disk', has the layouts that are read")
+        raise DataError(f"{root}: no folder of .jpg or .png frames below it; python -m "
+                        "comedian.prepare frames makes them from videos; docs/soccernet.md has the "
+                        f"layouts that are read{what_lies_in(root)}")
     halves = []
     for match, videos in sorted(folders.items()):
         videos.sort(key=lambda video: natural(video[0].name))
@@ -172,17 +185,25 @@ def of_length(halves, n_tokens, what):
     return long
 
 
-def describe(halves, root):
-    """One line for the top of a run: what was found below `root`."""
+def describe(halves, root, image_size=None):
+    """One line for the top of a run: what was found below `root`; and another if the frames are
+    much larger than the `image_size` pixels of each side that the network sees."""
     rates = sorted({half.fps for half in halves})
     rates = f"{rates[0]:g} fps" if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g} fps"
     hours = sum(half.n_frames / half.fps for half in halves) / 3600
     extra = sorted({half.number for half in halves} - {1, 2})
+    large = ""
+    if image_size:
+        height, width, _ = read_frame(halves[0].path(0)).shape
+        if height * width > LARGE * image_size ** 2:
+            large = (f"\nhint: frames of {width}x{height} pixels, of which the network sees "
+                     f"{image_size}x{image_size}: most of the time would go into reading them; "
+                     "python -m comedian.prepare frames writes smaller ones")
     return (f"data: {root}: {len({half.match for half in halves})} matches, {len(halves)} halves, "
             f"{sum(half.n_frames for half in halves):,} frames at {rates} ({hours:.1f} h), "
             f"like {Path(halves[0].path(0)).relative_to(root)}"
             + (f"; halves {', '.join(map(str, extra))} are spotted and trained on, but SoccerNet's "
-               "metric counts halves 1 and 2 alone" if extra else ""))
+               "metric counts halves 1 and 2 alone" if extra else "") + large)
 
 
 # ------------------------------------------------------------------ lists of games

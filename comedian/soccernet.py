@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from comedian import DataError, formats, write_file, write_text
-from comedian.frames import read_games, walk
+from comedian.frames import read_games, walk, what_lies_in
 
 LABELS, PREDICTIONS, SCORES = "Labels-v2.json", "results_spotting.json", "scores.npz"
 BALL_LABELS = "Labels-ball.json"      # the ball action data set's, beside 224p.mp4; the same schema
@@ -77,17 +77,6 @@ def find_files(source, *names):
                         f"it must lie at <league>/<season>/<match>/{names[0]}, "
                         f"or in any other folder of its own per match{what_lies_in(source)}")
     return dict(sorted(found.items()))
-
-
-def what_lies_in(folder):
-    """"; it holds a.mp4, b/, c.txt and 12 more": the end of a message that lacks a file there."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        return ""
-    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir()
-                   if path.name[0] != ".")
-    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    return f"; it holds {', '.join(names[:6]) + more if names else 'nothing'}"
 
 
 def read_list(path, key, what):

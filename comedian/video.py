@@ -31,7 +31,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from comedian import DataError
-from comedian.frames import CLIP_FRAMES, DEFAULT_FPS
+from comedian.frames import CLIP_FRAMES, DEFAULT_FPS, what_lies_in
 
 SUFFIXES = {".mkv", ".mp4", ".avi", ".mov", ".m4v", ".webm", ".ts", ".mts", ".m2ts", ".mpg",
             ".mpeg", ".wmv", ".flv"}
@@ -516,7 +516,7 @@ def find_videos(paths):
         elif path.exists():
             files.append(str(path))
         else:
-            raise DataError(f"{path}: no such file or folder of videos")
+            raise DataError(f"{path}: no such file or folder of videos{what_lies_in(path.parent)}")
     return matches + ([files] if files else [])
 
 
@@ -542,7 +542,8 @@ def matches_below(root):
             matches.append(match)
         matches += [same for half, same in ranked.items() if half not in (1, 2)]
     if not matches:
-        raise DataError(f"{root}: no video below it ({', '.join(sorted(SUFFIXES))})")
+        raise DataError(f"{root}: no video below it ({', '.join(sorted(SUFFIXES))})"
+                        f"{what_lies_in(root)}")
     if left_out:
         print("video: of several files for one half, the 224p or else smallest is read: "
               f"{left_out[0][0]}, not {Path(left_out[0][1]).name} ({len(left_out)} left out)")

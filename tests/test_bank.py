@@ -74,7 +74,8 @@ def test_features_end_about_where_the_frames_end(seconds, fits, tmp_path):
     """Ten seconds more or less: SoccerNet's own are not exact either."""
     a_feature_file(tmp_path, np.ones((seconds, 4)))
     with contextlib.nullcontext() if fits else pytest.raises(
-            DataError, match=f"{seconds} rows for a half of 20 s; extract 1 row per"):
+            DataError, match=f"{seconds} rows for a half of 20 s, which is {seconds / 20:.3g} rows "
+                             "per second and not 1; give --features-fps"):
         bank.open_features(tmp_path, half_of(40), "teacher")
 
 
@@ -140,6 +141,28 @@ def test_feature_of_a_token_at_another_frame_rate():
     """At 25/12 fps a token lasts 0.96 s: after 25 tokens it is one second behind."""
     rows = bank.feature_rows(0, 100, half_of(200, fps=25 / 12), 1000, "middle")
     assert rows.tolist() == [int((2 * k + 1) / (25 / 12)) for k in range(100)]
+
+
+@pytest.mark.parametrize("fps, rows", [(2.0, [8, 10, 12]), (0.5, [2, 2, 3]), (4.0, [16, 20, 24]),
+                                       (1.5, [6, 7, 9])])
+def test_feature_of_a_token_at_another_rate_of_features(fps, rows):
+    """Frames 7 and 8 of 2 a second: the later one lies at 4.0 s, in row 4 fps."""
+    assert bank.feature_rows(7, 3, half_of(40), 100, "middle", fps).tolist() == rows
+
+
+def test_a_bank_of_two_features_per_second(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((41, 4)).astype(np.float32)
+    a_feature_file(tmp_path, rows)
+    half = half_of(40)
+    with pytest.raises(DataError, match="which is 2.05 rows per second and not 1; give --"):
+        bank.open_features(tmp_path, half, "teacher")
+    features = [bank.open_features(tmp_path, half, "teacher", 2.0)]
+    assert bank.describe_features(features, [half]) == (
+        "data: bank of 41 features x 4, 2 per second; they end within 0.5 s of the frames")
+    teacher = bank.Bank(features, [half], torch.device("cpu"), torch.float32)
+    p, index = teacher.of_windows([(0, 3)], 5, "middle")  # later frames 4, 6, ..: the same rows
+    assert index.tolist() == [[4, 6, 8, 10, 12]] and len(teacher.rows) == 41
+    assert torch.equal(p[0], F.normalize(torch.from_numpy(rows[4:13:2]), dim=1))
 
 
 def test_the_bank_is_every_feature_as_a_unit_vector(matches):

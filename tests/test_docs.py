@@ -89,6 +89,24 @@ def test_file_names_are_names_of_files(name):
             assert any((place / span).exists() for place in places) or span in made_here, span
 
 
+def test_what_code_sends_people_to_is_there():
+    """Help texts and messages name pages ("docs/soccernet.md") and headings of them ("README,
+    'Weights and results'")."""
+    code = [*ROOT.glob("*.py"), *ROOT.glob("comedian/*.py"), *ROOT.glob("docs/*.py"),
+            *ROOT.glob("benchmarks/*.py"), ROOT / "Makefile"]
+    n_pages = n_headings = 0
+    for path in code:
+        text = re.sub(r'"\s*\n\s*f?"', "", path.read_text(encoding="utf-8"))    # joined strings
+        for name in re.findall(r"docs/[\w-]+\.md", text):
+            assert (ROOT / name).exists(), f"{path}: {name}"
+            n_pages += 1
+        for name, heading in re.findall(r"(README|docs/[\w-]+\.md), ['\"]([^'\"]+)['\"]", text):
+            file = ROOT / ("README.md" if name == "README" else name)
+            assert heading.lower().replace(" ", "-") in anchors(file), f"{path}: {heading}"
+            n_headings += 1
+    assert n_pages > 5 and n_headings > 2
+
+
 # ------------------------------------------------------------------ 2. commands
 class Found(Exception):
     """Carries the parser that a command would have parsed its flags with."""

@@ -129,6 +129,22 @@ def test_halves_that_are_too_short(capsys):
         frames.of_length(halves, 128, "a window")
 
 
+def test_a_hint_where_frames_are_much_larger_than_what_the_network_sees(tmp_path):
+    make_half(tmp_path / "m" / "1_224p", ["0.png", "1.png"], (60, 40))
+    halves = frames.find_halves(tmp_path)
+    assert "\nhint" not in frames.describe(halves, tmp_path, 25)
+    line = frames.describe(halves, tmp_path, 24).splitlines()[1]
+    assert line.startswith("hint: frames of 60x40 pixels, of which the network sees 24x24")
+    assert "comedian.prepare frames" in line
+
+
+def test_no_frames_says_what_lies_there(tmp_path):
+    (tmp_path / "match.mp4").write_text("")
+    with pytest.raises(DataError, match="prepare frames makes them from videos; .*; it holds "
+                                        "match.mp4"):
+        frames.find_halves(tmp_path)
+
+
 def test_description(tmp_path):
     for number in (1, 2):
         make_half(tmp_path / "m" / f"{number}_224p", [f"{i}.png" for i in range(9)])

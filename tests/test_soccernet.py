@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from comedian import DataError, soccernet
+from comedian import DataError, frames, soccernet
 from comedian.frames import Half
 from comedian.soccernet import LABELS, PREDICTIONS, SCORES, Detections
 
@@ -206,7 +206,7 @@ def test_a_message_says_what_lies_there(tmp_path):
     with pytest.raises(DataError, match="; it holds a/, b.txt, v0.mp4, v1.mp4, v2.mp4, v3.mp4 and "
                                         "3 more"):
         soccernet.find_labels(tmp_path)
-    assert soccernet.what_lies_in(tmp_path / "a") == "; it holds nothing"
+    assert frames.what_lies_in(tmp_path / "a") == "; it holds nothing"
 
 
 # ------------------------------------------------------------------ 2. predictions

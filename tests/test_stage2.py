@@ -861,7 +861,7 @@ SPOILT = {                            # what lies in the third half's file, the 
                    "holds values that are not finite; extract this half's features again"),
     "cut short": (cut_short, r"not a plain .npy array \(cut short, its header promises \(26, 12\)"),
     "2 per second": (lambda path, rows: np.save(path, rows.repeat(2, 0)),
-                     "52 rows for a half of 26 s; extract 1 row per second"),
+                     "52 rows for a half of 26 s, which is 2 rows per second"),
     "half of it": (lambda path, rows: np.save(path, rows[:5]), "5 rows for a half of 26 s"),
     "an .npz called .npy": (as_npz, "not a plain .npy array .it does not begin as one"),
     "Fortran order": (lambda path, rows: np.save(path, np.asfortranarray(rows)),
@@ -888,6 +888,20 @@ def test_features_that_do_not_fit(spoil, message, matches, tmp_path):
         run2(matches, tmp_path / "run", "--features", str(tmp_path))
     assert str(error.value).startswith(f"{spoilt}: ") and "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_features_at_another_rate(matches, tmp_path, capsys):
+    """Twice as many rows: refused, with the flag to give; and with it, taken."""
+    for path in matches.rglob("*_teacher.npy"):
+        rows = np.random.default_rng(1).standard_normal((2 * len(np.load(path)), 12))
+        there = tmp_path / "features" / path.relative_to(matches)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        np.save(there, rows.astype(np.float32))
+    features = ["--features", str(tmp_path / "features")]
+    with pytest.raises(DataError, match="rows per second and not 1; give --features-fps"):
+        run2(matches, tmp_path / "run", *features)
+    run2(matches, tmp_path / "run", *features, "--features-fps", "2")
+    assert "198 features x 12, 2 per second" in capsys.readouterr().out
 
 
 def test_features_that_are_all_equal(matches, tmp_path):

@@ -1,0 +1,324 @@
+"""
+The paper's comparisons at a size for two CPU cores: rendered matches, vivit_micro, short runs.
+
+    python benchmarks/ablation.py search          # chooses the settings: benchmarks/ablation.json
+    python benchmarks/ablation.py table5          # scores them, for docs/ablation.md
+    python benchmarks/ablation.py all             # every table
+    make search, make table5, make ablation       # the same
+
+Every seed has its own matches: 75 to pretrain on, 10 of them labelled, 12 to be judged on. The
+search uses seeds 100 and 101, whose matches no table reports; the tables use seeds 0 to 4. So
+nothing is chosen on what is reported.
+
+Each line of a table is a chain of the stages' own commands. They run in runs/ablation/<seed>/<name>
+with one thread each, --jobs of them side by side; every folder keeps its command in run.json. What
+is there is not run again, so that a search or a table that was stopped goes on; what another
+command made is refused.
+"""
+import argparse
+import collections
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from comedian import report, write_text  # noqa: E402
+
+DATA, RUNS, CHOSEN = Path("data"), Path("runs/ablation"), ROOT / "benchmarks/ablation.json"
+SEARCH_SEEDS, N_SEEDS = (100, 101), {"table5": 5}          # the other tables have three seeds
+COLOR = "--color 0.2 0.2 0.1 0"
+
+
+class Run(NamedTuple):
+    """A command of a stage, the run whose last.pt it starts from, and for stage 2 the run whose
+    encoder is the teacher (without one: the rendered matches' own features)."""
+    name: str
+    command: str
+    parent: "Run | None" = None
+    teacher: "Run | None" = None
+
+
+class Spot(NamedTuple):
+    """A line of a table: infer.py on the judged matches, with one network or several."""
+    runs: list
+    flags: str = ""
+
+
+# ------------------------------------------------------------------ the stages at this size
+def stage1(flags="", name="1"):
+    return Run(name, f"stage1_spatial.py --model vivit_micro --batch 128 --lr 2e-3 --momentum 0.95 "
+               f"--negatives batch --halves-per-batch 4 --crop-scale 0.6 1 {COLOR} {flags}")
+
+
+def stage2(parent, flags="", name="2", teacher=None):
+    features = "--features {features} --features-name own" if teacher else "--features-name physics"
+    return Run(name, f"stage2_distill.py {features} --model vivit_micro --window 32 "
+               f"--windows-per-half 38 --batch 8 --lr 0.064 {COLOR} {flags}", parent, teacher)
+
+
+def stage3(parent, flags="", name="3"):
+    return Run(name, "stage3_finetune.py --classes {data}/classes.txt --model vivit_micro --window "
+               f"32 --batch 8 --windows-per-half 25 --prior 0.015 --mask 0 {COLOR} {flags}", parent)
+
+
+# ------------------------------------------------------------------ running them
+class Runner:
+    """Runs what a table needs, `jobs` at a time, each run once."""
+
+    def __init__(self, jobs):
+        self.pool, self.locks = ThreadPoolExecutor(jobs), collections.defaultdict(threading.Lock)
+
+    def scores(self, lines, seeds):
+        """{line: [t-AmAP in % per seed]}; lines: {line: Spot}."""
+        lines = {line: spot if isinstance(spot, Spot) else Spot([spot])
+                 for line, spot in lines.items()}
+        todo = {(line, seed): self.pool.submit(self.score, spot, seed)        # seeds do not wait
+                for line, spot in lines.items() for seed in seeds}            # for each other
+        return {line: [todo[line, seed].result() for seed in seeds] for line in lines}
+
+    def score(self, spot, seed):
+        checkpoints = [self.run(run, seed) / "last.pt" for run in spot.runs]
+        out = checkpoints[0].parent / "-".join(["test", str(len(spot.runs)), *spot.flags.split()])
+        metrics = out / "metrics.json"
+        self.command(out, f"infer.py --data {self.data(seed)}/test --checkpoint "
+                     f"{' '.join(map(str, checkpoints))} --out {out} --json {metrics} {spot.flags}")
+        return report.read_metrics(metrics)["t-AmAP"]
+
+    def data(self, seed):
+        folder = DATA / f"demo-{seed}"                     # where `make demo SEED=...` has it
+        with self.locks[folder]:
+            self.call(f"-m comedian.prepare synthetic --out {folder} --seed {seed} --jobs 1")
+        return folder
+
+    def run(self, run, seed):
+        folder, data = RUNS / str(seed) / self.path(run), self.data(seed)
+        script, *flags = run.command.format(data=data, features=folder / "features").split()
+        command = [script, "--data", f"{data}/train", "--seed", str(seed), "--out", str(folder)]
+        if run.parent:
+            command += ["--init", str(self.run(run.parent, seed) / "last.pt")]
+        if run.teacher:
+            self.command(folder / "features", f"infer.py --data {data}/train --checkpoint "
+                         f"{self.run(run.teacher, seed)}/last.pt --features own --out "
+                         f"{folder / 'features'}")
+        self.command(folder, " ".join(command + flags), resumes=True)
+        return folder
+
+    def path(self, run):
+        return f"{self.path(run.parent)}+{run.name}" if run.parent else run.name
+
+    def command(self, folder, command, resumes=False):
+        """Runs it, unless run.json in its folder says that it has run."""
+        with self.locks[folder]:
+            record = folder / "run.json"
+            if record.exists():
+                made_by = json.loads(record.read_text())["command"]
+                if made_by != command:
+                    sys.exit(f"error: {folder}: was made by another command ({made_by}); remove it")
+                return
+            since = time.time()
+            print(f"  {folder}", flush=True)
+            self.call(command + (" --resume" if resumes and (folder / "last.pt").exists() else ""))
+            write_text(record, json.dumps({"command": command,
+                                           "seconds": round(time.time() - since)}))
+
+    def call(self, command):
+        done = subprocess.run([sys.executable, *command.split()], cwd=ROOT, text=True,
+                              capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        if done.returncode:
+            sys.exit(f"error: python {command}\n{done.stderr.strip()}")
+
+
+# ------------------------------------------------------------------ the search
+# Fine-tuning has 250 steps in every arm: all through the whole network, or in two phases. Then 200
+# of them are cheap: they train the head and the temporal transformer on cached tokens of a spatial
+# one that stands still.
+TWO = "--head-phase temporal --head-steps 200 --head-lr {lr} --steps 50 --lr {half}"
+FULL = "--head-epochs 0 --steps 250 --lr {lr}"
+RATES = (0.032, 0.064)
+ARMS = ("scratch", "stage 1", "stage 2", "stages 1 and 2")
+# Three ways to spend the two minutes that the demo has for stages 1 and 2: steps, other flags.
+BUDGETS = {"100 and 200": ("--steps 100", "--steps 200"),
+           "50 and 250": ("--steps 50", "--steps 250"),
+           "100 and 300, mask 0.5": ("--steps 100", "--steps 300 --mask 0.5")}
+TARGETS = ("", "--tau-m 0.1", "--lam 0.75")
+
+
+def search(runner):
+    """Asks one question after the other, each with what was chosen before; keeps every score."""
+    found = {"commit": commit(), "seeds": SEARCH_SEEDS, "chosen": {}, "scores": {}}
+    chosen = found["chosen"]
+
+    def ask(question, lines):
+        print(f"search: {question}", flush=True)
+        scores = runner.scores(lines, SEARCH_SEEDS)
+        found["scores"][question] = scores
+        best = max(scores, key=lambda line: np.mean(scores[line]))
+        for line, values in scores.items():
+            print(f"  {np.mean(values):6.2f}  {values}  {line}{' <-' if line == best else ''}")
+        chosen[question] = best
+        write_text(CHOSEN, json.dumps(found, indent=1) + "\n")
+        return best
+
+    two = TWO.format(lr=RATES[-1], half=RATES[-1] / 2)
+    best = ask("steps of stages 1 and 2", {line: stage3(pretrained(*flags), two, slug("3", two))
+                                           for line, flags in BUDGETS.items()})
+    one, second = BUDGETS[best]
+    targets = {line: f"{second} {line}".strip() for line in TARGETS}
+    best = ask("target of stage 2", {line: stage3(pretrained(one, flags), two, slug("3", two))
+                                     for line, flags in targets.items()})
+    chosen["flags"] = one, second = one, targets[best]
+    for arm in ARMS:
+        ways = [way.format(lr=lr, half=lr / 2) for lr in RATES for way in
+                ([FULL] if arm == "scratch" else [FULL, TWO])]
+        start = pretrained("1" in arm and one, "2" in arm and second)
+        ask(arm, {way: stage3(start, way, slug("3", way)) for way in ways})
+
+
+def pretrained(one, second):
+    """Stage 1, then stage 2, with these flags; a stage without flags is left out."""
+    start = stage1(one, slug("1", one)) if one else None
+    return stage2(start, second, slug("2", second)) if second else start
+
+
+def slug(stage, flags):
+    """A folder's name from flags: "--steps 75 --lr 0.03" -> "1-steps75-lr0.03"."""
+    return stage + flags.replace(" --", "-").replace("--", "-").replace(" ", "")
+
+
+def commit():
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True, check=False,
+                          capture_output=True).stdout.strip() or "unknown"
+
+
+# ------------------------------------------------------------------ the tables
+def tables(chosen):
+    """{table: (title, {line: Spot or Run})}; differences are taken to a table's first line.
+    `chosen` is what the search found."""
+    one, two = chosen["flags"]                             # of stages 1 and 2
+    way = chosen["stages 1 and 2"]                         # of fine-tuning the whole pipeline
+    first = stage1(one, "stage1")
+
+    def both(more="", fine="", teacher=None, name=""):
+        """The pipeline with flags changed in stage 2 or 3; argparse takes the last of each."""
+        second = stage2(first, f"{two} {more}".strip(), slug(f"stage2{name}", more), teacher)
+        return stage3(second, f"{way} {fine}".strip(), slug("stage3", fine))
+
+    whole, longer = both(), chosen["scratch"].replace("--steps 250", "--steps 500")
+    return {
+        "table5": ("Table 5: which steps", {
+            "scratch": stage3(None, chosen["scratch"], "scratch"),
+            "stage 1": stage3(first, chosen["stage 1"], "stage3"),
+            "stage 2": stage3(stage2(None, two, "stage2"), chosen["stage 2"], "stage3"),
+            "stages 1 and 2": whole,
+            "scratch, twice the steps": stage3(None, longer, "scratch-longer")}),
+        "table4": ("Table 4: share of tokens masked in stage 2 / in stage 3", {
+            f"{a} / {b}": both(f"--mask {a}", f"--mask {b}" if b else "")
+            for a, b in ((0, 0), (0.25, 0), (0.5, 0), (0.75, 0), (0, 0.5), (0.25, 0.25),
+                         (0.5, 0.5))}),
+        "table3": ("Table 3: window", {
+            f"{w} s": both(*(f"--window {w} --batch {256 // w} --windows-per-half {n * 32 // w}"
+                                 for n in (38, 25))) for w in (32, 16, 64)}),
+        "table2": ("Table 2: temporal blocks", {
+            "2": whole, "1": both("--temporal-depth 1"), "4": both("--temporal-depth 4")}),
+        "table7": ("Table 7: teachers", {
+            "the simulator's state": whole, "stage 1's encoder": both(teacher=first, name="-own"),
+            "an untrained encoder": both(name="-untrained", teacher=stage1(
+                f"{one} --steps 1 --lr 0", "untrained"))}),
+        "targets": ("Eq. 4 to 6: the target of stage 2", {
+            "complete bank": whole, "queue": both("--bank queue"),
+            "one-hot, lambda 1": both("--lam 1"), "lambda 0.75": both("--lam 0.75"),
+            "tau_m 0.05": both("--tau-m 0.05"), "tau_m 0.1": both("--tau-m 0.1")}),
+        "contrast": ("Stage 1: negatives and batches, fine-tuned without stage 2", {
+            name: stage3(stage1(f"{one} {more}".strip(), slug("stage1", more)), chosen["stage 1"],
+                         "stage3") for name, more in (
+                ("batch, four halves", ""), ("batch, all halves", "--halves-per-batch 0"),
+                ("queue, all halves", "--halves-per-batch 0 --negatives queue --queue 2048"))}),
+        "table8": ("Table 8: inference", {
+            "soft, 10 s": Spot([whole]), "local, 3 s": Spot([whole], "--nms local --nms-window 3"),
+            "greedy, 3 s": Spot([whole], "--nms greedy --nms-window 3"),
+            "mean of windows": Spot([whole], "--merge mean"),
+            "nothing ignored": Spot([whole], "--ignore 0")}),
+        "table9": ("Table 9: networks averaged", {
+            "one": Spot([whole]),
+            "three": Spot([whole, *(both(f"--seed {k}", f"--seed {k}") for k in (11, 12))])}),
+    }
+
+
+def score_table(runner, name, n_seeds):
+    """Scores a table; prints it, keeps it under benchmarks/ and draws it under docs/."""
+    since, found = time.time(), json.loads(CHOSEN.read_text())
+    title, lines = tables(found["chosen"])[name]
+    seeds = range(n_seeds or N_SEEDS.get(name, 3))
+    scores = runner.scores(lines, seeds)
+    text = [f"{title}; t-AmAP in %, seeds {', '.join(map(str, seeds))}; python "
+            f"benchmarks/ablation.py {name}; commit {commit()}, {machine()}, "
+            f"{(time.time() - since) / 60:.0f} min (what was there is not run again)", ""]
+    base, width = next(iter(scores)), max(map(len, scores))
+    rows = []
+    for line, values in scores.items():
+        mean, deviation, _ = report.spread(values)
+        gain, _, half = report.spread(np.subtract(values, scores[base]))
+        rows.append((line, mean, deviation, values))
+        text.append(f"{line:{width}}  {mean:5.1f} +- {deviation:.1f}  "
+                    f"({', '.join(f'{value:.1f}' for value in values)})"
+                    + ("" if line == base else f"  {gain:+.1f} to the first line, 95 % interval "
+                       f"{gain - half:+.1f} to {gain + half:+.1f}"))
+    print("\n".join(text))
+    write_text(ROOT / f"benchmarks/ablation-{name}.txt", "\n".join(text) + "\n")
+    draw(ROOT / f"docs/ablation-{name}.png", title, rows)
+
+
+def draw(path, title, rows):
+    """A line per method: every seed a dot, the mean a bar with its number."""
+    with report.picture(path, 8, 0.9 + 0.42 * len(rows)) as figure:
+        axes = figure.subplots()
+        for y, (_, mean, deviation, values) in enumerate(rows):
+            axes.plot([mean, mean], [y - 0.3, y + 0.3], color=report.SPOTTED, lw=2.5)
+            axes.plot(values, [y] * len(values), "o", color=report.CURVE, ms=6, alpha=0.8)
+            axes.annotate(f"{mean:.1f} ± {deviation:.1f}", (1.01, y), va="center",
+                          xycoords=("axes fraction", "data"))
+        axes.set_yticks(range(len(rows)), [line for line, *_ in rows])
+        axes.invert_yaxis()
+        axes.set_xlabel("t-AmAP (%); a dot per seed, the line is their mean")
+        axes.set_title(title)
+        axes.grid(axis="x", alpha=0.25)
+
+
+def machine():
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        names = {line.split(":")[1].strip() for line in file if line.startswith("model name")}
+    return f"{os.cpu_count()} cores of {', '.join(names) or platform.processor()}"
+
+
+def main():
+    names = list(tables(collections.defaultdict(str, flags=("", ""))))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("what", choices=["search", "all", *names])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
+    parser.add_argument("--seeds", type=int, help="default: 5 for table5, 3 for the others")
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    runner = Runner(args.jobs)
+    try:
+        if args.what == "search":
+            return search(runner)
+        if not CHOSEN.exists():
+            sys.exit(f"error: {CHOSEN}: not there; run python benchmarks/ablation.py search first")
+        for name in names if args.what == "all" else [args.what]:
+            score_table(runner, name, args.seeds)
+    finally:
+        runner.pool.shutdown(cancel_futures=True)          # of a run that failed, do not go on
+
+
+if __name__ == "__main__":
+    main()
