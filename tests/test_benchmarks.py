@@ -3,6 +3,8 @@ What these tests prove about benchmarks/: every line of the table of gpu.py, whi
 on a machine with a GPU, comes about, here on a CPU at small sizes; and the hours that the README
 computes.
 """
+import importlib
+import json
 import os
 import re
 import subprocess
@@ -29,6 +31,101 @@ def test_the_hours_to_plan_with(monkeypatch):
     text = " ".join((ROOT / "docs/training.md").read_text(encoding="utf-8").split())
     said = re.search(r"300 matches take ([\d.]+) hours on one H100 SXM", text)
     assert float(said[1]) == round(cost.planned_hours("vivit_tiny", 300), 1)
+
+
+# ------------------------------------------------------------------ ablation.py
+@pytest.fixture
+def ablation(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    return __import__("ablation")
+
+
+def chain(run):
+    while run:
+        yield run
+        yield from chain(run.teacher)
+        run = run.parent
+
+
+def test_every_line_of_every_table_is_a_command(ablation):
+    """Accepted by its stage's parser; no two commands share a folder; each table has two lines."""
+    chosen = json.loads(ablation.CHOSEN.read_text())["chosen"]
+    runner, there = ablation.Runner(1), {}
+    for table, (_, lines) in ablation.tables(chosen).items():
+        assert len(lines) >= 2, table
+        for spot in lines.values():
+            for run in (r for first in getattr(spot, "runs", [spot]) for r in chain(first)):
+                script, *flags = run.command.format(data="d", features="f").split()
+                module = importlib.import_module(script.removesuffix(".py"))
+                assert module.parse_args(["--data", "d", *flags]).steps > 0
+                content = run.command, run.teacher
+                assert there.setdefault(runner.path(run), content) == content
+            infer = importlib.import_module("infer")
+            infer.parse_args(["--data", "d", "--checkpoint", "c",
+                              *getattr(spot, "flags", "").split()])
+    assert len(there) > 40
+
+
+def test_the_demo_is_the_line_that_the_tables_call_stages_1_and_2(ablation):
+    """Same flags, in the Makefile and in benchmarks/ablation.py: same numbers."""
+    chosen = json.loads(ablation.CHOSEN.read_text())["chosen"]
+    lines = ablation.tables(chosen)["table5"][1]
+    shown = {}
+    for target in ("demo", "demo-scratch"):
+        made = subprocess.run(["make", "-n", target, "RUNS=r"], cwd=ROOT, capture_output=True,
+                              text=True, check=True).stdout
+        for line in made.replace("\\\n", " ").splitlines():
+            if found := re.search(r"(stage\d_\w+\.py .*)", line):
+                script, *flags = found[1].split()
+                shown[target, script] = script, flags
+    wanted = {("demo", r.command.split()[0]): r for r in chain(lines["stages 1 and 2"])}
+    wanted["demo-scratch", "stage3_finetune.py"] = lines["scratch"]
+    assert shown.keys() == wanted.keys()
+    own = {"data", "out", "init", "log_every", "seed", "classes"}
+    for key, run in wanted.items():
+        script, *flags = run.command.format(data="d").split()
+        parse = importlib.import_module(script.removesuffix(".py")).parse_args
+        ours, demo = (vars(parse(["--data", "d", *words])) for words in (flags, shown[key][1]))
+        assert {k: v for k, v in ours.items() if k not in own} == {
+            k: v for k, v in demo.items() if k not in own}, key
+
+
+def test_a_table_asks_for_each_run_once_and_goes_on(ablation, monkeypatch, tmp_path):
+    """With commands that are only recorded: parents first, every run once; what is there is not run
+    again; what another command made is refused."""
+    monkeypatch.chdir(tmp_path)
+    called = []
+
+    def call(self, command):
+        called.append(command)
+        words = command.split()
+        for flag in ("--json", "--out"):
+            if flag in words:
+                path = Path(words[words.index(flag) + 1])
+                (path if flag == "--out" else path.parent).mkdir(parents=True, exist_ok=True)
+                if flag == "--json":
+                    path.write_text(json.dumps({metric: {"a_mAP": 0.01 * len(called)} for metric in
+                                                ablation.report.NUMBERS.values()}))
+
+    monkeypatch.setattr(ablation.Runner, "call", call)
+    first = ablation.stage1("--steps 5")
+    lines = {"a": ablation.stage3(first, "--steps 5"),
+             "b": ablation.stage3(ablation.stage2(first, "--steps 5", teacher=first), "--steps 5")}
+    scores = ablation.Runner(1).scores(lines, [0, 1])
+    done = [command for command in called if not command.startswith("-m")]
+    assert len(done) == len(set(done)) == 2 * (1 + 2 + 1 + 3)
+    assert [command.split()[0] for command in done[:3]] == [
+        "stage1_spatial.py", "stage3_finetune.py", "infer.py"]
+    assert "--init runs/ablation/0/1/last.pt" in done[1] and "--seed 0" in done[1]
+    own, = (command for command in done if "--features-name own" in command and "/0/" in command)
+    assert "--features runs/ablation/0/1+2/features" in own
+    assert set(scores) == {"a", "b"} and len(set(sum(scores.values(), []))) == 4
+    called.clear()
+    assert ablation.Runner(1).scores(lines, [0, 1]) == scores
+    assert all(command.startswith("-m comedian.prepare") for command in called)
+    with pytest.raises(SystemExit, match="runs/ablation/0/1: was made by another command"):
+        ablation.Runner(1).scores({"c": ablation.stage3(ablation.stage1("--steps 6"))}, [0])
 
 
 @pytest.mark.slow

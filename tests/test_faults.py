@@ -1118,7 +1118,7 @@ def checkpoints():
             "os.system": RunsCode(),
             "eval": RunsCode(eval, ("__import__('os').system('touch ran')",)),
             "open": RunsCode(open, ("ran", "w")), "exec": RunsCode(exec, ("open('ran', 'w')",)),
-            "getattr": RunsCode(getattr, (os, "system"))}.items():
+            "getattr": RunsCode(getattr, (RunsCode(__import__, ("os",)), "system"))}.items():
         for where in ("alone", "in a dict", "in the model", "in the config", "legacy"):
             def make(base, thing=thing, where=where):
                 state = {"alone": thing, "in a dict": {"a": thing}, "legacy": [thing],
