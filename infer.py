@@ -44,11 +44,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from tqdm import tqdm
-
+# These come first: they say in one line what is not installed.
 from comedian import (
     DataError, __version__, augment, evaluate, formats, report, run, soccernet, video, write_file,
     write_text)
@@ -61,6 +57,11 @@ from comedian.soccernet import (
     LABELS, PREDICTIONS, SCORES, Detections, called, check_games, find_labels, games_of,
     read_labels, write_predictions, write_scores, write_zip)
 from model import Comedian, config_of, load_checkpoint, load_parts, trained_parts
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
 
 try:
     from comedian import ops

@@ -22,17 +22,18 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import nn
-
+# These come first: they say in one line what is not installed.
 from comedian import DataError, augment, report, run
 from comedian.frames import CLIP_FRAMES, FrameReader, describe, find_halves
 from comedian.run import number
 from model import (
     MODELS, Projector, config_of, decay_groups, load_checkpoint, restore, save_checkpoint,
     spatial_encoder, with_changes)
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
 
 
 # ------------------------------------------------------------------ options

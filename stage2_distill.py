@@ -31,11 +31,7 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import nn
-
+# These come first: they say in one line what is not installed.
 from comedian import DataError, augment, report, run
 from comedian.bank import (
     Bank, describe_features, fingerprint, load_or_make, open_features, row_ids)
@@ -44,6 +40,11 @@ from comedian.run import number
 from model import (
     MODELS, Comedian, Projector, config_of, decay_groups, load_checkpoint, load_parts, random_keep,
     restore, save_checkpoint, with_changes)
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
 
 
 # ------------------------------------------------------------------ options

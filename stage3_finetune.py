@@ -28,11 +28,7 @@ from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import nn
-
+# These come first: they say in one line what is not installed.
 import infer
 from comedian import DataError, augment, evaluate, report, run
 from comedian.frames import (
@@ -43,6 +39,11 @@ from comedian.soccernet import (
 from model import (
     MODELS, Comedian, config_of, decay_groups, load_checkpoint, load_parts, random_keep, restore,
     save_checkpoint, trained_parts, with_changes)
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
 
 
 # ------------------------------------------------------------------ options

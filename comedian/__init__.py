@@ -8,9 +8,17 @@ which files are written.
 """
 import contextlib
 import glob
+import importlib.util
 import os
+import sys
 from pathlib import Path
 
+missing = [name for name in ("numpy", "torch") if not importlib.util.find_spec(name)]
+if missing and "comedian.check" not in sys.orig_argv:      # that one tells more
+    print(f"error: {sys.executable}: has no {', '.join(missing)}; use the Python of .venv, which "
+          "`make demo` fills (source .venv/bin/activate), or pip install -r requirements.txt",
+          file=sys.stderr)
+    sys.exit(2)
 
 __version__ = "0.1.0"                 # as in pyproject.toml
 

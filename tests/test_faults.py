@@ -117,6 +117,9 @@ def child(case, here, base):
 
 def surrounded(case, argv):
     around = case.around
+    # Whoever starts this in the background or under nohup has signals ignored, and children too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.environ.update(around.get("env", {}))
     for name in around.get("unset", ()):
         os.environ.pop(name, None)
@@ -1406,7 +1409,7 @@ def surroundings():
 
     def cut_one(base):
         record = {"checkpoint_sha256": hashlib.sha256((base / "stage3/last.pt").read_bytes()
-                                                      ).hexdigest()}
+                                                      ).hexdigest(), "bf16": False}
         writes("f/own.json", json.dumps(record))(base)
         writes("f/league/one/1_own.npy", (base / "data/league/one/1_teacher.npy").read_bytes()[:-9]
                )(base)

@@ -254,3 +254,14 @@ def test_the_five_import_torch_at_their_top():
         tops = [alias.name for node in ast.parse(source(name)).body if isinstance(node, ast.Import)
                 for alias in node.names]
         assert "torch" in tops, name
+
+
+@pytest.mark.parametrize("command", [
+    "stage1_spatial.py", "stage2_distill.py", "stage3_finetune.py", "infer.py",
+    "-m comedian.evaluate", "-m comedian.report", "-m comedian.prepare"])
+def test_a_python_without_torch_is_one_line(command):
+    """Who forgets to activate .venv reads what to do. -S leaves out all that was installed."""
+    ran = subprocess.run([sys.executable, "-S", *command.split(), "--help"], cwd=ROOT,
+                         capture_output=True, text=True)
+    assert ran.returncode == 2 and ran.stderr.count("\n") == 1, ran.stderr
+    assert ran.stderr.startswith("error: ") and "source .venv/bin/activate" in ran.stderr
