@@ -83,7 +83,7 @@ sanitize: $(VENV)/.dev
 # ---------------------------------------------------------------- the demo
 # 75 matches to look at, 10 of them labelled, and 12 unseen ones to be judged on; two halves of 3 minutes
 # each. vivit_micro and windows of 32 s; learning rates are given for the paper's batch and scale to about
-# 1e-3 and 2e-3 here. What differs from the paper is said in README, "The demo".
+# 1e-3 and 2e-3 here. What differs from the paper is said in docs/training.md.
 SEED   ?= 0
 DEMO   := data/demo-$(SEED)
 RUNS   ?= runs/demo-$(SEED)

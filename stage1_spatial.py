@@ -68,7 +68,7 @@ def parse_args(argv=None):
 
     add = p.add_argument_group("optimisation").add_argument
     add("--epochs", type=number(1), default=100,
-        help="passes over all clips (official YAML: 200, README's: 100)")
+        help="passes over all clips (official YAML: 200, official README: 100)")
     add("--steps", type=number(0), default=0,
         help="optimiser steps in all, instead of --epochs; 0 = off")
     add("--batch", type=number(1, 65536), default=1024,

@@ -88,14 +88,14 @@ def walk(root):
 
 
 def what_lies_in(folder):
-    """"; it holds a.mp4, b/, c.txt and 12 more": the end of a message that lacks a file there."""
+    """"; runs/ holds a.mp4, b/ and 12 more": the end of a message that lacks a file in runs/."""
     folder = Path(folder)
     if not folder.is_dir():
         return ""
     names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir()
                    if path.name[0] != ".")
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    return f"; it holds {', '.join(names[:6]) + more if names else 'nothing'}"
+    return f"; {folder}/ holds {', '.join(names[:6]) + more if names else 'nothing'}"
 
 
 def natural(name):

@@ -28,7 +28,8 @@ def read_file(path):
     """What the file holds: torch's pickle (tensors only), numpy's .npz, or safetensors."""
     try:
         if not Path(path).is_file():                      # a fifo would never end
-            raise DataError(f"{path}: no such checkpoint, or not a file; give another")
+            raise DataError(f"{path}: no such checkpoint, or not a file; give another "
+                            "(README, 'Weights and results', says where there are some)")
         zipped = formats.is_zip(path)
     except OSError as error:
         raise formats.refused(path, WHAT, error.strerror) from None

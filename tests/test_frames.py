@@ -140,7 +140,7 @@ def test_a_hint_where_frames_are_much_larger_than_what_the_network_sees(tmp_path
 
 def test_no_frames_says_what_lies_there(tmp_path):
     (tmp_path / "match.mp4").write_text("")
-    with pytest.raises(DataError, match="prepare frames makes them from videos; .*; it holds "
+    with pytest.raises(DataError, match="prepare frames makes them from videos; .*/ holds "
                                         "match.mp4"):
         frames.find_halves(tmp_path)
 

@@ -908,4 +908,5 @@ def test_a_mistake_is_one_line_and_exit_code_2(matches, tmp_path):
                            tmp_path / "none.pt"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     line, = done.stderr.splitlines()
-    assert line == f"error: {tmp_path / 'none.pt'}: no such checkpoint, or not a file; give another"
+    assert line == (f"error: {tmp_path / 'none.pt'}: no such checkpoint, or not a file; give "
+                    "another (README, 'Weights and results', says where there are some)")

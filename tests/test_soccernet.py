@@ -203,10 +203,10 @@ def test_a_message_says_what_lies_there(tmp_path):
     for name in ("b.txt", ".hidden", *(f"v{i}.mp4" for i in range(7))):
         (tmp_path / name).write_text("")
     (tmp_path / "a").mkdir()
-    with pytest.raises(DataError, match="; it holds a/, b.txt, v0.mp4, v1.mp4, v2.mp4, v3.mp4 and "
+    with pytest.raises(DataError, match="/ holds a/, b.txt, v0.mp4, v1.mp4, v2.mp4, v3.mp4 and "
                                         "3 more"):
         soccernet.find_labels(tmp_path)
-    assert frames.what_lies_in(tmp_path / "a") == "; it holds nothing"
+    assert frames.what_lies_in(tmp_path / "a") == f"; {tmp_path}/a/ holds nothing"
 
 
 # ------------------------------------------------------------------ 2. predictions

@@ -330,7 +330,7 @@ def test_matches_of_files(tmp_path):
     with pytest.raises(DataError, match="z.mkv: no such file or folder"):
         video.find_videos([x, tmp_path / "z.mkv"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty: no video below it .*; it holds nothing"):
+    with pytest.raises(DataError, match="empty: no video below it .*empty/ holds nothing"):
         video.find_videos(tmp_path / "empty")
 
 
