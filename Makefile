@@ -6,7 +6,7 @@
 #   make mutants       breaks the code on purpose, line by line, and asks whether a test notices
 #   make faults        thousands of broken files and flags: each must end in one clear line
 #   make search        chooses the settings of benchmarks/ablation.py, an hour or two; can be stopped
-#   make table5        a table of docs/ablation.md (table2 .. table9, targets, contrast)
+#   make table5        a table of docs/ablation.md (table2 .. table9, targets, contrast, labels)
 #   make ablation      all of them, some hours
 #   make gpu           on a machine with a GPU: speed, memory, equality and hours, in 20 minutes
 #   make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers
@@ -64,7 +64,7 @@ gpu:
 	$(GPU_PY) setup.py -q build_ext --inplace
 	set -o pipefail; $(GPU_PY) benchmarks/gpu.py | tee benchmarks/gpu.txt
 
-.PHONY: search ablation targets contrast
+.PHONY: search ablation targets contrast labels
 search: $(VENV)/.kernels
 	$(PY) benchmarks/ablation.py search
 
@@ -74,7 +74,7 @@ ablation: $(VENV)/.kernels
 table%: $(VENV)/.kernels
 	$(PY) benchmarks/ablation.py $@
 
-targets contrast: $(VENV)/.kernels
+targets contrast labels: $(VENV)/.kernels
 	$(PY) benchmarks/ablation.py $@
 
 sanitize: $(VENV)/.dev
@@ -94,7 +94,8 @@ STAGE3 := --data $(DEMO)/train --classes $(DEMO)/classes.txt --model vivit_micro
 .PHONY: demo demo-scratch clean-demo
 demo: $(RUNS)/test/metrics.json $(RUNS)/curves.png $(RUNS)/timeline.png
 	@echo
-	@echo "predictions    $(RUNS)/test/<match>/results_spotting.json"
+	@echo "watch a match  $(RUNS)/test/<league>/<season>/<match>/page.html, in a browser"
+	@echo "predictions    results_spotting.json, in the same folders"
 	@echo "scores, truth  $(RUNS)/timeline.png"
 	@echo "loss curves    $(RUNS)/curves.png"
 	@echo "every number   $(RUNS)/test/metrics.json"
@@ -126,6 +127,7 @@ $(RUNS)/curves.png: $(RUNS)/stage3/last.pt
 	$(PY) -m comedian.report curves $(RUNS)/stage[123] --out $@
 
 $(RUNS)/timeline.png: $(RUNS)/test/metrics.json
+	$(PY) -m comedian.report page $(RUNS)/test --labels $(DEMO)/test > $(RUNS)/pages.txt
 	$(PY) -m comedian.report timeline $(RUNS)/test --labels $(DEMO)/test --out $@
 
 # As many fine-tuning steps, all of them through the whole network, from random weights.

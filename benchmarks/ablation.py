@@ -37,6 +37,7 @@ from comedian import report, write_text  # noqa: E402
 DATA, RUNS, CHOSEN = Path("data"), Path("runs/ablation"), ROOT / "benchmarks/ablation.json"
 SEARCH_SEEDS, N_SEEDS = (100, 101), {"table5": 5}          # the other tables have three seeds
 COLOR = "--color 0.2 0.2 0.1 0"
+FEW = (5, 2)                          # labelled matches, instead of 10
 
 
 class Run(NamedTuple):
@@ -98,6 +99,10 @@ class Runner:
         folder = DATA / f"demo-{seed}"                     # where `make demo SEED=...` has it
         with self.locks[folder]:
             self.call(f"-m comedian.prepare synthetic --out {folder} --seed {seed} --jobs 1")
+            labelled = sorted((folder / "train").rglob("Labels-v2.json"))
+            for n in FEW:                                  # lists of games, for --split
+                write_text(folder / f"few{n}.txt", "".join(
+                    f"{path.parent.relative_to(folder / 'train')}\n" for path in labelled[:n]))
         return folder
 
     def run(self, run, seed):
@@ -202,16 +207,16 @@ def commit():
 
 # ------------------------------------------------------------------ the tables
 def tables(chosen):
-    """{table: (title, {line: Spot or Run})}; differences are taken to a table's first line.
-    `chosen` is what the search found."""
+    """{table: (title, {line: Spot or Run})}; differences are taken to a table's first line, or to
+    the first of those that begin alike, "5 matches: ". `chosen` is what the search found."""
     one, two = chosen["flags"]                             # of stages 1 and 2
     way = chosen["stages 1 and 2"]                         # of fine-tuning the whole pipeline
     first = stage1(one, "stage1")
 
-    def both(more="", fine="", teacher=None, name=""):
+    def both(more="", fine="", teacher=None, name="", label=None):
         """The pipeline with flags changed in stage 2 or 3; argparse takes the last of each."""
         second = stage2(first, f"{two} {more}".strip(), slug(f"stage2{name}", more), teacher)
-        return stage3(second, f"{way} {fine}".strip(), slug("stage3", fine))
+        return stage3(second, f"{way} {fine}".strip(), label or slug("stage3", fine))
 
     whole, longer = both(), chosen["scratch"].replace("--steps 250", "--steps 500")
     return {
@@ -221,6 +226,14 @@ def tables(chosen):
             "stage 2": stage3(stage2(None, two, "stage2"), chosen["stage 2"], "stage3"),
             "stages 1 and 2": whole,
             "scratch, twice the steps": stage3(None, longer, "scratch-longer")}),
+        "labels": ("Fewer labelled matches", {
+            "10 matches: scratch": stage3(None, chosen["scratch"], "scratch"),
+            "10 matches: stages 1 and 2": whole,
+            **{f"{n} matches: {name}": run for n in FEW for name, run in (
+                ("scratch", stage3(None, f"{chosen['scratch']} --split {{data}}/few{n}.txt",
+                                   f"scratch-few{n}")),
+                ("stages 1 and 2", both(fine=f"--split {{data}}/few{n}.txt",
+                                        label=f"stage3-few{n}")))}}),
         "table4": ("Table 4: share of tokens masked in stage 2 / in stage 3", {
             f"{a} / {b}": both(f"--mask {a}", f"--mask {b}" if b else "")
             for a, b in ((0, 0), (0.25, 0), (0.5, 0), (0.75, 0), (0, 0.5), (0.25, 0.25),
@@ -263,15 +276,15 @@ def score_table(runner, name, n_seeds):
     text = [f"{title}; t-AmAP in %, seeds {', '.join(map(str, seeds))}; python "
             f"benchmarks/ablation.py {name}; commit {commit()}, {machine()}, "
             f"{(time.time() - since) / 60:.0f} min (what was there is not run again)", ""]
-    base, width = next(iter(scores)), max(map(len, scores))
-    rows = []
+    rows, first, width = [], {}, max(map(len, scores))
     for line, values in scores.items():
+        base = first.setdefault(line.rpartition(": ")[0], line)
         mean, deviation, _ = report.spread(values)
         gain, _, half = report.spread(np.subtract(values, scores[base]))
         rows.append((line, mean, deviation, values))
         text.append(f"{line:{width}}  {mean:5.1f} +- {deviation:.1f}  "
                     f"({', '.join(f'{value:.1f}' for value in values)})"
-                    + ("" if line == base else f"  {gain:+.1f} to the first line, 95 % interval "
+                    + ("" if line == base else f"  {gain:+.1f} to {base!r}, 95 % interval "
                        f"{gain - half:+.1f} to {gain + half:+.1f}"))
     print("\n".join(text))
     write_text(ROOT / f"benchmarks/ablation-{name}.txt", "\n".join(text) + "\n")

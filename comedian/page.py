@@ -122,5 +122,6 @@ def describe(about):
         parts.append("checkpoint " + ", ".join(map(str, about["checkpoint"])))
     settings = about.get("settings")
     if isinstance(settings, dict):
-        parts.append(", ".join(f"{name} {value}" for name, value in settings.items()))
+        parts.append(", ".join(f"{name} {value}" for name, value in settings.items()
+                               if value is not None))         # None: as the network's window says
     return " · ".join(parts)

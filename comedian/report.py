@@ -336,7 +336,8 @@ def exports(args):
     """--format of every match below args.results, beside them or below --out."""
     from comedian import export
     for match, path in soccernet.find_files(args.results, soccernet.PREDICTIONS).items():
-        texts = export.texts(match, *export.actions_of(path, args.threshold), args.format,
+        called = Path(args.results).resolve().name if match == "." else match
+        texts = export.texts(called, *export.actions_of(path, args.threshold), args.format,
                              round(1000 * args.lead), round(1000 * args.lag))
         for name, text in texts.items():
             where = Path(args.out or args.results, match, name)

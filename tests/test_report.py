@@ -357,3 +357,12 @@ def test_means_of_something_else(tmp_path, content):
         report.main(report.parse_args(["mean", good]))
     with pytest.raises(DataError, match="--against: 1 files, and 2 before it"):
         report.main(report.parse_args(["mean", good, good, "--against", good]))
+
+
+def test_a_match_exported_from_its_own_folder_keeps_its_name(spotted):
+    """Not "./1": the folder may be given itself."""
+    scores, _ = spotted
+    folder = Path(scores, MATCHES[0])
+    report.main(report.parse_args(["export", str(folder), "--format", "osl"]))
+    entry = json.loads((folder / "actions.json").read_text())["data"][0]
+    assert entry["inputs"][0]["path"].startswith(folder.name), entry
