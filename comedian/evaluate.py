@@ -386,6 +386,11 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
     if only_predicted and missing and matches is None:
         print(f"{len(missing)} of {len(missing) + len(truth)} labelled matches: no predictions, "
               "left out of every number.")
+    halves = {match: soccernet.about_results(found[match]).get("videos") for match in truth}
+    unseen = sum(event.half in (1, 2) and str(event.half) not in halves[match]
+                 for match in truth if halves[match] for event in truth[match])
+    if unseen:
+        print(f"{unseen} events are in a half of which no video was spotted: they count as missed.")
     if len(found) > len(truth):
         print(f"{len(found) - len(truth)} predicted matches have no labels in {labels}: left out.")
     if json:

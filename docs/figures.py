@@ -254,16 +254,19 @@ def curves(demo, path):
 
 # ------------------------------------------------------------------ scores -> actions
 def nms(demo, path):
-    """The detection that has most score of its class around it, before and after suppression."""
-    best = (-1.0,)
+    """A right detection with much score of its class within 4 s, and little farther away."""
+    best = (-np.inf,)
     for match, number in demo.halves:
         table = demo.scores(match, number)
         d = demo.spotted[match]
         for i in np.flatnonzero((d.half == number) & (d.confidence > 0.5)).tolist():
             t, k = int(d.position_ms[i] // 1000), int(d.label[i])
-            around = table[max(0, t - 8):t + 9, k].sum() - table[t, k]
-            if 15 <= t < len(table) - 16:
-                best = max(best, (around, match, number, t, k), key=lambda b: b[0])
+            right = any(abs(e.position_ms / 1000 - t) < 2 for e in demo.events[match]
+                        if (e.half, e.label) == (number, k))
+            if right and 15 <= t < len(table) - 16:
+                near, all_ = table[t - 4:t + 5, k].sum(), table[t - 14:t + 16, k].sum()
+                best = max(best, (near - table[t, k] - 2 * (all_ - near), match, number, t, k),
+                           key=lambda b: b[0])
     match, number, middle, k = any_of(filter(None, [best[1:]]), "sure detection amid a half")
     table = torch.from_numpy(demo.scores(match, number)[:, k:k + 1])      # (n_tokens, 1)
     length, time_s = torch.tensor([len(table)]), np.arange(len(table)) + 0.25

@@ -544,3 +544,17 @@ def test_only_predicted(tmp_path, capsys):
     run("--labels", tmp_path / "labels", "--predictions", tmp_path / "spots", "--only-predicted")
     out = capsys.readouterr().out
     assert "matches: 1, events: 1" in out and "1 of 2 labelled matches: no predictions" in out
+
+
+def test_events_of_a_half_that_was_not_spotted_are_told(tmp_path, capsys):
+    """Labels of both halves, a video of the first alone: the others count as missed, in one line."""
+    second = GOAL | {"gameTime": GOAL["gameTime"].replace("1 -", "2 -")}
+    write_match(tmp_path / "a", [GOAL, second, second], [SPOT])
+    run("--labels", tmp_path, "--predictions", tmp_path)
+    assert "not spotted" not in capsys.readouterr().out     # results that do not say their videos
+    path = tmp_path / "a" / PREDICTIONS
+    about = {"about": {"videos": {"1": "a/1_224p.mkv"}}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | about))
+    run("--labels", tmp_path, "--predictions", tmp_path)
+    assert ("2 events are in a half of which no video was spotted: they count as missed.\n"
+            in capsys.readouterr().out)
