@@ -547,7 +547,7 @@ def test_only_predicted(tmp_path, capsys):
 
 
 def test_events_of_a_half_that_was_not_spotted_are_told(tmp_path, capsys):
-    """Labels of both halves, a video of the first alone: the others count as missed, in one line."""
+    """Labels of both halves, a video of the first alone: the others count as missed."""
     second = GOAL | {"gameTime": GOAL["gameTime"].replace("1 -", "2 -")}
     write_match(tmp_path / "a", [GOAL, second, second], [SPOT])
     run("--labels", tmp_path, "--predictions", tmp_path)
