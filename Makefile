@@ -6,7 +6,7 @@
 #   make mutants       breaks the code on purpose, line by line, and asks whether a test notices
 #   make faults        thousands of broken files and flags: each must end in one clear line
 #   make search        chooses the settings of benchmarks/ablation.py, an hour or two; can be stopped
-#   make table5        a table of docs/ablation.md (table2 .. table9, targets, contrast, labels)
+#   make table5        a table of docs/ablation.md (table2 .. table9, targets, contrast, labels, compute)
 #   make ablation      all of them, some hours
 #   make gpu           on a machine with a GPU: speed, memory, equality and hours, in 20 minutes
 #   make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers
@@ -64,7 +64,7 @@ gpu:
 	$(GPU_PY) setup.py -q build_ext --inplace
 	set -o pipefail; $(GPU_PY) benchmarks/gpu.py | tee benchmarks/gpu.txt
 
-.PHONY: search ablation targets contrast labels
+.PHONY: search ablation targets contrast labels compute
 search: $(VENV)/.kernels
 	$(PY) benchmarks/ablation.py search
 
@@ -74,7 +74,7 @@ ablation: $(VENV)/.kernels
 table%: $(VENV)/.kernels
 	$(PY) benchmarks/ablation.py $@
 
-targets contrast labels: $(VENV)/.kernels
+targets contrast labels compute: $(VENV)/.kernels
 	$(PY) benchmarks/ablation.py $@
 
 sanitize: $(VENV)/.dev

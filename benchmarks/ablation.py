@@ -7,8 +7,8 @@ The paper's comparisons at a size for two CPU cores: rendered matches, vivit_mic
     make search, make table5, make ablation       # the same
 
 Every seed has its own matches: 75 to pretrain on, 10 of them labelled, 12 to be judged on. The
-search uses seeds 100 and 101, whose matches no table reports; the tables use seeds 0 to 4. So
-nothing is chosen on what is reported.
+search uses seeds 100 and 101, whose matches no table reports; the tables use seeds 10 to 14. So
+nothing is chosen on what is reported. (Seeds 0 to 2 are the demo's; much was tried on them.)
 
 Each line of a table is a chain of the stages' own commands. They run in runs/ablation/<seed>/<name>
 with one thread each, --jobs of them side by side; every folder keeps its command in run.json. What
@@ -35,7 +35,8 @@ sys.path.insert(0, str(ROOT))
 from comedian import report, write_text  # noqa: E402
 
 DATA, RUNS, CHOSEN = Path("data"), Path("runs/ablation"), ROOT / "benchmarks/ablation.json"
-SEARCH_SEEDS, N_SEEDS = (100, 101), {"table5": 5}          # the other tables have three seeds
+SEARCH_SEEDS, FIRST_SEED = (100, 101), 10
+N_SEEDS = {"table5": 5}                                    # the other tables have three
 COLOR = "--color 0.2 0.2 0.1 0"
 FEW = (5, 2)                          # labelled matches, instead of 10
 
@@ -144,18 +145,15 @@ class Runner:
 
 
 # ------------------------------------------------------------------ the search
-# Fine-tuning has 250 steps in every arm: all through the whole network, or in two phases. Then 200
-# of them are cheap: they train the head and the temporal transformer on cached tokens of a spatial
-# one that stands still.
-TWO = "--head-phase temporal --head-steps 200 --head-lr {lr} --steps 50 --lr {half}"
-FULL = "--head-epochs 0 --steps 250 --lr {lr}"
-RATES = (0.032, 0.064)
+# The demo's size. Fine-tuning has 450 steps in every arm: all through the whole network, or in two
+# phases. Then 300 of them are cheap: they train the head and the temporal transformer on cached
+# tokens of a spatial one that stands still.
+ONE, SECOND = "--steps 300", "--steps 500"                 # of stages 1 and 2
+TWO = "--head-phase temporal --head-steps 300 --head-lr {lr} --steps 150 --lr {half}"
+FULL = "--head-epochs 0 --steps 450 --lr {lr}"
+RATES = (0.032, 0.064, 0.128)
 ARMS = ("scratch", "stage 1", "stage 2", "stages 1 and 2")
-# Three ways to spend the two minutes that the demo has for stages 1 and 2: steps, other flags.
-BUDGETS = {"100 and 200": ("--steps 100", "--steps 200"),
-           "50 and 250": ("--steps 50", "--steps 250"),
-           "100 and 300, mask 0.5": ("--steps 100", "--steps 300 --mask 0.5")}
-TARGETS = ("", "--tau-m 0.1", "--lam 0.75")
+TARGETS = ("", "--tau-m 0.05", "--tau-m 0.1", "--lam 0.75", "--lam 1")
 
 
 def search(runner):
@@ -174,14 +172,11 @@ def search(runner):
         write_text(CHOSEN, json.dumps(found, indent=1) + "\n")
         return best
 
-    two = TWO.format(lr=RATES[-1], half=RATES[-1] / 2)
-    best = ask("steps of stages 1 and 2", {line: stage3(pretrained(*flags), two, slug("3", two))
-                                           for line, flags in BUDGETS.items()})
-    one, second = BUDGETS[best]
-    targets = {line: f"{second} {line}".strip() for line in TARGETS}
-    best = ask("target of stage 2", {line: stage3(pretrained(one, flags), two, slug("3", two))
+    two = TWO.format(lr=0.064, half=0.032)
+    targets = {line or "as in the paper": f"{SECOND} {line}".strip() for line in TARGETS}
+    best = ask("target of stage 2", {line: stage3(pretrained(ONE, flags), two, slug("3", two))
                                      for line, flags in targets.items()})
-    chosen["flags"] = one, second = one, targets[best]
+    chosen["flags"] = one, second = ONE, targets[best]
     for arm in ARMS:
         ways = [way.format(lr=lr, half=lr / 2) for lr in RATES for way in
                 ([FULL] if arm == "scratch" else [FULL, TWO])]
@@ -218,14 +213,17 @@ def tables(chosen):
         second = stage2(first, f"{two} {more}".strip(), slug(f"stage2{name}", more), teacher)
         return stage3(second, f"{way} {fine}".strip(), label or slug("stage3", fine))
 
-    whole, longer = both(), chosen["scratch"].replace("--steps 250", "--steps 500")
+    whole, longer = both(), chosen["scratch"].replace("--steps 450", "--steps 900")
     return {
         "table5": ("Table 5: which steps", {
             "scratch": stage3(None, chosen["scratch"], "scratch"),
             "stage 1": stage3(first, chosen["stage 1"], "stage3"),
             "stage 2": stage3(stage2(None, two, "stage2"), chosen["stage 2"], "stage3"),
-            "stages 1 and 2": whole,
-            "scratch, twice the steps": stage3(None, longer, "scratch-longer")}),
+            "stages 1 and 2": whole}),
+        "compute": ("Scratch, given the pretraining's compute too", {
+            "scratch": stage3(None, chosen["scratch"], "scratch"),
+            "scratch, twice the steps": stage3(None, longer, "scratch-longer"),
+            "stages 1 and 2": whole}),
         "labels": ("Fewer labelled matches", {
             "10 matches: scratch": stage3(None, chosen["scratch"], "scratch"),
             "10 matches: stages 1 and 2": whole,
@@ -271,7 +269,7 @@ def score_table(runner, name, n_seeds):
     """Scores a table; prints it, keeps it under benchmarks/ and draws it under docs/."""
     since, found = time.time(), json.loads(CHOSEN.read_text())
     title, lines = tables(found["chosen"])[name]
-    seeds = range(n_seeds or N_SEEDS.get(name, 3))
+    seeds = range(FIRST_SEED, FIRST_SEED + (n_seeds or N_SEEDS.get(name, 3)))
     scores = runner.scores(lines, seeds)
     text = [f"{title}; t-AmAP in %, seeds {', '.join(map(str, seeds))}; python "
             f"benchmarks/ablation.py {name}; commit {commit()}, {machine()}, "
