@@ -167,3 +167,10 @@ def test_what_fails_or_comes_too_late_is_a_line(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         gpu.main()
     assert re.search(r"second +not measured +0 minutes are over", capsys.readouterr().out)
+
+
+def test_every_table_has_its_target(ablation):
+    """make table5 runs `ablation.py table5`."""
+    rules = re.findall(r"^(table2 .*): ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    chosen = json.loads(ablation.CHOSEN.read_text())["chosen"]
+    assert sorted(rules[0].split()) == sorted(ablation.tables(chosen))
