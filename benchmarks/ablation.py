@@ -158,8 +158,9 @@ TARGETS = ("", "--tau-m 0.05", "--tau-m 0.1", "--lam 0.75", "--lam 1")
 
 def search(runner):
     """Asks one question after the other, each with what was chosen before; keeps every score."""
-    found = {"commit": commit(), "seeds": SEARCH_SEEDS, "chosen": {}, "scores": {}}
-    chosen = found["chosen"]
+    before = json.loads(CHOSEN.read_text())["chosen"] if CHOSEN.exists() else {}
+    found = {"commit": commit(), "seeds": SEARCH_SEEDS, "chosen": before, "scores": {}}
+    chosen = found["chosen"]          # answer by answer; a search that was stopped leaves a whole
 
     def ask(question, lines):
         print(f"search: {question}", flush=True)
