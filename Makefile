@@ -29,6 +29,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: requirements.txt | $(VENV)/bin/python
+	@echo "installing torch and five small packages; with torch's CPU build 1.3 GB"
 	$(PIP) install -q -r requirements.txt
 	@touch $@
 
@@ -38,7 +39,8 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 	@touch $@
 
 $(VENV)/.kernels: setup.py $(wildcard csrc/*) $(VENV)/.run
-	$(PY) setup.py -q build_ext --inplace
+	@echo "building the kernels, about a minute"
+	@$(PY) setup.py -q build_ext --inplace > $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log >&2; exit 2; }
 	@touch $@
 
 # ---------------------------------------------------------------- checks

@@ -8,6 +8,7 @@ import argparse
 import math
 import os
 import sys
+from pathlib import Path
 
 from comedian import DataError
 
@@ -31,8 +32,11 @@ class Parser(argparse.ArgumentParser):
         if docstring:
             description, examples, *_ = docstring.strip().split("\n\n")
             more |= {"description": description, "epilog": f"examples:\n{examples}"}
-        super().__init__(formatter_class=HelpFormatter, allow_abbrev=False,
-                         usage="%(prog)s [flags]", **more)
+            script = Path(sys.argv[0])                     # a list of all flags would be long here
+            module = script.parent.name == "comedian"
+            more |= {"usage": "%(prog)s [flags]", "prog": (
+                f"python -m comedian.{script.stem}" if module else f"python {script.name}")}
+        super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **more)
 
     def error(self, message):
         say_error(f"{message} (--help lists the flags)")

@@ -111,7 +111,8 @@ def find_halves(root, split=None):
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; --data wants the folder above your frame folders")
+        raise DataError(f"{root}: no such folder; --data wants the folder above your frame folders"
+                        f"{what_lies_in(root.parent)}")
     folders, odd = collections.defaultdict(list), None     # match -> [(folder, images)]
     for folder, _, files in walk(root):
         images = [m for m in map(IMAGE_NAME.fullmatch, files) if m]

@@ -418,7 +418,7 @@ def render(args):
 
 def parse_args(argv=None):
     p = command.Parser(__doc__)
-    commands = p.add_subparsers(dest="command", required=True)
+    commands = p.add_subparsers(dest="command", required=True, prog=p.prog)
     s = commands.add_parser("synthetic", help="render small matches, labels, teacher features")
     s.add_argument("--out", required=True, help="folder to make")
     s.add_argument("--train", type=number(1, 10_000), default=75,

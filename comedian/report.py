@@ -408,7 +408,7 @@ def means(args):
 # ------------------------------------------------------------------ the command
 def parse_args(argv=None):
     parser = command.Parser(__doc__)
-    commands = parser.add_subparsers(dest="picture", required=True)
+    commands = parser.add_subparsers(dest="picture", required=True, prog=parser.prog)
     losses = commands.add_parser("curves", help="losses over steps, a panel per run")
     losses.add_argument("runs", nargs="+", help="folders with a log.txt, the --out of the stages")
     losses.add_argument("--together", action="store_true",

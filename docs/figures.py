@@ -164,7 +164,7 @@ def filmstrip(demo, path):
     alarms = [(name, *row) for k, name in enumerate(demo.classes)
               for row in pairs(demo, k) if row[3] is None]
     rows += sorted(alarms, key=lambda row: -row[1])[:1]
-    with picture(path, 1.72 * len(rows)) as figure:
+    with picture(path, 2.05 * len(rows)) as figure:
         for axes, (name, confidence, match, number, true_s, spotted_s) in zip(
                 figure.subplots(len(rows), 1), rows, strict=True):
             half = demo.halves[match, number]
