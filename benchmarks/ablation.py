@@ -24,7 +24,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,6 +86,10 @@ class Runner:
                  for line, spot in lines.items()}
         todo = {(line, seed): self.pool.submit(self.score, spot, seed)        # seeds do not wait
                 for line, spot in lines.items() for seed in seeds}            # for each other
+        wait(todo.values(), return_when=FIRST_EXCEPTION)   # what failed is said at once
+        for future in todo.values():
+            if future.done():
+                future.result()
         return {line: [todo[line, seed].result() for seed in seeds] for line in lines}
 
     def score(self, spot, seed):

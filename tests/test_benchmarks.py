@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,26 @@ def test_a_table_asks_for_each_run_once_and_goes_on(ablation, monkeypatch, tmp_p
     assert all(command.startswith("-m comedian.prepare") for command in called)
     with pytest.raises(SystemExit, match="runs/ablation/0/1: was made by another command"):
         ablation.Runner(1).scores({"c": ablation.stage3(ablation.stage1("--steps 6"))}, [0])
+
+
+def test_a_run_that_fails_ends_the_table_at_once(ablation, monkeypatch, tmp_path):
+    """Not after the lines before it: hours may lie there."""
+    monkeypatch.chdir(tmp_path)
+    later = threading.Event()
+
+    def call(self, command):
+        if "--steps 6" in command:
+            sys.exit("error: broken")
+        if "--steps 5" in command:
+            assert later.wait(60)                          # ends only after the error was raised
+
+    monkeypatch.setattr(ablation.Runner, "call", call)
+    runner = ablation.Runner(2)
+    with pytest.raises(SystemExit, match="broken"):
+        runner.scores({steps: ablation.stage3(None, f"--steps {steps}", steps)
+                       for steps in ("5", "6")}, [0])
+    later.set()
+    runner.pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.slow
