@@ -45,8 +45,9 @@ $(VENV)/.kernels: setup.py $(wildcard csrc/*) $(VENV)/.run
 
 # ---------------------------------------------------------------- checks
 .PHONY: test slow lint mutants faults gpu sanitize
+# A process per core, each with one thread: small networks keep no second one busy.
 test: $(VENV)/.dev $(VENV)/.kernels lint
-	$(PY) -m pytest -q
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 slow: $(VENV)/.dev $(VENV)/.kernels
 	$(PY) -m pytest -q -m slow
