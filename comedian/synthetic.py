@@ -21,6 +21,7 @@ simulator's state, though only what a perfect eye could read from a frame and it
 of shot, camera, ball, players, referee). It never sees an event, nor which part of the script runs.
 Units: metres from the centre spot, x along the pitch; seconds from the start of the half.
 """
+import contextlib
 import functools
 import json
 import multiprocessing
@@ -599,10 +600,15 @@ def render(args):
     write_text(out / "classes.txt", "\n".join(CLASSES) + "\n")
     jobs = [(args.out, "train", i, i < args.labelled, settings) for i in range(args.train)]
     jobs += [(args.out, "test", i, True, settings) for i in range(args.test)]
-    cv2.setNumThreads(1)                                   # matches run side by side instead
-    with multiprocessing.Pool(min(args.jobs, len(jobs))) as pool:
-        for _ in tqdm(pool.imap_unordered(write_match, jobs), total=len(jobs), unit="match",
-                      desc="rendering", disable=None):
+    n_processes = min(args.jobs, len(jobs))
+    # Not by fork: the copy of a process with threads may wait for ever for a lock that one of them
+    # had. OpenCV has one thread in each: matches run side by side instead.
+    pool = (multiprocessing.get_context("forkserver").Pool(n_processes, cv2.setNumThreads, (1,))
+            if n_processes > 1 else contextlib.nullcontext())
+    with pool:
+        rendered = pool.imap_unordered(write_match, jobs) if n_processes > 1 else map(
+            write_match, jobs)
+        for _ in tqdm(rendered, total=len(jobs), unit="match", desc="rendering", disable=None):
             pass
     write_text(record, json.dumps({"settings": settings, "finished": True}))
     print(f"{out}: {args.train} train matches ({args.labelled} labelled), {args.test} test matches")

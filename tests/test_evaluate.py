@@ -280,7 +280,7 @@ def test_the_table_explains_itself():
     assert lines[4].split() == ["Foul", "1", *["100.0"] * 8, "-", "100.0"]
     assert lines[5].split() == ["Red", "card", "0", *["-"] * 10]
     told = "\n".join(lines[6:])
-    for title in ("t-AmAP:", "loose:", "chance:", "visible, not shown:", "'-':",
+    for title in ("+-1 s:", "t-AmAP:", "loose:", "chance:", "visible, not shown:", "'-':",
                   "1 of 3 classes have no event"):
         assert title in told, title
     # What says nothing is left out, with the line that explains it.
@@ -289,7 +289,7 @@ def test_the_table_explains_itself():
                            ["Goal"]).splitlines()
     assert lines[0] == "matches: 1, events: 1; average precision in %"
     assert lines[1].split() == "events t-AmAP +-0.5 s +-1 s +-1.5 s +-2 s +-2.5 s loose".split()
-    assert len(lines) == 5 and lines[4].startswith("t-AmAP:")
+    assert len(lines) == 5 and lines[4].startswith("+-1 s: ") and "t-AmAP: " in lines[4]
 
 
 # ------------------------------------------------------------------ the time of a token
