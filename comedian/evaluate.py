@@ -20,7 +20,7 @@ area under mAP over delta = 1, 2, .. 5 s (tight: t-AmAP, the paper's) or 5, 10, 
 ops.average_map computes AP; here is what the official program does with times before it and with
 means after it, quirks included.
 
-Torch and the kernels are imported in the functions that compute with them: they take more than a
+Torch, the kernels and tqdm are imported in the functions that use them: they take more than a
 second, and neither --help nor a wrong path should wait for that.
 """
 import itertools
@@ -30,7 +30,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from comedian import DataError, command, report, soccernet, write_text
 from comedian.command import number
@@ -245,6 +244,8 @@ def sweep(stored, truth, merges, ignored_s, windows_s):
     stored as from read_scores, truth as from label_columns; N runs over NMS. Nothing is encoded
     again: per merge and ignored span one merge, per setting one NMS and one metric.
     """
+    from tqdm import tqdm
+
     from comedian import ops
     grid = (len(merges), len(ignored_s), len(NMS), len(windows_s))
     overall, per_class = np.zeros(grid), np.zeros((*grid, len(stored.classes)))

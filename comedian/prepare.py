@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from comedian import DataError, command, formats, write_file
 from comedian.command import device_name, number
@@ -148,6 +147,7 @@ def extract(args):
           f"{len(jobs) - len(todo) - len(broken)} done before, {len(todo)} to do "
           f"({total_s / 3600:.2f} h of video)")
 
+    from tqdm import tqdm             # here: --help need not wait for it
     stop, frames = threading.Event(), 0
     bar = tqdm(total=round(total_s / 60, 1), unit="min", desc="frames", disable=None,
                bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} min of video, {remaining} left")
@@ -267,6 +267,7 @@ def fit_basis(files, width, standardize, device):
     total = torch.zeros(D, dtype=torch.float64, device=device)
     products = torch.zeros(D, D, dtype=torch.float64, device=device)
     edges = [D * i // PANELS for i in range(PANELS + 1)]
+    from tqdm import tqdm
     for file in tqdm(files, desc="covariance", unit="half", disable=None):
         for x in blocks(file):
             x = x.to(device) - shift                                  # (r, D)
@@ -388,6 +389,7 @@ def pca(args):
 
     # -- every half
     import torch
+    from tqdm import tqdm
     there = 0
     for file in tqdm(files, desc="pca", unit="half", disable=None):
         path = out / file.match / f"{file.number}_{out_name}.npy"

@@ -491,8 +491,8 @@ MUTANTS = [
     ("stage3_finetune.py", 'help="root of the labels, or a labels.csv; default: --data")',
      ')',
      "test_layout.py::test_every_flag_has_a_help_text"),
-    ("comedian/evaluate.py", "import numpy as np\nfrom tqdm",
-     "import numpy as np\nimport torch\nfrom tqdm",
+    ("comedian/evaluate.py", "import numpy as np\n\nfrom comedian import DataError",
+     "import numpy as np\nimport torch\n\nfrom comedian import DataError",
      "test_layout.py::test_help_and_refusals_import_no_torch[evaluate-flags0-0]"),
     # -- as fast as the machine
     ("comedian/run.py", "return width >= 192 and not", "return not",

@@ -233,7 +233,8 @@ STARTS = [("evaluate", ["--help"], 0),
 def test_help_and_refusals_import_no_torch(module, flags, code, tmp_path):
     """Nor what only draws or reads pictures: together they take most of two seconds."""
     # "prepare frames" asks FFmpeg which files are videos.
-    heavy = {"torch", "matplotlib", "cv2", "model"} | ({"av"} if "frames" not in flags else set())
+    heavy = {"torch", "matplotlib", "cv2", "model", "tqdm"}
+    heavy |= {"av"} if "frames" not in flags else set()
     script = f"""
 import runpy, sys
 sys.argv = ["comedian.{module}", *{flags!r}]
