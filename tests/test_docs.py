@@ -323,7 +323,9 @@ def test_a_picture_has_its_command_beneath(name):
         after = page(name) if name == "README.md" else after.split("\n#")[0]
         file = Path(re.search(r'[("]([\w./-]+\.png)', picture)[1])
         assert re.search(rf"docs/figures\.py[^`]* --only [\w ]*\b{file.stem}\b"
-                         rf"|comedian\.report[^`]*{file.stem}", after), file.name
+                         rf"|comedian\.report[^`]*{file.stem}"
+                         rf"|benchmarks/ablation\.py {file.stem.removeprefix('ablation-')}\b",
+                         after), file.name
 
 
 # ------------------------------------------------------------------ 6. mathematics
