@@ -139,8 +139,10 @@ def surrounded(case, argv):
     sys.stdin = None
     for name, number in (("stdout", 1), ("stderr", 2)):    # as Python makes them at its start
         errors = "strict" if number == 1 else "backslashreplace"
-        setattr(sys, name, open(number, "w", encoding=encoding, errors=errors, closefd=False)
-                if streams[number] else None)
+        stream = (open(number, "w", encoding=encoding, errors=errors, closefd=False)
+                  if streams[number] else None)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
     if "signal" in around:
         threading.Thread(target=send, args=around["signal"], daemon=True).start()
     if "user" in around:
