@@ -306,6 +306,15 @@ def test_pages_quote_the_benchmarks():
             "kills.txt", "sweep.txt"} <= quoted
 
 
+def test_minutes_of_reading_are_lines_by_25():
+    rows = re.findall(r"^\| (\[.*?\) *)\| *(\d+) *\|", page("README.md"), re.MULTILINE)
+    for files, minutes in rows:
+        paths = [ROOT / name for name in re.findall(r"\]\(([\w/.]+\.\w+)\)", files)]
+        lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
+        assert abs(int(minutes) - lines / 25) <= max(1, lines / 250), files
+    assert len(rows) == 15
+
+
 # ------------------------------------------------------------------ 5. pictures
 def test_pictures_are_small_and_in_use():
     used = {((ROOT / name).parent / target).resolve() for name in PAGES
