@@ -66,6 +66,8 @@ def test_every_line_of_every_table_is_a_command(ablation):
             infer.parse_args(["--data", "d", "--checkpoint", "c",
                               *getattr(spot, "flags", "").split()])
     assert len(there) > 40
+    drawn = {*range(ablation.FIRST_SEED, ablation.FIRST_SEED + 5), *ablation.SEARCH_SEEDS}
+    assert not drawn & {*ablation.MORE_SEEDS}              # else an ensemble holds a network twice
 
 
 def test_the_demo_is_the_line_that_the_tables_call_stages_1_and_2(ablation):

@@ -154,7 +154,7 @@ def surrounded(case, argv):
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:                                 # noqa: BLE001 (what Python does at the top)
+    except BaseException:                                 # noqa: BLE001 (as Python at the top)
         traceback.print_exc()
         code = 1
     for stream in (sys.stdout, sys.stderr):
