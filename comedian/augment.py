@@ -216,11 +216,11 @@ def gaussian_blur(x, draw, p, sigma=(0.1, 2.0), radius=11):
     return x
 
 
-def solarize(x, draw, p, threshold=0.5):
-    """Inverts the pixels at or above the threshold."""
+def solarize(x, draw, p):
+    """Inverts the values from 0.5 on: the smaller of a value and its inverse."""
     i = draw.touched(p)
     part = x[i]
-    x[i] = torch.where(part >= threshold, 1 - part, part)
+    x[i] = torch.minimum(part, 1 - part)
     return x
 
 

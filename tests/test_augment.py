@@ -132,14 +132,13 @@ def test_grayscale():
 
 def test_solarize():
     x = images()
-    x[0, 0, 0, 0, 0] = 0.5                                # at the threshold: inverted, to 0.5
-    x[0, 0, 0, 0, 1] = 0.25
-    got = augment.solarize(x.clone(), drawn_for(3), p=1.0, threshold=0.25)
+    x[0, 0, 0, 0, :3] = torch.tensor([0.5, 0.75, 0.25])
+    got = augment.solarize(x.clone(), drawn_for(3), p=1.0)
     for b, t, r, c in pixels(x):
         for k in range(3):
             value = x[b, t, k, r, c]
-            assert got[b, t, k, r, c] == (1 - value if value >= 0.25 else value)
-    assert got[0, 0, 0, 0, 1] == 0.75
+            assert got[b, t, k, r, c] == (1 - value if value >= 0.5 else value)
+    assert got[0, 0, 0, 0, :3].tolist() == [0.5, 0.25, 0.25]
 
 
 def test_hflip():
