@@ -2,6 +2,7 @@
 What makes inference on a CPU faster, each change beside what it replaced.
 
     python benchmarks/cpu.py                          # some minutes; its output is cpu.txt
+    pip install openvino                              # for that peer, of the network alone
 
 Frames of SoccerNet's 398x224. "before" resizes with both matrix products and encodes 64 clips at a
 time; the next lines take one change each, and the last has all that this machine's processor is
@@ -28,18 +29,23 @@ from benchmarks.throughput import machine  # noqa: E402
 from comedian import augment, run  # noqa: E402
 from model import MODELS, Comedian  # noqa: E402
 
+try:
+    import openvino
+except ImportError:
+    openvino = None
+
 HEIGHT, WIDTH, BEFORE = 224, 398, 64
 CPU = torch.device("cpu")
 
 
 def turns(functions, n):
-    """{name: [CPU seconds of one thread], a value each turn}; the first turn warms up."""
+    """{name: [CPU seconds, of all threads], a value each turn}; the first turn warms up."""
     seconds = {name: [] for name in functions}
     for _ in range(n + 1):
         for name, function in functions.items():
-            began = time.thread_time()
+            began = time.process_time()
             function()
-            seconds[name].append(time.thread_time() - began)
+            seconds[name].append(time.process_time() - began)
     return {name: all_[1:] for name, all_ in seconds.items()}
 
 
@@ -66,6 +72,28 @@ def encode(network, frames, batch, bf16, resize):
 def all_tokens(network, x):
     """The last block computes every token, not the CLS token's alone."""
     network.spatial(x, all_tokens=True)
+
+
+class Spatial(torch.nn.Module):
+    """Comedian.encode as a module of its own, which is what OpenVINO converts."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network.encode(x)
+
+
+@torch.no_grad()
+def in_openvino(network, x, precision):
+    """The network alone in OpenVINO, with one thread; precision: f32 or bf16."""
+    model = openvino.convert_model(Spatial(network), example_input=x, input=[list(x.shape)])
+    request = openvino.Core().compile_model(model, "CPU", {
+        "INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": precision}).create_infer_request()
+    off = np.abs(request.infer([x.numpy()])[0] - network.encode(x).numpy()).max()
+    assert off < (1e-4 if precision == "f32" else 0.1), off
+    return lambda: request.infer([x.numpy()])
 
 
 def row(name, seconds, n, base):
@@ -100,6 +128,12 @@ def table(name, args):
     alone = {"network alone": lambda: spatial(x)}
     if network.cfg.spatial == "vit":
         alone["... its last block for all tokens"] = lambda: all_tokens(network, x)
+    if openvino:
+        alone["... in OpenVINO, float32"] = in_openvino(network, x, "f32")
+    if rule:
+        alone["... in bfloat16"] = torch.autocast("cpu", torch.bfloat16)(lambda: spatial(x))
+    if rule and openvino:
+        alone["... in OpenVINO, bfloat16"] = in_openvino(network, x, "bf16")
     seconds = turns(ways | alone, args.turns)
     base = statistics.median(seconds[[*ways][0]]) * 1000 / n
     print(f"{name}, ms a clip{'':31}median      min      max   faster")

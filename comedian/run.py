@@ -52,7 +52,7 @@ def add_flags(parser, out):
     add("--out", default=out, help="folder for last.pt and log.txt")
     add("--accumulate", type=number(1), default=1,
         help="split the batch into this many passes, for less memory: the same result but for "
-             "rounding and the draws of drop path (with --negatives batch: fewer negatives)")
+             "rounding and the draws of drop path (stage 1, --negatives batch: fewer negatives)")
     add("--bf16", action=argparse.BooleanOptionalAction, default=None, help=BF16_HELP)
     add("--compile", action="store_true", help="torch.compile: slow to start, then faster")
     add("--workers", type=number(0, 1024), default=0, help="decoding threads; 0 = one per core")
