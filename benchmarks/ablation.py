@@ -76,10 +76,12 @@ def stage3(parent, flags="", name="3"):
 
 # ------------------------------------------------------------------ running them
 class Runner:
-    """Runs what a table needs, `jobs` at a time, each run once."""
+    """Runs what a table needs, `jobs` at a time, each run once; on the demo's matches or hard ones.
+    """
 
-    def __init__(self, jobs):
+    def __init__(self, jobs, hard=False):
         self.pool, self.locks = ThreadPoolExecutor(jobs), collections.defaultdict(threading.Lock)
+        self.hard = hard
 
     def scores(self, lines, seeds):
         """{line: [t-AmAP in % per seed]}; lines: {line: Spot}."""
@@ -102,9 +104,10 @@ class Runner:
         return report.read_metrics(metrics)["t-AmAP"]
 
     def data(self, seed):
-        folder = DATA / f"demo-{seed}"                     # where `make demo SEED=...` has it
+        folder = DATA / f"{'hard' if self.hard else 'demo'}-{seed}"       # demo-: that of make demo
         with self.locks[folder]:
-            self.call(f"-m comedian.prepare synthetic --out {folder} --seed {seed} --jobs 1")
+            self.call(f"-m comedian.prepare synthetic --out {folder} --seed {seed} --jobs 1"
+                      + self.hard * " --hard")
             labelled = sorted((folder / "train").rglob("Labels-v2.json"))
             for n in FEW:                                  # lists of games, for --split
                 write_text(folder / f"few{n}.txt", "".join(
@@ -112,7 +115,7 @@ class Runner:
         return folder
 
     def run(self, run, seed):
-        folder, data = RUNS / str(seed) / self.path(run), self.data(seed)
+        folder, data = RUNS / f"{self.hard * 'hard-'}{seed}" / self.path(run), self.data(seed)
         script, *flags = run.command.format(data=data, features=folder / "features").split()
         command = [script, "--data", f"{data}/train", "--seed", str(seed), "--out", str(folder)]
         if run.parent:
@@ -220,18 +223,22 @@ def tables(chosen):
         return stage3(second, f"{way} {fine}".strip(), label or slug("stage3", fine))
 
     whole, longer = both(), chosen["scratch"].replace("--steps 450", "--steps 900")
+    steps = {"scratch": stage3(None, chosen["scratch"], "scratch"),
+             "stage 1": stage3(first, chosen["stage 1"], "stage3"),
+             "stage 2": stage3(stage2(None, two, "stage2"), chosen["stage 2"], "stage3"),
+             "stages 1 and 2": whole}
+    windows = {f"{w} s": both(*(f"--window {w} --batch {256 // w} --windows-per-half {n * 32 // w}"
+                                for n in (38, 25))) for w in (16, 64)}
     return {
-        "table5": ("Table 5: which steps", {
-            "scratch": stage3(None, chosen["scratch"], "scratch"),
-            "stage 1": stage3(first, chosen["stage 1"], "stage3"),
-            "stage 2": stage3(stage2(None, two, "stage2"), chosen["stage 2"], "stage3"),
-            "stages 1 and 2": whole}),
+        "table5": ("Table 5: which steps", steps),
+        "hard": ("Tables 5 and 3 on hard matches, where replays look like play", {
+            **steps, "stages 1 and 2, windows of 16 s": windows["16 s"]}),
         "compute": ("Scratch, given the pretraining's compute too", {
-            "scratch": stage3(None, chosen["scratch"], "scratch"),
+            "scratch": steps["scratch"],
             "scratch, twice the steps": stage3(None, longer, "scratch-longer"),
             "stages 1 and 2": whole}),
         "labels": ("Fewer labelled matches", {
-            "10 matches: scratch": stage3(None, chosen["scratch"], "scratch"),
+            "10 matches: scratch": steps["scratch"],
             "10 matches: stages 1 and 2": whole,
             **{f"{n} matches: {name}": run for n in FEW for name, run in (
                 ("scratch", stage3(None, f"{chosen['scratch']} --split {{data}}/few{n}.txt",
@@ -242,10 +249,7 @@ def tables(chosen):
             "0.25 / 0": whole, **{
                 f"{a} / {b}": both(f"--mask {a}" if a != 0.25 else "", f"--mask {b}" if b else "")
                 for a, b in ((0, 0), (0.5, 0), (0.75, 0), (0, 0.5), (0.25, 0.25), (0.5, 0.5))}}),
-        "table3": ("Table 3: window", {
-            "32 s": whole, **{f"{w} s": both(*(
-                f"--window {w} --batch {256 // w} --windows-per-half {n * 32 // w}"
-                for n in (38, 25))) for w in (16, 64)}}),
+        "table3": ("Table 3: window", {"32 s": whole, **windows}),
         "table2": ("Table 2: temporal blocks", {
             "2": whole, "1": both("--temporal-depth 1"), "4": both("--temporal-depth 4")}),
         "table7": ("Table 7: teachers", {
@@ -326,16 +330,17 @@ def main():
     parser.add_argument("--seeds", type=int, help="default: 5 for table5, 3 for the others")
     args = parser.parse_args()
     os.chdir(ROOT)
-    runner = Runner(args.jobs)
+    runners = [Runner(args.jobs), Runner(args.jobs, hard=True)]
     try:
         if args.what == "search":
-            return search(runner)
+            return search(runners[False])
         if not CHOSEN.exists():
             sys.exit(f"error: {CHOSEN}: not there; run python benchmarks/ablation.py search first")
         for name in names if args.what == "all" else [args.what]:
-            score_table(runner, name, args.seeds)
+            score_table(runners[name == "hard"], name, args.seeds)
     finally:
-        runner.pool.shutdown(cancel_futures=True)          # of a run that failed, do not go on
+        for runner in runners:
+            runner.pool.shutdown(cancel_futures=True)      # of a run that failed, do not go on
 
 
 if __name__ == "__main__":

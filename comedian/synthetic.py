@@ -14,6 +14,7 @@ How a half comes about, in the order of this file:
   1. `Script` writes it: beats (where everyone is, when), cuts (what the broadcast shows), events.
   2. `on_screen` samples it at the times of the frames; between beats all walk in straight lines.
   3. `Painter` draws what is on screen: a plain top-down pitch, or one of three close-ups.
+     Replays are slow and framed; with --hard they look like play, and only what came before tells.
   4. `physics` measures what is on screen, and `teacher` turns that into features.
 
 The teacher stands in for the features of a large pretrained network. It is privileged: it reads the
@@ -63,6 +64,8 @@ SWAP_AFTER_S, SWAP_S = (1.5, 2.5), (2.0, 3.0)      # touchline until one steps i
 REPLAY_S, REPLAY_SPEED = (3.0, 4.0), 0.5
 REPLAY_AGO_S = 8                       # a replay over a restart shows what was then
 P_REPLAY = 0.25                        # after a goal, a miss, a foul without card
+HARD_P_REPLAY, HARD_SPEED = 0.6, 1.0   # --hard: more of them, and as play looks: nothing within the
+                                       # picture tells a replayed goal from a goal
 P_CARD = 0.55                          # given a foul
 P_HIDDEN = 0.06                        # a restart that the broadcast misses: a replay runs over it
 INCIDENTS = {"goal": 0.15, "miss": 0.16, "corner": 0.17, "throw_in": 0.18, "foul": 0.21,
@@ -87,8 +90,8 @@ class Script:
     events  list of (second, label, team, shown)
     """
 
-    def __init__(self, rng, seconds, half):
-        self.rng, self.now_s = rng, 0.0
+    def __init__(self, rng, seconds, half, hard=False):
+        self.rng, self.now_s, self.hard = rng, 0.0, hard
         self.attack = (1, -1) if half == 1 else (-1, 1)    # the way each team plays, as a sign of x
         self.beats, self.cuts, self.falls, self.events = [], [(0.0, WIDE, 0, 0.0)], [], []
         self.scene, self.across_m = np.zeros((14, 2)), WIDE_M
@@ -133,8 +136,8 @@ class Script:
             self.cut(WIDE)
 
     def perhaps_replay(self, since_s):
-        """The last scene again, slower, while on the pitch all wait."""
-        if self.rng.random() < P_REPLAY:
+        """The last scene again, while on the pitch all wait."""
+        if self.rng.random() < (HARD_P_REPLAY if self.hard else P_REPLAY):
             self.cut(REPLAY, value=since_s)
             self.move(self.rng.uniform(*REPLAY_S))
             self.cut(WIDE)
@@ -297,7 +300,10 @@ def on_screen(script, seconds):
     cut = np.searchsorted(cut_s, time, side="right") - 1
     shot = dict(time=time, since=time - cut_s[cut],
                 kind=kind[cut], team=team[cut], value=value[cut])
-    clock = np.where(shot["kind"] == REPLAY, shot["value"] + REPLAY_SPEED * shot["since"], time)
+    replay, speed = shot["kind"] == REPLAY, HARD_SPEED if script.hard else REPLAY_SPEED
+    clock = np.where(replay, shot["value"] + speed * shot["since"], time)
+    if script.hard:
+        shot["kind"] = np.where(replay, WIDE, shot["kind"])               # for painter and teacher
 
     beat_s, scenes, across = (np.array(column) for column in zip(*script.beats, strict=True))
 
@@ -528,7 +534,7 @@ def write_match(job):
     seconds = settings["seconds"]
     home, away = (TOWNS[i] for i in rng.choice(len(TOWNS), 2, replace=False))
     painter = Painter(rng, settings["size"])
-    scripts = [Script(rng, seconds, half) for half in (1, 2)]
+    scripts = [Script(rng, seconds, half, settings["hard"]) for half in (1, 2)]
     events = [[event for event in script.events if event[0] < seconds] for script in scripts]
     goals = [sum(label == "Goal" and team == side for half in events for _, label, team, _ in half)
              for side in (0, 1)]
@@ -576,7 +582,7 @@ def render(args):
     if args.labelled > args.train:
         raise DataError(f"--labelled {args.labelled}: there are only {args.train} train matches")
     settings = {name: getattr(args, name)
-                for name in ("train", "labelled", "test", "seconds", "size", "seed")}
+                for name in ("train", "labelled", "test", "seconds", "size", "seed", "hard")}
 
     out, record = Path(args.out), Path(args.out, "synthetic.json")
     if record.exists():
@@ -584,6 +590,8 @@ def render(args):
         if not isinstance(found, dict) or found.keys() != {"settings", "finished"}:
             raise DataError(f"{record}: not a record of this command; choose another --out")
         found, finished = found["settings"], found["finished"]
+        if isinstance(found, dict):
+            found.setdefault("hard", False)                # older records do not say it
         if found != settings:
             raise DataError(f"{record}: rendered with other settings ({reprlib.repr(found)}); "
                             "remove the folder or choose another --out")

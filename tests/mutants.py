@@ -637,6 +637,11 @@ MUTANTS = [
      "test_frames.py::test_layouts"),
     ("comedian/frames.py", "cv2.IMREAD_COLOR_RGB", "cv2.IMREAD_COLOR",
      "test_frames.py::test_layouts"),
+    # -- hard matches
+    ("comedian/synthetic.py", "HARD_SPEED if script.hard else REPLAY_SPEED", "REPLAY_SPEED",
+     "test_prepare.py::test_a_hard_replay_is_the_scene_again_and_looks_like_play"),
+    ("comedian/synthetic.py", "    if script.hard:\n        shot", "    if False:\n        shot",
+     "test_prepare.py::test_a_hard_replay_is_the_scene_again_and_looks_like_play"),
     # -- images
     ("comedian/augment.py", "return (x - 0.45) / 0.225", "return (x - 0.485) / 0.229",
      "test_augment.py::test_normalize"),

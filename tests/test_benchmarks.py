@@ -129,6 +129,9 @@ def test_a_table_asks_for_each_run_once_and_goes_on(ablation, monkeypatch, tmp_p
     called.clear()
     assert ablation.Runner(1).scores(lines, [0, 1]) == scores
     assert all(command.startswith("-m comedian.prepare") for command in called)
+    ablation.Runner(1, hard=True).scores(lines, [0])       # other matches, other folders
+    assert called[-1].count("data/hard-0/") == 1 and called[-1].count("runs/ablation/hard-0/") > 1
+    assert any(command.endswith("--out data/hard-0 --seed 0 --jobs 1 --hard") for command in called)
     with pytest.raises(SystemExit, match="runs/ablation/0/1: was made by another command"):
         ablation.Runner(1).scores({"c": ablation.stage3(ablation.stage1("--steps 6"))}, [0])
 

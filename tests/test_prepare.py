@@ -28,7 +28,7 @@ from comedian.frames import DEFAULT_FPS, find_halves, read_frame
 from comedian.synthetic import REFEREE, REPLAY, WIDE, Painter, Script, on_screen
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = dict(train=2, labelled=1, test=1, seconds=60, size=32, seed=0, jobs=2)
+SMALL = dict(train=2, labelled=1, test=1, seconds=60, size=32, seed=0, hard=False, jobs=2)
 
 
 def render(out, **changes):
@@ -111,7 +111,7 @@ def test_labels_follow_soccernet(rendered):
 def test_score_counts_the_goals(tmp_path, monkeypatch):
     synthetic.teacher_basis()                                 # cached, from ordinary halves
     monkeypatch.setattr(synthetic, "INCIDENTS", {"goal": 1.0})
-    settings = {"seed": 0, "seconds": 120, "size": 32}
+    settings = {"seed": 0, "seconds": 120, "size": 32, "hard": False}
     margins = set()
     for number in range(3):
         synthetic.write_match((str(tmp_path), "train", number, True, settings))
@@ -132,6 +132,17 @@ def test_second_call_touches_nothing(rendered, capsys):
     render(rendered)
     assert "already there" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in rendered.rglob("*")} == before
+
+
+def test_a_folder_of_before_there_was_hard(rendered, tmp_path, capsys):
+    out = Path(shutil.copytree(rendered, tmp_path / "older"))
+    record = json.loads((out / "synthetic.json").read_text())
+    del record["settings"]["hard"]
+    (out / "synthetic.json").write_text(json.dumps(record))
+    render(out)
+    assert "already there" in capsys.readouterr().out
+    with pytest.raises(DataError, match="rendered with other settings"):
+        render(out, hard=True)
 
 
 def test_half_finished_folder_is_finished(rendered, tmp_path):
@@ -210,6 +221,30 @@ def test_hidden_events_are_hidden_and_few(scripts):
                 assert (kind == REPLAY) == (not shown), (time, label)
                 hidden, total = hidden + (not shown), total + 1
     assert 0.01 < hidden / total < 0.06
+
+
+def test_a_hard_replay_is_the_scene_again_and_looks_like_play(scripts):
+    """--hard: what is on screen then is what was on screen, to the frame; no frame, no own kind."""
+    painter, replays = Painter(np.random.default_rng(0), 32), [0, 0]
+    for number, easy in enumerate(scripts):
+        script = Script(np.random.default_rng(number), 180, half=1 + number % 2, hard=True)
+        shot = on_screen(script, 180)
+        assert REPLAY not in shot["kind"]
+        for start, kind, _, value in script.cuts:
+            if kind != REPLAY or start > 175:
+                continue
+            of_it = np.flatnonzero((shot["time"] >= start) & (shot["time"] < start + 2))
+            lag = start - value                            # seconds from a scene to its replay
+            live = Script(np.random.default_rng(number), 180, half=1 + number % 2, hard=True)
+            live.beats = [(t + lag, *rest) for t, *rest in live.beats]
+            live.falls = [(t + lag, to + lag, player) for t, to, player in live.falls]
+            live.cuts = [(0.0, WIDE, 0, 0.0)]
+            then = on_screen(live, 180)
+            for i in of_it:
+                assert (painter.frame(shot, i) == painter.frame(then, i)).all()
+        for k, of in enumerate((easy, script)):
+            replays[k] += sum(kind == REPLAY for _, kind, *_ in of.cuts)
+    assert replays[1] > 1.4 * replays[0] > 0
 
 
 def test_goal_and_miss_begin_alike(monkeypatch):
