@@ -485,9 +485,9 @@ def about(args, halves, folder):
                 half.path if args.video else half.folder, folder) for half in halves}}
 
 
-def spot_match(match, encoded, networks, autocast, args, labels=None, seen=None):
+def spot_match(match, encoded, networks, autocast, args, labels, seen):
     """Spots a match and writes its files. encoded: pairs (half, [h per network]), all its halves.
-    labels: of this match, if any; seen: {(match, half): {s: small JPEG}} of what was encoded.
+    labels: of this match, or None; seen: {(match, half): {s: small JPEG}} of what was encoded.
     Returns how many tokens that were."""
     out, classes = Path(args.out) / match, networks[0].model.cfg.classes
     halves, merged, stored = [], [], []

@@ -35,7 +35,7 @@ from benchmarks.sweep import processor  # noqa: E402
 from comedian import video  # noqa: E402
 
 MODELS = ("vivit_micro", "vivit_tiny", "vivit_small", "viswin_tiny")
-FPS, BATCH = 25, 64
+FPS = 25
 
 
 def render(path, seconds):
@@ -78,11 +78,12 @@ def seconds_of(work):
 def parts(args, half, checkpoint, folder, device, wait):
     """One repeat: {part: seconds} for the whole video."""
     options = infer.parse_args(["--video", half.path, "--checkpoint", checkpoint, "--out", folder,
-                                "--device", args.device, "--batch", str(BATCH)])
+                                "--device", args.device])
     took = {}
-    took["decode"], clips = seconds_of(lambda: list(infer.video_clips([half], BATCH, [])))
+    took["decode"], clips = seconds_of(lambda: list(infer.video_clips([half], options.batch, [])))
     networks = infer.load_networks(options, device)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    with contextlib.redirect_stdout(io.StringIO()):
+        autocast = infer.choose_autocast(options, device, [network.model for network in networks])
     spatial, temporal = (Clock(function, wait)
                          for function in (infer.encode_clips, infer.window_scores))
     infer.encode_clips, infer.window_scores = spatial, temporal
@@ -90,7 +91,7 @@ def parts(args, half, checkpoint, folder, device, wait):
         encoded = infer.encode_halves([network.model for network in networks], iter(clips), device,
                                       autocast)
         after, _ = seconds_of(lambda: infer.spot_match(half.match, encoded, networks, autocast,
-                                                       options))
+                                                       options, labels=None, seen={}))
     infer.encode_clips, infer.window_scores = spatial.function, temporal.function
     took |= {"spatial": spatial.seconds, "temporal": temporal.seconds,
              "rest": after - spatial.seconds - temporal.seconds}

@@ -156,6 +156,48 @@ def test_a_run_that_fails_ends_the_table_at_once(ablation, monkeypatch, tmp_path
     runner.pool.shutdown(cancel_futures=True)
 
 
+SMALLEST = {
+    "bank": "--tokens 64 --rows 4096 --width 16 --repeats 1",
+    "cost": "",
+    "cpu": "--models vivit_micro --clips 16 --turns 1",
+    "infer": "--models vivit_micro --seconds 4 --repeats 1",
+    "kernels": "--matches 2 --repeats 1 --sizes 1",
+    "kills": "--kills 1 --steps 4",
+    "memory": "--models vivit_micro",
+    "sweep": "--matches 1",
+    "throughput": "--data d/train --batches 2 1 1 --window 4 --steps 1 --turns 1",
+    "times": "--data d --checkpoint n.pt --matches 1 --fps 2.5",
+    "video": "--only speed --seconds 2 --repeats 1"}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A folder with d, three rendered matches, and n.pt, a network for them."""
+    folder = tmp_path_factory.mktemp("small")
+    for words in ("-m comedian.prepare synthetic --out d --train 2 --labelled 1 --test 1",
+                  f"{ROOT}/stage3_finetune.py --data d/train --classes d/classes.txt --model "
+                  "vivit_micro --window 8 --batch 1 --head-epochs 0 --steps 1 --out run"):
+        subprocess.run([sys.executable, *words.split()], cwd=folder, check=True)
+    (folder / "run/last.pt").rename(folder / "n.pt")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_benchmark_runs(small, name):
+    """To its end, and prints numbers. Some stood broken for days while only people ran them."""
+    ran = subprocess.run([sys.executable, ROOT / f"benchmarks/{name}.py", *SMALLEST[name].split()],
+                         cwd=small, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert re.search(r"\d\.\d", ran.stdout) and "nan" not in ran.stdout.split(), ran.stdout
+
+
+def test_no_benchmark_is_left_out():
+    """steps.py is what gpu.py and throughput.py share."""
+    there = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert there == {*SMALLEST, "ablation", "gpu", "steps"}
+
+
 @pytest.mark.slow
 def test_the_rehearsal_of_make_gpu():
     ran = subprocess.run([sys.executable, "benchmarks/gpu.py", "--device", "cpu", "--small"],
