@@ -283,7 +283,8 @@ def read_frame(path):
         if not os.path.isfile(path):                       # a fifo or a device would never end
             raise DataError(f"{path}: missing, or not a file; {mend}")
         with open(path, "rb") as file:
-            content = file.read(MAX_BYTES)
+            # Not read(MAX_BYTES): Python takes that much memory first, for every frame.
+            content = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); {mend}") from None
     # Of a JPEG that was cut short OpenCV makes a picture, grey where nothing is left. The marker
