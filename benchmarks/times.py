@@ -30,8 +30,7 @@ NEAR_S = 2.5                                         # a detection this near to 
 def render(out, fps, seed, matches):
     """The test matches of a demo at another rate, below `out`: the same scenes, other moments."""
     synthetic.DEFAULT_FPS = fps
-    settings = {"seed": seed["seed"], "seconds": seed["seconds"], "size": seed["size"],
-                "hard": seed.get("hard", False)}
+    settings = {"hard": False} | seed                    # older records do not say it
     for number in range(matches):
         synthetic.write_match((str(out), "test", number, True, settings))
     for folder in out.rglob("*_224p"):

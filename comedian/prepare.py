@@ -435,7 +435,7 @@ def parse_args(argv=None):
     s.add_argument("--seed", type=number(0, 2 ** 32 - 1), default=0, help="another seed, other "
                    "matches")
     s.add_argument("--hard", action="store_true", help="replays at full speed, without a frame and "
-                   "more often: only what came before tells them from play")
+                   "more often: only their context tells them from play")
     s.add_argument("--jobs", type=number(1, 1024), default=os.cpu_count(),
                    help="processes side by side")
     s.set_defaults(run=render)

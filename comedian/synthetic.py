@@ -14,7 +14,7 @@ How a half comes about, in the order of this file:
   1. `Script` writes it: beats (where everyone is, when), cuts (what the broadcast shows), events.
   2. `on_screen` samples it at the times of the frames; between beats all walk in straight lines.
   3. `Painter` draws what is on screen: a plain top-down pitch, or one of three close-ups.
-     Replays are slow and framed; with --hard they look like play, and only what came before tells.
+     Replays are slow and framed; with --hard they look like play, and only their context tells.
   4. `physics` measures what is on screen, and `teacher` turns that into features.
 
 The teacher stands in for the features of a large pretrained network. It is privileged: it reads the
@@ -64,8 +64,7 @@ SWAP_AFTER_S, SWAP_S = (1.5, 2.5), (2.0, 3.0)      # touchline until one steps i
 REPLAY_S, REPLAY_SPEED = (3.0, 4.0), 0.5
 REPLAY_AGO_S = 8                       # a replay over a restart shows what was then
 P_REPLAY = 0.25                        # after a goal, a miss, a foul without card
-HARD_P_REPLAY, HARD_SPEED = 0.6, 1.0   # --hard: more of them, and as play looks: nothing within the
-                                       # picture tells a replayed goal from a goal
+HARD_P_REPLAY, HARD_SPEED = 0.6, 1.0   # --hard: more of them, and at the speed of play
 P_CARD = 0.55                          # given a foul
 P_HIDDEN = 0.06                        # a restart that the broadcast misses: a replay runs over it
 INCIDENTS = {"goal": 0.15, "miss": 0.16, "corner": 0.17, "throw_in": 0.18, "foul": 0.21,

@@ -642,6 +642,8 @@ MUTANTS = [
      "test_prepare.py::test_a_hard_replay_is_the_scene_again_and_looks_like_play"),
     ("comedian/synthetic.py", "    if script.hard:\n        shot", "    if False:\n        shot",
      "test_prepare.py::test_a_hard_replay_is_the_scene_again_and_looks_like_play"),
+    ("comedian/synthetic.py", 'half, settings["hard"])', "half)",
+     "test_prepare.py::test_hard_reaches_the_pictures_and_the_teacher"),
     # -- images
     ("comedian/augment.py", "return (x - 0.45) / 0.225", "return (x - 0.485) / 0.229",
      "test_augment.py::test_normalize"),

@@ -134,6 +134,17 @@ def test_second_call_touches_nothing(rendered, capsys):
     assert {path: path.stat().st_mtime_ns for path in rendered.rglob("*")} == before
 
 
+def test_hard_reaches_the_pictures_and_the_teacher(rendered, tmp_path):
+    """From the flag to what is written: other frames, other features."""
+    out = tmp_path / "hard"
+    args = prepare.parse_args(["synthetic", "--out", str(out), "--hard"])
+    render(out, hard=args.hard)
+    files = {kind: [digest for path, digest in tree(out).items() if path.endswith(kind)]
+             for kind in (".jpg", "_physics.npy")}
+    easy = set(tree(rendered).values())
+    assert all(set(digests) - easy for digests in files.values())
+
+
 def test_a_folder_of_before_there_was_hard(rendered, tmp_path, capsys):
     out = Path(shutil.copytree(rendered, tmp_path / "older"))
     record = json.loads((out / "synthetic.json").read_text())
