@@ -170,6 +170,7 @@ def main():
     p.add_argument("--clips", type=int, default=BEFORE)
     p.add_argument("--turns", type=int, default=5)
     args = p.parse_args()
+    run.keep_freed_memory()                                           # as infer.py does
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     print(machine(CPU))

@@ -31,7 +31,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import steps  # noqa: E402
 
-from comedian import DataError, augment  # noqa: E402
+from comedian import DataError, augment, run  # noqa: E402
 from comedian.bank import Bank, open_features  # noqa: E402
 from comedian.frames import (  # noqa: E402
     CLIP_FRAMES, FrameReader, ahead, describe, find_halves, of_length)
@@ -225,6 +225,7 @@ def main():
     p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     p.add_argument("--workers", type=int, default=0, help="that decode; 0 = one per core")
     args = p.parse_args()
+    run.keep_freed_memory()                                           # as the stages do
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     try:

@@ -166,6 +166,7 @@ SMALLEST = {
     "infer": "--models vivit_micro --seconds 4 --repeats 1",
     "kernels": "--matches 2 --repeats 1 --sizes 1",
     "kills": "--kills 1 --steps 4",
+    "malloc": "--models vivit_micro --turns 1 --repeats 1",
     "memory": "--models vivit_micro",
     "sweep": "--matches 1",
     "throughput": "--data d/train --batches 2 1 1 --window 4 --steps 1 --turns 1",
