@@ -6,10 +6,13 @@ a clip or window share it, so that the only motion the network sees is the match
 share of samples that an operation touches; only they are worked on, and x is changed in place where
 it keeps its size. Letters as in frames.py.
 """
+import math
+
 import numpy as np
 import torch
 
 LUMA = (0.299, 0.587, 0.114)          # ITU-R BT.601, as in every image library
+BLOCK = 56                            # of 224: pixels that are made by one product
 
 
 class Draws:
@@ -58,18 +61,34 @@ def per_sample(values, x):
     return values.to(x.device, x.dtype, non_blocking=True).view(-1, 1, 1, 1, 1)
 
 
-def separable(x, rows, columns):
+def blocks(n_in, n_out, reach):
+    """[(outputs, inputs)], slices: from which of n_in pixels each block of the n_out ones is made,
+    if those farther than `reach` have no weight. Where weights are so few, a product with all of
+    them would be zeros for the most part. Proved by test_no_weight_lies_outside_the_blocks."""
+    scale = n_in / n_out
+    return [(slice(a, min(a + BLOCK, n_out)),
+             slice(max(0, math.floor(a * scale - reach)),
+                   min(n_in, math.ceil(min(a + BLOCK, n_out) * scale + reach))))
+            for a in range(0, n_out, BLOCK)]
+
+
+def separable(x, rows, columns, row_blocks=None, column_blocks=None):
     """rows (B, H', H) @ x (B, T, C, H, W) @ columns (B, W', W)^T -> (B, T, C, H', W').
 
     Resizing, cropping and blurring are all of this form: two matrix products per sample. rows None:
-    those stay as they are.
+    those stay as they are. Blocks: what is multiplied; by default everything.
     """
     B, T, C, H, W = x.shape
-    x = x.reshape(B, T * C * H, W) @ columns.to(x).transpose(1, 2)            # (B, T C H, W')
+    whole = [(slice(None), slice(None))]
+    x, columns = x.reshape(B, T * C * H, W), columns.to(x).transpose(1, 2)    # (B, W, W')
+    x = torch.cat([x[:, :, used] @ columns[:, used, made]
+                   for made, used in column_blocks or whole], 2)              # (B, T C H, W')
     if rows is None:
-        return x.view(B, T, C, H, columns.shape[1])                           # (B, T, C, H, W')
-    x = x.view(B, T * C, H, columns.shape[1]).transpose(1, 2).flatten(2)      # (B, H, T C W')
-    x = (rows.to(x) @ x).view(B, rows.shape[1], T, C, columns.shape[1])       # (B, H', T, C, W')
+        return x.view(B, T, C, H, columns.shape[2])                           # (B, T, C, H, W')
+    x = x.view(B, T * C, H, columns.shape[2]).transpose(1, 2).flatten(2)      # (B, H, T C W')
+    x = torch.cat([rows[:, made, used].to(x) @ x[:, used]
+                   for made, used in row_blocks or whole], 1)                 # (B, H', T C W')
+    x = x.view(B, rows.shape[1], T, C, columns.shape[2])                      # (B, H', T, C, W')
     return x.permute(0, 2, 3, 1, 4).contiguous()
 
 
@@ -88,8 +107,9 @@ def resize_matrix(start, length, n_in, n_out):
     return weight / weight.sum(2, keepdim=True)
 
 
-def crop_resize(x, box, size):
+def crop_resize(x, box, size, whole=False):
     """Cuts box (B, 4) = top, left, height, width out of x, in grey levels 0..255, to size x size.
+    whole: every box is the frame.
 
     Rounded to grey levels as if the resized image had been stored, then scaled to [0, 1].
     """
@@ -98,7 +118,11 @@ def crop_resize(x, box, size):
     rows = (None if size == x.shape[3] and (height == size).all()
             else resize_matrix(top, height, x.shape[3], size))
     columns = resize_matrix(left, width, x.shape[4], size)
-    return separable(x, rows, columns).round_().clamp_(0, 255).div_(255)
+    # Blocks of the frame alone: were they of the boxes, a sample would depend on its batch.
+    row_blocks, column_blocks = (blocks(n, size, max(1, n / size)) if whole else None
+                                 for n in x.shape[3:])
+    x = separable(x, rows, columns, row_blocks, column_blocks)
+    return x.round_().clamp_(0, 255).div_(255)
 
 
 def resize(x, size):
@@ -106,7 +130,7 @@ def resize(x, size):
     if x.shape[3] == x.shape[4] == size:
         return x / 255
     box = torch.tensor([[0, 0, x.shape[3], x.shape[4]]])
-    return crop_resize(x, box.expand(len(x), 4), size)
+    return crop_resize(x, box.expand(len(x), 4), size, whole=True)
 
 
 def random_boxes(draw, height, width, scale, ratio):
@@ -156,16 +180,19 @@ def hue(x, shift):
     """Turns the colour circle by `shift` of a full turn, in [-0.5, 0.5] (through HSV)."""
     top, bottom = x.amax(2), x.amin(2)                                        # (B, T, H, W)
     red, green, blue = x.unbind(2)
-    chroma = (top - bottom).clamp(min=1e-8)
-    h = torch.where(top == red, (green - blue) / chroma,
-                    torch.where(top == green, 2 + (blue - red) / chroma,
-                                4 + (red - green) / chroma))
-    h = h + 6 * per_sample(shift, x)[:, :, 0]
-    # A channel of a colour with hue h (in sixths of a turn), value v and chroma c is
-    # v - c * m(n + h) with n = 5, 3, 1 for red, green, blue: the closed form of the six-case
-    # HSV to RGB table.
-    k = torch.stack([h + 5, h + 3, h + 1], 2) % 6                             # (B, T, 3, H, W)
-    return top[:, :, None] - (top - bottom)[:, :, None] * torch.minimum(k, 4 - k).clamp(0, 1)
+    chroma = top - bottom
+    c = chroma.clamp(min=1e-8)
+    h = torch.where(top == red, (green - blue).div_(c),
+                    torch.where(top == green, (blue - red).div_(c).add_(2),
+                                (red - green).div_(c).add_(4)))
+    h += 6 * per_sample(shift, x)[:, :, 0]                                    # sixths of a turn
+    h -= 6 * (h / 6).floor_()                                                 # in [0, 6)
+    # How much of the chroma each channel lacks at hue h: the closed form of the six-case table
+    # from HSV to RGB.
+    lacks = torch.stack([2 - (h - 3).abs_(),
+                         torch.maximum(1 - h, 2 - (h - 5).abs_()),
+                         torch.maximum(h - 5, 2 - (h - 1).abs_())], 2)        # (B, T, 3, H, W)
+    return lacks.clamp_(0, 1).mul_(-chroma[:, :, None]).add_(top[:, :, None])
 
 
 def color_jitter(x, draw, strength, p):
@@ -212,7 +239,8 @@ def gaussian_blur(x, draw, p, sigma=(0.1, 2.0), radius=11):
     i = draw.touched(p)
     width = draw.uniform(*sigma)[i] * (x.shape[4] / 224)
     radius = max(1, round(radius * x.shape[4] / 224))
-    x[i] = separable(x[i], *(blur_matrix(width, n, radius) for n in x.shape[3:]))
+    x[i] = separable(x[i], *(blur_matrix(width, n, radius) for n in x.shape[3:]),
+                     *(blocks(n, n, radius) for n in x.shape[3:]))
     return x
 
 

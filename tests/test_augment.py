@@ -203,8 +203,46 @@ def test_rows_that_stay_are_not_multiplied(monkeypatch):
     expected = both(x, rows, columns).round_().clamp_(0, 255).div_(255)
     asked = record(monkeypatch, augment, "separable")
     assert torch.equal(augment.resize(x.clone(), 24), expected)
-    ((_, given, _), _), = asked
+    ((_, given, *_), _), = asked
     assert given is None
+
+
+@pytest.mark.parametrize("n_in, n_out", [(398, 224), (224, 224), (720, 224), (1280, 224), (48, 48),
+                                         (130, 224), (57, 113), (7, 224)])
+def test_no_weight_lies_outside_the_blocks(n_in, n_out):
+    """Nor does a block hold many zeros; and what it makes is what the whole product makes."""
+    zero = torch.zeros(1)
+    matrices = [(augment.resize_matrix(zero, zero + n_in, n_in, n_out), max(1, n_in / n_out))]
+    if n_in == n_out:
+        matrices += [(augment.blur_matrix(torch.tensor([sigma]), n_in, radius), radius)
+                     for sigma, radius in ((2.0, 11), (0.1, 11), (0.4, 2))]
+    for matrix, reach in matrices:
+        outside, blocks = matrix[0].clone(), augment.blocks(n_in, n_out, reach)
+        for made, used in blocks:
+            outside[made, used] = 0
+            scale = n_in / n_out
+            assert used.stop - used.start <= (made.stop - made.start) * scale + 2 * reach + 2
+        assert not outside.any() and blocks[-1][0].stop == n_out
+        x = torch.rand(1, 2, 3, n_in, n_in)
+        whole = augment.separable(x, matrix, matrix)
+        torch.testing.assert_close(augment.separable(x, matrix, matrix, blocks, blocks), whole,
+                                   rtol=0, atol=2e-6)
+        assert (len(blocks) > 1) == (n_out > 56)           # small frames: one product, same bits
+
+
+def test_a_crop_does_not_depend_on_its_batch():
+    """Another sample's box changes no bit. It is the whole product: blocks are the frame's alone."""
+    torch.manual_seed(0)
+    x = torch.randint(0, 256, (2, 2, 3, 224, 398)).float()
+    box = torch.tensor([[0., 0., 224., 398.], [100., 200., 60., 90.]])
+    both = augment.crop_resize(x.clone(), box, 224)
+    for i in range(2):
+        alone = augment.crop_resize(x[[i, i]].clone(), box[[i, i]], 224)
+        assert torch.equal(both[i], alone[0])
+    top, left, height, width = box.unbind(1)
+    whole = augment.separable(x, augment.resize_matrix(top, height, 224, 224),
+                              augment.resize_matrix(left, width, 398, 224))
+    assert ((both * 255 - whole).abs() > 0.501).float().mean() < 1e-4
 
 
 def plain_box(rng, height, width, scale, ratio):
