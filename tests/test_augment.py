@@ -231,7 +231,7 @@ def test_no_weight_lies_outside_the_blocks(n_in, n_out):
 
 
 def test_a_crop_does_not_depend_on_its_batch():
-    """Another sample's box changes no bit. It is the whole product: blocks are the frame's alone."""
+    """Another sample's box changes no bit, and no block cuts a crop: it is the whole product."""
     torch.manual_seed(0)
     x = torch.randint(0, 256, (2, 2, 3, 224, 398)).float()
     box = torch.tensor([[0., 0., 224., 398.], [100., 200., 60., 90.]])
