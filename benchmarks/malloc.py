@@ -1,20 +1,20 @@
 """
 What it gains on a CPU to keep the memory of freed tensors (run.keep_freed_memory).
 
-    python benchmarks/malloc.py                  # 4 minutes; benchmarks/malloc.txt
+    python benchmarks/malloc.py                  # 6 minutes; benchmarks/malloc.txt
 
-Stage 2's augmentation and its step, in processes that take turns: one as glibc is, one that keeps.
-A page fault is 4 KB that the system zeroes and hands out.
+Each stage's augmentation and step, in processes that take turns: one as glibc is, one that keeps.
+A page fault is 4 KB that the system zeroes and hands out. The share is augmentation / step.
 """
 import argparse
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -25,30 +25,40 @@ from throughput import machine  # noqa: E402
 from comedian import augment, run  # noqa: E402
 from model import MODELS  # noqa: E402
 
-# Windows, clips of a window, height and width of a frame.
-WORK = {"vivit_tiny": (2, 16, (224, 398)), "vivit_micro": (8, 32, (48, 48))}
+# Samples of a step in stages 1, 2 and 3; clips of a window; height and width of a frame.
+WORK = {"vivit_tiny": ((8, 4, 4), 8, (224, 398)), "vivit_micro": ((128, 8, 8), 32, (48, 48))}
+CPU = torch.device("cpu")
+
+
+def measure(view, learn, frames, repeats):
+    """[[ms, page faults] of augmentation, of the step], means."""
+    B, taken = len(frames), [[], []]
+    x = view(frames, augment.Draws(0, 0, B))
+    for i in range(repeats + 1):
+        for kind, work in enumerate((lambda i: view(frames, augment.Draws(0, i, B)),
+                                     lambda _: learn(x))):
+            before, since = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+            work(i)
+            ms = 1000 * (time.perf_counter() - since)
+            after = resource.getrusage(resource.RUSAGE_SELF)
+            taken[kind].append((ms, after.ru_minflt - before.ru_minflt))
+    return np.mean(np.array(taken)[:, 1:], axis=1).tolist()           # the first warms up
 
 
 def child(name, keeps, repeats):
-    """Prints {part: [median ms, page faults]} and the peak in MB."""
+    """Prints {stage: what `measure` found} and the peak."""
     if keeps:
         run.keep_freed_memory()
-    windows, clips, (height, width) = WORK[name]
-    device, bank = torch.device("cpu"), F.normalize(torch.randn(27_000, 64), dim=1)
-    view, learn = steps.make_stage2(MODELS[name], windows, clips, device,
-                                    torch.autocast("cpu", torch.bfloat16, enabled=False), bank)
-    frames = torch.randint(0, 256, (windows, 2 * clips, height, width, 3), dtype=torch.uint8)
-    x, found = view(frames, augment.Draws(0, 0, windows)), {}
-    for part, work in (("augmentation", lambda i: view(frames, augment.Draws(0, i, windows))),
-                       ("step", lambda i: learn(x))):
-        taken = []
-        for i in range(repeats + 1):
-            before, since = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-            work(i)
-            after = resource.getrusage(resource.RUSAGE_SELF)
-            taken.append((1000 * (time.perf_counter() - since),
-                          after.ru_minflt - before.ru_minflt))
-        found[part] = [statistics.median(column) for column in zip(*taken[1:], strict=True)]
+    batches, window, size = WORK[name]
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=False)
+    bank = F.normalize(torch.randn(27_000, 64), dim=1)
+    makers = (lambda B: steps.make_stage1(MODELS[name], B, CPU, autocast, n_negatives=0),
+              lambda B: steps.make_stage2(MODELS[name], B, window, CPU, autocast, bank),
+              lambda B: steps.make_stage3(MODELS[name], B, window, CPU, autocast))
+    found = {}
+    for stage, (B, maker) in enumerate(zip(batches, makers, strict=True), 1):
+        frames = (B, 2 * (1 if stage == 1 else window), *size, 3)
+        found[stage] = measure(*maker(B), torch.randint(0, 256, frames, dtype=torch.uint8), repeats)
     found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(found))
 
@@ -62,25 +72,32 @@ def main():
     args = parser.parse_args()
     if args.child:
         return child(args.child[0], args.child[1] == "1", args.repeats)
-    print(machine(torch.device("cpu")))
+    print(machine(CPU))
     for name in args.models:
-        windows, clips, (height, width) = WORK[name]
-        runs = {0: [], 1: []}
+        runs = {"as glibc is": [], "kept": []}
         for _ in range(args.turns):
-            for keeps, found in runs.items():
-                done = subprocess.run([sys.executable, __file__, "--child", name, str(keeps),
-                                       "--repeats", str(args.repeats)], check=True, text=True,
-                                      capture_output=True)
+            for kind, found in runs.items():
+                done = subprocess.run(
+                    [sys.executable, __file__, "--child", name, str(int(kind == "kept")),
+                     "--repeats", str(args.repeats)], check=True, text=True, capture_output=True)
                 found.append(json.loads(done.stdout))
-        print(f"\n{name}, {windows} windows of {clips} clips of {width}x{height}: ms, median "
-              f"(least to most) of {args.turns} processes; page faults; peak")
-        for part in ("augmentation", "step"):
-            for keeps, found in runs.items():
-                times = [one[part][0] for one in found]
-                print(f"  {part:13}{'kept' if keeps else 'as glibc is':12}"
-                      f"{statistics.median(times):8,.0f} ({min(times):,.0f}-{max(times):,.0f})"
-                      f"{statistics.median(one[part][1] for one in found):12,.0f}"
-                      f"{statistics.median(one['peak'] for one in found):8,.0f} MB", flush=True)
+        batches, window, (height, width) = WORK[name]
+        print(f"\n{name}, frames of {width}x{height}; ms, median (least to most) of {args.turns} "
+              "processes; page faults; share")
+        for stage, B in enumerate(batches, 1):
+            print(f"  stage {stage}, " + (f"{B} clips" if stage == 1 else
+                                        f"{B} windows of {window} clips"))
+            for kind, found in runs.items():
+                # (processes, 2 parts, 2 numbers)
+                numbers = np.array([one[str(stage)] for one in found])
+                middle = np.median(numbers, axis=0)
+                print(f"    {kind:12}" + "".join(
+                    f"{part} {middle[k, 0]:6,.0f} ({numbers[:, k, 0].min():,.0f}-"
+                    f"{numbers[:, k, 0].max():,.0f}), {middle[k, 1]:7,.0f} faults    "
+                    for k, part in enumerate(("augmentation", "step")))
+                    + f"1/{middle[1, 0] / middle[0, 0]:.1f}", flush=True)
+        print("  peak " + ", ".join(f"{np.median([one['peak'] for one in found]):,.0f} MB {kind}"
+                                    for kind, found in runs.items()))
 
 
 if __name__ == "__main__":
