@@ -118,7 +118,7 @@ $(RUNS)/stage2/last.pt: $(RUNS)/stage1/last.pt
 	  --seed $(SEED)
 
 # The temporal transformer learns with the head while the spatial tokens stand still: 300 cheap steps. All 450 through
-# the whole network score the same (docs/ablation.md) and take twice as long.
+# the whole network scored the same in the search (docs/ablation.md) and take twice as long.
 $(RUNS)/stage3/last.pt: $(RUNS)/stage2/last.pt
 	$(PY) stage3_finetune.py $(STAGE3) --init $< --out $(RUNS)/stage3 \
 	  --head-phase temporal --head-steps 300 --head-lr 0.064 --steps 150 --lr 0.032

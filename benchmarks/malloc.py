@@ -1,7 +1,7 @@
 """
 What it gains on a CPU to keep the memory of freed tensors (run.keep_freed_memory).
 
-    python benchmarks/malloc.py                  # 6 minutes; benchmarks/malloc.txt
+    python benchmarks/malloc.py                  # 4 minutes; benchmarks/malloc.txt
 
 Each stage's augmentation and step, in processes that take turns: one as glibc is, one that keeps.
 A page fault is 4 KB that the system zeroes and hands out. The share is augmentation / step.
@@ -66,8 +66,8 @@ def child(name, keeps, repeats):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--models", nargs="+", choices=WORK, default=list(WORK))
-    parser.add_argument("--turns", type=int, default=5, help="processes of each kind")
-    parser.add_argument("--repeats", type=int, default=4, help="in each process")
+    parser.add_argument("--turns", type=int, default=3, help="processes of each kind")
+    parser.add_argument("--repeats", type=int, default=3, help="in each process")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:

@@ -116,7 +116,7 @@ def init_processes(args, width):
 def join_processes(device):
     """(rank, how many there are, torch.device) of this process: alone, or one of torchrun's, which
     then meets the others here. device: what --device says; of several GPUs each gets its own."""
-    keep_freed_memory()
+    keep_freed_memory()                                   # here training and infer.py begin
     told, rank = launcher(), 0
     ranks = told["WORLD_SIZE"]
     if ranks > 1:
@@ -135,8 +135,8 @@ def join_processes(device):
 def keep_freed_memory():
     """Makes glibc keep the memory of freed tensors for the next ones. By default it hands large
     blocks back to the system, which zeroes them again, 4 KB at a time, for the next tensor. On a
-    CPU vivit_micro trains a tenth faster so; the peak stays (benchmarks/malloc.txt). Proved by
-    test_freed_memory_is_kept."""
+    CPU vivit_micro trains about a tenth faster so; the peak stays (benchmarks/malloc.txt).
+    Proved by test_freed_memory_is_kept."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)    # only glibc has it
     for parameter in (-1, -3) if mallopt else ():            # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
         mallopt(parameter, 2 ** 31 - 1)

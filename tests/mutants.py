@@ -474,7 +474,8 @@ MUTANTS = [
      "test_stage3.py::test_mistakes"),
     ("comedian/soccernet.py", "if name not in without)", "if True)",
      "test_stage3.py::test_labels_of_no_class_are_named"),
-    ("comedian/run.py", "    keep_freed_memory()\n", "", "test_runs.py::test_freed_memory_is_kept"),
+    ("comedian/run.py", "    keep_freed_memory()      ", "    ",
+     "test_runs.py::test_freed_memory_is_kept"),
     # -- the layout
     ("comedian/augment.py", "import torch\n\nLUMA",
      "import torch\n\n\ndef late():\n    import infer\n\n\nLUMA",
