@@ -6,8 +6,8 @@
 #   make mutants       breaks the code on purpose, line by line, and asks whether a test notices
 #   make faults        thousands of broken files and flags: each must end in one clear line
 #   make search        chooses the settings of benchmarks/ablation.py, an hour or two; can be stopped
-#   make table5        a table of docs/ablation.md (table2 .. table9, targets, contrast, labels,
-#                      compute, hard)
+#   make table5        a table of docs/ablation.md (table2 .. table12, figure5, targets, contrast,
+#                      labels, compute, hard)
 #   make ablation      all of them, some hours
 #   make gpu           on a machine with a GPU: speed, memory, equality and hours, in 20 minutes
 #   make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers
@@ -68,14 +68,14 @@ gpu:
 	$(GPU_PY) setup.py -q build_ext --inplace
 	set -o pipefail; $(GPU_PY) benchmarks/gpu.py | tee benchmarks/gpu.txt
 
-.PHONY: search ablation table2 table3 table4 table5 table7 table8 table9 targets contrast labels compute hard
+.PHONY: search ablation table2 table3 table4 table5 table7 table8 table9 table12 figure5 targets contrast labels compute hard
 search: $(VENV)/.kernels
 	$(PY) benchmarks/ablation.py search
 
 ablation: $(VENV)/.kernels
 	$(PY) benchmarks/ablation.py all
 
-table2 table3 table4 table5 table7 table8 table9 targets contrast labels compute hard: $(VENV)/.kernels
+table2 table3 table4 table5 table7 table8 table9 table12 figure5 targets contrast labels compute hard: $(VENV)/.kernels
 	$(PY) benchmarks/ablation.py $@
 
 sanitize: $(VENV)/.dev

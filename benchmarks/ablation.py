@@ -20,6 +20,7 @@ import collections
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import threading
@@ -39,6 +40,8 @@ SEARCH_SEEDS, FIRST_SEED = (100, 101), 10
 N_SEEDS = {"table5": 5}                                    # the other tables have three
 COLOR = "--color 0.2 0.2 0.1 0"
 FEW = (5, 2)                          # labelled matches, instead of 10
+COLORS = report.SPOTTED, report.CURVE, report.TRUTH       # of the curves of a picture, at most 3
+AXIS = "t-AmAP (%); a dot per seed"
 MORE_SEEDS = 201, 202                 # of an ensemble's weights and draws: no table has these
 
 
@@ -222,7 +225,10 @@ def tables(chosen):
         second = stage2(first, f"{two} {more}".strip(), slug(f"stage2{name}", more), teacher)
         return stage3(second, f"{way} {fine}".strip(), label or slug("stage3", fine))
 
-    whole, longer = both(), chosen["scratch"].replace("--steps 450", "--steps 900")
+    def scratch(flags):
+        return stage3(None, f"{chosen['scratch']} {flags}", slug("scratch", flags))
+
+    whole = both()
     steps = {"scratch": stage3(None, chosen["scratch"], "scratch"),
              "stage 1": stage3(first, chosen["stage 1"], "stage3"),
              "stage 2": stage3(stage2(None, two, "stage2"), chosen["stage 2"], "stage3"),
@@ -233,10 +239,11 @@ def tables(chosen):
         "table5": ("Table 5: which steps", steps),
         "hard": ("Tables 5 and 3 on hard matches, where replays look like play", {
             **steps, "stages 1 and 2, windows of 16 s": windows["16 s"]}),
-        "compute": ("Scratch, given the pretraining's compute too", {
-            "scratch": steps["scratch"],
-            "scratch, twice the steps": stage3(None, longer, "scratch-longer"),
-            "stages 1 and 2": whole}),
+        "compute": ("Convergence: steps of fine-tuning; 1600 take as long as all stages with 450", {
+            "stages 1 and 2, 450 steps": whole,
+            **{f"stages 1 and 2, {n} steps": both(fine=f"--steps {n}") for n in (50, 150)},
+            "scratch, 450 steps": steps["scratch"],
+            **{f"scratch, {n} steps": scratch(f"--steps {n}") for n in (50, 150, 1600)}}),
         "labels": ("Fewer labelled matches", {
             "10 matches: scratch": steps["scratch"],
             "10 matches: stages 1 and 2": whole,
@@ -270,6 +277,11 @@ def tables(chosen):
             "greedy, 3 s": Spot([whole], "--nms greedy --nms-window 3"),
             "mean of windows": Spot([whole], "--merge mean"),
             "nothing ignored": Spot([whole], "--ignore 0")}),
+        "table12": ("Table 12: ignored at both ends of a window of 32 s", {
+            f"soft, {s} s": Spot([whole], f"--ignore {s}") for s in (6, 0, 2, 4, 8)}),
+        "figure5": ("Figure 5: kind and width of NMS", {
+            f"{nms}, {s} s": Spot([whole], f"--nms {nms} --nms-window {s}")
+            for nms in ("soft", "local", "greedy") for s in (10, 2, 3, 5, 7, 15, 20, 30)}),
         "table9": ("Table 9: networks averaged", {
             "one": Spot([whole]),
             "three": Spot([whole, *(both(f"--seed {k}", f"--seed {k}") for k in MORE_SEEDS)])}),
@@ -301,7 +313,11 @@ def score_table(runner, name, n_seeds):
 
 
 def draw(path, title, rows):
-    """A line per method: every seed a dot, the mean a bar with its number."""
+    """A line per method: every seed a dot, the mean a bar with its number. Where every name is a
+    method and a number, "soft, 10 s", a curve per method."""
+    names = [re.fullmatch(r"(.*), ([\d.]+) (s|steps)", line) for line, *_ in rows]
+    if all(names):
+        return draw_curves(path, title, names, rows)
     with report.picture(path, 8, 0.9 + 0.42 * len(rows)) as figure:
         axes = figure.subplots()
         for y, (_, mean, deviation, values) in enumerate(rows):
@@ -311,9 +327,31 @@ def draw(path, title, rows):
                           xycoords=("axes fraction", "data"))
         axes.set_yticks(range(len(rows)), [line for line, *_ in rows])
         axes.invert_yaxis()
-        axes.set_xlabel("t-AmAP (%); a dot per seed, the line is their mean")
+        axes.set_xlabel(f"{AXIS}, the line is their mean")
         axes.set_title(title)
         axes.grid(axis="x", alpha=0.25)
+
+
+def draw_curves(path, title, names, rows):
+    """`names`: matches of (method, number, unit)."""
+    curves, unit = collections.defaultdict(list), names[0][3]
+    for name, (_, mean, _, values) in zip(names, rows, strict=True):
+        curves[name[1]].append((float(name[2]), mean, values))
+    with report.picture(path, 8, 4) as figure:
+        axes = figure.subplots()
+        for color, (method, points) in zip(COLORS, curves.items(), strict=False):
+            x, means, values = zip(*sorted(points), strict=True)
+            axes.plot(x, means, color=color, lw=2, label=method)
+            axes.plot(x, values, "o", color=color, ms=4, alpha=0.7)
+        if unit == "steps":                                # each three times the one before
+            axes.set_xscale("log")
+            axes.set_xticks(sorted({x for points in curves.values() for x, *_ in points}))
+            axes.minorticks_off()
+            axes.xaxis.set_major_formatter("{x:g}")
+        axes.set(xlabel=unit, ylabel=AXIS)
+        axes.set_title(title)
+        axes.legend()
+        axes.grid(alpha=0.25)
 
 
 def machine():
