@@ -265,8 +265,8 @@ def tables(chosen):
                 f"{one} --steps 1 --lr 0", "untrained"))}),
         "targets": ("Eq. 4 to 6: the target of stage 2", {
             "complete bank": whole, "queue": both("--bank queue"),
-            "one-hot, lambda 1": both("--lam 1"), "lambda 0.75": both("--lam 0.75"),
-            **{f"tau_m {tau}": both(f"--tau-m {tau}") for tau in (0.05, 0.07, 0.2)}}),
+            "one-hot, lambda 1": both("--lam 1"),
+            **{f"tau_m {tau}": both(f"--tau-m {tau}") for tau in (0.07, 0.2)}}),
         "contrast": ("Stage 1: negatives and batches, fine-tuned without stage 2", {
             name: stage3(stage1(f"{one} {more}".strip(), slug("stage1", more)), chosen["stage 1"],
                          "stage3") for name, more in (
