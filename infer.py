@@ -81,9 +81,9 @@ def clock_s(text):
         raise argparse.ArgumentTypeError(f"wants seconds or mm:ss, got {text[:40]!r}") from None
 
 
-def add_post_flags(parser):
+def add_post_flags(parser, title="scores -> actions"):
     """How scores become actions: the same flags here and for stage 3's validation."""
-    add = parser.add_argument_group("scores -> actions").add_argument
+    add = parser.add_argument_group(title).add_argument
     add("--stride", type=number(0), default=0,
         help="tokens from window to window; 0 = half a window (paper)")
     add("--ignore", type=number(0), metavar="TOKENS",

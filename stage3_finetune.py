@@ -16,10 +16,13 @@ Beside model.py it imports infer.py: it validates exactly as that spots.
 
 Differences from the paper, by default: the full binary cross-entropy (Eq. 7 prints the positive
 half); the head phase without masking or drop path (the paper: masks are "maintained"); windows of a
-half do not overlap but for the two at its ends; mixup's partner is the neighbour in the shuffled
-batch. All but the last follow the official code, as do a radius of 0.5 s, both phases without
-warm-up and gradient clipping. Each augmentation touches each window independently, with its
-probability (the official code: an exact share of the batch).
+half do not overlap but for the two at its ends; an action less than the radius outside a window
+labels its tokens too; without stage 2 the temporal blocks start as copies of the first spatial ones
+(--temporal-init random turns that off); mixup's partner is the neighbour in the shuffled batch. All
+but the last follow the official code, as do a radius of 0.5 s, both phases without warm-up and
+gradient clipping. Two things more are ours: each augmentation touches each window independently,
+with its probability (the official code: an exact share of the batch), and a window may overlap the
+first or the last of its half by more than half (there by half at most).
 """
 import functools
 import itertools
@@ -69,8 +72,9 @@ def parse_args(argv=None):
     add = p.add_argument_group("windows, labels and view").add_argument
     add("--window", type=number(1, 16384),
         help="T_l, tokens (seconds at 2 fps) per window; default: that of --init, else 64")
-    add("--windows-per-half", type=number(1, 100_000),
-        help="per epoch; default: 50 of 32 s and inversely for others (paper: 100 per match)")
+    add("--windows-per-half", type=number(2, 100_000),
+        help="per epoch, its first and last among them; default: 50 of 32 s and inversely for "
+             "others (paper: 100 per match)")
     add("--radius", type=number(0.0), default=0.5,
         help="seconds from an action to the frames it labels")
     add("--mask", type=number(0.0, 0.99), default=0.25,
@@ -110,7 +114,7 @@ def parse_args(argv=None):
     add("--valid-split", help="which of SoccerNet's games below --valid, as --split")
     add("--valid-labels", help="root of their labels; default: --valid")
     add("--valid-every", type=number(1), default=5, help="epochs between validations")
-    infer.add_post_flags(p)
+    infer.add_post_flags(p, "validation: scores -> actions")
     run.add_flags(p, out="runs/stage3")
     return p.parse_args(argv)
 
@@ -144,7 +148,7 @@ def configure(args, checkpoint, path):
                             "give the file of that run, or choose another --out")
     swin = cfg.spatial == "swin"
     paper = {"batch": max(1, round(128 * 32 / args.window)), "lr": 3e-4 if swin else 5e-4,
-             "windows_per_half": max(1, round(50 * 32 / args.window)), "epochs": 10 if swin else 20}
+             "windows_per_half": max(2, round(50 * 32 / args.window)), "epochs": 10 if swin else 20}
     for flag, value in paper.items():
         if getattr(args, flag) is None:
             setattr(args, flag, value)
@@ -163,7 +167,7 @@ def epoch_windows(seed, epoch, n_frames, window_frames, per_half):
     """
     rng, windows = np.random.default_rng([seed, epoch]), []
     for h, frames in enumerate(n_frames):
-        n = min(max(0, per_half - 2), frames // window_frames)
+        n = min(per_half - 2, frames // window_frames)
         offsets = np.sort(rng.integers(0, frames - n * window_frames + 1, n))
         starts = [0, frames - window_frames, *(offsets + window_frames * np.arange(n)).tolist()]
         windows += [(h, start) for start in starts]
@@ -297,8 +301,8 @@ def mixup(x, y, lam):
 
     BCE is linear in its labels: mixed labels give the mixed loss lam BCE(y1) + (1 - lam) BCE(y2).
     The batch is in random order, so that neighbours (0 with 1, 2 with 3, ...) are as good as a
-    permutation, and stay together when it is split; the last of an odd number stays as it is.
-    Proved by test_mixup.
+    permutation, and stay together when it is split (run.micro_batches refuses to part them); the
+    last of an odd number stays as it is. Proved by test_mixup, test_accumulation_changes_nothing.
     """
     other = torch.arange(len(x)) ^ 1                                  # 1, 0, 3, 2, ...
     other[other == len(x)] = len(x) - 1

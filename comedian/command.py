@@ -156,9 +156,11 @@ def less_memory(args):
     if not hasattr(args, "accumulate"):                   # infer.py
         return f"try --batch {max(1, args.batch // 2)}"
     own = args.batch // launcher()["WORLD_SIZE"]          # samples of one process
-    finer = [n for n in range(args.accumulate + 1, own + 1) if own % n == 0]
+    least = 2 if getattr(args, "mixup", 0) else 1         # mixup mixes the pairs of a pass
+    finer = [n for n in range(args.accumulate + 1, own + 1) if own % (n * least) == 0]
     if not finer:
-        return "one sample at a time does not fit: try a shorter --window or a smaller --model"
+        few = "one sample" if least == 1 else "a pair of samples"
+        return f"{few} at a time does not fit: try a shorter --window or a smaller --model"
     same = getattr(args, "negatives", None) != "batch"
     return (f"split the batch into smaller passes: --accumulate {finer[0]} "
             f"({own // finer[0]} at a time instead of {own // args.accumulate}"

@@ -143,12 +143,17 @@ def keep_freed_memory():
 
 
 def micro_batches(args, rank, ranks):
-    """Which samples of every batch a process takes, as one slice per pass."""
+    """Which samples of every batch a process takes, as one slice per pass. DataError if they cannot
+    be dealt out evenly, or if that parts the pairs that mixup mixes: 0 with 1, 2 with 3, ..."""
     if args.batch % (ranks * args.accumulate):
         raise DataError(f"--batch {args.batch} cannot be split evenly into {ranks} processes with "
                         f"{args.accumulate} passes each; give a --batch that is a multiple of "
                         f"{ranks * args.accumulate}")
     n = args.batch // (ranks * args.accumulate)
+    if n % 2 and n < args.batch and getattr(args, "mixup", 0):
+        raise DataError(f"--batch {args.batch} in passes of {n} parts the pairs of windows that "
+                        f"--mixup mixes; give a --batch that is a multiple of "
+                        f"{2 * ranks * args.accumulate}, a smaller --accumulate, or --mixup 0")
     first = rank * args.accumulate
     return [slice(i * n, (i + 1) * n) for i in range(first, first + args.accumulate)]
 

@@ -608,6 +608,8 @@ MISTAKES = {                          # stage, options, the one line
     "no such folder": (1, ["--data", "nowhere"], "nowhere: no such folder"),
     "too few clips": (1, ["--batch", "120"], "99 clips are fewer than one --batch of 120"),
     "uneven parts": (1, ["--accumulate", "3"], "--batch 8 cannot be split evenly into 1 processes"),
+    "parted pairs": (3, ["--batch", "6", "--accumulate", "2"],
+                     "--batch 6 in passes of 3 parts the pairs of windows that --mixup mixes"),
     "nothing to resume": (1, ["--resume"], "last.pt: no such checkpoint"),
     "no features": (2, ["--features-name", "resnet"],
                     "1_resnet.npy: no teacher features for this half; see --features and "
@@ -736,6 +738,9 @@ def test_unknown_device(name, capsys):
     (dict(batch=8, accumulate=1, negatives="batch"), "instead of 8, and as few negatives)"),
     (dict(batch=12, accumulate=4), "--accumulate 6 (2 at a time instead of 3"),
     (dict(batch=8, accumulate=8), "one sample at a time does not fit: try a shorter --window"),
+    (dict(batch=12, accumulate=2, mixup=0.1), "--accumulate 3 (4 at a time instead of 6"),
+    (dict(batch=12, accumulate=3, mixup=0.1), "--accumulate 6 (2 at a time instead of 4"),
+    (dict(batch=12, accumulate=6, mixup=0.1), "a pair of samples at a time does not fit: try"),
     (dict(batch=256), "try --batch 128"), (dict(), "take fewer matches at a time")])
 def test_out_of_memory_says_what_to_lower(flags, advice, capsys):
     """A real failure of the CPU's allocator: 4 PB."""
