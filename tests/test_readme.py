@@ -63,7 +63,8 @@ def test_every_command_of_the_papers_tables_parses():
         args = vars(importlib.import_module(name).parse_args(argv))
         assert python == "python"
         for path in [args.get("init"), *(args.get("checkpoint") or [])]:
-            if path and path.startswith("runs/") and "/test-" not in path:       # other seeds
+            other_seed = re.search(r"/(test|challenge)-\d/", path or "")
+            if path and path.startswith("runs/") and not other_seed:
                 assert path.removesuffix("/last.pt") in written, line
         if args.get("scores"):
             assert args["scores"] in written, line
