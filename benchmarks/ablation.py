@@ -260,7 +260,8 @@ def tables(chosen):
         "table2": ("Table 2: temporal blocks", {
             "2": whole, "1": both("--temporal-depth 1"), "4": both("--temporal-depth 4")}),
         "table7": ("Table 7: teachers", {
-            "the simulator's state": whole, "stage 1's encoder": both(teacher=first, name="-own"),
+            "none, stage 1 alone": steps["stage 1"], "the simulator's state": whole,
+            "stage 1's encoder": both(teacher=first, name="-own"),
             "an untrained encoder": both(name="-untrained", teacher=stage1(
                 f"{one} --steps 1 --lr 0", "untrained"))}),
         "targets": ("Eq. 4 to 6: the target of stage 2", {
