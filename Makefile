@@ -3,11 +3,11 @@
 #   make demo          the three stages on synthetic matches, then unseen matches: results in runs/demo-0
 #   make demo-scratch  the same without stages 1 and 2: results in runs/demo-scratch-0
 #   make test          ruff, and the tests, some minutes; make slow: the tests that take longer
-#   make mutants       breaks the code on purpose, line by line, and asks whether a test notices
-#   make faults        thousands of broken files and flags: each must end in one clear line
+#   make mutants       breaks the code on purpose, one chosen line at a time: does a test notice?
+#   make faults        thousands of broken files and flags: each must end in one clear line, or well
 #   make search        chooses the settings of benchmarks/ablation.py, an hour or two; can be stopped
-#   make table5        a table of docs/ablation.md (table2 .. table12, figure5, targets, contrast,
-#                      labels, compute, hard)
+#   make table5        a table of docs/ablation.md (table2 3 4 5 7 8 9 12, figure5, targets,
+#                      contrast, labels, compute, hard)
 #   make ablation      all of them, some hours
 #   make gpu           on a machine with a GPU: speed, memory, equality and hours, in 20 minutes
 #   make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers
@@ -30,7 +30,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: requirements.txt | $(VENV)/bin/python
-	@echo "installing torch and five small packages; with torch's CPU build 1.3 GB"
+	@echo "installing torch and nine small packages; with torch's CPU build 1.3 GB"
 	$(PIP) install -q -r requirements.txt
 	@touch $@
 
@@ -106,7 +106,8 @@ demo: $(RUNS)/test/metrics.json $(RUNS)/curves.png $(RUNS)/timeline.png
 $(DEMO)/synthetic.json: comedian/prepare.py comedian/synthetic.py | $(VENV)/.run
 	$(PY) -m comedian.prepare synthetic --out $(DEMO) --seed $(SEED)
 
-# Stage 1 tells clips of few halves apart: kit and pitch are then no help, play is (ours, --halves-per-batch).
+# Each batch of stage 1 comes from few halves (ours, --halves-per-batch). Most of its clips share kits and
+# pitch, so the encoder must look at the play.
 $(RUNS)/stage1/last.pt: $(DEMO)/synthetic.json | $(VENV)/.kernels
 	$(PY) stage1_spatial.py --data $(DEMO)/train --model vivit_micro --out $(RUNS)/stage1 --steps 300 \
 	  --batch 128 --lr 2e-3 --momentum 0.95 --negatives batch --halves-per-batch 4 --crop-scale 0.6 1 \

@@ -15,7 +15,7 @@ Reads   --video: mkv, mp4, avi of any rate and size. Several files are the halve
         Labels-v2.json or labels.csv if there (or at --labels): then the table is printed
 Writes  <out>/<match>/results_spotting.json  the actions, in SoccerNet's format
         <out>/<match>/scores.npz             windows' scores: comedian.evaluate --sweep reads them
-        <out>/<match>/page.html, timeline_1.png   with --show (for videos unless told): to look at
+        <out>/<match>/page.html, timeline_1.png   with --show, for --video always: to look at
         --zip: what the challenge server takes
         --features NAME: instead of all these, <match>/<half>_NAME.npy, a teacher for stage 2
 Method  paper Sec. 3.4 (end), 4.1 and App. B: sliding windows with half overlap, seconds near a
@@ -24,12 +24,13 @@ Method  paper Sec. 3.4 (end), 4.1 and App. B: sliding windows with half overlap,
 
 A clip's spatial token does not depend on the window it is seen in. So each clip is encoded once per
 half and only the temporal transformer runs per window: the same scores as window by window, for
-half the work. And a match of any length needs little memory: of a clip only its token stays.
+half the work. And a match of any length needs little memory: of a clip only its token stays, and
+with --show a small picture.
 
 An action stands at the mean time of its token's two frames, token_s * (k + 1/4) for token k: the
-paper's "average timestamp", and the expected time of what the labels call token k. Differences from
-the official code: it rounds that time down to the second; and the last seconds of a half are scored
-(there, a unit bug drops them).
+paper's "average timestamp", and the expected time of what the labels call token k. The official
+code rounds that time down to the second; here it stays. The official code drops the last seconds of
+a half (a unit bug); here they are scored.
 """
 import argparse
 import collections

@@ -180,7 +180,7 @@ class ViT(nn.Module):
 
     def forward(self, clips, all_tokens=False):                           # (B, 2, 3, H, W)
         """(B, D); with all_tokens (B, 1 + N, D), the patches' too. As only the CLS token is wanted,
-        the last block computes nothing else: the same result for 7 % less work (ViT-T)."""
+        the last block computes nothing else: the same result for 6 % less work (ViT-T)."""
         x = self.patch_embed(clips)                                       # (B, N, D)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)      # (B, 1 + N, D)
         x = self.blocks[:-1](x + self.pos_embed)
@@ -321,8 +321,9 @@ class Temporal(nn.Module):
 
 # ------------------------------------------------------------------ the whole
 def initialize(module):
-    """timm's ViT initialisation: truncated normal of 0.02 for linear weights, positions and CLS
-    token, He for the patch embedding, zero for biases and the mask token. Returns the module."""
+    """The official ViViT's initialisation: truncated normal of 0.02 for linear weights, positions
+    and CLS token, He for the patch embedding, zero for biases and the mask token. Returns the
+    module."""
     for name, parameter in module.named_parameters():
         leaf = name.rsplit(".", 1)[-1]
         if parameter.is_meta:                             # nothing to fill: names and shapes alone
@@ -479,7 +480,7 @@ def check_fit(weights, cfg, parts, path, what="weights"):
 def from_public(weights, path):
     """{name: tensor} of public origin -> a checkpoint. DataError if it does not fit one for one.
 
-    Read from shapes: width, depths, window, classes. The shapes do not say the number of heads, nor
+    Read from shapes: width, temporal depth, window. The shapes do not say the number of heads, nor
     the LayerNorms' eps: MODELS does (timm's own Swin has an eps of 1e-5; the official ViSwin runs
     its weights with 1e-6, and so do we). All public weights see (x - 0.45) / 0.225.
     """

@@ -22,9 +22,10 @@ Differences from the paper, by default: 38 windows of 64 s per half, 76 per matc
 rows of the bank that are equal share the one-hot's weight in Eq. 5 (read literally, each would get
 lambda); the projector of ViViT-S is 2048 wide (official code; the paper says 1024). The bank is the
 complete one, as in Eq. 3 and 4 (the official code keeps a queue: --bank queue). Where the paper is
-silent, the official code: drop path, gradient clipping, and temporal blocks that start as copies of
-the first spatial ones (--temporal-init random turns that off). Each augmentation touches each
-window independently, with its probability (the official code: an exact share of the batch).
+silent, the official code: drop path, gradient clipping, and with a ViT as --init temporal blocks
+that start as copies of the first spatial ones (--temporal-init random turns that off). Each
+augmentation touches each window independently, with its probability (the official code: an exact
+share of the batch).
 """
 import functools
 import math
@@ -72,7 +73,8 @@ def parse_args(argv=None):
     add("--window", type=number(1, 16384), default=64,
         help="T_l, tokens per window, one a second at 2 fps; paper: 32, best results with 64")
     add("--windows-per-half", type=number(1, 100_000),
-        help="per epoch; default: 75 * 32 / --window (paper: 150 per match of 32 s, 75 of 64 s)")
+        help="per epoch; default: 75 * 32 / --window (paper: per match 150 windows of 32 s, or "
+             "75 of 64 s)")
     add("--sampling", choices=["random", "bins"], default="random",
         help="random: anywhere in the half (paper); bins: once in each equal bin (official code)")
     add("--mask", type=number(0.0, 0.99), default=0.25, help="share of tokens masked, alpha_1")
@@ -100,8 +102,8 @@ def parse_args(argv=None):
     add("--steps", type=number(0), default=0,
         help="optimiser steps in all, instead of --epochs; 0 = off")
     add("--batch", type=number(1, 65536),
-        help="windows per step, of all processes together; default: 64 of 32 s "
-        "and inversely for others (paper)")
+        help="windows per step, of all processes together; default: 64 windows of 32 s, half as "
+             "many if twice as long (paper)")
     add("--lr", type=number(0.0), default=2e-3,
         help="peak for 256 windows of 32 tokens (64 frames); scales with both")
     add("--warmup-epochs", type=number(0.0), default=10,
@@ -189,7 +191,7 @@ def view(frames, draw, cfg, args, device):
 # and only sums are kept. c_i does not depend on the student: it is computed once per bank.
 
 # Bank rows at a time: tokens x CHUNK is all that is ever stored. On a CPU that should stay in the
-# cache: with 8,192 rows the same takes a third longer (benchmarks/bank.py).
+# cache: with 8,192 rows the same took a third longer (tried by hand).
 CHUNK = 2048
 
 

@@ -17,12 +17,12 @@ Beside model.py it imports infer.py: it validates exactly as that spots.
 Differences from the paper, by default: the full binary cross-entropy (Eq. 7 prints the positive
 half); the head phase without masking or drop path (the paper: masks are "maintained"); windows of a
 half do not overlap but for the two at its ends; an action less than the radius outside a window
-labels its tokens too; without stage 2 the temporal blocks start as copies of the first spatial ones
-(--temporal-init random turns that off); mixup's partner is the neighbour in the shuffled batch. All
-but the last follow the official code, as do a radius of 0.5 s, both phases without warm-up and
-gradient clipping. Two things more are ours: each augmentation touches each window independently,
-with its probability (the official code: an exact share of the batch), and a window may overlap the
-first or the last of its half by more than half (there by half at most).
+labels its tokens too; with stage 1's ViT as --init the temporal blocks start as copies of the first
+spatial ones (--temporal-init random turns that off); mixup's partner is the neighbour in the
+shuffled batch. All but the last follow the official code, as do a radius of 0.5 s, no warm-up in
+either phase, and gradients clipped at 1. Two things more are ours: each augmentation touches each
+window independently, with its probability (the official code: an exact share of the batch), and a
+window may overlap the first or the last of its half by more than half (there by half at most).
 """
 import functools
 import itertools
@@ -38,7 +38,8 @@ from comedian.frames import (
     CLIP_FRAMES, FrameReader, describe, find_halves, of_length, what_lies_in)
 from comedian.run import number
 from comedian.soccernet import (
-    LABELS, classes_of, find_labels, label_names, read_classes, read_labels, tell_foreign)
+    LABELS, SOCCERNET_CLASSES, classes_of, find_labels, label_names, read_classes, read_labels,
+    tell_foreign)
 from model import (
     MODELS, Comedian, config_of, decay_groups, load_checkpoint, load_parts, random_keep, restore,
     save_checkpoint, trained_parts, with_changes)
@@ -58,7 +59,7 @@ def parse_args(argv=None):
         "a game per line; default: all")
     add("--labels", help="root of the labels, or a labels.csv; default: --data")
     add("--classes", help="file with a class per line; default: those of --init if that is of "
-        "stage 3, else the 17 of SoccerNet-v2, or the names in the labels if most are others")
+        "stage 3, else the 17 of SoccerNet-v2; but the names in the labels if most are others")
     add("--init", help="weights for the transformers: last.pt of stage 2 (or 1, or 3), or public "
         "ones (README, 'Weights and results'); default: random")
     add("--model", default="vivit_tiny", choices=MODELS,
@@ -73,8 +74,8 @@ def parse_args(argv=None):
     add("--window", type=number(1, 16384),
         help="T_l, tokens (seconds at 2 fps) per window; default: that of --init, else 64")
     add("--windows-per-half", type=number(2, 100_000),
-        help="per epoch, its first and last among them; default: 50 of 32 s and inversely for "
-             "others (paper: 100 per match)")
+        help="per epoch, its first and last among them; default: 50 windows of 32 s, half as many "
+             "if twice as long (paper)")
     add("--radius", type=number(0.0), default=0.5,
         help="seconds from an action to the frames it labels")
     add("--mask", type=number(0.0, 0.99), default=0.25,
@@ -101,8 +102,8 @@ def parse_args(argv=None):
 
     add = p.add_argument_group("optimisation").add_argument
     add("--batch", type=number(1, 65536),
-        help="windows per step, of all processes together; default: 128 of 32 s "
-        "and inversely for others (paper)")
+        help="windows per step, of all processes together; default: 128 windows of 32 s, half as "
+             "many if twice as long (paper)")
     add("--lr", type=number(0.0), help="peak for 256 windows of 64 frames; scales with both; "
         "default: 5e-4, ViSwin 3e-4 (paper)")
     add("--weight-decay", type=number(0.0), default=0.05,
@@ -116,7 +117,9 @@ def parse_args(argv=None):
     add("--valid-every", type=number(1), default=5, help="epochs between validations")
     infer.add_post_flags(p, "validation: scores -> actions")
     run.add_flags(p, out="runs/stage3")
-    return p.parse_args(argv)
+    args = p.parse_args(argv)
+    args.labels = args.labels or args.data
+    return args
 
 
 LOW_RATE = 5e-5                       # ours: a fifth of the paper's at its batch; less gets a hint
@@ -129,7 +132,8 @@ def configure(args, checkpoint, path):
     window's length; ViSwin has its own rate and epochs.
 
     Classes are those of --classes, else those that the checkpoint's head has learned, else none
-    yet: `labelled` then takes the labels'. DataError for flags that the checkpoint contradicts."""
+    yet; `labelled` looks whether the labels have them. DataError for flags that the checkpoint
+    contradicts."""
     cfg = config_of(checkpoint) if checkpoint else with_changes(args.model)
     trained = trained_parts(checkpoint) if checkpoint else []
     if args.window is None:
@@ -202,10 +206,10 @@ def count_steps(args, n_frames):
 
 
 # ------------------------------------------------------------------ labels
-def labelled(root, split, labels_root, cfg):
+def labelled(root, split, labels_root, cfg, named=True):
     """Halves of the labelled matches below `root`, {match: events}, and cfg; says what it found.
-    If cfg names no classes yet, the one that is returned does: SoccerNet's, or the labels' own if
-    most are others.
+    Without `named` the cfg that is returned has its own classes or, if it has none, SoccerNet's;
+    but if most labels are others, theirs.
 
     DataError if no match has labels, or if no label is one of the classes."""
     halves = find_halves(root, split)
@@ -216,8 +220,9 @@ def labelled(root, split, labels_root, cfg):
         raise DataError(f"{labels_root}: none of the {len(matches)} matches has a {LABELS}; give "
                         "--labels the folder they are kept in, or a labels.csv that names "
                         f"{min(matches)!r} and others{what_lies_in(labels_root)}")
-    if not cfg.classes:
-        cfg = with_changes(cfg, classes=classes_of(labels.values()))
+    if not named:
+        cfg = with_changes(cfg, classes=classes_of(labels.values(),
+                                                   cfg.classes or SOCCERNET_CLASSES))
     classes = cfg.classes
     events = {match: read_labels(of_match, classes) for match, of_match in labels.items()}
     counts = np.bincount([event.label for match in events.values() for event in match],
@@ -367,7 +372,7 @@ def main(args):
     device, autocast = process.device, process.autocast()
 
     # -- data
-    halves, events, cfg = labelled(args.data, args.split, args.labels or args.data, cfg)
+    halves, events, cfg = labelled(args.data, args.split, args.labels, cfg, args.classes or state)
     halves = of_length(halves, args.window, "a window")
     truth = [frame_labels(events[half.match], half, args.radius, len(cfg.classes))
              for half in halves]                                      # (n_frames, K) each

@@ -4,7 +4,7 @@ disk, image operations, kernels, the metric, the plumbing of a run.
 
 Nothing in this folder imports a file above it: a reader of `stage1_spatial.py` goes down into it or
 not, and never in circles. Here at its bottom stand the one error that users see and the one way in
-which files are written.
+which a file is written whole or not at all.
 """
 import contextlib
 import glob
@@ -13,14 +13,20 @@ import os
 import sys
 from pathlib import Path
 
-missing = [name for name in ("numpy", "torch") if not importlib.util.find_spec(name)]
-if missing and "comedian.check" not in sys.orig_argv:      # that one tells more
-    print(f"error: {sys.executable}: has no {', '.join(missing)}; use the Python of .venv, which "
-          "`make demo` fills (source .venv/bin/activate), or pip install -r requirements.txt",
-          file=sys.stderr)
-    sys.exit(2)
-
 __version__ = "0.1.0"                 # as in pyproject.toml
+
+
+def need(*packages):
+    """Ends the program with one line that names those of these packages that are not installed."""
+    missing = [name for name in packages if not importlib.util.find_spec(name)]
+    if missing and "comedian.check" not in sys.orig_argv:  # that one tells more
+        print(f"error: {sys.executable}: has no {', '.join(missing)}; use the Python of .venv, "
+              "which `make demo` fills (source .venv/bin/activate), or pip install -r "
+              "requirements.txt", file=sys.stderr)
+        sys.exit(2)
+
+
+need("numpy", "torch")                # all that `from comedian import ops` needs
 
 
 class DataError(ValueError):

@@ -3,8 +3,8 @@ Images in batch: what every stage's views are made of.
 
 Each operation takes x (B, T, 3, H, W), float in [0, 1], and one number per sample: all T frames of
 a clip or window share it, so that the only motion the network sees is the match's own. `p` is the
-share of samples that an operation touches; only they are worked on, and x is changed in place where
-it keeps its size. Letters as in frames.py.
+probability with which it touches each sample; only those are worked on, and x is changed in place
+where it keeps its size. Letters as in frames.py.
 """
 import math
 
@@ -196,7 +196,8 @@ def hue(x, shift):
 
 
 def color_jitter(x, draw, strength, p):
-    """Brightness, contrast, saturation and hue by factors within 1 +- strength, in random order.
+    """Brightness, contrast and saturation by factors within 1 +- strength, hue by a shift within
+    +- strength of the circle of colours, in random order.
 
     strength: four numbers (0 = off). The order is one per batch.
     """

@@ -16,7 +16,6 @@ import shutil
 import sys
 
 PACKAGES = ("torch", "numpy", "cv2", "av", "tqdm", "matplotlib")
-OPTIONAL = ("av", "matplotlib")       # videos by another way; pictures
 
 
 class Trouble(Exception):             # noqa: N818 (a line's answer, not an error of this program)
@@ -40,7 +39,7 @@ def packages():
         try:
             found.append(f"{name} {importlib.import_module(name).__version__}")
         except Exception as error:  # noqa: BLE001  (a package may raise whatever it likes)
-            (found if name in OPTIONAL else missing).append(f"no {name} ({type(error).__name__})")
+            missing.append(f"no {name} ({type(error).__name__})")
     if missing:
         raise Trouble(f"{', '.join(missing)}; pip install -r requirements.txt")
     return ", ".join(found)

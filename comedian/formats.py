@@ -225,7 +225,7 @@ def parse_array(content):
 
 
 def open_array(path, what="a plain .npy array"):
-    """The Header of a .npy file. DataError if it is damaged, or not there."""
+    """The Header of a .npy file. DataError if it is damaged, FileNotFoundError if not there."""
     try:
         with open_file(path) as file:
             return parse_header(file.read(2 ** 16), os.fstat(file.fileno()).st_size)

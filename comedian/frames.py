@@ -41,7 +41,7 @@ class Half:
     prefix: str
     digits: int
     suffix: str
-    first: int                        # number of the first image: 0 or 1
+    first: int                        # number of the first image
     n_frames: int
     fps: float = DEFAULT_FPS
 
@@ -359,8 +359,9 @@ class FrameReader:
         """Yields (step, load(step)) for `steps` in order.
 
         For a GPU batches are loaded two steps ahead in a thread. On a CPU they are not: decoding
-        would take the cores that the step needs (4 to 15 % slower). `load` must depend on the step
-        alone: then nothing is lost or repeated when a run is resumed.
+        would take the cores that the step needs (1 to 11 % slower, benchmarks/throughput.txt).
+        `load` must depend on the step alone: then nothing is lost or repeated when a run is
+        resumed.
         """
         batches = map(load, steps)
         return zip(steps, ahead(batches) if self.for_gpu else batches, strict=True)

@@ -15,7 +15,8 @@ lengths are counted in tokens, the metric's times in frames: this file knows no 
 
 All tensors are on the CPU. If the first is on the meta device, so is the result, and nothing is
 computed. A wrong argument raises ValueError, or TypeError where a tensor is expected and something
-else comes. No operator has a gradient, so a tensor that requires one is refused.
+else comes, or what torch raises (for an edge of 1.5, say). No operator has a gradient, so a tensor
+that requires one is refused.
 """
 import hashlib
 import math
@@ -182,9 +183,10 @@ def hard_nms(scores: Tensor, length: Tensor, window: float | Sequence[float] | T
 
     scores (S, K); length (H,); window: total width in tokens, >= 0, whole or not, or K of them.
     mode "greedy": while the best score is >= threshold it is a detection, and the tokens in
-        [m - window/2, m + int(window/2)) are removed: the SoccerNet DevKit's get_spot_from_NMS,
-        one token shorter on the right. Equal scores: the earlier token first. With window 0 or 1
-        the DevKit never ends, for its range misses m itself; here a detection is always removed.
+        [m - ceil(window/2), m + int(window/2)) are removed: the SoccerNet DevKit's
+        get_spot_from_NMS, one token shorter on the right. Equal scores: the earlier token first.
+        With window 0 or 1 the DevKit never ends, for its range misses m itself; here a detection
+        is always removed.
     mode "local": keeps what no score within int(window/2) on either side exceeds: the official
         COMEDIAN code's perform_hard_NMS. Equal maxima all stay, and a suppressed peak still
         suppresses.

@@ -455,8 +455,9 @@ def parse_args(argv=None):
     s = commands.add_parser("pca", help="reduce features to their main directions")
     s.add_argument("--features", required=True, help="root of <match>/<half>_<name>.npy")
     s.add_argument("--name", default="baidu_soccer_embeddings", help="of the features to reduce")
-    s.add_argument("--out-name", help="of the reduced; default: pca_<width>_std_<name>, "
-                   "which is what stage 2 looks for; with --basis, its name")
+    s.add_argument("--out-name", help="of the reduced; default: pca_<width>_std_<name> "
+                   "(no std_ with --no-standardize), which stage 2 looks for if the width is 512; "
+                   "with --basis, its name")
     s.add_argument("--out", help="root to write below; default: --features")
     s.add_argument("--width", type=number(1, 65_536), default=512,
                    help="directions to keep (paper: 512)")

@@ -24,11 +24,13 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
-from comedian import DataError, write_file, write_text
+from comedian import DataError, need, write_file, write_text
 # The stages find these here too: all that they take from the plumbing is `run`.
 from comedian.command import Parser, device_name, launcher, number, run_as_command  # noqa: F401
+
+need("av", "cv2", "matplotlib", "tqdm")                    # some are imported only after hours
+from tqdm import tqdm  # noqa: E402
 
 try:
     from torch.utils.tensorboard import SummaryWriter
@@ -168,8 +170,9 @@ def bf16_pays(device, width):
 
 def bf16_pays_on_cpu(flags, width):
     """The rule. flags: a set of what Linux says that the processor has. Measured with AMX: ViT-T,
-    192 wide, encodes 2.8 times as fast and trains 1.7 times as fast; the demo's network, 128 wide,
-    trains at 0.84, for there the conversions cost more than the products gain."""
+    192 wide, encodes 2.8 times as fast and trains 1.7 times as fast (on a Xeon; no file keeps it);
+    the demo's network, 128 wide, trains at 0.85, for there the conversions cost more than the
+    products gain (benchmarks/throughput.txt)."""
     return width >= 192 and not flags.isdisjoint({"amx_bf16", "avx512_bf16"})
 
 
@@ -209,8 +212,8 @@ def barrier():
 
 # ------------------------------------------------------------------ to stop and to go on
 class Stop:
-    """Ctrl-C, SIGTERM and SIGHUP let the step finish; a second one ends the process at once. One
-    that the caller has ignored (nohup does so with SIGHUP) stays ignored.
+    """Ctrl-C, SIGTERM and SIGHUP let the step finish; the same one again ends the process at once.
+    One that the caller has ignored (nohup does so with SIGHUP) stays ignored.
 
         stop = Stop()
         for step in ...:

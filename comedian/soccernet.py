@@ -147,10 +147,11 @@ class Listed(NamedTuple):
 
 
 def find_labels(source, matches=None):
-    """{match: its labels, for `read_labels`} in a folder, in a zip, or in a file of many matches.
+    """{match: its labels, for `read_labels`} in a folder, in a file of many matches, or in a zip.
 
-    matches: the names of those wanted, looked for at their places alone; None: all that are found,
-    DataError if none is. What a match has in its own folder goes before a list at the root.
+    matches: the names of those wanted, looked for at their places alone, and not in a zip; None:
+    all that are found, DataError if none is. What a match has in its own folder goes before a list
+    at the root.
     """
     source, found = Path(source), {}
     if source.suffix.lower() in (".csv", ".json") and not source.is_dir():
@@ -314,13 +315,12 @@ def same_names(labels, matches):
     return dict(sorted(found.items()))
 
 
-def classes_of(labels):
-    """The classes of these labels (values of `find_labels`) where nobody names them: SoccerNet's if
+def classes_of(labels, known=SOCCERNET_CLASSES):
+    """The classes of these labels (values of `find_labels`) where nobody names them: `known` if
     half of the annotations or more are of those, else all names, sorted. Says which, if others."""
     counts = count_names(labels)
-    of_soccernet = sum(counts[name] for name in SOCCERNET_CLASSES)
-    if 2 * of_soccernet >= counts.total():
-        return SOCCERNET_CLASSES
+    if 2 * sum(counts[name] for name in known) >= counts.total():
+        return known
     names = tuple(sorted(counts))
     if len(names) > MAX_CLASSES or not all(name.isprintable() for name in names):
         raise DataError(f"{next(iter(labels))}: its {len(names)} names of labels are not those of "

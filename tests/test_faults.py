@@ -1445,7 +1445,7 @@ BEFORE = {                            # commit a3d1123, with about as many fault
     "scores": (161, 72, 39, 2, 36, 10, 1, 1, 0, 0), "centroids": (68, 0, 8, 2, 49, 9, 0, 0, 0, 0),
     "log.txt, synthetic.json": (53, 30, 9, 0, 14, 0, 0, 0, 0, 0),
     "pickles that run code": (93, 87, 0, 5, 1, 0, 0, 0, 0, 0),
-    "checkpoints": (485, 219, 63, 18, 155, 22, 3, 3, 0, 0),
+    "checkpoints": (483, 219, 63, 18, 155, 22, 3, 3, 0, 0),
     "full disk": (25, 9, 2, 3, 7, 0, 0, 0, 1, 3),
     "surroundings": (95, 33, 35, 10, 11, 4, 0, 0, 2, 0)}
 GROUPS = {"options": options, "frames": frames, "json": jsons, "zips": zips, "features": npys,
@@ -1459,12 +1459,13 @@ LEFT = """\
 - The soft centroids are read through a memory map. If somebody cuts the file under a running
   stage, the system ends the process (SIGBUS). It is the stage's own file; features are read without
   a map. `prepare pca` maps features while it reads them.
-- A process of torchrun whose companions never come waits for them, as torch does (12 hours).
+- A process of torchrun whose companions never come waits 12 hours for them: the first validates
+  alone.
 - Numbers within their bounds may still be foolish: a rate of 10^6 ends in losses that are not
   finite, which is one line.
 - A zip or a JSON that is small and legal, but full of as many entries as its bound allows, takes
   some seconds.
-- Damaged videos are FFmpeg's to judge: tests/test_video.py.
+- Damaged videos are FFmpeg's to judge: tests/test_video.py, tests/test_video_kinds.py.
 """
 
 

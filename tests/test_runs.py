@@ -724,6 +724,20 @@ def test_senseless_flags(script, flags, capsys):
                      rf"'{flags[-1]}'", line)
 
 
+@pytest.mark.parametrize("module, package", [
+    ("stage1_spatial", "torch"), ("stage1_spatial", "matplotlib"), ("stage2_distill", "tqdm"),
+    ("stage3_finetune", "av"), ("infer", "cv2")])
+def test_what_is_not_installed(module, package):
+    """Said at once, not after hours of training, when the curves are drawn."""
+    code = ("import importlib.util as util\nfind = util.find_spec\n"
+            f"util.find_spec = lambda name, *rest: name != {package!r} and find(name, *rest)\n"
+            f"import {module}")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout
+    line, = done.stderr.splitlines()
+    assert line.startswith(f"error: {sys.executable}: has no {package}; use the Python of .venv")
+
+
 @pytest.mark.parametrize("name", ["toaster", "meta"])
 def test_unknown_device(name, capsys):
     with pytest.raises(SystemExit) as refused:

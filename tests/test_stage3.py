@@ -783,14 +783,28 @@ def test_a_rate_too_low_for_the_batch_gets_a_hint(capsys):
         assert capsys.readouterr().out.count("hint: --lr 0.0005") == hints
 
 
-def test_classes_come_from_the_labels_where_none_is_soccernets(matches, tmp_path):
+@pytest.mark.parametrize("init, expected", [
+    (None, ("Ace", "Dive")), (("Goal", "Foul"), ("Ace", "Dive")),
+    (("Save", "Dive", "Ace"), ("Save", "Dive", "Ace"))])
+def test_classes_come_from_the_labels_where_most_are_others(init, expected, matches, tmp_path):
+    """Whatever head --init has: it starts anew. A file of classes, and a resumed run's, stay."""
     (tmp_path / "labels.csv").write_text("video,time,label\nleague/one/1_224p.mkv,3,Dive\n"
                                          "league/two/2_224p.mkv,0:05,Ace\n")
-    options = stage3.parse_args(["--data", str(matches), "--labels", str(tmp_path)])
-    halves, events, cfg = stage3.labelled(options.data, None, options.labels,
-                                          stage3.configure(options, None, None))
-    assert cfg.classes == ("Ace", "Dive") and len(halves) == 4
-    assert events["league/two"] == [Event(2, 0, 5000, True)]
+    (tmp_path / "classes.txt").write_text("Dive")
+    more = ["--labels", str(tmp_path), "--head-steps", "1", "--steps", "1"]
+    if init:
+        write_init(tmp_path / "init.pt", 3, classes=init)
+        more += ["--init", str(tmp_path / "init.pt")]
+    args = ["--data", str(matches), "--workers", "1", "--device", "cpu", "--batch", "4", *more]
+    small = [] if init else ["--model", "vivit_micro", "--window", "8"]
+    for name, last, classes in (("run", [], expected), ("run", ["--resume"], expected),
+                                ("named", ["--classes", str(tmp_path / "classes.txt")], ("Dive",))):
+        stage3.main(stage3.parse_args([*args, *small, "--out", str(tmp_path / name), *last]))
+        assert model.load_checkpoint(tmp_path / name / "last.pt")["config"]["classes"] == classes
+    _, events, cfg = stage3.labelled(matches, None, tmp_path, model.with_changes(
+        "vivit_micro", classes=expected))
+    assert events["league/two"] == [Event(2, expected.index("Ace"), 5000, True)]
+    assert cfg.classes == expected
 
 
 def test_senseless_flags(capsys):
