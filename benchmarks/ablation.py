@@ -269,10 +269,11 @@ def tables(chosen):
             "one-hot, lambda 1": both("--lam 1"),
             **{f"tau_m {tau}": both(f"--tau-m {tau}") for tau in (0.07, 0.2)}}),
         "contrast": ("Stage 1: negatives and batches, fine-tuned without stage 2", {
-            name: stage3(stage1(f"{one} {more}".strip(), slug("stage1", more)), chosen["stage 1"],
-                         "stage3") for name, more in (
-                ("batch, four halves", ""), ("batch, all halves", "--halves-per-batch 0"),
-                ("queue, all halves", "--halves-per-batch 0 --negatives queue --queue 2048"))}),
+            "none, scratch": steps["scratch"], **{
+                name: stage3(stage1(f"{one} {more}".strip(), slug("stage1", more)),
+                             chosen["stage 1"], "stage3") for name, more in (
+                    ("batch, four halves", ""), ("batch, all halves", "--halves-per-batch 0"),
+                    ("queue, all halves", "--halves-per-batch 0 --negatives queue --queue 2048"))}}),
         "table8": ("Table 8: inference", {
             "soft, 10 s": Spot([whole]), "local, 3 s": Spot([whole], "--nms local --nms-window 3"),
             "greedy, 3 s": Spot([whole], "--nms greedy --nms-window 3"),
