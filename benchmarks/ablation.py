@@ -273,7 +273,8 @@ def tables(chosen):
                 name: stage3(stage1(f"{one} {more}".strip(), slug("stage1", more)),
                              chosen["stage 1"], "stage3") for name, more in (
                     ("batch, four halves", ""), ("batch, all halves", "--halves-per-batch 0"),
-                    ("queue, all halves", "--halves-per-batch 0 --negatives queue --queue 2048"))}}),
+                    ("queue, all halves", "--halves-per-batch 0 --negatives queue "
+                     "--queue 2048"))}}),
         "table8": ("Table 8: inference", {
             "soft, 10 s": Spot([whole]), "local, 3 s": Spot([whole], "--nms local --nms-window 3"),
             "greedy, 3 s": Spot([whole], "--nms greedy --nms-window 3"),
