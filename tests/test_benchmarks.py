@@ -92,7 +92,7 @@ def test_the_demo_has_what_the_search_found(ablation):
     wanted = {("demo", r.command.split()[0]): r for r in chain(whole)}
     wanted["demo-scratch", "stage3_finetune.py"] = lines["scratch"]
     assert shown.keys() == wanted.keys()
-    own = {"data", "out", "init", "log_every", "seed", "classes"}
+    own = {"data", "labels", "out", "init", "log_every", "seed", "classes"}
     for key, run in wanted.items():
         script, *flags = run.command.format(data="d").split()
         parse = importlib.import_module(script.removesuffix(".py")).parse_args
