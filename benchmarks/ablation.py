@@ -41,7 +41,6 @@ N_SEEDS = {"table5": 5}                                    # the other tables ha
 COLOR = "--color 0.2 0.2 0.1 0"
 FEW = (5, 2)                          # labelled matches, instead of 10
 COLORS = report.SPOTTED, report.CURVE, report.TRUTH       # of the curves of a picture, at most 3
-AXIS = "t-AmAP (%); a dot per seed"
 MORE_SEEDS = 201, 202                 # of an ensemble's weights and draws: no table has these
 
 
@@ -317,7 +316,7 @@ def score_table(runner, name, n_seeds):
 
 def draw(path, title, rows):
     """A line per method: every seed a dot, the mean a bar with its number. Where every name is a
-    method and a number, "soft, 10 s", a curve per method."""
+    method and a number, "soft, 10 s", a curve per method and seed."""
     names = [re.fullmatch(r"(.*), ([\d.]+) (s|steps)", line) for line, *_ in rows]
     if all(names):
         return draw_curves(path, title, names, rows)
@@ -330,7 +329,7 @@ def draw(path, title, rows):
                           xycoords=("axes fraction", "data"))
         axes.set_yticks(range(len(rows)), [line for line, *_ in rows])
         axes.invert_yaxis()
-        axes.set_xlabel(f"{AXIS}, the line is their mean")
+        axes.set_xlabel("t-AmAP (%); a dot per seed, the line is their mean")
         axes.set_title(title)
         axes.grid(axis="x", alpha=0.25)
 
@@ -344,14 +343,14 @@ def draw_curves(path, title, names, rows):
         axes = figure.subplots()
         for color, (method, points) in zip(COLORS, curves.items(), strict=False):
             x, means, values = zip(*sorted(points), strict=True)
-            axes.plot(x, means, color=color, lw=2, label=method)
-            axes.plot(x, values, "o", color=color, ms=4, alpha=0.7)
+            axes.plot(x, means, color=color, lw=2.5, label=method)
+            axes.plot(x, values, "o-", color=color, ms=3, lw=0.7, alpha=0.45)      # one per seed
         if unit == "steps":                                # each three times the one before
             axes.set_xscale("log")
             axes.set_xticks(sorted({x for points in curves.values() for x, *_ in points}))
             axes.minorticks_off()
             axes.xaxis.set_major_formatter("{x:g}")
-        axes.set(xlabel=unit, ylabel=AXIS)
+        axes.set(xlabel="seconds" if unit == "s" else unit, ylabel="t-AmAP (%); thin: each seed")
         axes.set_title(title)
         axes.legend()
         axes.grid(alpha=0.25)
