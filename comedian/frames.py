@@ -359,7 +359,7 @@ class FrameReader:
         """Yields (step, load(step)) for `steps` in order.
 
         For a GPU batches are loaded two steps ahead in a thread. On a CPU they are not: decoding
-        would take the cores that the step needs (1 to 11 % slower, benchmarks/throughput.txt).
+        would take the cores that the step needs (up to 13 % slower, benchmarks/throughput.txt).
         `load` must depend on the step alone: then nothing is lost or repeated when a run is
         resumed.
         """
