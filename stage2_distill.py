@@ -23,7 +23,7 @@ rows of the bank that are equal share the one-hot's weight in Eq. 5 (read litera
 lambda); the projector of ViViT-S is 2048 wide (official code; the paper says 1024). The bank is the
 complete one, as in Eq. 3 and 4 (the official code keeps a queue: --bank queue). Where the paper is
 silent, the official code: drop path, gradient clipping, and with a ViT as --init temporal blocks
-that start as copies of the first spatial ones (--temporal-init random turns that off). Each
+that start as copies of its first spatial ones (--temporal-init random turns that off). Each
 augmentation touches each window independently, with its probability (the official code: an exact
 share of the batch).
 """

@@ -17,8 +17,8 @@ Beside model.py it imports infer.py: it validates exactly as that spots.
 Differences from the paper, by default: the full binary cross-entropy (Eq. 7 prints the positive
 half); the head phase without masking or drop path (the paper: masks are "maintained"); windows of a
 half do not overlap but for the two at its ends; an action less than the radius outside a window
-labels its tokens too; with stage 1's ViT as --init the temporal blocks start as copies of the first
-spatial ones (--temporal-init random turns that off); mixup's partner is the neighbour in the
+labels its tokens too; where --init has a ViT but no temporal blocks these start as copies of the
+first spatial ones (--temporal-init random turns that off); mixup's partner is the neighbour in the
 shuffled batch. All but the last follow the official code, as do a radius of 0.5 s, no warm-up in
 either phase, and gradients clipped at 1. Two things more are ours: each augmentation touches each
 window independently, with its probability (the official code: an exact share of the batch), and a

@@ -341,11 +341,11 @@ def draw_curves(path, title, names, rows):
         curves[name[1]].append((float(name[2]), mean, values))
     with report.picture(path, 8, 4) as figure:
         axes = figure.subplots()
-        for color, (method, points) in zip(COLORS, curves.items(), strict=False):
+        for color, (method, points) in zip(COLORS[:len(curves)], curves.items(), strict=True):
             x, means, values = zip(*sorted(points), strict=True)
             axes.plot(x, means, color=color, lw=2.5, label=method)
             axes.plot(x, values, "o-", color=color, ms=3, lw=0.7, alpha=0.45)      # one per seed
-        if unit == "steps":                                # each three times the one before
+        if unit == "steps":                                # each about three times the last
             axes.set_xscale("log")
             axes.set_xticks(sorted({x for points in curves.values() for x, *_ in points}))
             axes.minorticks_off()

@@ -3,8 +3,8 @@ The pantry of the five scripts: what they take from the shelf and do not teach. 
 disk, image operations, kernels, the metric, the plumbing of a run.
 
 Nothing in this folder imports a file above it: a reader of `stage1_spatial.py` goes down into it or
-not, and never in circles. Here at its bottom stand the one error that users see and the one way in
-which a file is written whole or not at all.
+not, and never in circles. Here at its bottom stand what says that a package is missing, the one
+error that users see, and the one way in which a file is written whole or not at all.
 """
 import contextlib
 import glob

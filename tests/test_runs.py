@@ -444,6 +444,12 @@ def test_samples_are_dealt_out_in_order():
     assert [(s.start, s.stop) for s in slices] == [(i, i + 4) for i in range(0, 24, 4)]
     with pytest.raises(DataError, match="--batch 24 cannot be split evenly into 5 processes"):
         plumbing.micro_batches(args, 0, 5)
+    args = argparse.Namespace(batch=6, accumulate=1, mixup=0.1)       # its pairs stay together
+    with pytest.raises(DataError, match="passes of 3 parts the pairs of windows that --mixup mix"):
+        plumbing.micro_batches(args, 0, 2)
+    assert plumbing.micro_batches(args, 2, 3) == [slice(4, 6)]
+    args.mixup = 0
+    assert plumbing.micro_batches(args, 1, 2) == [slice(3, 6)]
 
 
 def test_half_of_torchruns_variables(monkeypatch):
