@@ -83,7 +83,7 @@ class Runner:
 
     def __init__(self, jobs, hard=False):
         self.pool, self.locks = ThreadPoolExecutor(jobs), collections.defaultdict(threading.Lock)
-        self.hard = hard
+        self.hard, self.seconds = hard, {}                 # of each command that a table needs
 
     def scores(self, lines, seeds):
         """{line: [t-AmAP in % per seed]}; lines: {line: Spot}."""
@@ -137,15 +137,17 @@ class Runner:
         with self.locks[folder]:
             record = folder / "run.json"
             if record.exists():
-                made_by = json.loads(record.read_text())["command"]
-                if made_by != command:
-                    sys.exit(f"error: {folder}: was made by another command ({made_by}); remove it")
-                return
-            since = time.time()
-            print(f"  {folder}", flush=True)
-            self.call(command + (" --resume" if resumes and (folder / "last.pt").exists() else ""))
-            write_text(record, json.dumps({"command": command,
-                                           "seconds": round(time.time() - since)}))
+                made = json.loads(record.read_text())
+                if made["command"] != command:
+                    sys.exit(f"error: {folder}: was made by another command ({made['command']}); "
+                             "remove it")
+            else:
+                print(f"  {folder}", flush=True)
+                since, go_on = time.time(), resumes and (folder / "last.pt").exists()
+                self.call(command + " --resume" * go_on)
+                made = {"command": command, "seconds": round(time.time() - since)}
+                write_text(record, json.dumps(made))
+            self.seconds[folder] = made["seconds"]
 
     def call(self, command):
         done = subprocess.run([sys.executable, *command.split()], cwd=ROOT, text=True,
@@ -292,13 +294,14 @@ def tables(chosen):
 
 def score_table(runner, name, n_seeds):
     """Scores a table; prints it, keeps it under benchmarks/ and draws it under docs/."""
-    since, found = time.time(), json.loads(CHOSEN.read_text())
-    title, lines = tables(found["chosen"])[name]
+    title, lines = tables(json.loads(CHOSEN.read_text())["chosen"])[name]
     seeds = range(FIRST_SEED, FIRST_SEED + (n_seeds or N_SEEDS.get(name, 3)))
+    runner.seconds.clear()
     scores = runner.scores(lines, seeds)
     text = [f"{title}; t-AmAP in %, seeds {', '.join(map(str, seeds))}; python "
             f"benchmarks/ablation.py {name} --seeds {len(seeds)}; commit {commit()}, {machine()}, "
-            f"{(time.time() - since) / 60:.0f} min (what was there is not run again)", ""]
+            f"its runs took {sum(runner.seconds.values()) / 60:.0f} min of one core, those that "
+            "other tables share among them", ""]
     rows, first, width = [], {}, max(map(len, scores))
     for line, values in scores.items():
         base = first.setdefault(line.rpartition(": ")[0], line)

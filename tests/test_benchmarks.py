@@ -3,6 +3,7 @@ What these tests prove about benchmarks/: every line of the table of gpu.py, whi
 on a machine with a GPU, comes about, here on a CPU at small sizes; and the hours that the README
 computes.
 """
+import contextlib
 import importlib
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,9 +105,9 @@ def test_the_demo_has_what_the_search_found(ablation):
             k: v for k, v in demo.items() if k not in own}, key
 
 
-def test_a_table_asks_for_each_run_once_and_goes_on(ablation, monkeypatch, tmp_path):
-    """With commands that are only recorded: parents first, every run once; what is there is not run
-    again; what another command made is refused."""
+@pytest.fixture
+def called(ablation, monkeypatch, tmp_path):
+    """Commands are only recorded, in this list; the n-th, if it is infer.py's, scores n %."""
     monkeypatch.chdir(tmp_path)
     called = []
 
@@ -121,6 +123,12 @@ def test_a_table_asks_for_each_run_once_and_goes_on(ablation, monkeypatch, tmp_p
                                                 ablation.report.NUMBERS.values()}))
 
     monkeypatch.setattr(ablation.Runner, "call", call)
+    return called
+
+
+def test_a_table_asks_for_each_run_once_and_goes_on(ablation, called):
+    """Parents first, every run once; what is there is not run again; what another command made is
+    refused."""
     first = ablation.stage1("--steps 5")
     lines = {"a": ablation.stage3(first, "--steps 5"),
              "b": ablation.stage3(ablation.stage2(first, "--steps 5", teacher=first), "--steps 5")}
@@ -134,13 +142,54 @@ def test_a_table_asks_for_each_run_once_and_goes_on(ablation, monkeypatch, tmp_p
     assert "--features runs/ablation/0/1+2/features" in own
     assert set(scores) == {"a", "b"} and len(set(sum(scores.values(), []))) == 4
     called.clear()
-    assert ablation.Runner(1).scores(lines, [0, 1]) == scores
+    again = ablation.Runner(1)
+    assert again.scores(lines, [0, 1]) == scores
     assert all(command.startswith("-m comedian.prepare") for command in called)
+    assert len(again.seconds) == len(done)                 # the time of what is not run again too
     ablation.Runner(1, hard=True).scores(lines, [0])       # other matches, other folders
     assert called[-1].count("data/hard-0/") == 1 and called[-1].count("runs/ablation/hard-0/") > 1
     assert any(command.endswith("--out data/hard-0 --seed 0 --jobs 1 --hard") for command in called)
     with pytest.raises(SystemExit, match="runs/ablation/0/1: was made by another command"):
         ablation.Runner(1).scores({"c": ablation.stage3(ablation.stage1("--steps 6"))}, [0])
+
+
+@pytest.mark.parametrize("name, n_points", [("table2", 3 * (2 + 2)), ("table12", (1 + 2) * 5)])
+def test_a_table_is_written_and_drawn(ablation, called, monkeypatch, tmp_path, name,
+                                       n_points):
+    """Mean, deviation, and differences seed by seed, against numpy. Drawn: of each of three methods
+    a bar and two dots; of a curve of five points the mean and two seeds."""
+    monkeypatch.setattr(ablation, "ROOT", tmp_path)
+    drawn, picture = [], ablation.report.picture
+
+    @contextlib.contextmanager
+    def keep(*args):
+        with picture(*args) as figure:
+            yield figure
+            drawn.extend(sum(len(line.get_xdata()) for line in axes.lines) for axes in figure.axes)
+
+    monkeypatch.setattr(ablation.report, "picture", keep)
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "docs").mkdir()
+    ablation.score_table(ablation.Runner(1), name, 2)
+    title, lines = ablation.tables(json.loads(ablation.CHOSEN.read_text())["chosen"])[name]
+    head, _, *rows = (tmp_path / f"benchmarks/ablation-{name}.txt").read_text().splitlines()
+    assert head.startswith(f"{title}; t-AmAP in %, seeds 10, 11; python benchmarks/ablation.py "
+                           f"{name} --seeds 2; commit ")
+    assert len(rows) == len(lines)
+    scores = []
+    for line, row in zip(lines, rows, strict=True):
+        values = [float(x) for x in re.search(r"\(([\d., ]+)\)", row)[1].split(",")]
+        scores.append(values)
+        assert row.startswith(line) and len(set(values)) == 2
+        assert f"{np.mean(values):5.1f} +- {np.std(values, ddof=1):.1f}  (" in row
+        if len(scores) > 1:
+            gain = np.subtract(values, scores[0])
+            half = 12.7062 * np.std(gain, ddof=1) / np.sqrt(2)      # Student's, one degree
+            said = re.search(r"  ([+-][\d.]+) to '.*', 95 % interval ([+-][\d.]+) to (.*)", row)
+            assert [float(x) for x in said.groups()] == pytest.approx(
+                [gain.mean(), gain.mean() - half, gain.mean() + half], abs=0.06)
+    assert drawn == [n_points]
+    assert (tmp_path / f"docs/ablation-{name}.png").stat().st_size > 1000
 
 
 def test_a_run_that_fails_ends_the_table_at_once(ablation, monkeypatch, tmp_path):
