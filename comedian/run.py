@@ -1,6 +1,6 @@
 """
 The plumbing of a run: its flags, its processes, how it stops and goes on, its log. It knows nothing
-of what a stage learns, and must be the same in all of them.
+of what a stage learns, but that mixup mixes pairs of samples; it must be the same in all of them.
 
 A run owns a folder, --out: last.pt and log.txt. --resume goes on from last.pt, bit for bit as if
 the run had never stopped: what a step does is a function of (seed, step), and log.txt is cut back
