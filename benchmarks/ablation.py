@@ -268,8 +268,7 @@ def tables(chosen):
                 f"{one} --steps 1 --lr 0", "untrained"))}),
         "targets": ("Eq. 4 to 6: the target of stage 2", {
             "complete bank": whole, "queue": both("--bank queue"),
-            "one-hot, lambda 1": both("--lam 1"),
-            **{f"tau_m {tau}": both(f"--tau-m {tau}") for tau in (0.07, 0.2)}}),
+            "one-hot, lambda 1": both("--lam 1")}),
         "contrast": ("Stage 1: negatives and batches, fine-tuned without stage 2", {
             "none, scratch": steps["scratch"], **{
                 name: stage3(stage1(f"{one} {more}".strip(), slug("stage1", more)),
