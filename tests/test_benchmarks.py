@@ -154,8 +154,7 @@ def test_a_table_asks_for_each_run_once_and_goes_on(ablation, called):
 
 
 @pytest.mark.parametrize("name, n_points", [("table2", 3 * (2 + 2)), ("table12", (1 + 2) * 5)])
-def test_a_table_is_written_and_drawn(ablation, called, monkeypatch, tmp_path, name,
-                                       n_points):
+def test_a_table_is_written_and_drawn(ablation, called, monkeypatch, tmp_path, name, n_points):
     """Mean, deviation, and differences seed by seed, against numpy. Drawn: of each of three methods
     a bar and two dots; of a curve of five points the mean and two seeds."""
     monkeypatch.setattr(ablation, "ROOT", tmp_path)
@@ -190,6 +189,12 @@ def test_a_table_is_written_and_drawn(ablation, called, monkeypatch, tmp_path, n
                 [gain.mean(), gain.mean() - half, gain.mean() + half], abs=0.06)
     assert drawn == [n_points]
     assert (tmp_path / f"docs/ablation-{name}.png").stat().st_size > 1000
+    records = list(tmp_path.rglob("run.json"))             # the time of what was there counts too
+    for record in records:
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"seconds": 120}))
+    ablation.score_table(ablation.Runner(1), name, 2)
+    head = (tmp_path / f"benchmarks/ablation-{name}.txt").read_text()
+    assert f"its runs took {2 * len(records)} min of one core" in head
 
 
 def test_a_run_that_fails_ends_the_table_at_once(ablation, monkeypatch, tmp_path):
