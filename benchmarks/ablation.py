@@ -34,6 +34,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from comedian import report, write_text  # noqa: E402
+from comedian.synthetic import CLASSES  # noqa: E402
 
 DATA, RUNS, CHOSEN = Path("data"), Path("runs/ablation"), ROOT / "benchmarks/ablation.json"
 SEARCH_SEEDS, FIRST_SEED = (100, 101), 10
@@ -41,6 +42,7 @@ N_SEEDS = {"table5": 5}                                    # the other tables ha
 COLOR = "--color 0.2 0.2 0.1 0"
 FEW = (5, 2)                          # labelled matches, instead of 10
 COLORS = report.SPOTTED, report.CURVE, report.TRUTH       # of the curves of a picture, at most 3
+HARD = "table5", "table3", "table7", "table8", "table12"  # also on hard matches, as table5-hard
 MORE_SEEDS = 201, 202                 # of an ensemble's weights and draws: no table has these
 
 
@@ -85,11 +87,11 @@ class Runner:
         self.pool, self.locks = ThreadPoolExecutor(jobs), collections.defaultdict(threading.Lock)
         self.hard, self.seconds = hard, {}                 # of each command that a table needs
 
-    def scores(self, lines, seeds):
-        """{line: [t-AmAP in % per seed]}; lines: {line: Spot}."""
+    def metrics(self, lines, seeds):
+        """{line: [metrics.json per seed]}; lines: {line: Spot or Run}."""
         lines = {line: spot if isinstance(spot, Spot) else Spot([spot])
                  for line, spot in lines.items()}
-        todo = {(line, seed): self.pool.submit(self.score, spot, seed)        # seeds do not wait
+        todo = {(line, seed): self.pool.submit(self.spot, spot, seed)         # seeds do not wait
                 for line, spot in lines.items() for seed in seeds}            # for each other
         wait(todo.values(), return_when=FIRST_EXCEPTION)   # what failed is said at once
         for future in todo.values():
@@ -97,13 +99,17 @@ class Runner:
                 future.result()
         return {line: [todo[line, seed].result() for seed in seeds] for line in lines}
 
-    def score(self, spot, seed):
+    def scores(self, lines, seeds):
+        """{line: [t-AmAP in % per seed]}"""
+        return {line: [*map(t_amap, paths)] for line, paths in self.metrics(lines, seeds).items()}
+
+    def spot(self, spot, seed):
         checkpoints = [self.run(run, seed) / "last.pt" for run in spot.runs]
         out = checkpoints[0].parent / "-".join(["test", str(len(spot.runs)), *spot.flags.split()])
         metrics = out / "metrics.json"
         self.command(out, f"infer.py --data {self.data(seed)}/test --checkpoint "
                      f"{' '.join(map(str, checkpoints))} --out {out} --json {metrics} {spot.flags}")
-        return report.read_metrics(metrics)["t-AmAP"]
+        return metrics
 
     def data(self, seed):
         folder = DATA / f"{'hard' if self.hard else 'demo'}-{seed}"       # demo-: that of make demo
@@ -154,6 +160,10 @@ class Runner:
                               capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         if done.returncode:
             sys.exit(f"error: python {command}\n{done.stderr.strip()}")
+
+
+def t_amap(metrics):
+    return report.read_metrics(metrics)["t-AmAP"]
 
 
 # ------------------------------------------------------------------ the search
@@ -236,11 +246,9 @@ def tables(chosen):
              "stages 1 and 2": whole}
     others = [both(f"--seed {k}", f"--seed {k}") for k in MORE_SEEDS]
     windows = {f"{w} s": both(*(f"--window {w} --batch {256 // w} --windows-per-half {n * 32 // w}"
-                                for n in (38, 25))) for w in (16, 64)}
-    return {
+                                for n in (38, 25))) for w in (4, 16, 64)}
+    found = {
         "table5": ("Table 5: which steps", steps),
-        "hard": ("Tables 5 and 3 on hard matches, where replays look like play", {
-            **steps, "stages 1 and 2, windows of 16 s": windows["16 s"]}),
         "compute": ("Steps of fine-tuning; 1600 take as long as stages 1, 2 and 3 with 450", {
             "stages 1 and 2, 450 steps": whole,
             **{f"stages 1 and 2, {n} steps": both(fine=f"--steps {n}") for n in (50, 150, 1600)},
@@ -290,6 +298,8 @@ def tables(chosen):
             "one": whole, "another": others[0], "a third": others[1],
             "the three averaged": Spot([whole, *others])}),
     }
+    return found | {f"{name}-hard": (f"{found[name][0]}; hard matches", found[name][1])
+                    for name in HARD}
 
 
 def score_table(runner, name, n_seeds):
@@ -297,11 +307,12 @@ def score_table(runner, name, n_seeds):
     title, lines = tables(json.loads(CHOSEN.read_text())["chosen"])[name]
     seeds = range(FIRST_SEED, FIRST_SEED + (n_seeds or N_SEEDS.get(name, 3)))
     runner.seconds.clear()
-    scores = runner.scores(lines, seeds)
+    found = runner.metrics(lines, seeds)
     text = [f"{title}; t-AmAP in %, seeds {', '.join(map(str, seeds))}; python "
             f"benchmarks/ablation.py {name} --seeds {len(seeds)}; commit {commit()}, {machine()}, "
             f"its runs took {sum(runner.seconds.values()) / 60:.0f} min of one core, those that "
             "other tables share among them", ""]
+    scores = {line: [*map(t_amap, paths)] for line, paths in found.items()}
     rows, first, width = [], {}, max(map(len, scores))
     for line, values in scores.items():
         base = first.setdefault(line.rpartition(": ")[0], line)
@@ -312,6 +323,12 @@ def score_table(runner, name, n_seeds):
                     f"({', '.join(f'{value:.1f}' for value in values)})"
                     + ("" if line == base else f"  {gain:+.1f} to {base!r}, 95 % interval "
                        f"{gain - half:+.1f} to {gain + half:+.1f}"))
+    text += ["", f"{'mean of each class':{width}}  " + "  ".join(CLASSES)]
+    for line, paths in found.items():
+        means = 100 * np.mean([json.loads(path.read_text())["tight"]["a_mAP_per_class"]
+                               for path in paths], axis=0)
+        text.append(f"{line:{width}}  " + "  ".join(
+            f"{mean:{len(name)}.1f}" for name, mean in zip(CLASSES, means, strict=True)))
     print("\n".join(text))
     write_text(ROOT / f"benchmarks/ablation-{name}.txt", "\n".join(text) + "\n")
     draw(ROOT / f"docs/ablation-{name}.png", title, rows)
@@ -380,7 +397,7 @@ def main():
         if not CHOSEN.exists():
             sys.exit(f"error: {CHOSEN}: not there; run python benchmarks/ablation.py search first")
         for name in names if args.what == "all" else [args.what]:
-            score_table(runners[name == "hard"], name, args.seeds)
+            score_table(runners[name.endswith("-hard")], name, args.seeds)
     finally:
         for runner in runners:
             runner.pool.shutdown(cancel_futures=True)      # of a run that failed, do not go on

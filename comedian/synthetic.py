@@ -14,7 +14,8 @@ How a half comes about, in the order of this file:
   1. `Script` writes it: beats (where everyone is, when), cuts (what the broadcast shows), events.
   2. `on_screen` samples it at the times of the frames; between beats all walk in straight lines.
   3. `Painter` draws what is on screen: a plain top-down pitch, or one of three close-ups.
-     Replays are slow and framed; with --hard they look like play, and only their context tells.
+     Replays are slow and framed. With --hard they look like play, and a goal like a miss until the
+     restart, 5 to 11 s later: only what comes before and after tells.
   4. `physics` measures what is on screen, and `teacher` turns that into features.
 
 The teacher stands in for the features of a large pretrained network. It is privileged: it reads the
@@ -65,6 +66,7 @@ REPLAY_S, REPLAY_SPEED = (3.0, 4.0), 0.5
 REPLAY_AGO_S = 8                       # a replay over a restart shows what was then
 P_REPLAY = 0.25                        # after a goal, a miss, a foul without card
 HARD_P_REPLAY, HARD_SPEED = 0.6, 1.0   # --hard: more of them, and at the speed of play
+HARD_VERSION = 2                       # in the record: a folder of the first hard scenes is refused
 P_CARD = 0.55                          # given a foul
 P_HIDDEN = 0.06                        # a restart that the broadcast misses: a replay runs over it
 INCIDENTS = {"goal": 0.15, "miss": 0.16, "corner": 0.17, "throw_in": 0.18, "foul": 0.21,
@@ -198,6 +200,8 @@ class Script:
         shot_s = self.now_s - 3
         self.move(self.rng.uniform(*CHEER_AFTER_S))
         self.cut(CHEER, team)
+        if self.hard:
+            self.move(1.0)             # the camera foresees a second: it must not tell
         self.move(self.rng.uniform(*CHEER_S), ball=(0, 0), players=self.kick_off_places(1 - team),
                   referee=(0, -8))
         self.cut(WIDE)
@@ -209,6 +213,10 @@ class Script:
         self.event("Shots off target", team)
         way, shot_s = self.attack[team], self.now_s - 3
         self.move(self.rng.uniform(*CHEER_AFTER_S))
+        if self.hard:                                      # as after a goal, until the restart
+            self.cut(CHEER, team)
+            self.move(1.0 + self.rng.uniform(*CHEER_S))
+            self.cut(WIDE)
         self.perhaps_replay(shot_s)
         spot = np.array([way * 45, self.rng.choice([-6, 6])])             # goal kick
         players = self.in_play(spot * (0.3, 1))
@@ -581,7 +589,8 @@ def render(args):
     if args.labelled > args.train:
         raise DataError(f"--labelled {args.labelled}: there are only {args.train} train matches")
     settings = {name: getattr(args, name)
-                for name in ("train", "labelled", "test", "seconds", "size", "seed", "hard")}
+                for name in ("train", "labelled", "test", "seconds", "size", "seed")}
+    settings["hard"] = HARD_VERSION if args.hard else False
 
     out, record = Path(args.out), Path(args.out, "synthetic.json")
     if record.exists():

@@ -657,6 +657,13 @@ MUTANTS = [
      "test_prepare.py::test_a_hard_replay_is_the_scene_again_and_looks_like_play"),
     ("comedian/synthetic.py", "    if script.hard:\n        shot", "    if False:\n        shot",
      "test_prepare.py::test_a_hard_replay_is_the_scene_again_and_looks_like_play"),
+    ("comedian/synthetic.py", "self.move(1.0)  ", "pass  ",
+     "test_prepare.py::test_a_hard_goal_is_a_miss_until_the_restart"),
+    ("comedian/synthetic.py", "            self.cut(CHEER, team)\n            self.move(1.0",
+     "            self.cut(WIDE)\n            self.move(1.0",
+     "test_prepare.py::test_a_hard_goal_is_a_miss_until_the_restart"),
+    ("comedian/synthetic.py", "HARD_VERSION if args.hard else False", "args.hard",
+     "test_prepare.py::test_a_folder_of_before_there_was_hard"),
     ("comedian/synthetic.py", 'half, settings["hard"])', "half)",
      "test_prepare.py::test_hard_reaches_the_pictures_and_the_teacher"),
     # -- images

@@ -119,8 +119,10 @@ def called(ablation, monkeypatch, tmp_path):
                 path = Path(words[words.index(flag) + 1])
                 (path if flag == "--out" else path.parent).mkdir(parents=True, exist_ok=True)
                 if flag == "--json":
-                    path.write_text(json.dumps({metric: {"a_mAP": 0.01 * len(called)} for metric in
-                                                ablation.report.NUMBERS.values()}))
+                    by_class = [0.001 * len(called) * k for k in range(8)]
+                    path.write_text(json.dumps({
+                        metric: {"a_mAP": 0.01 * len(called), "a_mAP_per_class": by_class}
+                        for metric in ablation.report.NUMBERS.values()}))
 
     monkeypatch.setattr(ablation.Runner, "call", call)
     return called
@@ -174,11 +176,14 @@ def test_a_table_is_written_and_drawn(ablation, called, monkeypatch, tmp_path, n
     head, _, *rows = (tmp_path / f"benchmarks/ablation-{name}.txt").read_text().splitlines()
     assert head.startswith(f"{title}; t-AmAP in %, seeds 10, 11; python benchmarks/ablation.py "
                            f"{name} --seeds 2; commit ")
-    assert len(rows) == len(lines)
+    classes, by_class, rows = rows[-len(lines) - 1], rows[-len(lines):], rows[:len(lines)]
+    assert classes.endswith("  " + "  ".join(ablation.CLASSES))
     scores = []
-    for line, row in zip(lines, rows, strict=True):
+    for line, row, of_classes in zip(lines, rows, by_class, strict=True):
         values = [float(x) for x in re.search(r"\(([\d., ]+)\)", row)[1].split(",")]
         scores.append(values)
+        means = [float(x) for x in of_classes.removeprefix(line).split()]
+        assert means == pytest.approx(0.1 * np.mean(values) * np.arange(8), abs=0.06)
         assert row.startswith(line) and len(set(values)) == 2
         assert f"{np.mean(values):5.1f} +- {np.std(values, ddof=1):.1f}  (" in row
         if len(scores) > 1:
@@ -195,6 +200,25 @@ def test_a_table_is_written_and_drawn(ablation, called, monkeypatch, tmp_path, n
     ablation.score_table(ablation.Runner(1), name, 2)
     head = (tmp_path / f"benchmarks/ablation-{name}.txt").read_text()
     assert f"its runs took {2 * len(records)} min of one core" in head
+
+
+def test_a_hard_table_has_the_same_lines_on_hard_matches(ablation, called, monkeypatch, tmp_path):
+    monkeypatch.setattr(ablation, "ROOT", tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "docs").mkdir()
+    commands = {}
+    for name in "table7", "table7-hard":
+        called.clear()
+        monkeypatch.setattr(sys, "argv", ["ablation.py", name, "--seeds", "2", "--jobs", "1"])
+        ablation.main()
+        commands[name] = list(called)
+    assert all("data/hard-1" in command for command in commands["table7-hard"])
+    assert not any("hard" in command for command in commands["table7"])
+    easy = [command.replace(" --hard", "").replace("runs/ablation/hard-", "runs/ablation/")
+            .replace("data/hard-", "data/demo-") for command in commands["table7-hard"]]
+    assert easy == commands["table7"]
+    text = (tmp_path / "benchmarks/ablation-table7-hard.txt").read_text()
+    assert text.startswith("Table 7: teachers; hard matches; ")
 
 
 def test_a_run_that_fails_ends_the_table_at_once(ablation, monkeypatch, tmp_path):

@@ -154,6 +154,10 @@ def test_a_folder_of_before_there_was_hard(rendered, tmp_path, capsys):
     assert "already there" in capsys.readouterr().out
     with pytest.raises(DataError, match="rendered with other settings"):
         render(out, hard=True)
+    record["settings"]["hard"] = True                      # the first hard scenes
+    (out / "synthetic.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match="rendered with other settings"):
+        render(out, hard=True)
 
 
 def test_half_finished_folder_is_finished(rendered, tmp_path):
@@ -273,6 +277,29 @@ def test_goal_and_miss_begin_alike(monkeypatch):
     last = int(times[0] * DEFAULT_FPS)               # the last frame before the ball is there
     assert alike[:last].all()
     assert not alike[last + 4:last + 10].any()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_hard_goal_is_a_miss_until_the_restart(monkeypatch, seed):
+    """--hard: the same close-up follows, and the same replay; neither camera nor ball tells."""
+    films, times = [], []
+    for incident in ("goal", "miss"):
+        monkeypatch.setattr(synthetic, "INCIDENTS", {incident: 1.0})
+        script = Script(np.random.default_rng(seed), 60, half=1, hard=True)
+        shot = on_screen(script, 60)
+        painter = Painter(np.random.default_rng(7), 48)
+        films.append(np.stack([painter.frame(shot, i) for i in range(120)]))     # (F, 48, 48, 3)
+        time = next(t for t, label, *_ in script.events if label != "Kick-off")
+        later = [(t, kind) for t, kind, *_ in script.cuts if t > time]
+        assert later[0][1] == synthetic.CHEER and later[1][1] == WIDE
+        replayed = later[2][1] == REPLAY and later[2][0] == later[1][0]
+        times.append((time, later[3][0] if replayed else later[1][0]))
+    assert times[0] == times[1]
+    alike = (films[0] == films[1]).all((1, 2, 3))                          # (F,)
+    back = int(np.ceil(times[0][1] * DEFAULT_FPS))         # the first frame of the pitch again
+    assert alike[:back].all()
+    assert not alike[back + 2:back + 8].any()              # (the camera of both was at the ball)
+    assert 5 < times[0][1] - times[0][0] < 12
 
 
 def test_card_goes_up_at_its_label(scripts):
