@@ -42,7 +42,7 @@ N_SEEDS = {"table5": 5}                                    # the other tables ha
 COLOR = "--color 0.2 0.2 0.1 0"
 FEW = (5, 2)                          # labelled matches, instead of 10
 COLORS = report.SPOTTED, report.CURVE, report.TRUTH       # of the curves of a picture, at most 3
-HARD = "table5", "table3", "table7", "table8", "table12"  # also on hard matches, as table5-hard
+HARD = "table5", "table3", "table7"                       # also on hard matches, as table5-hard
 MORE_SEEDS = 201, 202                 # of an ensemble's weights and draws: no table has these
 
 
