@@ -313,7 +313,8 @@ def score_table(runner, name, n_seeds):
             f"its runs took {sum(runner.seconds.values()) / 60:.0f} min of one core, those that "
             "other tables share among them", ""]
     scores = {line: [*map(t_amap, paths)] for line, paths in found.items()}
-    rows, first, width = [], {}, max(map(len, scores))
+    by_class = "mean of each class"
+    rows, first, width = [], {}, max(map(len, [by_class, *scores]))
     for line, values in scores.items():
         base = first.setdefault(line.rpartition(": ")[0], line)
         mean, deviation, _ = report.spread(values)
@@ -323,7 +324,7 @@ def score_table(runner, name, n_seeds):
                     f"({', '.join(f'{value:.1f}' for value in values)})"
                     + ("" if line == base else f"  {gain:+.1f} to {base!r}, 95 % interval "
                        f"{gain - half:+.1f} to {gain + half:+.1f}"))
-    text += ["", f"{'mean of each class':{width}}  " + "  ".join(CLASSES)]
+    text += ["", f"{by_class:{width}}  " + "  ".join(CLASSES)]
     for line, paths in found.items():
         means = 100 * np.mean([json.loads(path.read_text())["tight"]["a_mAP_per_class"]
                                for path in paths], axis=0)
