@@ -3,6 +3,7 @@ The paper's comparisons at a size for two CPU cores: rendered matches, vivit_mic
 
     python benchmarks/ablation.py search          # chooses the settings: benchmarks/ablation.json
     python benchmarks/ablation.py table5          # scores them, for docs/ablation.md
+    python benchmarks/ablation.py table5-hard     # on matches where only context tells
     python benchmarks/ablation.py all             # every table
     make search, make table5, make ablation       # the same
 

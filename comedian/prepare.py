@@ -434,8 +434,8 @@ def parse_args(argv=None):
                    help="height and width of a frame in pixels")
     s.add_argument("--seed", type=number(0, 2 ** 32 - 1), default=0, help="another seed, other "
                    "matches")
-    s.add_argument("--hard", action="store_true", help="replays look like play and are more "
-                   "frequent, a goal looks like a miss until the restart: only their context tells")
+    s.add_argument("--hard", action="store_true", help="replays look like play and come "
+                   "more often, and a goal looks like a miss until the restart")
     s.add_argument("--jobs", type=number(1, 1024), default=os.cpu_count(),
                    help="processes side by side")
     s.set_defaults(run=render)

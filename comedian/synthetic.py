@@ -59,6 +59,7 @@ WAIT_S = (1.6, 3.0)                    # ball and players in place, until it is 
 WALK_S = 2.0                           # from a stop to the places for the restart
 CHEER_AFTER_S = (0.8, 1.3)             # from goal to close-up; so long it could be a miss
 CHEER_S = (3.5, 5.0)
+FORESEEN_S = 1.0                       # so far ahead the camera knows where the ball goes
 DOWN_S = 4.0                           # a fouled player stays on the ground
 CARD_AFTER_S, CARD_S = (0.5, 1.0), (3.0, 4.0)      # referee close by without the card; with it
 SWAP_AFTER_S, SWAP_S = (1.5, 2.5), (2.0, 3.0)      # touchline until one steps in; after that
@@ -201,7 +202,7 @@ class Script:
         self.move(self.rng.uniform(*CHEER_AFTER_S))
         self.cut(CHEER, team)
         if self.hard:
-            self.move(1.0)             # the camera foresees a second: it must not tell
+            self.move(FORESEEN_S)      # else the camera would tell
         self.move(self.rng.uniform(*CHEER_S), ball=(0, 0), players=self.kick_off_places(1 - team),
                   referee=(0, -8))
         self.cut(WIDE)
@@ -215,7 +216,7 @@ class Script:
         self.move(self.rng.uniform(*CHEER_AFTER_S))
         if self.hard:                                      # as after a goal, until the restart
             self.cut(CHEER, team)
-            self.move(1.0 + self.rng.uniform(*CHEER_S))
+            self.move(FORESEEN_S + self.rng.uniform(*CHEER_S))
             self.cut(WIDE)
         self.perhaps_replay(shot_s)
         spot = np.array([way * 45, self.rng.choice([-6, 6])])             # goal kick
@@ -321,8 +322,9 @@ def on_screen(script, seconds):
         return values[right - 1] * (1 - weight) + values[right] * weight
 
     shot["scene"], shot["across"] = at(clock, scenes), at(clock, across)
-    # An operator foresees where the ball goes: its mean place from 1 s ago to 1 s from now.
-    camera = np.mean([at(clock + dt, scenes[:, BALL]) for dt in np.linspace(-1, 1, 5)], axis=0)
+    # An operator foresees where the ball goes: its mean place around this moment.
+    camera = np.mean([at(clock + dt, scenes[:, BALL])
+                      for dt in np.linspace(-FORESEEN_S, FORESEEN_S, 5)], axis=0)
     reach = np.array([LENGTH_M, WIDTH_M]) / 2 + MARGIN_M - shot["across"][:, None] / 2     # (F, 2)
     shot["camera"] = camera.clip(-reach, reach)
     shot["down"] = np.zeros((len(time), 12), bool)
