@@ -57,7 +57,8 @@ from comedian.run import device_name, number
 from comedian.soccernet import (
     LABELS, PREDICTIONS, SCORES, Detections, called, check_games, find_labels, games_of,
     read_labels, write_predictions, write_scores, write_zip)
-from model import Comedian, config_of, load_checkpoint, load_parts, trained_parts
+from comedian.checkpoint import load_parts, trained_parts
+from model import Comedian, load_checkpoint
 
 import numpy as np
 import torch
@@ -327,6 +328,32 @@ def show_half(half, merged, classes, args):
                        f"{found.confidence[i]:.2f}")
 
 
+# ------------------------------------------------------------------ for stage 3
+def encode_both_ways(model, halves, reader, process):
+    """The spatial tokens of every half, plain and mirrored: a list of (2, n_tokens, D)."""
+    plain, mirrored = ([h for _, (h,) in encode_halves(
+        [model], frame_clips(halves, reader, clips_at_a_time(process.device)),
+        process.device, process.autocast(), flip)]
+        for flip in (False, True))
+    return [torch.stack(pair) for pair in zip(plain, mirrored, strict=True)]
+
+
+def validate(model, halves, events, reader, process, args):
+    """t-AmAP in [0, 1] of the model as it stands, spotted as `main` does with these flags."""
+    autocast, predictions = process.autocast(), {}
+    network = as_network(model.eval(), args)
+    clips = frame_clips(halves, reader, clips_at_a_time(process.device))
+    encoded = encode_halves([model], clips, process.device, autocast)
+    for match, group in itertools.groupby(encoded, key=lambda pair: pair[0].match):
+        of_match, merged = [], []
+        for half, (h,) in group:                                      # (n_tokens, D)
+            windows = window_scores(network, h, autocast)
+            of_match.append(half)
+            merged.append(merge_half([network], [windows], len(h), args.merge))
+        predictions[match] = spot(of_match, merged, args)
+    return evaluate.score(events, predictions, model.cfg.classes)["tight"]["a_mAP"]
+
+
 # ------------------------------------------------------------------ tokens -> features of a teacher
 @torch.no_grad()
 def in_context(model, h):
@@ -368,7 +395,7 @@ def write_features(args, halves, process):
     rank, ranks, device = process
     path, = args.checkpoint
     checkpoint = load_checkpoint(path)
-    model = Comedian(config_of(checkpoint, path))
+    model = Comedian(checkpoint["config"])
     load_parts(model, checkpoint, trained_parts(checkpoint), path)
     model = model.to(device).eval()
     autocast = choose_autocast(args, device, [model])
@@ -423,7 +450,7 @@ def load_networks(args, device):
         if checkpoint["stage"] != 3:
             raise DataError(f"{path}: comes from stage {checkpoint['stage']} and has no trained "
                             "head; --checkpoint wants one of stage 3")
-        model = Comedian(config_of(checkpoint, path))
+        model = Comedian(checkpoint["config"])
         if networks and model.cfg.classes != networks[0].model.cfg.classes:
             raise DataError(f"{path}: has other classes than {args.checkpoint[0]}, or in another "
                             "order; only networks of the same classes can be averaged")

@@ -8,23 +8,24 @@ the tokens of a window see each other, a linear head spots the actions of each t
         -> projector (stage 2) or head (stage 3)                               (B, L, K)
 
 Paper Sec. 3 and App. A.1. Modules carry timm's parameter names (patch_embed, cls_token,
-pos_embed, blocks.i.attn.qkv, ...), so that timm's weights need little renaming. Letters as in
-comedian/frames.py; N patches per frame.
+pos_embed, blocks.i.attn.qkv, ...), so that timm's weights need little renaming. Nothing here reads
+data or trains.
 
-Also here: the configurations, and checkpoints, which carry one. Nothing here reads data or trains.
+Letters, here and in every file: B batch, T frames, H W pixels, D width of a token, K classes, and L
+tokens of a window (the paper's T_l). Here N is the patches of a frame. A clip is T_s = 2 frames and
+becomes one token: at 2 fps token k of a half covers the second [k, k + 1).
 """
 import dataclasses
-import re
-import reprlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+
+# These come first: they say in one line what is not installed.
+from comedian import checkpoint
+from comedian.frames import CLIP_FRAMES
+from comedian.soccernet import SOCCERNET_CLASSES
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-from comedian import DataError, public_weights, write_file
-from comedian.frames import CLIP_FRAMES
-from comedian.soccernet import MAX_CLASSES, SOCCERNET_CLASSES
 
 LN_EPS = 1e-6                         # everywhere, Swin included (timm's own Swin has 1e-5)
 
@@ -138,10 +139,14 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-def make_blocks(depth, dim, num_heads, mlp_ratio, drop_path):
+def drop_path_rates(drop_path, depth):
     """Drop path grows linearly from 0 at the first block to `drop_path` at the last."""
-    rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()    # also on "meta"
-    return nn.Sequential(*[Block(dim, num_heads, mlp_ratio, rate) for rate in rates])
+    return [drop_path * i / max(1, depth - 1) for i in range(depth)]
+
+
+def make_blocks(depth, dim, num_heads, mlp_ratio, drop_path):
+    return nn.Sequential(*[Block(dim, num_heads, mlp_ratio, rate)
+                           for rate in drop_path_rates(drop_path, depth)])
 
 
 class TubeletEmbed(nn.Module):
@@ -280,7 +285,7 @@ class Swin(nn.Module):
     def __init__(self, cfg, window=7):
         super().__init__()
         self.patch_embed = TubeletEmbed(cfg.patch_size, cfg.embed_dim, norm=True)
-        rates = iter(torch.linspace(0, cfg.drop_path, sum(cfg.depth), device="cpu").tolist())
+        rates = iter(drop_path_rates(cfg.drop_path, sum(cfg.depth)))
         self.layers = nn.ModuleList()
         for i, depth in enumerate(cfg.depth):
             dim, side = cfg.embed_dim * 2 ** i, cfg.image_size // cfg.patch_size // 2 ** i
@@ -326,8 +331,6 @@ def initialize(module):
     module."""
     for name, parameter in module.named_parameters():
         leaf = name.rsplit(".", 1)[-1]
-        if parameter.is_meta:                             # nothing to fill: names and shapes alone
-            continue
         if leaf == "bias" or leaf == "mask_token":
             nn.init.zeros_(parameter)
         elif parameter.dim() == 5:
@@ -352,8 +355,7 @@ class Comedian(nn.Module):
         self.spatial = spatial_encoder(cfg)
         self.temporal = initialize(Temporal(cfg))
         self.head = initialize(nn.Linear(cfg.width, len(cfg.classes)))
-        if not self.head.weight.is_meta:
-            nn.init.normal_(self.head.weight, std=0.01)                   # official code
+        nn.init.normal_(self.head.weight, std=0.01)                       # official code
 
     def encode(self, clips):
         """f_s: clips (B, 2, 3, H, W) -> tokens (B, D). Clips never see each other."""
@@ -433,259 +435,20 @@ def decay_groups(*modules, weight_decay):
     return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
-# ------------------------------------------------------------------ checkpoints
-# A checkpoint is a dict of tensors and plain values, readable with torch.load(weights_only=True):
-# "model" (names as in Comedian), "config" (fields of Config), "stage" (1, 2 or 3), and what that
-# stage needs to go on.
-def save_checkpoint(path, **content):
-    """Writes a checkpoint; a kill at any moment leaves a whole one. DataError if it cannot be."""
-    write_file(path, lambda file: torch.save(content, file))
-
-
+# ------------------------------------------------------------------ what a stage starts from
 def load_checkpoint(path):
-    """The dict that `save_checkpoint` wrote, on the CPU. Public weights become such a dict, with
-    "model", "config", "stage" and "source" ("comedian" or "image"); one line says what they are.
-    DataError for what is damaged, unknown or does not fit.
-    """
-    content = public_weights.read_file(path)
-    if isinstance(content, dict) and {"model", "config", "stage"} <= set(content):
-        if type(content["stage"]) is not int or content["stage"] not in (1, 2, 3):
-            raise DataError(f"{path}: its stage is {reprlib.repr(content['stage'])}, not 1, 2 or "
-                            "3; use the version that wrote it")
-        check_weights(content["model"], path)
-        check_fit(content["model"], config_of(content, path), trained_parts(content), path)
-        return content
-    weights = content
-    for wrapping in ("state_dict", "model"):              # Lightning's .ckpt, Microsoft's .pth
-        if isinstance(content, dict) and wrapping in content:
-            weights = content[wrapping]
-    check_weights(weights, path)
-    return from_public(weights, path)
+    """The checkpoint of any stage, or public weights as one: a dict with the weights ("model"),
+    their Config ("config"), "stage", and what that stage needs to be resumed. DataError for what is
+    damaged, unknown or does not fit."""
+    return checkpoint.load_checkpoint(path, MODELS, Comedian)
 
 
-def check_fit(weights, cfg, parts, path, what="weights"):
-    """DataError unless the weights whose names begin with one of `parts` are those of `cfg`, name
-    by name. No memory is taken: a config may describe more than there is. what: its word for the
-    weights."""
-    with torch.device("meta"):                            # names and shapes only
-        own = Comedian(cfg).state_dict()
-    own, given = ({name: value for name, value in some.items() if name.startswith(tuple(parts))}
-                  for some in (own, weights))
-    wrong = misfits(own, given)
-    if wrong:
-        raise DataError(f"{path}: {what} that do not fit {cfg.model}: {wrong}; use the version "
-                        "that wrote it, or other weights")
-
-
-def from_public(weights, path):
-    """{name: tensor} of public origin -> a checkpoint. DataError if it does not fit one for one.
-
-    Read from shapes: width, temporal depth, window. The shapes do not say the number of heads, nor
-    the LayerNorms' eps: MODELS does (timm's own Swin has an eps of 1e-5; the official ViSwin runs
-    its weights with 1e-6, and so do we). All public weights see (x - 0.45) / 0.225.
-    """
-    try:
-        renamed = public_weights.rename(weights)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    cfg = config_from(renamed.weights)
-    if cfg is None:
-        raise DataError(f"{path}: {renamed.what}, but of another width than ViT-T, ViT-S or "
-                        "Swin-T; only these can be loaded")
-    extra = [name for name in renamed.weights
-             if renamed.source == "image" and not name.startswith("spatial.")]
-    if extra:
-        raise DataError(f"{path}: {renamed.what}, but also {extra[0]}, which is none of an image "
-                        "network; use other weights")
-    check_fit(renamed.weights, cfg, ["spatial."] if renamed.source == "image" else [""], path,
-              renamed.what)
-    print(f"weights: {path}: {renamed.what}, {cfg.model}"
-          + (f", {cfg.window_tokens} tokens, temporal depth {cfg.temporal_depth}"
-             if renamed.source == "comedian"
-             else ", spatial encoder only, patch kernel inflated to 2 frames")
-          + (f"; left out: {renamed.left_out}" if renamed.left_out else ""))
-    return {"model": {name: value.float() for name, value in renamed.weights.items()},
-            "config": asdict(cfg), "stage": renamed.stage, "source": renamed.source}
-
-
-def config_from(weights):
-    """The Config that weights with our names are for, from their shapes; None if there is none."""
-    spatial = "vit" if "spatial.cls_token" in weights else "swin"
-    kernel = weights.get("spatial.patch_embed.proj.weight", torch.empty(0))
-    cfg = next((cfg for cfg in MODELS.values()
-                if cfg.spatial == spatial and kernel.shape[:1] == (cfg.embed_dim,)), None)
-    if cfg is None or "temporal.pos_embed" not in weights:
-        return cfg
-    # Blocks are counted. The official code takes a flag and loads with strict=False: with too small
-    # a depth it drops blocks without a word, and its logits differ by 1.5.
-    blocks = [int(m[1]) for m in (re.match(r"temporal\.blocks\.(\d{1,2})\.", name)
-                                  for name in weights) if m]
-    return with_changes(cfg, temporal_depth=max(blocks, default=-1) + 1,
-                        window_tokens=weights["temporal.pos_embed"].numel() // cfg.width)
-
-
-# What a Config's numbers may be: far beyond what anybody trains, and small enough to build.
-LIMITS = {"image_size": (1, 4096), "patch_size": (1, 512), "embed_dim": (1, 8192),
-          "mlp_ratio": (0.01, 64), "temporal_depth": (1, 128), "temporal_heads": (1, 128),
-          "window_tokens": (1, 16384), "drop_path": (0, 0.99), "head_width": (1, 65536),
-          "depth": (1, 128), "num_heads": (1, 128)}
-
-
-def config_of(checkpoint, path="checkpoint"):
-    """The Config of a checkpoint. Fields that are newer than it take MODELS' values, with which it
-    was made. DataError for unknown fields and values that make no network."""
-    config = checkpoint["config"]
-    if not isinstance(config, dict) or config.get("model") not in tuple(MODELS):
-        raise DataError(f"{path}: its config names no model of this version "
-                        f"({', '.join(MODELS)}); use the version that wrote it")
-    config = asdict(MODELS[config["model"]]) | config
-    unknown = [reprlib.repr(name) for name in config if name not in Config.__dataclass_fields__]
-    if unknown:
-        raise DataError(f"{path}: its config has {', '.join(unknown[:5])}, which this version "
-                        "does not know; use the version that wrote it")
-    for name, (low, high) in LIMITS.items():
-        values = config[name] if name in ("depth", "num_heads") else [config[name]]
-        whole = name not in ("mlp_ratio", "drop_path")
-        if (not isinstance(values, (list, tuple)) or not 0 < len(values) <= 8
-                or not all(type(v) in ((int,) if whole else (int, float)) and low <= v <= high
-                           for v in values)):
-            raise DataError(f"{path}: its config has {name} {reprlib.repr(config[name])}; wants "
-                            f"numbers from {low} to {high}")
-    classes = config["classes"]
-    if (not isinstance(classes, (list, tuple)) or not 0 < len(classes) <= MAX_CLASSES
-            or not all(isinstance(name, str) for name in classes)
-            or len(set(classes)) < len(classes)):
-        raise DataError(f"{path}: its config has no list of class names, each once; use the "
-                        "version that wrote it")
-    for name in ("depth", "num_heads", "classes"):        # a list, where others wrote the file
-        config[name] = tuple(config[name])
-    cfg = Config(**config)
-    if not makes_a_network(cfg):
-        raise DataError(f"{path}: its config makes no network (image {cfg.image_size}, patch "
-                        f"{cfg.patch_size}, width {cfg.embed_dim}, depth {cfg.depth}, heads "
-                        f"{cfg.num_heads}, {reprlib.repr(cfg.spatial)}); use the version that "
-                        "wrote it")
-    return cfg
-
-
-def makes_a_network(cfg):
-    """Whether the numbers of a Config divide each other as the modules above need it."""
-    widths = [cfg.embed_dim * 2 ** i for i in range(len(cfg.depth))]
-    patches = 1 if cfg.spatial == "vit" else 7 * 2 ** (len(cfg.depth) - 1)     # a side is n times
-    return (cfg.spatial in ("vit", "swin") and type(cfg.normalize_per_frame) is bool
-            and len(cfg.num_heads) == len(cfg.depth)
-            and (cfg.spatial == "swin" or len(cfg.depth) == 1)
-            and not any(width % heads for width, heads in zip(widths, cfg.num_heads, strict=True))
-            and not cfg.width % cfg.temporal_heads
-            and not cfg.image_size % (cfg.patch_size * patches))
-
-
-def check_weights(weights, path):
-    """DataError unless `weights` is {name: tensor}, dense, floating and finite (integers may be
-    beside them)."""
-    if not isinstance(weights, dict) or not weights or not all(
-            isinstance(name, str) and isinstance(value, torch.Tensor)
-            for name, value in weights.items()):
-        raise DataError(f"{path}: not a checkpoint of this project's stages, nor public weights: "
-                        "it holds other things than tensors with names")
-    for name, value in weights.items():
-        check_tensor(value, name, path)
-
-
-PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32,
-         torch.int16, torch.int8, torch.uint8, torch.bool)
-
-
-def check_tensor(value, name, path):
-    """DataError unless a tensor is dense, of plain numbers, finite, and all in the file: a view may
-    promise a million times what was stored."""
-    if (value.layout != torch.strided or value.is_nested or value.device.type != "cpu"
-            or value.dtype not in PLAIN
-            or value.numel() * value.itemsize > value.untyped_storage().nbytes()):
-        raise DataError(f"{path}: {name} is no plain dense tensor; save plain weights")
-    if value.is_floating_point() and not value.isfinite().all():
-        raise DataError(f"{path}: {name} holds values that are not finite; these weights are "
-                        "spoilt, take an earlier checkpoint")
-
-
-def trained_parts(checkpoint):
-    """What has been trained, as prefixes for `load_parts`: the spatial encoder in stage 1, the
-    temporal transformer too in stage 2, the head too in stage 3."""
-    return ["spatial.", "temporal.", "head."][:checkpoint["stage"]]
-
-
-def misfits(own, given):
-    """Where two dicts of weights differ in names, shapes or kind, in words; "" if nowhere."""
-    wrong = [f"{name} missing" for name in own if name not in given]
-    wrong += [f"{name} unknown" for name in given if name not in own]
-    wrong += [f"{name} is {tuple(given[name].shape)}, model has {tuple(own[name].shape)}"
-              for name in own if name in given and given[name].shape != own[name].shape]
-    wrong += [f"{name} is {given[name].dtype}" for name in own
-              if name in given and not given[name].is_floating_point()]
-    return "; ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-
-
-def load_parts(model, checkpoint, parts, path):
-    """Copies the weights whose names begin with one of `parts` ("spatial.", ...) into `model`.
-
-    Every parameter of those parts must be there with its shape; DataError lists what does not fit.
-    """
-    own, given = ({name: value for name, value in weights.items() if name.startswith(tuple(parts))}
-                  for weights in (model.state_dict(), checkpoint["model"]))
-    wrong = misfits(own, given)
-    if wrong:
-        raise DataError(f"{path}: does not fit this model: {wrong}; use the checkpoint of a stage "
-                        "of the same --model")
-    model.load_state_dict(given, strict=False)            # complete by the check above
-
-
-# ------------------------------------------------------------------ to go on
-def restore(parts, state, path):
-    """Restores modules, optimizer and queue from a checkpoint. parts: {section: a module, an AdamW
-    or a tensor}. DataError for one that is missing, or not of the same names and shapes."""
-    for section, part in parts.items():
-        given = state.get(section)
-        if given is None:
-            raise DataError(f"{path}: holds no {section}, and so cannot be resumed; use the "
-                            "version that wrote it, or start anew in another --out")
-        if isinstance(part, torch.optim.Optimizer):
-            restore_optimizer(part, given, path)
-            continue
-        own = part.state_dict() if isinstance(part, nn.Module) else {section: part}
-        given = given if isinstance(part, nn.Module) else {section: given}
-        check_weights(given, path)
-        wrong = misfits(own, given)
-        if wrong:
-            raise DataError(f"{path}: its {section} is of another run: {wrong}; resume with the "
-                            "same flags and data, or start anew in another --out")
-        with torch.no_grad():
-            for name, value in own.items():
-                value.copy_(given[name])
-
-
-def restore_optimizer(optimizer, given, path):
-    """AdamW's moments and step of every parameter. Its rates are those of the flags."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    states = given.get("state") if isinstance(given, dict) else None
-    if not isinstance(states, dict):
-        raise DataError(f"{path}: its optimizer holds no state; start anew in another --out")
-    for index, moments in states.items():
-        if type(index) is not int or not 0 <= index < len(parameters):
-            raise DataError(f"{path}: its optimizer has parameters that this run has not; resume "
-                            "with the same flags")
-        shape = parameters[index].shape
-        wanted = {"step": (), "exp_avg": shape, "exp_avg_sq": shape}
-        check_weights(moments, path)
-        if {name: value.shape for name, value in moments.items()} != wanted or not all(
-                value.is_floating_point() for value in moments.values()):
-            raise DataError(f"{path}: its optimizer does not fit parameter {index} of shape "
-                            f"{tuple(shape)}; resume with the same flags")
-        if moments["step"] < 1 or (moments["exp_avg_sq"] < 0).any():
-            raise DataError(f"{path}: its optimizer holds a negative square or step; take an "
-                            "earlier checkpoint")
-    # The mask token has no state if nothing was masked.
-    if sum(p.requires_grad for p in parameters) - len(states) > 1:
-        raise DataError(f"{path}: its optimizer has the state of {len(states)} of "
-                        f"{len(parameters)} parameters; start anew in another --out")
-    optimizer.load_state_dict({"state": states,
-                               "param_groups": optimizer.state_dict()["param_groups"]})
+def start_from(init, parts, cfg, temporal_init, path):
+    """A new Comedian with the `parts` ("spatial.", ...) of `init`, the checkpoint at `path` or
+    None. Temporal blocks that are not among them start as --temporal-init says."""
+    model = Comedian(cfg)
+    if init:
+        checkpoint.load_parts(model, init, parts, path)
+        if "temporal." not in parts and temporal_init == "copy" and cfg.spatial == "vit":
+            model.copy_spatial_to_temporal()
+    return model

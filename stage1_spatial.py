@@ -9,12 +9,8 @@ Reads   <data>/**/1_224p/00000001.jpg ...      frames; labels are not looked at
 Writes  <out>/last.pt, log.txt, curves.png     stage 2 starts from last.pt
 Method  paper Sec. 3.2, App. A.3: MoCo (projector, predictor, momentum encoder, queue), Eq. 1-2.
 
-Differences from the paper, by default: the last, incomplete batch of an epoch is dropped; the
-projector of ViViT-S is 2048 wide (official code; the paper says 1024). What the paper leaves open
-is taken from the official code: GELU heads without norm, EMA 0.99 -> 1 on a cosine, crops of the
-broadcast's aspect squeezed to a square, drop path 0.1, gradient norm clipped at 1. Each
-augmentation touches each clip independently, with its probability (the official code: an exact
-share of the batch). The demo draws its batches otherwise: --halves-per-batch, --negatives batch.
+What differs from the paper, and why: docs/differences.md. The letters stand in model.py; b is the
+clips of one pass (--accumulate), S the side of the network's image.
 """
 import copy
 import functools
@@ -23,12 +19,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 # These come first: they say in one line what is not installed.
-from comedian import DataError, augment, report, run
+from comedian import DataError, augment, run
+from comedian.checkpoint import restore
 from comedian.frames import CLIP_FRAMES, FrameReader, describe, find_halves
 from comedian.run import number
-from model import (
-    MODELS, Projector, config_of, decay_groups, load_checkpoint, restore, save_checkpoint,
-    spatial_encoder, with_changes)
+from model import MODELS, Projector, decay_groups, load_checkpoint, spatial_encoder
 
 import numpy as np
 import torch
@@ -39,12 +34,7 @@ from torch import nn
 # ------------------------------------------------------------------ options
 def parse_args(argv=None):
     p = run.Parser(__doc__)
-    add = p.add_argument_group("data and network").add_argument
-    add("--data", required=True, help="folder with frames, laid out as docs/soccernet.md says")
-    add("--split", help="only these of SoccerNet's games: train, train+valid, ..., or a file with "
-        "a game per line; default: all")
-    add("--model", default="vivit_tiny", choices=MODELS,
-        help="network; stage 1 trains its spatial encoder")
+    run.add_data_flags(p, MODELS, "network; stage 1 trains its spatial encoder")
 
     add = p.add_argument_group("two views of a clip").add_argument
     add("--crop-scale", type=number(0.01, 1.0), nargs=2, default=[0.2, 1.0],
@@ -63,8 +53,7 @@ def parse_args(argv=None):
              "the queue (ours, for small runs)")
     add("--halves-per-batch", type=number(0), default=0,
         help="draw each batch from this many halves (ours: clips that share kits and pitch must "
-             "be told apart by the play); "
-             "0 = all clips, shuffled (paper)")
+             "be told apart by the play); 0 = all clips, shuffled (paper)")
 
     add = p.add_argument_group("optimisation").add_argument
     add("--epochs", type=number(1), default=100,
@@ -77,9 +66,7 @@ def parse_args(argv=None):
         help="peak learning rate for a batch of 256; scales with --batch")
     add("--warmup-epochs", type=number(0.0), default=10,
         help="epochs with rising learning rate; with --steps the same share of the steps")
-    add("--weight-decay", type=number(0.0), default=0.05,
-        help="AdamW; not on biases, norms, positions")
-    add("--clip-grad", type=number(0.0), default=1.0, help="largest gradient norm (official code)")
+    run.add_adamw_flags(add)
     run.add_flags(p, out="runs/stage1")
     return p.parse_args(argv)
 
@@ -182,19 +169,21 @@ def momentum_at(step, total, args):
 # ------------------------------------------------------------------ run
 def main(args):
     # -- set-up
-    state = load_checkpoint(Path(args.out, "last.pt")) if args.resume else None
+    last_pt = Path(args.out, "last.pt")
+    state = load_checkpoint(last_pt) if args.resume else None
     run.check_out(args, state, stage=1, free=("data",))
-    cfg = config_of(state) if state else with_changes(args.model)
-    process = run.init_processes(args, cfg.width)          # under torchrun, one of several
+    cfg = state["config"] if state else MODELS[args.model]
+    process = run.init_processes(args, state, cfg.width)   # under torchrun, one of several
     device, autocast = process.device, process.autocast()
 
     # -- data
     halves = find_halves(args.data, args.split)
     print(describe(halves, args.data, cfg.image_size))
     total = count_steps(args, halves)
+    first = run.steps_done(state, total, args.out)
     reader = FrameReader(args.workers, for_gpu=device.type == "cuda")
 
-    # -- network: student f_s with projector and predictor; target f_t, a slow copy of the first two
+    # -- network: student f_s with projector and predictor; its target, a slow copy of the first two
     torch.manual_seed(args.seed)
     encoder = spatial_encoder(cfg).to(device)
     projector = Projector(cfg.width, cfg.head_width, cfg.head_width, 256).to(device)
@@ -208,8 +197,7 @@ def main(args):
     saved = {"model": nn.ModuleDict({"spatial": encoder}), "projector": projector,
              "predictor": predictor, "target": target, "optimizer": optimizer}
     if state:
-        restore(saved | {"queue": queue}, state, Path(args.out, "last.pt"))
-    first = run.steps_done(state, total, args.out)
+        restore(saved | {"queue": queue}, state, last_pt)
     student = process.wrap(nn.Sequential(encoder, projector, predictor), args.compile)
     run_target = torch.compile(target) if args.compile else target
     print(f"stage 1: {cfg.model}, {sum(p.numel() for p in encoder.parameters()):,} spatial "
@@ -220,23 +208,16 @@ def main(args):
         picks = pick_clips(step, args, halves)[process.samples]
         return reader.read(picks, CLIP_FRAMES)                        # (B / ranks, 2, H, W, 3)
 
-    log = run.Log(args.out, "stage 1", first, total, device, state=state and state["log"],
-                  files=lambda done: [half.path(frame) for half, frame
-                                      in pick_clips(done - 1, args, halves)])
-    stop = run.Stop()
+    journal = run.Journal(args, 1, process, first, total, state, files=lambda step: [
+        half.path(frame) for half, frame in pick_clips(step, args, halves)])
     for step, frames in reader.batches(load, range(first, total)):
         # -- what this stage is about ----------------------------------
         lr = lr_at(step, total, args)
         for group in optimizer.param_groups:
             group["lr"] = lr
         keys, losses, nearest = [], [], []
-        for mine, part in zip(process.micro_batches, frames.chunk(args.accumulate), strict=True):
-            draw = augment.Draws(args.seed, step, args.batch, mine)
-            draw.seed_torch()                                         # for drop path
+        for draw, part in process.passes(args, step, student, frames):
             both = torch.cat(views(part, draw, cfg, args, device))    # (2b, 2, 3, S, S)
-            # DDP averages gradients in the last micro-batch only, as with its no_sync(). Without
-            # DDP nothing reads this.
-            student.require_backward_grad_sync = mine is process.micro_batches[-1]
             with autocast:
                 z = student(both)                                     # (2b, 256)
                 with torch.no_grad():
@@ -246,7 +227,7 @@ def main(args):
             if args.negatives == "queue":
                 l1, top1 = moco_loss(z1, k2, queue, args.tau)
                 l2, top2 = moco_loss(z2, k1, queue, args.tau)
-            else:                                    # the micro-batch, of all processes
+            else:                                                     # the pass, of all processes
                 own = torch.arange(len(z1), device=device) + process.rank * len(z1)
                 l1, top1 = moco_loss(z1, k2, run.all_gather(k2), args.tau, own)
                 l2, top2 = moco_loss(z2, k1, run.all_gather(k1), args.tau, own)
@@ -259,36 +240,23 @@ def main(args):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
-            m = momentum_at(step, total, args)                        # f_t <- m f_t + (1 - m) f_s
+            m = momentum_at(step, total, args)                        # target <- m target + (1-m) f
             fast = [*encoder.parameters(), *projector.parameters()]
             for slow, new in zip(target.parameters(), fast, strict=True):
                 slow.lerp_(new, 1 - m)
-        if len(queue):           # a ring buffer: the oldest key lies at step * 2B, modulo its size
+        if len(queue):          # a ring buffer: the oldest key lies at step * 2B, modulo its size
             new = run.all_gather(torch.cat(keys)).flatten(0, 1)       # (2B, 256), of all processes
             place = torch.arange(step * len(new), (step + 1) * len(new), device=device)
             newest = slice(-len(queue), None)                         # a step may bring more
             queue[place[newest] % len(queue)] = new[newest]
         # -- everything below is bookkeeping ---------------------------
-        done = step + 1
-        log.add(done, {"loss": torch.stack(losses).mean(), "top-1": torch.stack(nearest).mean()},
-                norm, clips=args.batch)
-        if done % args.log_every == 0 or done == total:
-            log.line(done, lr)
-        stopping = stop.asked()
-        if stopping or done % args.save_every == 0 or done == total:
-            log_state = log.state(done)                               # all processes must call it
-            if process.rank == 0:
-                save_checkpoint(
-                    Path(args.out, "last.pt"), stage=1, step=done, config=asdict(cfg),
-                    args=vars(args), log=log_state, queue=queue,
-                    **{name: part.state_dict() for name, part in saved.items()})
-        if stopping:
+        journal.note(step, lr, norm, args.batch, {"loss": losses, "top-1": nearest})
+        if journal.is_due(step):
+            journal.save(step, config=asdict(cfg), queue=queue,
+                         **{name: part.state_dict() for name, part in saved.items()})
+        if journal.stopping:
             break
-    log.close()
-    if process.rank == 0 and log.lines:
-        report.curves([args.out], Path(args.out, "curves.png"))
-    stop.exit_if_asked(f"stage 1: stopped after step {log.step}")
-    print(f"stage 1: done; {args.out}/last.pt is what stage 2 starts from (--init)")
+    journal.finish("last.pt is what stage 2 starts from (--init)")
 
 
 if __name__ == "__main__":

@@ -15,17 +15,9 @@ Writes  <out>/last.pt, log.txt, curves.png     stage 3 starts from last.pt
                                                row the mean of the others, weighted as in Eq. 4
 Method  paper Sec. 3.3, App. A.4: distillation of a bank of features with the SCE loss, Eq. 3-6.
 
-Letters as in comedian/frames.py, and D_t width of a teacher feature, M rows of the bank, b windows
-of a micro-batch (--accumulate), n = b L its tokens in one row, S side of the network's image.
-
-Differences from the paper, by default: 38 windows of 64 s per half, 76 per match (the paper: 75);
-rows of the bank that are equal share the one-hot's weight in Eq. 5 (read literally, each would get
-lambda); the projector of ViViT-S is 2048 wide (official code; the paper says 1024). The bank is the
-complete one, as in Eq. 3 and 4 (the official code keeps a queue: --bank queue). Where the paper is
-silent, the official code: drop path, gradient clipping, and with a ViT as --init temporal blocks
-that start as copies of its first spatial ones (--temporal-init random turns that off). Each
-augmentation touches each window independently, with its probability (the official code: an exact
-share of the batch).
+What differs from the paper, and why: docs/differences.md. The letters stand in model.py; D_t is
+the width of a teacher feature, M the rows of the bank, b the windows of one pass (--accumulate),
+n = b L its tokens in one row, S the side of the network's image.
 """
 import functools
 import math
@@ -33,14 +25,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 # These come first: they say in one line what is not installed.
-from comedian import DataError, augment, report, run
-from comedian.bank import (
-    Bank, describe_features, fingerprint, load_or_make, open_features, row_ids)
+from comedian import augment, run
+from comedian.bank import SoftTargets, open_bank, open_soft_targets
+from comedian.checkpoint import restore
 from comedian.frames import CLIP_FRAMES, FrameReader, describe, find_halves, of_length
 from comedian.run import number
 from model import (
-    MODELS, Comedian, Projector, config_of, decay_groups, load_checkpoint, load_parts, random_keep,
-    restore, save_checkpoint, with_changes)
+    MODELS, Projector, decay_groups, load_checkpoint, random_keep, start_from, with_changes)
 
 import numpy as np
 import torch
@@ -51,23 +42,13 @@ from torch import nn
 # ------------------------------------------------------------------ options
 def parse_args(argv=None):
     p = run.Parser(__doc__)
-    add = p.add_argument_group("data and network").add_argument
-    add("--data", required=True, help="folder with frames, laid out as docs/soccernet.md says")
-    add("--split", help="only these of SoccerNet's games: train, train+valid, ..., or a file with "
-        "a game per line; default: all")
+    add = run.add_data_flags(p, MODELS, "network, if there is no --init; otherwise that "
+                             "checkpoint decides")
     add("--features", help="root of the teacher features; default: --data")
     add("--features-name", default="pca_512_std_baidu_soccer_embeddings",
         help="reads <match>/<half>_NAME.npy, (rows, width)")
     add("--features-fps", type=number(0.01, 1000.0), default=1.0, help="their rows per second")
-    add("--init", help="weights for the spatial encoder: stage 1's last.pt, or public ones "
-        "(README, 'Weights and results'); default: random")
-    add("--model", default="vivit_tiny", choices=MODELS,
-        help="network, if there is no --init; otherwise that checkpoint decides")
-    add("--temporal-depth", type=number(1, 128),
-        help="blocks of the temporal transformer; default: the model's (ViViT-T 6: paper's best)")
-    add("--temporal-init", choices=["copy", "random"], default="copy",
-        help="copy: from the first spatial blocks of --init (official code, ViViT); "
-             "random: as the paper reads")
+    run.add_init_flags(add, "the spatial encoder: stage 1's last.pt")
 
     add = p.add_argument_group("windows and their view").add_argument
     add("--window", type=number(1, 16384), default=64,
@@ -108,15 +89,12 @@ def parse_args(argv=None):
         help="peak for 256 windows of 32 tokens (64 frames); scales with both")
     add("--warmup-epochs", type=number(0.0), default=10,
         help="epochs with rising learning rate; with --steps the same share of the steps")
-    add("--weight-decay", type=number(0.0), default=0.05,
-        help="AdamW; not on biases, norms, positions")
-    add("--clip-grad", type=number(0.0), default=1.0, help="largest gradient norm (official code)")
+    run.add_adamw_flags(add)
     run.add_flags(p, out="runs/stage2")
     args = p.parse_args(argv)
     # App. A.4: batch and windows are inversely proportional to their length.
-    args.batch = args.batch or max(1, round(64 * 32 / args.window))
-    args.windows_per_half = args.windows_per_half or max(1, round(75 * 32 / args.window))
-    return args
+    return run.complete(args, batch=max(1, round(64 * 32 / args.window)),
+                        windows_per_half=max(1, round(75 * 32 / args.window)))
 
 
 # ------------------------------------------------------------------ sampler
@@ -153,9 +131,7 @@ def count_steps(args, halves):
     """Optimiser steps in all. DataError if there is none. Proved by test_mistakes."""
     per_epoch = len(halves) * args.windows_per_half
     total = args.steps or args.epochs * per_epoch // args.batch
-    if total < 1:
-        raise DataError(f"{args.data}: too few windows for one step ({per_epoch} an epoch, --batch "
-                        f"{args.batch}); lower --batch, or give more --epochs or --steps")
+    run.check_steps(total, per_epoch, args)
     return total
 
 
@@ -235,12 +211,10 @@ class BankLogSumExp(torch.autograd.Function):
 
 
 def soft_targets(index, bank, tau_m, ids):
-    """The terms of Eq. 6 that the teacher alone gives, for the bank rows `index` (n,):
-    (n, D_t + 2).
-
-    Columns: the soft centroid c_i = sum_k s2_ik P_k; the entropy of s2_i; log n_i, where n_i is the
-    number of rows equal to P_i, itself included. The sums over k leave these rows out: ids (M,) are
-    equal for equal rows (bank.row_ids). The entropy needs no second pass over the bank: with
+    """The SoftTargets of the bank rows `index` (n,), which the teacher alone gives: the centroid
+    c_i = sum_k s2_ik P_k, the entropy of s2_i, and log n_i, where n_i is the number of rows equal
+    to P_i, itself included. The sums over k leave these rows out: ids (M,) are equal for equal rows
+    (bank.row_ids). The entropy needs no second pass over the bank: with
     Z_i = sum_k exp(P_i.P_k / tau_m), over the same k,
         H(s2_i) = -sum_k s2_ik (P_i.P_k / tau_m - log Z_i) = log Z_i - P_i.c_i / tau_m
     Proved by test_soft_targets.
@@ -249,17 +223,18 @@ def soft_targets(index, bank, tau_m, ids):
     p, p_id = bank[index], ids[index]                                 # (n, D_t), (n,)
     log_z, c = attend(p, bank, tau_m, p_id, ids)                      # (n,), (n, D_t)
     entropy = log_z - (p.to(c.dtype) * c).sum(1) / tau_m              # (n,)
-    n_equal = sum((p_id[:, None] == part).sum(1) for part in ids.split(CHUNK))
-    log_n = n_equal.to(c.dtype).log()                                 # (n,)
-    return torch.cat([c, entropy[:, None], log_n[:, None]], 1)
+    n_equal = torch.zeros_like(p_id)                                  # (n,)
+    for part in ids.split(CHUNK):
+        n_equal += (p_id[:, None] == part).sum(1)
+    return SoftTargets(c, entropy, n_equal.to(c.dtype).log())         # (n, D_t), (n,), (n,)
 
 
 def sce_loss(z, p, soft, bank, lam, tau):
     """Eq. 3-6 with the complete bank. Returns (loss, divergence), both averaged over tokens: the
     cross-entropy of Eq. 6, and KL(w_i || s1_i), which is the cross-entropy less H(w_i).
 
-    z (n, D_t) student tokens, p (n, D_t) their own features P_i, soft (n, D_t + 2) their
-    `soft_targets`, bank (M, D_t). z, p and bank are unit vectors.
+    z (n, D_t) student tokens, p (n, D_t) their own features P_i, soft their SoftTargets,
+    bank (M, D_t). z, p and bank are unit vectors.
 
     Several seconds may have the very same feature. Eq. 5's indicator, which is by value, holds for
     all n_i of them; each gets lam / n_i, so that w_i sums to 1, and
@@ -269,11 +244,11 @@ def sce_loss(z, p, soft, bank, lam, tau):
     one of zeros raises it from the first step on, one of other rows once the student has learned.
     Proved by test_equations_3_to_6, test_the_divergence and test_a_broken_teacher_shows.
     """
-    c, entropy, log_n = soft[:, :-2], soft[:, -2], soft[:, -1]        # (n, D_t), (n,), (n,)
-    pull = (z * (lam * p + (1 - lam) * c)).sum(1) / tau          # (n,) sum_k w_ik z_i.P_k / tau
+    w_mean = lam * p + (1 - lam) * soft.centroid                      # (n, D_t) sum_k w_ik P_k
+    pull = (z * w_mean).sum(1) / tau                                  # (n,)
     loss = (BankLogSumExp.apply(z, bank, tau) - pull).mean()
     lam_entropy = -sum(share * math.log(share) for share in (lam, 1 - lam) if share)
-    target_entropy = lam_entropy + lam * log_n + (1 - lam) * entropy       # (n,) = H(w_i)
+    target_entropy = lam_entropy + lam * soft.log_n + (1 - lam) * soft.entropy    # (n,) = H(w_i)
     return loss, loss.detach() - target_entropy.mean()
 
 
@@ -318,36 +293,45 @@ class Student(nn.Module):
 
 def main(args):
     # -- set-up
-    state = load_checkpoint(Path(args.out, "last.pt")) if args.resume else None
+    last_pt = Path(args.out, "last.pt")
+    state = load_checkpoint(last_pt) if args.resume else None
     init = load_checkpoint(args.init) if args.init and not state else None
-    cfg = configure(args, state, init)
+    cfg = state["config"] if state else with_changes(
+        init["config"] if init else args.model, window_tokens=args.window,
+        temporal_depth=args.temporal_depth)
     run.check_out(args, state, stage=2, free=("data", "features", "centroids", "init"))
-    process = run.init_processes(args, cfg.width)          # under torchrun, one of several
+    process = run.init_processes(args, state, cfg.width)   # under torchrun, one of several
     device, autocast = process.device, process.autocast()
 
-    # -- data
+    # -- data: windows of frames, and the bank P with what Eq. 4 makes of it
     halves = find_halves(args.data, args.split)
     print(describe(halves, args.data, cfg.image_size))
     halves = of_length(halves, args.window, "a window")
-    bank, soft_table = open_bank(args, halves, process)               # (M, D_t), (M, D_t + 2)
     total = count_steps(args, halves)
+    first = run.steps_done(state, total, args.out)
     reader = FrameReader(args.workers, for_gpu=device.type == "cuda")
+    root, complete = args.features or args.data, args.bank == "complete"
+    bank = open_bank(root, args.features_name, args.features_fps, halves, process)    # (M, D_t)
+    soft_table = open_soft_targets(
+        args.centroids or root, bank, f"{args.features_name}_tau{args.tau_m:g}", process,
+        lambda index: soft_targets(index, bank.rows, args.tau_m, bank.ids)) if complete else None
 
     # -- network: both transformers and a projector into the teacher's space
     torch.manual_seed(args.seed)
-    model = start_model(cfg, init, args).to(device)
+    model = start_from(init, ["spatial."], cfg, args.temporal_init, args.init).to(device)
+    if init:
+        print(f"init: {args.init}: {cfg.model}, the spatial encoder of stage {init['stage']}")
     model.head.requires_grad_(False)                                  # stage 3 trains it
     model.temporal.mask_token.requires_grad_(int(args.window * args.mask) > 0)    # if it is used
-    width = bank.rows.shape[1]                                     # D_t
+    width = bank.rows.shape[1]                                        # D_t
     projector = Projector(cfg.width, cfg.head_width, cfg.head_width, width).to(device)
     groups = decay_groups(model.spatial, model.temporal, projector, weight_decay=args.weight_decay)
     optimizer = torch.optim.AdamW(groups, fused=True)
-    n_queue = 65536 if args.bank == "queue" else 0                    # official code
+    n_queue = 0 if complete else 65536                                # official code
     queue = F.normalize(torch.randn(n_queue, width), dim=1).to(device, bank.rows.dtype)
     saved = {"model": model, "projector": projector, "optimizer": optimizer}
     if state:
-        restore(saved | {"queue": queue}, state, Path(args.out, "last.pt"))
-    first = run.steps_done(state, total, args.out)
+        restore(saved | {"queue": queue}, state, last_pt)
     student = process.wrap(Student(model, projector), args.compile)
     print(f"stage 2: {cfg.model}, {sum(p.numel() for g in groups for p in g['params']):,} "
           f"parameters, {total:,} steps of {args.batch} windows of {args.window} tokens {process}")
@@ -357,124 +341,53 @@ def main(args):
         picks = pick_windows(step, args, halves)[process.samples]
         frames = reader.read([(halves[h], frame) for h, frame in picks],
                              CLIP_FRAMES * args.window)               # (B / ranks, T, H, W, 3)
-        p, index = bank.of_windows(picks, args.window, args.align)          # (B / ranks, L, D_t)
-        return frames, p, torch.from_numpy(soft_table[index])         # (B / ranks, L, D_t + 2)
+        p, index = bank.of_windows(picks, args.window, args.align)    # (B / ranks, L, D_t), (.., L)
+        soft = SoftTargets.unpack(torch.from_numpy(soft_table[index])) if complete else ()
+        return frames, p, *soft
 
-    log = run.Log(args.out, "stage 2", first, total, device, state=state and state["log"],
-                  files=lambda done: [halves[h].path(frame) for h, frame
-                                      in pick_windows(done - 1, args, halves)])
-    stop = run.Stop()
+    journal = run.Journal(args, 2, process, first, total, state, files=lambda step: [
+        halves[h].path(frame) for h, frame in pick_windows(step, args, halves)])
     for step, batch in reader.batches(load, range(first, total)):
         # -- what this stage is about ----------------------------------
         lr = lr_at(step, total, args)
         for group in optimizer.param_groups:
             group["lr"] = lr
         losses, divergences, seen = [], [], []
-        parts = zip(process.micro_batches, *(x.chunk(args.accumulate) for x in batch), strict=True)
-        for mine, frames, p, soft in parts:
-            draw = augment.Draws(args.seed, step, args.batch, mine)
-            draw.seed_torch()                                         # for drop path
-            p = p.to(device, non_blocking=True)                       # (b, L, D_t)
-            soft = soft.to(device, non_blocking=True)                 # (b, L, D_t + 2)
+        for draw, frames, *of_teacher in process.passes(args, step, student, *batch):
+            p, *soft = (x.to(device, non_blocking=True) for x in of_teacher)      # p (b, L, D_t)
             x = view(frames, draw, cfg, args, device)                 # (b, T, 3, S, S)
             noise = draw.uniform(0, 1, args.window)                   # (b, L)
             keep = random_keep(noise, args.mask, device)              # (b, L - masked)
-            # DDP averages gradients in the last micro-batch only, as with its no_sync(). Without
-            # DDP nothing reads this.
-            student.require_backward_grad_sync = mine is process.micro_batches[-1]
             with autocast:
                 z = student(x, keep)                                  # (b, L, D_t)
             z = F.normalize(z.float(), dim=2)
-            if args.bank == "complete":
-                loss, divergence = sce_loss(z.flatten(0, 1), p.flatten(0, 1), soft.flatten(0, 1),
-                                            bank.rows, args.lam, args.tau)
+            if complete:
+                z, p, *soft = (x.flatten(0, 1) for x in (z, p, *soft))        # (n, ...)
+                loss, divergence = sce_loss(z, p, SoftTargets(*soft), bank.rows, args.lam, args.tau)
             else:
                 loss, divergence = sce_loss_queue(z, p, queue.float(), args.lam, args.tau,
                                                   args.tau_m)
             (loss / args.accumulate).backward()
             losses.append(loss.detach())
             divergences.append(divergence.detach())
-            seen.append(p.flatten(0, 1))                              # (n, D_t)
+            seen.append(p.reshape(-1, width))                         # (n, D_t)
         norm = nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], args.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if len(queue):           # a ring buffer: the oldest row lies at step * B L, modulo its size
+        if len(queue):          # a ring buffer: the oldest row lies at step * B L, modulo its size
             new = run.all_gather(torch.cat(seen))                     # (B L, D_t), of all processes
             place = torch.arange(step * len(new), (step + 1) * len(new), device=device)
             newest = slice(-len(queue), None)                         # a step may bring more
             queue[place[newest] % len(queue)] = new[newest].to(queue.dtype)
         # -- everything below is bookkeeping ---------------------------
-        done = step + 1
-        log.add(done, {"loss": torch.stack(losses).mean(),
-                       "divergence": torch.stack(divergences).mean()},
-                norm, clips=args.batch * args.window)
-        if done % args.log_every == 0 or done == total:
-            log.line(done, lr)
-        stopping = stop.asked()
-        if stopping or done % args.save_every == 0 or done == total:
-            log_state = log.state(done)                               # all processes must call it
-            if process.rank == 0:
-                save_checkpoint(
-                    Path(args.out, "last.pt"), stage=2, step=done, config=asdict(cfg),
-                    args=vars(args), log=log_state, queue=queue,
-                    **{name: part.state_dict() for name, part in saved.items()})
-        if stopping:
+        journal.note(step, lr, norm, args.batch * args.window,
+                     {"loss": losses, "divergence": divergences})
+        if journal.is_due(step):
+            journal.save(step, config=asdict(cfg), queue=queue,
+                         **{name: part.state_dict() for name, part in saved.items()})
+        if journal.stopping:
             break
-    log.close()
-    if process.rank == 0 and log.lines:
-        report.curves([args.out], Path(args.out, "curves.png"))
-    stop.exit_if_asked(f"stage 2: stopped after step {log.step}")
-    print(f"stage 2: done; {args.out}/last.pt is what stage 3 starts from (--init)")
-
-
-def open_bank(args, halves, process):
-    """The Bank P, and the soft targets of all its rows, a table (M, D_t + 2) on disk, which is made
-    if it is not there; with --bank queue a table without columns."""
-    root = args.features or args.data
-    features = [open_features(root, half, args.features_name, args.features_fps)
-                for half in halves]
-    print(describe_features(features, halves))
-    bank = Bank(features, halves, process.device,
-                torch.bfloat16 if process.bf16 else torch.float32)
-    if args.bank == "queue":
-        return bank, np.empty((len(bank.rows), 0), np.float32)
-    ids = row_ids(bank.rows)                                       # (M,)
-    if (ids == ids[0]).all():
-        raise DataError(f"{features[0].path}: all {len(ids):,} features of the bank are equal, so "
-                        "Eq. 4 has nothing to compare; extract the features again")
-
-    def make(index):
-        return soft_targets(index, bank.rows, args.tau_m, ids)      # (n, D_t + 2)
-
-    path = Path(args.centroids or root,
-                f"centroids_{args.features_name}_tau{args.tau_m:g}_{fingerprint(ids)}.npy")
-    # The first process writes the file; the others wait, and then read it.
-    if process.rank > 0:
-        run.barrier()
-    table = load_or_make(path, bank.rows, make)
-    if process.rank == 0:
-        run.barrier()
-    return bank, table
-
-
-def configure(args, state, init):
-    """The Config of the checkpoint that is resumed, or a new one, of the model of --init if
-    given."""
-    if state:
-        return config_of(state)
-    return with_changes(config_of(init) if init else args.model, window_tokens=args.window,
-                        temporal_depth=args.temporal_depth)
-
-
-def start_model(cfg, init, args):
-    """A new Comedian, its spatial encoder from --init if given."""
-    model = Comedian(cfg)
-    if init:
-        load_parts(model, init, ["spatial."], args.init)
-        print(f"init: {args.init}: {cfg.model}, the spatial encoder of stage {init['stage']}")
-        if args.temporal_init == "copy" and cfg.spatial == "vit":
-            model.copy_spatial_to_temporal()
-    return model
+    journal.finish("last.pt is what stage 3 starts from (--init)")
 
 
 if __name__ == "__main__":

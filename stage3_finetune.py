@@ -12,20 +12,11 @@ Reads   <data>/**/1_224p/00000001.jpg ...      frames of the matches with labels
 Writes  <out>/last.pt, best.pt, log.txt, curves.png      infer.py spots with either checkpoint
 Method  paper Sec. 3.4, App. A.5: a linear head, Eq. 7; first the head alone, then everything.
 
-Beside model.py it imports infer.py: it validates exactly as that spots.
-
-Differences from the paper, by default: the full binary cross-entropy (Eq. 7 prints the positive
-half); the head phase without masking or drop path (the paper: masks are "maintained"); windows of a
-half do not overlap but for the two at its ends; an action less than the radius outside a window
-labels its tokens too; where --init has a ViT but no temporal blocks these start as copies of the
-first spatial ones (--temporal-init random turns that off); mixup's partner is the neighbour in the
-shuffled batch. All but the last follow the official code, as do a radius of 0.5 s, no warm-up in
-either phase, and gradients clipped at 1. Two things more are ours: each augmentation touches each
-window independently, with its probability (the official code: an exact share of the batch), and a
-window may overlap the first or the last of its half by more than half (there by half at most).
+It imports infer.py, which comes after it: it validates exactly as that spots. What differs from the
+paper, and why: docs/differences.md. The letters stand in model.py; b is the windows of one pass
+(--accumulate), S the side of the network's image.
 """
 import functools
-import itertools
 import math
 from dataclasses import asdict
 from fractions import Fraction
@@ -33,16 +24,15 @@ from pathlib import Path
 
 # These come first: they say in one line what is not installed.
 import infer
-from comedian import DataError, augment, evaluate, report, run
-from comedian.frames import (
-    CLIP_FRAMES, FrameReader, describe, find_halves, of_length, what_lies_in)
+from comedian import DataError, augment, run
+from comedian.checkpoint import load_parts, restore, trained_parts
+from comedian.frames import CLIP_FRAMES, FrameReader, describe, find_halves, of_length, what_lies_in
 from comedian.run import number
 from comedian.soccernet import (
     LABELS, SOCCERNET_CLASSES, classes_of, find_labels, label_names, read_classes, read_labels,
     tell_foreign)
 from model import (
-    MODELS, Comedian, config_of, decay_groups, load_checkpoint, load_parts, random_keep, restore,
-    save_checkpoint, trained_parts, with_changes)
+    MODELS, decay_groups, load_checkpoint, random_keep, start_from, with_changes)
 
 import numpy as np
 import torch
@@ -53,22 +43,12 @@ from torch import nn
 # ------------------------------------------------------------------ options
 def parse_args(argv=None):
     p = run.Parser(__doc__)
-    add = p.add_argument_group("data and network").add_argument
-    add("--data", required=True, help="folder with frames, laid out as docs/soccernet.md says")
-    add("--split", help="only these of SoccerNet's games: train, train+valid, ..., or a file with "
-        "a game per line; default: all")
+    add = run.add_data_flags(p, MODELS, "network, if there is no --init; otherwise that "
+                             "checkpoint decides")
     add("--labels", help="root of the labels, or a labels.csv; default: --data")
     add("--classes", help="file with a class per line; default: those of --init if that is of "
         "stage 3, else the 17 of SoccerNet-v2; but the names in the labels if most are others")
-    add("--init", help="weights for the transformers: last.pt of stage 2 (or 1, or 3), or public "
-        "ones (README, 'Weights and results'); default: random")
-    add("--model", default="vivit_tiny", choices=MODELS,
-        help="network, if there is no --init; otherwise that checkpoint decides")
-    add("--temporal-depth", type=number(1, 128),
-        help="blocks, where --init has no temporal transformer; default: the model's (ViViT-T 6)")
-    add("--temporal-init", choices=["copy", "random"], default="copy",
-        help="where --init has no temporal transformer. copy: from the first spatial blocks "
-             "(official code, ViViT)")
+    run.add_init_flags(add, "the transformers: last.pt of stage 2 (or 1, or 3)")
 
     add = p.add_argument_group("windows, labels and view").add_argument
     add("--window", type=number(1, 16384),
@@ -106,10 +86,7 @@ def parse_args(argv=None):
              "many if twice as long (paper)")
     add("--lr", type=number(0.0), help="peak for 256 windows of 64 frames; scales with both; "
         "default: 5e-4, ViSwin 3e-4 (paper)")
-    add("--weight-decay", type=number(0.0), default=0.05,
-        help="AdamW; not on biases, norms, positions")
-    add("--clip-grad", type=number(0.0), default=1.0, help="largest gradient norm (official code)")
-
+    run.add_adamw_flags(add)
     add = p.add_argument_group("validation").add_argument
     add("--valid", help="folder with labelled matches to choose best.pt on; default: none")
     add("--valid-split", help="which of SoccerNet's games below --valid, as --split")
@@ -118,46 +95,34 @@ def parse_args(argv=None):
     infer.add_post_flags(p, "validation: scores -> actions")
     run.add_flags(p, out="runs/stage3")
     args = p.parse_args(argv)
-    args.labels = args.labels or args.data
-    return args
+    return run.complete(args, labels=args.data)
 
 
-LOW_RATE = 5e-5                       # ours: a fifth of the paper's at its batch; less gets a hint
-FREE_FLAGS = ("data", "labels", "init", "valid", "valid_labels")      # may differ on --resume
-
-
-def configure(args, checkpoint, path):
-    """The Config of this run; fills in the flags that were not given. checkpoint: what to resume or
-    to start from, at `path`, or None. App. A.5: batch and windows are inversely proportional to a
-    window's length; ViSwin has its own rate and epochs.
+def configure(args, given, path):
+    """The Config of this run, and the options with what was not given. given: the checkpoint at
+    `path` to resume or to start from, or None. App. A.5: batch and windows are inversely
+    proportional to a window's length; ViSwin has its own rate and epochs.
 
     Classes are those of --classes, else those that the checkpoint's head has learned, else none
-    yet; `labelled` looks whether the labels have them. DataError for flags that the checkpoint
-    contradicts."""
-    cfg = config_of(checkpoint) if checkpoint else with_changes(args.model)
-    trained = trained_parts(checkpoint) if checkpoint else []
-    if args.window is None:
-        args.window = cfg.window_tokens if "temporal." in trained else 64
-    if args.temporal_depth is None:
-        args.temporal_depth = cfg.temporal_depth
-    for flag, of_init in (("window", cfg.window_tokens), ("temporal_depth", cfg.temporal_depth)):
-        if "temporal." in trained and getattr(args, flag) != of_init:
-            raise DataError(f"{path}: was trained with {flag} {of_init}; give "
-                            f"--{flag.replace('_', '-')} {of_init}, or leave it out")
-    classes = cfg.classes if "head." in trained else ()
+    yet: the labels decide. DataError for options that the checkpoint contradicts."""
+    cfg = given["config"] if given else MODELS[args.model]
+    trained, swin = trained_parts(given) if given else [], cfg.spatial == "swin"
+    if "temporal." in trained:
+        run.check_trained_with(args, path, window=cfg.window_tokens,
+                               temporal_depth=cfg.temporal_depth)
+    args = run.complete(args, temporal_depth=cfg.temporal_depth,
+                        window=cfg.window_tokens if "temporal." in trained else 64)
+    args = run.complete(args, batch=max(1, round(128 * 32 / args.window)),
+                        windows_per_half=max(2, round(50 * 32 / args.window)),
+                        lr=3e-4 if swin else 5e-4, epochs=10 if swin else 20)
+    classes = learned = cfg.classes if "head." in trained else ()
     if args.classes:
         classes = read_classes(args.classes)
-        if args.resume and "head." in trained and classes != cfg.classes:
+        if args.resume and learned and classes != learned:
             raise DataError(f"{args.classes}: holds other classes than {path} was trained with; "
                             "give the file of that run, or choose another --out")
-    swin = cfg.spatial == "swin"
-    paper = {"batch": max(1, round(128 * 32 / args.window)), "lr": 3e-4 if swin else 5e-4,
-             "windows_per_half": max(2, round(50 * 32 / args.window)), "epochs": 10 if swin else 20}
-    for flag, value in paper.items():
-        if getattr(args, flag) is None:
-            setattr(args, flag, value)
     return with_changes(cfg, window_tokens=args.window, temporal_depth=args.temporal_depth,
-                        classes=classes)
+                        classes=classes), args
 
 
 # ------------------------------------------------------------------ sampler
@@ -181,14 +146,12 @@ def epoch_windows(seed, epoch, n_frames, window_frames, per_half):
 def pick_windows(step, args, n_frames):
     """The windows of a step: a function of (seed, step) alone. Epochs follow without a seam.
     Proved by test_the_steps_walk_through_the_epochs."""
-    def windows_of(epoch):
-        return epoch_windows(args.seed, epoch, n_frames, CLIP_FRAMES * args.window,
-                             args.windows_per_half)
-
-    picks, per_epoch = [], len(windows_of(0))
+    length, per_half, picks = CLIP_FRAMES * args.window, args.windows_per_half, []
+    per_epoch = len(epoch_windows(args.seed, 0, n_frames, length, per_half))
     while len(picks) < args.batch:
         epoch, i = divmod(step * args.batch + len(picks), per_epoch)
-        picks += windows_of(epoch)[i:i + args.batch - len(picks)]
+        windows = epoch_windows(args.seed, epoch, n_frames, length, per_half)
+        picks += windows[i:i + args.batch - len(picks)]
     return picks
 
 
@@ -199,9 +162,7 @@ def count_steps(args, n_frames):
                                   args.windows_per_half))
     head_steps = args.head_steps or args.head_epochs * per_epoch // args.batch
     total = head_steps + (args.steps or args.epochs * per_epoch // args.batch)
-    if total < 1:
-        raise DataError(f"{args.data}: too few windows for one step ({per_epoch} an epoch, --batch "
-                        f"{args.batch}); lower --batch, or give more --epochs or --steps")
+    run.check_steps(total, per_epoch, args)
     return head_steps, total, max(1, args.valid_every * per_epoch // args.batch)
 
 
@@ -364,14 +325,15 @@ def start_phase(model, head_phase, args, process):
 # ------------------------------------------------------------------ run
 def main(args):
     # -- set-up
-    state = load_checkpoint(Path(args.out, "last.pt")) if args.resume else None
+    last_pt = Path(args.out, "last.pt")
+    state = load_checkpoint(last_pt) if args.resume else None
     init = load_checkpoint(args.init) if args.init and not state else None
-    cfg = configure(args, state or init, Path(args.out, "last.pt") if state else args.init)
-    run.check_out(args, state, stage=3, free=FREE_FLAGS)
-    process = run.init_processes(args, cfg.width)          # under torchrun, one of several
+    cfg, args = configure(args, state or init, last_pt if state else args.init)
+    run.check_out(args, state, stage=3, free=("data", "labels", "init", "valid", "valid_labels"))
+    process = run.init_processes(args, state, cfg.width)   # under torchrun, one of several
     device, autocast = process.device, process.autocast()
 
-    # -- data
+    # -- data: windows of the matches that have labels, and what happens in every frame
     halves, events, cfg = labelled(args.data, args.split, args.labels, cfg, args.classes or state)
     halves = of_length(halves, args.window, "a window")
     truth = [frame_labels(events[half.match], half, args.radius, len(cfg.classes))
@@ -379,19 +341,18 @@ def main(args):
     base = base_logits(truth).to(device)                              # (K,)
     n_frames = tuple(half.n_frames for half in halves)
     head_steps, total, valid_steps = count_steps(args, n_frames)
+    first = run.steps_done(state, total, args.out)
     reader = FrameReader(args.workers, for_gpu=device.type == "cuda")
 
     # -- network: both transformers and the head
     torch.manual_seed(args.seed)
     model = start_model(cfg, state, init, args).to(device)
     valid = args.valid and start_validation(model, args)
-    first = run.steps_done(state, total, args.out)
-    best = state["best"] if state else -1.0                # t-AmAP of the best validation
     student, optimizer = start_phase(model, first < head_steps, args, process)
     if state and first != head_steps:          # at that step the second phase has a new AdamW
-        restore({"optimizer": optimizer}, state, Path(args.out, "last.pt"))
-    cached = args.head_phase == "temporal" and first < head_steps
-    tokens = both_ways(model, halves, reader, process) if cached else []   # (2, n_tokens, D) each
+        restore({"optimizer": optimizer}, state, last_pt)
+    cached = args.head_phase == "temporal" and first < head_steps     # tokens instead of frames
+    tokens = infer.encode_both_ways(model, halves, reader, process) if cached else []
     print(f"stage 3: {cfg.model}, {sum(p.numel() for p in model.parameters()):,} "
           f"parameters, {head_steps:,} + {total - head_steps:,} steps "
           f"of {args.batch} windows of {args.window} tokens {process}")
@@ -407,10 +368,8 @@ def main(args):
         y = np.stack([token_labels(truth[h], frame, args.window) for h, frame in picks])
         return x, torch.from_numpy(y)                                 # (B / ranks, L, K)
 
-    log = run.Log(args.out, "stage 3", first, total, device, state=state and state["log"],
-                  files=lambda done: [halves[h].path(frame) for h, frame
-                                      in pick_windows(done - 1, args, n_frames)])
-    stop = run.Stop()
+    journal = run.Journal(args, 3, process, first, total, state, files=lambda step: [
+        halves[h].path(frame) for h, frame in pick_windows(step, args, n_frames)])
     for step, batch in reader.batches(load, range(first, total)):
         # -- what this stage is about ----------------------------------
         head_phase = step < head_steps
@@ -420,10 +379,7 @@ def main(args):
         for group in optimizer.param_groups:
             group["lr"] = lr
         losses, base_losses = [], []
-        parts = zip(process.micro_batches, *(v.chunk(args.accumulate) for v in batch), strict=True)
-        for mine, x, y in parts:
-            draw = augment.Draws(args.seed, step, args.batch, mine)
-            draw.seed_torch()                                         # for drop path
+        for draw, x, y in process.passes(args, step, student, *batch):
             y = y.to(device, non_blocking=True)                       # (b, L, K)
             if head_phase and cached:
                 x, keep = cached_view(x, draw), None                  # (b, L, D)
@@ -433,69 +389,43 @@ def main(args):
                 keep = random_keep(noise, 0 if head_phase else args.mask, device)  # (b, L - masked)
             if args.mixup:
                 x, y = mixup(x, y, draw.beta(args.mixup))
-            # DDP averages gradients in the last micro-batch only, as with its no_sync(). Without
-            # DDP nothing reads this.
-            student.require_backward_grad_sync = mine is process.micro_batches[-1]
             with autocast:
                 logits = student(x, keep)                             # (b, L, K)
             loss = bce_loss(logits.float(), y)                        # Eq. 7
             (loss / args.accumulate).backward()
             losses.append(loss.detach())
-            base_losses.append(bce_loss(base.expand_as(y), y))
+            base_losses.append(bce_loss(base.expand_as(y), y))        # of the classes' frequencies
         learning = [p for group in optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(learning, args.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         # -- everything below is bookkeeping ---------------------------
-        done = step + 1
-        # "base" is the loss of a network that always says the classes' frequencies.
-        log.add(done, {"loss": torch.stack(losses).mean(), "base": torch.stack(base_losses).mean()},
-                norm, clips=args.batch * args.window)
-        if done % args.log_every == 0 or done == total:
-            log.line(done, lr)
-        validated = valid and (done % valid_steps == 0 or done == total)
-        better = False
-        if validated and process.rank == 0:
-            with log.paused():
-                amap = validate(model, *valid, reader, process, args)
+        journal.note(step, lr, norm, args.batch * args.window,
+                     {"loss": losses, "base": base_losses})
+        if valid and ((step + 1) % valid_steps == 0 or step + 1 == total):
+            journal.validate(step, lambda: infer.validate(model, *valid, reader, process, args))
             model.train(not head_phase)
-            better, best = amap > best, max(amap, best)
-            log.write(f"step {done}/{total} | valid t-AmAP {100 * amap:.2f} % "
-                      f"| best {100 * best:.2f} %")
-        stopping = stop.asked()
-        if stopping or validated or done % args.save_every == 0 or done == total:
-            log_state = log.state(done)                               # all processes must call it
-            content = dict(stage=3, step=done, config=asdict(cfg), args=vars(args), log=log_state,
-                           best=best, model=model.state_dict(), optimizer=optimizer.state_dict())
-            if process.rank == 0:
-                for name in (["last.pt", "best.pt"] if better else ["last.pt"]):
-                    save_checkpoint(Path(args.out, name), **content)
-        if stopping:
+        if journal.is_due(step):
+            journal.save(step, config=asdict(cfg), model=model.state_dict(),
+                         optimizer=optimizer.state_dict())
+        if journal.stopping:
             break
-    log.close()
-    if process.rank == 0 and log.lines:
-        report.curves([args.out], Path(args.out, "curves.png"))
-    stop.exit_if_asked(f"stage 3: stopped after step {log.step}")
-    print(f"stage 3: done; {args.out}/{'best.pt' if args.valid else 'last.pt'} is what infer.py "
-          "takes")
+    journal.finish(f"{'best.pt' if valid else 'last.pt'} is what infer.py takes")
 
 
 def start_model(cfg, state, init, args):
     """The Comedian of the checkpoint that is resumed, or a new one with the transformers that
     --init has trained."""
-    model = Comedian(cfg)
+    parts = trained_parts(init)[:2] if init else []        # never a head: the classes may differ
+    model = start_from(init, parts, cfg, args.temporal_init, args.init)
     if state:
         load_parts(model, state, [""], Path(args.out, "last.pt"))
         return model
     if init:
-        parts = trained_parts(init)[:2]                    # never a head: the classes may differ
-        load_parts(model, init, parts, args.init)
         print(f"init: {args.init}: {cfg.model}, {' and '.join(part.strip('.') for part in parts)} "
               f"transformer of stage {init['stage']}; the head starts anew")
-        if "temporal." not in parts and args.temporal_init == "copy" and cfg.spatial == "vit":
-            model.copy_spatial_to_temporal()
     peak = lr_at(0, 0, 1, args)
-    if peak < LOW_RATE:
+    if peak < 5e-5:                   # ours: a fifth of the paper's at its batch
         print(f"hint: --lr {args.lr:g} is for 256 windows of 32 tokens: at --batch "
               f"{args.batch} it becomes {peak:.1g}, which learns little; docs/own-data.md has "
               "flags for small data")
@@ -503,35 +433,10 @@ def start_model(cfg, state, init, args):
     return model
 
 
-def both_ways(model, halves, reader, process):
-    """The spatial tokens of every half, plain and mirrored: a list of (2, n_tokens, D)."""
-    plain, mirrored = ([h for _, (h,) in infer.encode_halves(
-        [model], infer.frame_clips(halves, reader, infer.clips_at_a_time(process.device)),
-        process.device, process.autocast(), flip)]
-        for flip in (False, True))
-    return [torch.stack(pair) for pair in zip(plain, mirrored, strict=True)]
-
-
 def start_validation(model, args):
-    """(halves, {match: events}) for `validate`."""
-    infer.as_network(model, args)              # flags that validate would refuse are refused now
+    """(halves, {match: events}) for infer.validate."""
+    infer.as_network(model, args)              # flags that it would refuse are refused now
     return labelled(args.valid, args.valid_split, args.valid_labels or args.valid, model.cfg)[:2]
-
-
-def validate(model, halves, events, reader, process, args):
-    """t-AmAP in [0, 1] of the model as it stands, spotted as infer.py does with these flags."""
-    autocast, predictions = process.autocast(), {}
-    network = infer.as_network(model.eval(), args)
-    clips = infer.frame_clips(halves, reader, infer.clips_at_a_time(process.device))
-    encoded = infer.encode_halves([model], clips, process.device, autocast)
-    for match, group in itertools.groupby(encoded, key=lambda pair: pair[0].match):
-        of_match, merged = [], []
-        for half, (h,) in group:                                      # (n_tokens, D)
-            windows = infer.window_scores(network, h, autocast)
-            of_match.append(half)
-            merged.append(infer.merge_half([network], [windows], len(h), args.merge))
-        predictions[match] = infer.spot(of_match, merged, args)
-    return evaluate.score(events, predictions, model.cfg.classes)["tight"]["a_mAP"]
 
 
 if __name__ == "__main__":

@@ -58,7 +58,8 @@ def complete(args, rows):
     z = unit_rows(args.tokens, args.width, torch.float32, args.device).requires_grad_()
     bank = unit_rows(rows, args.width, args.dtype, args.device)
     p = bank[:args.tokens].float()
-    soft = F.pad(bank[-args.tokens:].float(), (0, 2))                 # entropy and log n: any
+    zeros = torch.zeros(args.tokens, device=args.device)              # entropy and log n: any
+    soft = stage2.SoftTargets(bank[-args.tokens:].float(), zeros, zeros)
 
     def run():
         z.grad = None

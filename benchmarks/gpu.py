@@ -40,7 +40,8 @@ import infer  # noqa: E402
 from benchmarks.infer import render  # noqa: E402
 from comedian import augment  # noqa: E402
 from comedian.frames import CLIP_FRAMES, FrameReader, ahead, find_halves  # noqa: E402
-from model import MODELS, Comedian, save_checkpoint  # noqa: E402
+from comedian.checkpoint import save_checkpoint  # noqa: E402
+from model import MODELS, Comedian  # noqa: E402
 
 # Clips of one pass (stage 2 and 3: whole windows of 64), which fit 24 GB: see memory.txt.
 PASS = {"vivit_tiny": (512, 8 * 64, 8 * 64), "viswin_tiny": (128, 4 * 64, 4 * 64)}

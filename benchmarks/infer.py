@@ -33,6 +33,7 @@ import infer  # noqa: E402
 import model  # noqa: E402
 from benchmarks.sweep import processor  # noqa: E402
 from comedian import video  # noqa: E402
+from comedian.checkpoint import save_checkpoint  # noqa: E402
 
 MODELS = ("vivit_micro", "vivit_tiny", "vivit_small", "viswin_tiny")
 FPS = 25
@@ -123,7 +124,7 @@ def main(args):
             torch.manual_seed(0)
             networks[name] = model.Comedian(model.MODELS[name]).to(device).eval()
             checkpoint = str(Path(folder, f"{name}.pt"))
-            model.save_checkpoint(checkpoint, stage=3, step=0,
+            save_checkpoint(checkpoint, stage=3, step=0,
                                   config=dataclasses.asdict(model.MODELS[name]),
                                   model=networks[name].state_dict())
             runs = [parts(args, half, checkpoint, folder, device, wait)

@@ -99,7 +99,7 @@ def make_stage2(cfg, windows, window, device, autocast, bank, fused=True, compil
     if compiled:
         student = torch.compile(student)
     p = bank[:windows * window].float()                               # (B L, D_t)
-    soft = F.pad(p, (0, 2))                                           # (B L, D_t + 2)
+    soft = stage2.SoftTargets.unpack(F.pad(p, (0, 2)))
     keep = random_keep(torch.rand(windows, window), args.mask).to(device)
 
     def view(frames, draw):

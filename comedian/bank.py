@@ -97,8 +97,8 @@ def feature_rows(first_frame, n_tokens, half, n_features, align, fps=1.0):
 
 class Bank:
     """P, the features of all halves in use as unit vectors: `rows` (M, D_t), which the loss
-    streams, on the device in `dtype`; and those of a batch, `of_windows`, from the disk in float32,
-    for `rows` may be rounded to bfloat16."""
+    streams, on the device in `dtype`; their `ids` (M,), equal for equal rows; and those of a batch,
+    `of_windows`, from the disk in float32, for `rows` may be rounded to bfloat16."""
 
     def __init__(self, features, halves, device, dtype):
         lengths = [f.shape[0] for f in features]
@@ -108,6 +108,7 @@ class Bank:
                                 dtype=dtype, device=device)           # (M, D_t)
         for f, rows in zip(features, self.rows.split(lengths), strict=True):
             rows.copy_(f.read(0, f.shape[0]))
+        self.ids = row_ids(self.rows)                                 # (M,)
 
     def of_windows(self, picks, window, align):
         """For the windows of a batch, pairs (half index, first frame): the feature P_i of every
@@ -132,6 +133,46 @@ def row_ids(bank, chunk=2048):
     code = torch.randint(-2 ** 62, 2 ** 62, (bank.shape[1],), generator=gen).to(bank.device)
     return torch.cat([((rows.float() + 0).view(torch.int32) * code).sum(1)        # wraps around
                       for rows in bank.split(chunk)])                 # + 0, as -0.0 equals 0.0
+
+
+def open_bank(root, name, fps, halves, process):
+    """The Bank of the features of these halves, <root>/<match>/<half>_<name>.npy with `fps` rows a
+    second; says what was found. DataError for features that are missing or do not fit."""
+    features = [open_features(root, half, name, fps) for half in halves]
+    print(describe_features(features, halves))
+    return Bank(features, halves, process.device,
+                torch.bfloat16 if process.bf16 else torch.float32)
+
+
+# ------------------------------------------------------------------ what the bank alone gives
+class SoftTargets(NamedTuple):
+    """What stage 2's loss needs of the teacher alone, for n rows of the bank. The equations stand
+    in stage2_distill.py. On disk these are the columns of one table, (M, D_t + 2)."""
+    centroid: torch.Tensor            # (n, D_t): the mean of the other rows, weighted by Eq. 4
+    entropy: torch.Tensor             # (n,): of these weights
+    log_n: torch.Tensor               # (n,): log of how many rows are equal to this one
+
+    def pack(self):
+        """As rows of the table, (n, D_t + 2)."""
+        return torch.cat([self.centroid, self.entropy[:, None], self.log_n[:, None]], 1)
+
+    @classmethod
+    def unpack(cls, rows):
+        """From rows of the table, (..., D_t + 2): the three of (..., D_t), (...), (...)."""
+        return cls(rows[..., :-2], rows[..., -2], rows[..., -1])
+
+
+def open_soft_targets(folder, bank, name, process, make):
+    """The packed SoftTargets of a whole bank, (M, D_t + 2), memory-mapped from
+    <folder>/centroids_<name>_<fingerprint>.npy, which is made if it is missing. make(index): the
+    SoftTargets of the bank rows `index` (n,)."""
+    if (bank.ids == bank.ids[0]).all():
+        raise DataError(f"{bank.features[0].path}: all {len(bank.ids):,} features of the bank are "
+                        "equal, so Eq. 4 has nothing to compare; extract the features again")
+
+    path = Path(folder, f"centroids_{name}_{fingerprint(bank.ids)}.npy")
+    with process.first_alone():                            # it writes the file, the others read it
+        return load_or_make(path, bank.rows, lambda index: make(index).pack())
 
 
 def load_or_make(path, bank, make):

@@ -1,10 +1,11 @@
 """
-The plumbing of a run: its flags, its processes, how it stops and goes on, its log. It knows nothing
+The plumbing of a run: its flags, its processes, how it stops and resumes, its log. It knows nothing
 of what a stage learns, but that mixup mixes pairs of samples; it must be the same in all of them.
 
-A run owns a folder, --out: last.pt and log.txt. --resume goes on from last.pt, bit for bit as if
+A run owns a folder, --out: last.pt and log.txt. --resume continues from last.pt, bit for bit as if
 the run had never stopped: what a step does is a function of (seed, step), and log.txt is cut back
-to the checkpoint's step.
+to the checkpoint's step. The stages take four things from here: the flags that all of them have, a
+`Process`, its `passes` over a batch, and a `Journal`.
 """
 import argparse
 import contextlib
@@ -25,7 +26,8 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from comedian import DataError, need, write_file, write_text
+from comedian import DataError, augment, need, write_file, write_text
+from comedian.checkpoint import save_checkpoint
 # The stages find these here too: all that they take from the plumbing is `run`.
 from comedian.command import Parser, device_name, launcher, number, run_as_command  # noqa: F401
 
@@ -49,8 +51,37 @@ BF16_HELP = ("bfloat16 autocast; default: on a GPU that has it, and on a process
              "AVX512-BF16 for networks from ViT-T's width on")
 
 
+def add_data_flags(parser, models, model_help):
+    """The first group of every stage, with the flags that all have; returns its add_argument."""
+    add = parser.add_argument_group("data and network").add_argument
+    add("--data", required=True, help="folder with frames, laid out as docs/soccernet.md says")
+    add("--split", help="only these of SoccerNet's games: train, train+valid, ..., or a file with "
+        "a game per line; default: all")
+    add("--model", default="vivit_tiny", choices=models, help=model_help)
+    return add
+
+
+def add_init_flags(add, init_help):
+    """What stages 2 and 3 start from."""
+    add("--init", help=f"weights for {init_help}, or public ones (README, 'Weights and results'); "
+        "default: random")
+    add("--temporal-depth", type=number(1, 128),
+        help="blocks of the temporal transformer, where --init has none; default: the model's "
+             "(ViViT-T 6: paper's best)")
+    add("--temporal-init", choices=["copy", "random"], default="copy",
+        help="where --init has no temporal transformer. copy: from its first spatial blocks "
+             "(official code, ViViT); random: as the paper reads")
+
+
+def add_adamw_flags(add):
+    """What is the same of every stage's optimiser."""
+    add("--weight-decay", type=number(0.0), default=0.05,
+        help="AdamW; not on biases, norms, positions")
+    add("--clip-grad", type=number(0.0), default=1.0, help="largest gradient norm (official code)")
+
+
 def add_flags(parser, out):
-    """The flags that all stages share, in a group of their own; `out` is the default folder."""
+    """The flags of the run itself, in a group of their own; `out` is the default folder."""
     add = parser.add_argument_group("the run").add_argument
     add("--out", default=out, help="folder for last.pt and log.txt")
     add("--accumulate", type=number(1), default=1,
@@ -66,6 +97,28 @@ def add_flags(parser, out):
     add("--log-every", type=number(1), default=20, help="steps per log line")
     add("--save-every", type=number(1), default=500, help="steps per checkpoint")
     add("--resume", action="store_true", help="go on from <out>/last.pt, exactly")
+
+
+def complete(args, **defaults):
+    """A copy of the options in which those that were not given (None) have these values."""
+    return argparse.Namespace(**vars(args) | {
+        name: value for name, value in defaults.items() if getattr(args, name) is None})
+
+
+def check_trained_with(args, path, **trained):
+    """DataError for an option that was given and contradicts what the checkpoint at `path` was
+    trained with."""
+    for name, value in trained.items():
+        if getattr(args, name) not in (None, value):
+            raise DataError(f"{path}: was trained with {name} {value}; give "
+                            f"--{name.replace('_', '-')} {value}, or leave it out")
+
+
+def check_steps(total, per_epoch, args):
+    """DataError if the data and the flags make no step. per_epoch: windows."""
+    if total < 1:
+        raise DataError(f"{args.data}: too few windows for one step ({per_epoch} an epoch, --batch "
+                        f"{args.batch}); lower --batch, or give more --epochs or --steps")
 
 
 # ------------------------------------------------------------------ the processes
@@ -92,13 +145,36 @@ class Process(NamedTuple):
         module = torch.compile(module) if compiled else module
         return DistributedDataParallel(module) if self.ranks > 1 else module
 
+    def passes(self, args, step, student, *batch):
+        """The samples of a step, pass by pass (--accumulate): yields (draw, part, ...). draw: the
+        random numbers of these samples (augment.Draws), by which drop path is seeded, too; parts of
+        the tensors of `batch` (B / ranks, ...)."""
+        parts = zip(*(tensor.chunk(len(self.micro_batches)) for tensor in batch), strict=True)
+        for samples, part in zip(self.micro_batches, parts, strict=True):
+            draw = augment.Draws(args.seed, step, args.batch, samples)
+            draw.seed_torch()
+            # DDP averages gradients in the last pass only, as with its no_sync(). Without DDP
+            # nothing reads this.
+            student.require_backward_grad_sync = samples is self.micro_batches[-1]
+            yield draw, *part
+
+    @contextlib.contextmanager
+    def first_alone(self):
+        """What happens within is done by the first process, and then by the others."""
+        if self.rank > 0:
+            barrier()
+        yield
+        if self.rank == 0:
+            barrier()
+
     def __str__(self):
         return f"on {self.ranks} x {self.device.type}, bf16 {'on' if self.bf16 else 'off'}"
 
 
-def init_processes(args, width):
-    """The Process that this is: alone, or one of those that torchrun started. width: D of the
-    network, by which bfloat16 is chosen; the choice goes into args.bf16, which checkpoints keep.
+def init_processes(args, state, width):
+    """The Process that this is: alone, or one of those that torchrun started. Whether it computes
+    in bfloat16 is what --bf16 says, else what the run began with (state: the checkpoint to resume,
+    or None), else what pays on this device for a network of `width` D.
 
     --batch counts the samples of all processes together, so that the method does not depend on how
     many there are; they are dealt out in order. Messages between the CPUs go through gloo, between
@@ -110,9 +186,10 @@ def init_processes(args, width):
     for function in (torch.exp, torch.log, torch.sqrt):
         function(torch.ones(1))
     rank, ranks, device = join_processes(args.device)
-    if args.bf16 is None:
-        args.bf16 = bf16_pays(device, width)
-    return Process(rank, ranks, device, args.bf16, micro_batches(args, rank, ranks))
+    bf16 = state["args"].get("bf16") if state and args.bf16 is None else args.bf16
+    if bf16 is None:
+        bf16 = bf16_pays(device, width)
+    return Process(rank, ranks, device, bf16, micro_batches(args, rank, ranks))
 
 
 def join_processes(device):
@@ -270,9 +347,9 @@ def check_out(args, state, stage, free=()):
         raise DataError(f"{path}: is a run of stage {state['stage']}, not {stage}; choose "
                         "another --out")
     check_state(state, path)
-    if args.bf16 is None:                                  # as the run began, on whatever machine
-        args.bf16 = state["args"].get("bf16")
     now, then, may_differ = vars(args), state["args"], FREE_FLAGS | set(free)
+    if args.bf16 is None:                                  # as the run began, on whatever machine
+        may_differ |= {"bf16"}
     odd = [flag for flag in [*now, *then] if (flag in now) != (flag in then)]
     if odd:
         raise DataError(f"{path}: was written by another version, with other flags "
@@ -468,3 +545,76 @@ def lock(folder):
     except OSError:                   # a file system without locks: nothing is promised there
         pass
     return descriptor
+
+
+# ------------------------------------------------------------------ all of it, for a stage
+class Journal(Log):
+    """What a stage keeps of its run: log lines, checkpoints, curves; and whether it was asked to
+    stop. Every process must call each of its methods.
+
+        for step, batch in reader.batches(load, range(first, total)):
+            ...
+            journal.note(step, lr, norm, clips, {"loss": losses})
+            if journal.is_due(step):
+                journal.save(step, model=...)
+            if journal.stopping:
+                break
+        journal.finish("what the checkpoint is for")
+    """
+
+    def __init__(self, args, stage, process, first, total, state, files):
+        """first: the step to begin with; total: steps in all; state: the checkpoint to resume, or
+        None; files(step): what a step reads."""
+        super().__init__(args.out, f"stage {stage}", first, total, process.device,
+                         lambda done: files(done - 1), state and state["log"])
+        self.args, self.stage, self.bf16 = args, stage, process.bf16
+        self.stop, self.stopping = Stop(), False
+        self.best = state["best"] if state and stage == 3 else -1.0   # t-AmAP of the best so far
+        self.validated = self.improved = False                        # in this step
+
+    def note(self, step, lr, norm, clips, values):
+        """What a step gives: its learning rate, its gradient's norm, how many clips all processes
+        saw, and {name: [a tensor () per pass]}, "loss" first."""
+        self.add(step + 1, {name: torch.stack(of_passes).mean()
+                            for name, of_passes in values.items()}, norm, clips)
+        if (step + 1) % self.args.log_every == 0 or step + 1 == self.last:
+            self.line(step + 1, lr)
+
+    def validate(self, step, score):
+        """Validates after a step: score() gives the t-AmAP, in the first process alone."""
+        self.validated = True
+        if self.rank == 0:
+            with self.paused():
+                amap = score()
+            self.improved, self.best = amap > self.best, max(amap, self.best)
+            self.write(f"step {step + 1}/{self.last} | valid t-AmAP {100 * amap:.2f} % "
+                       f"| best {100 * self.best:.2f} %")
+
+    def is_due(self, step):
+        """Whether to save after a step: the last, one of --save-every, one that was validated, or
+        the one after which the run stops."""
+        self.stopping = self.stop.asked()
+        return (self.stopping or self.validated or (step + 1) % self.args.save_every == 0
+                or step + 1 == self.last)
+
+    def save(self, step, **content):
+        """Writes last.pt, and best.pt if this is the best: `content`, and what a resume needs."""
+        log_state = self.state(step + 1)                              # all processes must call it
+        names = ["last.pt", "best.pt"] if self.improved else ["last.pt"]
+        content |= {"best": self.best} if self.stage == 3 else {}
+        if self.rank == 0:
+            for name in names:
+                save_checkpoint(Path(self.args.out, name), stage=self.stage, step=step + 1,
+                                args=vars(self.args) | {"bf16": self.bf16}, log=log_state,
+                                **content)
+        self.validated = self.improved = False
+
+    def finish(self, use):
+        """After the loop: draws the curves and says what the checkpoint is for. A run that was
+        asked to stop says how to resume it, and ends the process."""
+        from comedian import report   # here: it is needed only now
+        self.close()
+        if self.rank == 0 and self.lines:
+            report.curves([self.args.out], Path(self.args.out, "curves.png"))
+        self.stop.exit_if_asked(f"{self.name}: stopped after step {self.step}")
+        print(f"{self.name}: done; {self.args.out}/{use}")

@@ -31,7 +31,8 @@ from comedian import (  # noqa: E402
     DataError, bank, evaluate, ops, report, run, soccernet, write_file)
 from comedian.frames import CLIP_FRAMES, FrameReader, find_halves  # noqa: E402
 from comedian.report import CURVE, FAINT, SPOTTED, TRUTH, clock  # noqa: E402
-from model import Comedian, Projector, config_of, load_checkpoint, load_parts  # noqa: E402
+from comedian.checkpoint import load_parts  # noqa: E402
+from model import Comedian, Projector, load_checkpoint  # noqa: E402
 
 WIDTH_IN, LETTERS = 9, 15             # at report's 120 dots an inch: on a phone a third as large
 AUTOCAST = torch.autocast("cpu", torch.bfloat16, enabled=False)
@@ -82,7 +83,7 @@ class Demo:
         """(checkpoint, Comedian) of a stage; what it did not train stays as it was drawn."""
         path = self.run / f"stage{stage}" / "last.pt"
         checkpoint = load_checkpoint(path)
-        model = Comedian(config_of(checkpoint, path)).eval()
+        model = Comedian(checkpoint["config"]).eval()
         load_parts(model, checkpoint, ["spatial."] if stage == 1 else [""], path)
         return checkpoint, model
 

@@ -20,9 +20,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import model
 import stage2_distill as stage2
 from comedian import DataError, bank, write_file, write_text
+from comedian.checkpoint import save_checkpoint
 from comedian.frames import Half, find_halves
 
 
@@ -206,7 +206,7 @@ def test_ids_of_rows_are_equal_where_rows_are():
 def maker(P, tau_m=0.07):
     """What stage 2 gives to `load_or_make`: Eq. 4 for some rows."""
     ids = bank.row_ids(P)
-    return lambda rows: stage2.soft_targets(rows, P, tau_m, ids)
+    return lambda rows: stage2.soft_targets(rows, P, tau_m, ids).pack()
 
 
 def dense(P, tau_m=0.07):
@@ -418,10 +418,10 @@ def test_a_disk_that_fills_while_a_table_is_made(tmp_path):
 
 
 def test_a_disk_that_is_full_at_the_next_checkpoint(tmp_path):
-    model.save_checkpoint(tmp_path / "last.pt", stage=2, step=1, config={"a": 1}, model={})
+    save_checkpoint(tmp_path / "last.pt", stage=2, step=1, config={"a": 1}, model={})
     before = (tmp_path / "last.pt").read_bytes()
     with a_disk_of(2 ** 16), pytest.raises(DataError, match="last.pt: cannot be written"):
-        model.save_checkpoint(tmp_path / "last.pt", stage=2, step=2, config={"a": 1},
+        save_checkpoint(tmp_path / "last.pt", stage=2, step=2, config={"a": 1},
                               model={"a": torch.zeros(10 ** 6)})
     assert (tmp_path / "last.pt").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 

@@ -40,7 +40,8 @@ from comedian import DataError, augment, bank, evaluate, ops, prepare, report, s
 from comedian import frames as on_disk
 from comedian.frames import FrameReader, Half, find_halves
 from comedian.soccernet import LABELS, PREDICTIONS, SCORES
-from model import Comedian, load_checkpoint, save_checkpoint, with_changes
+from comedian.checkpoint import save_checkpoint
+from model import Comedian, load_checkpoint, with_changes
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU, PLAIN = torch.device("cpu"), contextlib.nullcontext()

@@ -45,6 +45,7 @@ import stage2_distill as stage2
 import stage3_finetune as stage3
 from comedian import DataError, report
 from comedian import run as plumbing
+from comedian.checkpoint import save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {1: stage1, 2: stage2, 3: stage3}
@@ -379,7 +380,7 @@ def test_two_processes_share_the_matches(matches, tmp_path, launch):
     """infer.py: each spots its own, the first one scores. The files of one process, to the byte."""
     cfg = model.with_changes(SMALL, window_tokens=16, classes=CLASSES)
     net, written = model.Comedian(cfg), {}
-    model.save_checkpoint(tmp_path / "3.pt", stage=3, step=1, config=asdict(cfg),
+    save_checkpoint(tmp_path / "3.pt", stage=3, step=1, config=asdict(cfg),
                           model=net.state_dict())
     more = ["infer.py", "--data", str(matches), "--checkpoint", str(tmp_path / "3.pt"),
             *shlex.split("--device cpu --workers 1 --batch 5")]
@@ -458,7 +459,8 @@ def test_half_of_torchruns_variables(monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(DataError, match="RANK: as an environment variable .* start with torchrun"):
-        plumbing.init_processes(stage1.parse_args(["--data", "x", "--device", "cpu"]), 192)
+        plumbing.init_processes(stage1.parse_args(["--data", "x", "--device", "cpu"]), None,
+                                192)
 
 
 # ------------------------------------------------------------------ 3. the log and the folder
@@ -475,7 +477,7 @@ def test_log_and_checkpoint(stage, matches, tmp_path, monkeypatch):
     assert [line.split(" | ")[1] for line in lines] == ["step 2/6", "step 4/6", "step 6/6"]
     assert state["stage"] == stage and state["step"] == 6
     assert state["args"]["batch"] == int(OPTIONS[stage].split()[1])
-    assert model.config_of(state).model == "vivit_micro"
+    assert state["config"].model == "vivit_micro"
     files = {path.name for path in (tmp_path / "run").iterdir() if "tfevents" not in path.name}
     assert files == {"curves.png", "last.pt", "log.txt"}
     torch.load(tmp_path / "run" / "last.pt", weights_only=True)
@@ -679,7 +681,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
 def test_another_stage_is_not_resumed(stage, matches, tmp_path):
     cfg = replace(SMALL, window_tokens=64 if stage == 1 else 8)
     other = 4 - stage if stage != 2 else 1
-    model.save_checkpoint(tmp_path / "last.pt", stage=other, step=1, config=asdict(cfg),
+    save_checkpoint(tmp_path / "last.pt", stage=other, step=1, config=asdict(cfg),
                           model=model.Comedian(cfg).state_dict())
     with pytest.raises(DataError, match=f"last.pt: is a run of stage {other}, not {stage}; choose"):
         run(stage, matches, tmp_path, "--resume")

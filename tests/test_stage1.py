@@ -355,7 +355,7 @@ def test_two_steps_by_hand(options, matches, tmp_path, monkeypatch):
         return encoder
 
     monkeypatch.setattr(stage1, "spatial_encoder", watched)
-    saved = record(monkeypatch, stage1, "save_checkpoint")
+    saved = record(monkeypatch, stage1.run, "save_checkpoint")
     (tmp_path / "games.txt").write_text("league/one")
     options = ["--lr", "0.02", "--warmup-epochs", "0.75", "--weight-decay", "9", "--epochs", "2",
                "--steps", "0", "--split", str(tmp_path / "games.txt"),
@@ -422,7 +422,7 @@ def test_momentum_encoder(matches, tmp_path, monkeypatch):
     m = [stage1.momentum_at(step, 100, args) for step in range(101)]
     assert m[0] == pytest.approx(0.9) and m[50] == pytest.approx(0.95) and m[100] == 1
     assert (np.diff(m) > 0).all()
-    saved = record(monkeypatch, stage1, "save_checkpoint")
+    saved = record(monkeypatch, stage1.run, "save_checkpoint")
     run(matches, tmp_path, "--save-every", "1", "--momentum", "0.9")
     states = [state for _, state in saved]
     assert len(states) == 6

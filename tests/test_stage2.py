@@ -32,6 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import model
 import stage2_distill as stage2
 from comedian import DataError, augment, bank, report, run
+from comedian.checkpoint import save_checkpoint
 from comedian.frames import Half, find_halves
 
 SMALL = replace(model.MODELS["vivit_micro"], embed_dim=32, depth=(2,), num_heads=(2,),
@@ -61,9 +62,10 @@ def halves_of(*n_frames, fps=2.0):
 
 
 # ------------------------------------------------------------------ 1. the equations
-def soft_of(P, tau_m):
-    """The soft targets of all rows, (M, D + 2)."""
-    return stage2.soft_targets(torch.arange(len(P)), P, tau_m, bank.row_ids(P))
+def soft_of(P, tau_m, rows=None):
+    """The soft targets of these rows, or of all."""
+    return stage2.soft_targets(torch.arange(len(P)) if rows is None else torch.as_tensor(rows), P,
+                               tau_m, bank.row_ids(P))
 
 
 def with_equal_rows(M=23, D=6):
@@ -111,7 +113,7 @@ def loops_divergence(z, own, P, lam, tau, tau_m):
 def test_equations_3_to_6(chunk, lam, monkeypatch):
     monkeypatch.setattr(stage2, "CHUNK", chunk)
     P, z, own = with_equal_rows(), unit(5, 6, seed=1), torch.tensor([3, 0, 22, 7, 5])
-    loss, _ = stage2.sce_loss(z, P[own], soft_of(P, 0.07)[own], P, lam, 0.1)
+    loss, _ = stage2.sce_loss(z, P[own], soft_of(P, 0.07, own), P, lam, 0.1)
     assert loss.dtype == torch.float64
     assert loss.item() == pytest.approx(loops_sce(z, own, P, lam, 0.1, 0.07), rel=1e-10)
 
@@ -122,16 +124,16 @@ def test_soft_targets(chunk, monkeypatch):
     monkeypatch.setattr(stage2, "CHUNK", chunk)
     P, asked = with_equal_rows(), torch.tensor([22, 3, 7, 0, 5])
     got = stage2.soft_targets(asked, P, 0.07, bank.row_ids(P))
-    for i, soft in zip(asked, got, strict=True):
+    for i, centroid_i, entropy_i, log_n_i in zip(asked, *got, strict=True):
         s2 = target_by_loops(P[i], P, 0.0, 0.07)
         assert sum(s2) == pytest.approx(1) and s2[i] == 0
         centroid = sum(weight * row for weight, row in zip(s2, P, strict=True))
-        torch.testing.assert_close(soft[:-2], centroid, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(centroid_i, centroid, rtol=1e-10, atol=1e-12)
         entropy = -sum(weight * math.log(weight) for weight in s2 if weight)
-        assert soft[-2].item() == pytest.approx(entropy, abs=1e-10)
+        assert entropy_i.item() == pytest.approx(entropy, abs=1e-10)
         n_equal = sum(torch.equal(row, P[i]) for row in P)
-        assert soft[-1].item() == pytest.approx(math.log(n_equal), rel=1e-10)
-    assert [round(math.exp(n)) for n in got[:, -1]] == [1, 3, 3, 1, 2]
+        assert log_n_i.item() == pytest.approx(math.log(n_equal), rel=1e-10)
+    assert [round(math.exp(n)) for n in got.log_n] == [1, 3, 3, 1, 2]
 
 
 def test_rows_that_are_almost_equal_are_not_equal():
@@ -142,8 +144,8 @@ def test_rows_that_are_almost_equal_are_not_equal():
     got = soft_of(P, 0.07)
     weight = torch.exp(P @ P.T / 0.07).fill_diagonal_(0)
     expected = weight @ P / weight.sum(1, keepdim=True)
-    torch.testing.assert_close(got[:, :-2], expected, rtol=1e-4, atol=1e-5)
-    assert (got[:, -1] == 0).all()
+    torch.testing.assert_close(got.centroid, expected, rtol=1e-4, atol=1e-5)
+    assert (got.log_n == 0).all()
 
 
 @pytest.mark.parametrize("chunk", [5, 8192])
@@ -154,7 +156,7 @@ def test_the_divergence(lam, chunk, monkeypatch):
     P, own = with_equal_rows(), torch.tensor([3, 0, 22, 7, 5])
     for seed in range(1, 4):
         z = unit(5, 6, seed=seed)
-        loss, divergence = stage2.sce_loss(z, P[own], soft_of(P, 0.07)[own], P, lam, 0.1)
+        loss, divergence = stage2.sce_loss(z, P[own], soft_of(P, 0.07, own), P, lam, 0.1)
         entropy = sum(-sum(w * math.log(w) for w in target_by_loops(P[i], P, lam, 0.07) if w)
                       for i in own) / 5
         assert divergence.item() == pytest.approx(loss.item() - entropy, abs=1e-10)
@@ -176,12 +178,12 @@ def test_the_divergence_of_a_student_that_equals_the_target_is_0(lam):
         z = torch.linalg.solve(P[:, :rows], tau * (w.log() - w.log().mean())[:rows])
         z = torch.cat([z, (1 - z.norm() ** 2).sqrt()[None]])
         own = torch.tensor([i])
-        loss, divergence = stage2.sce_loss(z[None], twice[own], soft_of(twice, tau_m)[own], twice,
+        loss, divergence = stage2.sce_loss(z[None], twice[own], soft_of(twice, tau_m, own), twice,
                                            lam, tau)
         assert divergence.item() == pytest.approx(0, abs=1e-10) and loss > 1
         for seed in range(5):                                         # and every other has more
             other = F.normalize(z + 0.1 * unit(9, seed=seed), dim=0)[None]
-            assert stage2.sce_loss(other, twice[own], soft_of(twice, tau_m)[own], twice, lam,
+            assert stage2.sce_loss(other, twice[own], soft_of(twice, tau_m, own), twice, lam,
                                    tau)[1] > 1e-4
 
 
@@ -189,7 +191,7 @@ def test_lam_1_is_cross_entropy():
     """Without the soft part Eq. 6 is the plain cross-entropy of naming one's own second, and its
     target has no entropy."""
     P, z, own = unit(23, 6), unit(4, 6, seed=1), torch.tensor([3, 0, 22, 7])
-    loss, divergence = stage2.sce_loss(z, P[own], soft_of(P, 0.07)[own], P, 1.0, 0.1)
+    loss, divergence = stage2.sce_loss(z, P[own], soft_of(P, 0.07, own), P, 1.0, 0.1)
     torch.testing.assert_close(loss, F.cross_entropy(z @ P.T / 0.1, own), rtol=1e-10, atol=0)
     torch.testing.assert_close(divergence, loss, rtol=1e-10, atol=0)
 
@@ -211,7 +213,7 @@ def test_gradient_of_the_streamed_logsumexp(chunk, monkeypatch):
 def test_no_gradient_to_the_teacher():
     """Neither to the bank nor to its soft targets: the loss has no gradient but the tokens'."""
     P, z = unit(23, 6), unit(4, 6, seed=1)
-    assert not stage2.sce_loss(z, P[:4], soft_of(P, 0.07)[:4], P, 0.5, 0.1)[0].requires_grad
+    assert not stage2.sce_loss(z, P[:4], soft_of(P, 0.07, range(4)), P, 0.5, 0.1)[0].requires_grad
     stage2.BankLogSumExp.apply(z.requires_grad_(), P.requires_grad_(), 0.1).sum().backward()
     assert z.grad.abs().min() > 0 and P.grad is None
 
@@ -243,7 +245,7 @@ class LargestTensor(TorchDispatchMode):
 def test_tokens_times_bank_is_never_stored(monkeypatch):
     monkeypatch.setattr(stage2, "CHUNK", 256)
     P, z = unit(5000, 4).float(), unit(64, 4, seed=1).float().requires_grad_()
-    soft, ids = torch.zeros(64, 6), bank.row_ids(P)
+    soft, ids = bank.SoftTargets.unpack(torch.zeros(64, 6)), bank.row_ids(P)
     with LargestTensor() as watch:
         stage2.sce_loss(z, P[:64], soft, P, 0.5, 0.1)[0].backward()
     assert 64 * 4 <= watch.largest <= 64 * 256 < 64 * 5000
@@ -407,7 +409,7 @@ def small_stage_1(path, drop_path):
     torch.manual_seed(1)
     weights = model.spatial_encoder(cfg).state_dict()
     weights = {name: value + 0.02 * torch.randn_like(value) for name, value in weights.items()}
-    model.save_checkpoint(path, stage=1, step=9, config=asdict(cfg),
+    save_checkpoint(path, stage=1, step=9, config=asdict(cfg),
                           model={f"spatial.{name}": value for name, value in weights.items()})
     return weights
 
@@ -545,7 +547,7 @@ def test_steps_by_hand(align, matches, tmp_path, monkeypatch):
 
     monkeypatch.setattr(stage2, "Student", Spied)
     saved, added = (record(monkeypatch, *where) for where in (
-        (stage2, "save_checkpoint"), (run.Log, "add")))
+        (run, "save_checkpoint"), (run.Log, "add")))
     stage2.main(stage2.parse_args([
         "--data", str(matches), "--out", str(tmp_path / "run"), "--align", align,
         "--init", str(tmp_path / "stage1.pt"), "--features", str(tmp_path / "features"), *HAND]))
@@ -572,8 +574,8 @@ def test_steps_by_hand(align, matches, tmp_path, monkeypatch):
         assert seen[step][1].tolist() == [[k for k in range(WINDOW) if not row[k]]
                                           for row in masked]
         # -- what is logged
-        (_, done, values, logged_norm), more = added[step]
-        assert done == step + 1 and more == {"clips": BATCH * WINDOW}
+        _, done, values, logged_norm, n_clips = added[step][0]
+        assert done == step + 1 and n_clips == BATCH * WINDOW
         assert values["loss"].item() == pytest.approx(loss, abs=2e-5)
         assert values["divergence"].item() == pytest.approx(divergence, abs=2e-5)
         assert logged_norm.item() == pytest.approx(norm, rel=1e-4)
@@ -615,7 +617,7 @@ def last_chunk_alone(table):
 
 
 def of_another_bank(table):
-    return soft_of(unit(len(table), table.shape[1] - 2, seed=8).float(), 0.07).numpy()
+    return soft_of(unit(len(table), table.shape[1] - 2, seed=8).float(), 0.07).pack().numpy()
 
 
 class Oracle(stage2.Student):
@@ -629,7 +631,7 @@ class Oracle(stage2.Student):
 def test_a_broken_teacher_shows(matches, tmp_path, monkeypatch):
     """The logged divergence of a first step, with the soft targets as they are and broken. A random
     student sees those that are gone, one that has learned sees those of other rows, too."""
-    original, of_windows, tables = stage2.load_or_make, bank.Bank.of_windows, {}
+    original, of_windows, tables = bank.load_or_make, bank.Bank.of_windows, {}
 
     def divergence(student, break_it):
         def stored(*args):
@@ -641,7 +643,7 @@ def test_a_broken_teacher_shows(matches, tmp_path, monkeypatch):
             Oracle.wanted = p + tables["right"][torch.from_numpy(i), :-2]
             return p, i
 
-        monkeypatch.setattr(stage2, "load_or_make", stored)
+        monkeypatch.setattr(bank, "load_or_make", stored)
         monkeypatch.setattr(bank.Bank, "of_windows", spied)
         monkeypatch.setattr(stage2, "Student", student)
         out = tmp_path / f"{student.__name__} {break_it.__name__}"
@@ -672,7 +674,7 @@ def test_where_the_weights_come_from(matches, tmp_path):
         "deep": ["--temporal-depth", "3"]}.items()}
     for state in runs.values():
         assert all(torch.equal(state["model"][f"spatial.{name}"], one[name]) for name in one)
-        assert state["config"]["embed_dim"] == 32 and state["config"]["window_tokens"] == 8
+        assert state["config"].embed_dim == 32 and state["config"].window_tokens == 8
         assert state["model"]["temporal.pos_embed"].shape == (1, 8, 32)
     copies = {how: {name for name in one
                     if torch.equal(state["model"].get(f"temporal.{name}", torch.empty(0)),
@@ -681,7 +683,7 @@ def test_where_the_weights_come_from(matches, tmp_path):
     assert copies["copy"] == copies["deep"] == of_blocks and not copies["random"]
     assert "temporal.blocks.2.mlp.fc1.weight" in runs["deep"]["model"]            # has no source
     new = run2(matches, tmp_path / "new", "--steps", "1", "--temporal-depth", "1")
-    assert new["config"]["model"] == "vivit_micro" and new["config"]["temporal_depth"] == 1
+    assert new["config"].model == "vivit_micro" and new["config"].temporal_depth == 1
 
 
 def test_a_swin_has_no_blocks_to_copy(tmp_path):
@@ -689,12 +691,12 @@ def test_a_swin_has_no_blocks_to_copy(tmp_path):
     cfg = replace(model.MODELS["viswin_tiny"], image_size=56, embed_dim=8, depth=(2, 2),
                   num_heads=(1, 1), temporal_heads=2)
     net = model.Comedian(cfg)
-    model.save_checkpoint(tmp_path / "1.pt", stage=1, step=1, config=asdict(cfg),
+    save_checkpoint(tmp_path / "1.pt", stage=1, step=1, config=asdict(cfg),
                           model={name: value for name, value in net.state_dict().items()
                                  if name.startswith("spatial.")})
-    args, init = (args2("--init", str(tmp_path / "1.pt"), "--window", "8"),
-                  model.load_checkpoint(tmp_path / "1.pt"))
-    got = stage2.start_model(stage2.configure(args, None, init), init, args)
+    init = model.load_checkpoint(tmp_path / "1.pt")
+    cfg = replace(cfg, window_tokens=8)
+    got = model.start_from(init, ["spatial."], cfg, "copy", "1.pt")
     assert torch.equal(got.spatial.norm.weight, net.spatial.norm.weight)
     assert torch.equal(got.spatial.patch_embed.proj.weight, net.spatial.patch_embed.proj.weight)
     assert got.cfg.window_tokens == 8 and len(got.temporal.blocks) == cfg.temporal_depth
@@ -815,21 +817,21 @@ def test_half_precision(matches, tmp_path):
 def test_the_first_process_makes_the_soft_targets(matches, tmp_path, monkeypatch):
     """The others wait for it, and read what it wrote."""
     halves, events = find_halves(matches), []
-    original = stage2.load_or_make
+    original = bank.load_or_make
     monkeypatch.setattr(stage2.run, "barrier", lambda: events.append("barrier"))
-    monkeypatch.setattr(stage2, "load_or_make", lambda *a: events.append("stored") or original(*a))
-    args = args2("--features", str(matches), "--features-name", "teacher", "--centroids",
-                 str(tmp_path))
+    monkeypatch.setattr(bank, "load_or_make", lambda *a: events.append("stored") or original(*a))
     tables = []
     for rank, expected in ((0, ["stored", "barrier"]), (1, ["barrier", "stored"])):
         process = run.Process(rank, 2, torch.device("cpu"), False, [slice(0, 1)])
-        teacher, table = stage2.open_bank(args, halves, process)
+        teacher = bank.open_bank(matches, "teacher", 1.0, halves, process)
+        table = bank.open_soft_targets(tmp_path, teacher, "teacher_tau0.07", process,
+                                       lambda index, rows=teacher.rows: soft_of(rows, 0.07, index))
         assert events == expected
         events.clear()
         tables.append(table)
     assert np.array_equal(*tables) and table.shape == (99, 14) and teacher.rows.shape == (99, 12)
-    expected = soft_of(teacher.rows, 0.07)
-    torch.testing.assert_close(torch.from_numpy(np.array(table)), expected)
+    torch.testing.assert_close(torch.from_numpy(np.array(table)),
+                               soft_of(teacher.rows, 0.07).pack())
     path, = tmp_path.iterdir()
     assert re.fullmatch(r"centroids_teacher_tau0\.07_[0-9a-f]{12}\.npy", path.name)
 

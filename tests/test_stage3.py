@@ -26,7 +26,8 @@ from conftest import record
 import infer
 import model
 import stage3_finetune as stage3
-from comedian import DataError, augment, evaluate
+from comedian import DataError, augment, evaluate, report
+from comedian.checkpoint import save_checkpoint
 from comedian.frames import Half, find_halves
 from comedian.soccernet import (
     LABELS, PREDICTIONS, Event, read_classes, read_labels, read_predictions)
@@ -35,7 +36,7 @@ from comedian.soccernet import (
 def configured(*flags, given=None):
     """(args, Config) as main has them. given: a checkpoint, as --init loads it."""
     args = stage3.parse_args(["--data", "x", *flags])
-    return args, stage3.configure(args, given, "x.pt")
+    return stage3.configure(args, given, "x.pt")[::-1]
 
 
 def run(matches, out, *more):
@@ -57,14 +58,14 @@ def write_init(path, stage, **changes):
     weights = {name: value + 0.02 * torch.randn_like(value)
                for name, value in model.Comedian(cfg).state_dict().items()
                if stage > 1 or name.startswith("spatial.")}
-    model.save_checkpoint(path, stage=stage, config=asdict(cfg), model=weights)
+    save_checkpoint(path, stage=stage, config=asdict(cfg), model=weights)
     return weights
 
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Curves have their own tests, and matplotlib takes its time."""
-    monkeypatch.setattr(stage3.report, "curves", lambda *args: None)
+    monkeypatch.setattr(report, "curves", lambda *args: None)
 
 
 # ------------------------------------------------------------------ 1. the loss
@@ -288,7 +289,7 @@ def test_given_flags_win(name):
 
 
 def checkpoint(stage, **changes):
-    return {"stage": stage, "config": asdict(model.with_changes("vivit_micro", **changes))}
+    return {"stage": stage, "config": model.with_changes("vivit_micro", **changes)}
 
 
 def test_the_checkpoint_says_what_it_was_trained_with():
@@ -329,7 +330,7 @@ def test_from_scratch_with_a_depth(matches, tmp_path):
     state = run(matches, tmp_path, "--temporal-depth", "1", "--head-steps", "0", "--steps", "0",
                 "--head-epochs", "1", "--epochs", "2", "--windows-per-half", "2",
                 "--save-every", "99")
-    assert state["config"]["temporal_depth"] == 1 and state["step"] == 2 + 4
+    assert state["config"].temporal_depth == 1 and state["step"] == 2 + 4
     assert {name.split(".")[2] for name in state["model"] if "temporal.blocks" in name} == {"0"}
     assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(     # 4th of 4 steps
         0.01 * 4 / 256 * 16 / 64 * (0.01 + 0.99 * (1 + math.cos(math.pi * 3 / 4)) / 2))
@@ -342,7 +343,7 @@ def test_from_stage_1(how, matches, tmp_path):
     three = run(matches, tmp_path / "run", "--init", str(tmp_path / "one.pt"), "--window", "8",
                 "--temporal-depth", "3", "--temporal-init", how, "--lr", "0", "--head-steps", "1",
                 "--steps", "1")
-    assert three["config"]["temporal_depth"] == 3 and three["config"]["drop_path"] == 0.2
+    assert three["config"].temporal_depth == 3 and three["config"].drop_path == 0.2
     assert all(torch.equal(three["model"][name], value) for name, value in one.items())
     copied = [torch.equal(value, one[name.replace("temporal", "spatial")])
               for name, value in three["model"].items()
@@ -358,7 +359,7 @@ def test_from_stage_2_or_3(stage, matches, tmp_path):
                 "--prior", "0.1", "--head-steps", "1", "--steps", "1")
     for name, value in three["model"].items():
         assert torch.equal(value, two[name]) != name.startswith("head"), name
-    assert three["config"]["classes"] == ("Goal", "Foul", "Corner")
+    assert three["config"].classes == ("Goal", "Foul", "Corner")
     torch.testing.assert_close(three["model"]["head.bias"], torch.full((3,), math.log(1 / 9)))
 
 
@@ -501,8 +502,8 @@ def test_steps_by_hand(phase, batch, accumulate, matches, tmp_path, monkeypatch)
     leave a window without a partner for mixup; those of 4 are split into two passes."""
     init = write_init(tmp_path / "init.pt", 2)
     (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
-    saved = record(monkeypatch, stage3, "save_checkpoint")
-    entered, validated = [], record(monkeypatch, stage3, "validate")
+    saved = record(monkeypatch, stage3.run, "save_checkpoint")
+    entered, validated = [], record(monkeypatch, infer, "validate")
     forward = model.Comedian.forward
     monkeypatch.setattr(model.Comedian, "forward", lambda self, x, keep=None: entered.append(
         (x.detach().clone(), keep)) or forward(self, x, keep))
@@ -560,7 +561,7 @@ def test_the_phases(matches, tmp_path, monkeypatch):
     """First the head alone, on frozen transformers in evaluation mode, without masks; then
     everything. The learning rate starts anew."""
     write_init(tmp_path / "init.pt", 2)
-    saved = record(monkeypatch, stage3, "save_checkpoint")
+    saved = record(monkeypatch, stage3.run, "save_checkpoint")
     masks = record(monkeypatch, stage3, "random_keep")
     modes, tokens = [], model.Comedian.tokens
     monkeypatch.setattr(model.Comedian, "tokens",
@@ -586,7 +587,7 @@ def test_the_phases(matches, tmp_path, monkeypatch):
 def test_what_learns(head_phase, flags, learns):
     """Exactly what a step uses: several processes wait for the gradient of all that learns."""
     args, cfg = configured("--model", "vivit_micro", "--device", "cpu", *flags)
-    net, cpu = model.Comedian(cfg), stage3.run.init_processes(args, cfg.width)
+    net, cpu = model.Comedian(cfg), stage3.run.init_processes(args, None, cfg.width)
     for before in (True, False):                           # whatever learned before
         stage3.start_phase(net.requires_grad_(before), head_phase, args, cpu)
         assert net.training != head_phase
@@ -681,7 +682,7 @@ def test_best_survives_a_resume(matches, tmp_path, monkeypatch):
     """best.pt is replaced by better checkpoints only, the ones before a stop considered."""
     scores, clip, steps = iter([0.5, 0.2, 0.3]), torch.nn.utils.clip_grad_norm_, []
     options = ["--valid", str(matches), "--valid-every", "1", "--windows-per-half", "2"]
-    monkeypatch.setattr(stage3, "validate", lambda *args: next(scores))           # steps 2, 4, 6
+    monkeypatch.setattr(infer, "validate", lambda *args: next(scores))           # steps 2, 4, 6
 
     def stopped(*args):
         steps.append(1)
@@ -777,9 +778,8 @@ def test_a_rate_too_low_for_the_batch_gets_a_hint(capsys):
     """The paper's own gets none."""
     cfg = model.with_changes("vivit_micro", window_tokens=64)
     for batch, hints in (("64", 0), ("8", 1)):
-        args = stage3.parse_args(["--data", "x", "--batch", batch, "--window", "64"])
-        args.lr = 5e-4
-        stage3.start_model(cfg, None, None, args)
+        stage3.start_model(cfg, None, None, stage3.parse_args([
+            "--data", "x", "--batch", batch, "--window", "64", "--lr", "5e-4"]))
         assert capsys.readouterr().out.count("hint: --lr 0.0005") == hints
 
 
@@ -800,7 +800,7 @@ def test_classes_come_from_the_labels_where_most_are_others(init, expected, matc
     for name, last, classes in (("run", [], expected), ("run", ["--resume"], expected),
                                 ("named", ["--classes", str(tmp_path / "classes.txt")], ("Dive",))):
         stage3.main(stage3.parse_args([*args, *small, "--out", str(tmp_path / name), *last]))
-        assert model.load_checkpoint(tmp_path / name / "last.pt")["config"]["classes"] == classes
+        assert model.load_checkpoint(tmp_path / name / "last.pt")["config"].classes == classes
     _, events, cfg = stage3.labelled(matches, None, tmp_path, model.with_changes(
         "vivit_micro", classes=expected))
     assert events["league/two"] == [Event(2, expected.index("Ace"), 5000, True)]

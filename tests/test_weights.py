@@ -26,17 +26,9 @@ import stage3_finetune
 from comedian import DataError, augment
 from comedian.frames import FrameReader, find_halves
 from comedian.soccernet import SOCCERNET_CLASSES
-from model import (
-    MODELS,
-    Comedian,
-    config_of,
-    from_public,
-    load_checkpoint,
-    load_parts,
-    save_checkpoint,
-    trained_parts,
-    with_changes,
-)
+from comedian.checkpoint import (
+    from_public, load_parts, read_config, save_checkpoint, trained_parts)
+from model import MODELS, Comedian, load_checkpoint, with_changes
 
 
 # ------------------------------------------------------------------ 1. this project's checkpoints
@@ -50,7 +42,7 @@ def test_checkpoint_round_trip(tmp_path):
     save(tmp_path / "new" / "last.pt", model)
     assert torch.load(tmp_path / "new" / "last.pt", weights_only=True)["step"] == 7
     checkpoint = load_checkpoint(tmp_path / "new" / "last.pt")
-    cfg = config_of(checkpoint)
+    cfg = checkpoint["config"]
     assert cfg == model.cfg and hash(cfg) == hash(model.cfg)          # tuples again, not lists
     other = Comedian(cfg)
     load_parts(other, checkpoint, [""], "last.pt")
@@ -123,8 +115,8 @@ def test_a_field_that_came_later_has_the_value_it_was_made_with(name, width):
     """Before there was a head_width, ViViT-S alone had heads of 2048."""
     old = config(name, window_tokens=16, drop_path=0.3)
     del old["head_width"]
-    assert config_of({"config": old}) == with_changes(name, window_tokens=16, drop_path=0.3)
-    assert config_of({"config": old}).head_width == width
+    cfg = read_config(old, MODELS, "x.pt")
+    assert cfg == with_changes(name, window_tokens=16, drop_path=0.3) and cfg.head_width == width
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -203,7 +195,7 @@ def shortened(content, window=64, depth=6):
 def loaded(path):
     """The network that a checkpoint file is, ready to infer."""
     checkpoint = load_checkpoint(path)
-    model = Comedian(config_of(checkpoint))
+    model = Comedian(checkpoint["config"])
     load_parts(model, checkpoint, trained_parts(checkpoint), path)
     return model.eval()
 
@@ -500,7 +492,7 @@ def test_any_name_lost_or_shape_changed_is_refused(which, draws):
     elif change == "renamed":
         content[name + "x"] = value
     with pytest.raises(DataError) as error:
-        from_public(content, "x.pth")
+        from_public(content, MODELS, Comedian, "x.pth")
     assert str(error.value).startswith("x.pth: ") and "\n" not in str(error.value)
 
 
@@ -551,7 +543,7 @@ def test_stages_start_from_an_image_network(half, tmp_path, script, stage):
     script.main(script.parse_args(options))
     left = load_checkpoint(tmp_path / "run" / "last.pt")
     image = load_checkpoint(tmp_path / "image.npz")["model"]
-    assert config_of(left) == with_changes("vivit_tiny", window_tokens=4)
+    assert left["config"] == with_changes("vivit_tiny", window_tokens=4)
     for name, value in image.items():
         assert torch.equal(left["model"][name], value), name
     depth = MODELS["vivit_tiny"].temporal_depth
