@@ -36,8 +36,6 @@ import argparse
 import collections
 import hashlib
 import itertools
-import json
-import math
 import os
 import sys
 import time
@@ -47,8 +45,7 @@ from typing import NamedTuple
 
 # These come first: they say in one line what is not installed.
 from comedian import (
-    DataError, __version__, augment, evaluate, formats, report, run, soccernet, video, write_file,
-    write_text)
+    DataError, __version__, augment, bank, evaluate, report, run, soccernet, video)
 from comedian.command import say_error
 from comedian.frames import (
     CLIP_FRAMES, DEFAULT_FPS, FrameReader, ahead, describe, find_halves, in_split, of_length,
@@ -369,77 +366,45 @@ def in_context(model, h):
     return tokens[nearest, place - torch.tensor(starts)[nearest]]
 
 
-def per_second(tokens, half):
-    """(n_tokens, D) -> (seconds, D): row k is the token of second [k, k + 1), the one around its
-    middle if fps is not 2. Stage 2 finds rows by time (bank.feature_rows)."""
-    seconds = np.arange(n_seconds(len(tokens), half))
-    return tokens[np.minimum((seconds + 0.5) / half.token_s, len(tokens) - 1).astype(np.int64)]
-
-
-def n_seconds(n_tokens, half):
-    """Whole seconds that so many tokens of a half fill, at least 1."""
-    return max(1, math.floor(n_tokens * half.token_s + 1e-6))
-
-
-def are_there(path, half, width):
-    """Whether the features of a half are at `path`, all of them."""
-    try:
-        return formats.open_array(path).shape == (n_seconds(half.n_tokens, half), width)
-    except (DataError, FileNotFoundError):
-        return False
-
-
 def write_features(args, halves, process):
-    """--features: what the network makes of every second, <out>/<match>/<half>_NAME.npy. Goes on
-    where it was stopped; what lies there must come from the same checkpoint."""
+    """--features: what the network makes of every second, <out>/<match>/<half>_NAME.npy. Continues
+    where it was stopped."""
     rank, ranks, device = process
     path, = args.checkpoint
     checkpoint = load_checkpoint(path)
     model = Comedian(checkpoint["config"])
     load_parts(model, checkpoint, trained_parts(checkpoint), path)
     model = model.to(device).eval()
-    autocast = choose_autocast(args, device, [model])
+    autocast, bf16 = choose_autocast(args.bf16, device, [model])
     has_context = checkpoint["stage"] > 1
     print(f"features: {model.cfg.model}, {model.cfg.width} wide, "
           + (f"tokens of the temporal transformer, windows of {model.cfg.window_tokens}"
              if has_context else "tokens of the spatial encoder"))
-
-    out, name = Path(args.out), args.features
-    record = {"checkpoint_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
-              "bf16": args.bf16}
-    made_by = out / f"{name}.json"
-    paths = {half: out / half.match / f"{half.number}_{name}.npy" for half in halves}
-    if made_by.exists() and made_by.read_text(errors="replace") != json.dumps(record):
-        raise DataError(f"{made_by}: features of this name were made by another checkpoint or with "
-                        "another --bf16; choose another --features NAME")
-    if not made_by.exists() and any(file.exists() for file in paths.values()):
-        raise DataError(f"{out}: features called {name} are there, not made by this command; "
-                        "choose another --features NAME")
-    todo = [half for half in halves if not are_there(paths[half], half, model.cfg.width)]
+    made_by = {"checkpoint_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+               "bf16": bf16}
+    mine = bank.missing_features(args.out, args.features, made_by, halves,
+                                 model.cfg.width)[rank::ranks]
     run.barrier()                                          # all have looked before one writes
-    write_text(made_by, json.dumps(record))
-    if len(todo) < len(halves):
-        print(f"features: {len(halves) - len(todo)} of {len(halves)} halves are there already")
-    todo = todo[rank::ranks]
-    clips = frame_clips(todo, FrameReader(args.workers), args.batch)
+    clips = frame_clips(mine, FrameReader(args.workers), args.batch)
     encoded = encode_halves([model], clips, device, autocast)
-    for half, (h,) in tqdm(encoded, desc="features", total=len(todo), unit="half",
+    for half, (h,) in tqdm(encoded, desc="features", total=len(mine), unit="half",
                            disable=None if rank == 0 else True):
         with autocast:
             tokens = in_context(model, h) if has_context else h                  # (n_tokens, D)
-        rows = per_second(tokens.float().cpu().numpy(), half)                    # (seconds, D)
-        write_file(paths[half], lambda file, rows=rows: np.save(file, rows))
+        bank.write_features(args.out, args.features, made_by, half, tokens.float().cpu().numpy())
     run.barrier()
-    print(f"features: {out}/<match>/<half>_{name}.npy; stage2_distill.py --features-name {name}")
+    print(f"features: {args.out}/<match>/<half>_{args.features}.npy; "
+          f"stage2_distill.py --features-name {args.features}")
 
 
 # ------------------------------------------------------------------ run
-def choose_autocast(args, device, models):
-    """The context that the networks run in; says so, and leaves the choice in args.bf16."""
-    if args.bf16 is None:
-        args.bf16 = run.bf16_pays(device, min(model.cfg.width for model in models))
-    print(f"network: on {device.type}, bf16 {'on' if args.bf16 else 'off'}")
-    return torch.autocast(device.type, torch.bfloat16, enabled=args.bf16)
+def choose_autocast(bf16, device, models):
+    """The context that the networks run in, and whether that is bfloat16; says so. bf16: --bf16 or,
+    where it was not given, None."""
+    if bf16 is None:
+        bf16 = run.bf16_pays(device, min(model.cfg.width for model in models))
+    print(f"network: on {device.type}, bf16 {'on' if bf16 else 'off'}")
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16), bf16
 
 
 def load_networks(args, device):
@@ -513,7 +478,7 @@ def about(args, halves, folder):
                 half.path if args.video else half.folder, folder) for half in halves}}
 
 
-def spot_match(match, encoded, networks, autocast, args, labels, seen):
+def spot_match(match, encoded, networks, autocast, bf16, args, labels, seen):
     """Spots a match and writes its files. encoded: pairs (half, [h per network]), all its halves.
     labels: of this match, or None; seen: {(match, half): {s: small JPEG}} of what was encoded.
     Returns how many tokens that were."""
@@ -529,7 +494,7 @@ def spot_match(match, encoded, networks, autocast, args, labels, seen):
         merged.append(table)
         stored.append(windows[0] if len(networks) == 1 else None)
     found = spot(halves, merged, args, args.start)
-    write_scores(out / SCORES, match, classes, halves, merged, stored, args.start, args.bf16)
+    write_scores(out / SCORES, match, classes, halves, merged, stored, args.start, bf16)
     write_predictions(out / PREDICTIONS, match, found, classes,
                       about(args, halves, out) | {"classes": classes})
     if args.show is not None:
@@ -559,7 +524,7 @@ def main(args):
         return write_features(args, halves, process)
     networks = load_networks(args, device)
     models = [network.model for network in networks]
-    autocast = choose_autocast(args, device, models)
+    autocast, bf16 = choose_autocast(args.bf16, device, models)
     root = labels_root(args, halves[0])
     labels = find_labels(root, {half.match for half in halves}) if root else {}
     submission = check_output(args, halves, labels)
@@ -585,8 +550,8 @@ def main(args):
         encoded = encode_halves(models, counted(clips), device, autocast)
         try:
             for match, group in itertools.groupby(encoded, key=lambda pair: pair[0].match):
-                n_tokens += spot_match(match, group, networks, autocast, args, labels.get(match),
-                                       seen)
+                n_tokens += spot_match(match, group, networks, autocast, bf16, args,
+                                       labels.get(match), seen)
                 done.append(match)
         except KeyboardInterrupt:
             bar.close()

@@ -6,6 +6,8 @@ from them once and kept. The equations that read it stand in stage2_distill.py.
                                                            (or as many as --features-fps says)
 """
 import hashlib
+import json
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from comedian import DataError, write_file
+from comedian import DataError, write_file, write_text
 from comedian.formats import open_array
 from comedian.frames import CLIP_FRAMES
 
@@ -142,6 +144,52 @@ def open_bank(root, name, fps, halves, process):
     print(describe_features(features, halves))
     return Bank(features, halves, process.device,
                 torch.bfloat16 if process.bf16 else torch.float32)
+
+
+# ------------------------------------------------------------------ features that we write
+def per_second(tokens, half):
+    """(n_tokens, D) -> (seconds, D): row k is the token of second [k, k + 1), the one around its
+    middle if fps is not 2: the inverse of `feature_rows`."""
+    seconds = np.arange(n_seconds(len(tokens), half))
+    return tokens[np.minimum((seconds + 0.5) / half.token_s, len(tokens) - 1).astype(np.int64)]
+
+
+def n_seconds(n_tokens, half):
+    """Whole seconds that so many tokens of a half fill, at least 1."""
+    return max(1, math.floor(n_tokens * half.token_s + 1e-6))
+
+
+def missing_features(out, name, made_by, halves, width):
+    """The halves whose features <out>/<match>/<half>_<name>.npy are missing or not whole. made_by:
+    what says which network made them, a dict; it is kept in <out>/<name>.json. DataError if there
+    are features of this name that another network made."""
+    record, paths = Path(out, f"{name}.json"), [
+        Path(out, half.match, f"{half.number}_{name}.npy") for half in halves]
+    if record.exists() and record.read_text(errors="replace") != json.dumps(made_by):
+        raise DataError(f"{record}: features of this name were made by another checkpoint or with "
+                        "another --bf16; choose another --features NAME")
+    if not record.exists() and any(path.exists() for path in paths):
+        raise DataError(f"{out}: features called {name} are there, not made by this command; "
+                        "choose another --features NAME")
+
+    def is_whole(path, half):
+        try:
+            return open_array(path).shape == (n_seconds(half.n_tokens, half), width)
+        except (DataError, FileNotFoundError):
+            return False
+
+    missing = [half for path, half in zip(paths, halves, strict=True) if not is_whole(path, half)]
+    if len(missing) < len(halves):
+        print(f"features: {len(halves) - len(missing)} of {len(halves)} halves are there already")
+    return missing
+
+
+def write_features(out, name, made_by, half, tokens):
+    """Writes the features of a half, one row a second, from its tokens (n_tokens, D) float32."""
+    write_text(Path(out, f"{name}.json"), json.dumps(made_by))
+    rows = per_second(tokens, half)                                   # (seconds, D)
+    write_file(Path(out, half.match, f"{half.number}_{name}.npy"),
+               lambda file: np.save(file, rows))
 
 
 # ------------------------------------------------------------------ what the bank alone gives

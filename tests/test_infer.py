@@ -744,7 +744,7 @@ def test_features_with_context_are_those_in_the_middle_of_a_window(matches, tmp_
     (25.0, 10, [4])])                                      # shorter than a second: its last clip
 def test_a_row_is_the_token_of_its_second(fps, n_frames, expected):
     half = Half("m", 1, "f", "", 8, ".jpg", 1, n_frames, fps)
-    rows = infer.per_second(np.arange(half.n_tokens)[:, None], half)
+    rows = bank.per_second(np.arange(half.n_tokens)[:, None], half)
     assert rows[:, 0].tolist() == expected
     seconds = np.arange(len(rows)) + 0.5                   # by time: the clip holds the middle
     inside = seconds < half.n_tokens * half.token_s
