@@ -97,6 +97,16 @@ def add_post_flags(parser, title="scores -> actions"):
         help="lowest score of an action (official code)")
 
 
+def add_valid_flags(parser):
+    """Which matches stage 3 validates on, and how they are spotted."""
+    add = parser.add_argument_group("validation").add_argument
+    add("--valid", help="folder with labelled matches to choose best.pt on; default: none")
+    add("--valid-split", help="which of SoccerNet's games below --valid, as --split")
+    add("--valid-labels", help="root of their labels; default: --valid")
+    add("--valid-every", type=number(1), default=5, help="epochs between validations")
+    add_post_flags(parser, "validation: scores -> actions")
+
+
 def parse_args(argv=None):
     p = run.Parser(__doc__)
     group = p.add_argument_group("what to spot, and with what")

@@ -58,14 +58,11 @@ def parse_args(argv=None):
     add = p.add_argument_group("optimisation").add_argument
     add("--epochs", type=number(1), default=100,
         help="passes over all clips (official YAML: 200, official README: 100)")
-    add("--steps", type=number(0), default=0,
-        help="optimiser steps in all, instead of --epochs; 0 = off")
     add("--batch", type=number(1, 65536), default=1024,
         help="clips per step, of all processes together")
     add("--lr", type=number(0.0), default=5e-4,
         help="peak learning rate for a batch of 256; scales with --batch")
-    add("--warmup-epochs", type=number(0.0), default=10,
-        help="epochs with rising learning rate; with --steps the same share of the steps")
+    run.add_schedule_flags(add)
     run.add_adamw_flags(add)
     run.add_flags(p, out="runs/stage1")
     return p.parse_args(argv)

@@ -80,15 +80,12 @@ def parse_args(argv=None):
 
     add = p.add_argument_group("optimisation").add_argument
     add("--epochs", type=number(1), default=100, help="of --windows-per-half windows of every half")
-    add("--steps", type=number(0), default=0,
-        help="optimiser steps in all, instead of --epochs; 0 = off")
     add("--batch", type=number(1, 65536),
         help="windows per step, of all processes together; default: 64 windows of 32 s, half as "
              "many if twice as long (paper)")
     add("--lr", type=number(0.0), default=2e-3,
         help="peak for 256 windows of 32 tokens (64 frames); scales with both")
-    add("--warmup-epochs", type=number(0.0), default=10,
-        help="epochs with rising learning rate; with --steps the same share of the steps")
+    run.add_schedule_flags(add)
     run.add_adamw_flags(add)
     run.add_flags(p, out="runs/stage2")
     args = p.parse_args(argv)

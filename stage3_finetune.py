@@ -87,12 +87,7 @@ def parse_args(argv=None):
     add("--lr", type=number(0.0), help="peak for 256 windows of 64 frames; scales with both; "
         "default: 5e-4, ViSwin 3e-4 (paper)")
     run.add_adamw_flags(add)
-    add = p.add_argument_group("validation").add_argument
-    add("--valid", help="folder with labelled matches to choose best.pt on; default: none")
-    add("--valid-split", help="which of SoccerNet's games below --valid, as --split")
-    add("--valid-labels", help="root of their labels; default: --valid")
-    add("--valid-every", type=number(1), default=5, help="epochs between validations")
-    infer.add_post_flags(p, "validation: scores -> actions")
+    infer.add_valid_flags(p)
     run.add_flags(p, out="runs/stage3")
     args = p.parse_args(argv)
     return run.complete(args, labels=args.data)
@@ -245,22 +240,6 @@ def view(frames, draw, cfg, args, device):
     return augment.normalize(x, cfg.normalize_per_frame)
 
 
-def cached_windows(tokens, picks, n_tokens):
-    """Windows of the cached spatial tokens, plain and mirrored (B, 2, L, D), and the picks, moved
-    back to even frames, on which cached clips begin. Proved by test_steps_by_hand."""
-    picks = [(h, frame // CLIP_FRAMES * CLIP_FRAMES) for h, frame in picks]
-    starts = [frame // CLIP_FRAMES for _, frame in picks]
-    return torch.stack([tokens[h][:, start:start + n_tokens]
-                        for (h, _), start in zip(picks, starts, strict=True)]), picks
-
-
-def cached_view(pairs, draw):
-    """Spatial tokens of windows, each plain or mirrored: (B, 2, L, D) of both -> (B, L, D). Proved
-    by test_steps_by_hand."""
-    mirrored = (draw.uniform(0, 1) < 0.5).long()                      # (B,)
-    return pairs[torch.arange(len(pairs)), mirrored]
-
-
 def mixup(x, y, lam):
     """Every window mixed with its neighbour in the batch: x (B, ...) and labels y (B, L, K) alike,
     lam (B,) of the window itself.
@@ -346,8 +325,19 @@ def main(args):
 
     # -- network: both transformers and the head
     torch.manual_seed(args.seed)
-    model = start_model(cfg, state, init, args).to(device)
-    valid = args.valid and start_validation(model, args)
+    parts = trained_parts(init)[:2] if init else []        # never a head: the classes may differ
+    model = start_from(init, parts, cfg, args.temporal_init, args.init)
+    nn.init.constant_(model.head.bias, math.log(args.prior / (1 - args.prior)))
+    if init:
+        print(f"init: {args.init}: {cfg.model}, {' and '.join(part.strip('.') for part in parts)} "
+              f"transformer of stage {init['stage']}; the head starts anew")
+    if state:
+        load_parts(model, state, [""], last_pt)
+    else:
+        run.hint_at_low_rate(lr_at(0, 0, 1, args), args)
+    model = model.to(device)
+    valid = args.valid and (infer.as_network(model, args) and labelled(
+        args.valid, args.valid_split, args.valid_labels or args.valid, cfg)[:2])
     student, optimizer = start_phase(model, first < head_steps, args, process)
     if state and first != head_steps:          # at that step the second phase has a new AdamW
         restore({"optimizer": optimizer}, state, last_pt)
@@ -361,7 +351,9 @@ def main(args):
     def load(step):
         picks = pick_windows(step, args, n_frames)[process.samples]
         if cached and step < head_steps:
-            x, picks = cached_windows(tokens, picks, args.window)     # (B / ranks, 2, L, D)
+            picks = [(h, frame - frame % CLIP_FRAMES) for h, frame in picks]   # where clips begin
+            x = torch.stack([tokens[h][:, frame // CLIP_FRAMES:][:, :args.window]
+                             for h, frame in picks])                  # (B / ranks, 2, L, D)
         else:
             x = reader.read([(halves[h], frame) for h, frame in picks],
                             CLIP_FRAMES * args.window)                # (B / ranks, T, H, W, 3)
@@ -382,7 +374,8 @@ def main(args):
         for draw, x, y in process.passes(args, step, student, *batch):
             y = y.to(device, non_blocking=True)                       # (b, L, K)
             if head_phase and cached:
-                x, keep = cached_view(x, draw), None                  # (b, L, D)
+                mirrored = (draw.uniform(0, 1) < 0.5).long()          # (b,)
+                x, keep = x[torch.arange(len(x)), mirrored], None     # (b, L, D)
             else:
                 x = view(x, draw, cfg, args, device)                  # (b, T, 3, S, S)
                 noise = draw.uniform(0, 1, args.window)               # (b, L)
@@ -411,32 +404,6 @@ def main(args):
         if journal.stopping:
             break
     journal.finish(f"{'best.pt' if valid else 'last.pt'} is what infer.py takes")
-
-
-def start_model(cfg, state, init, args):
-    """The Comedian of the checkpoint that is resumed, or a new one with the transformers that
-    --init has trained."""
-    parts = trained_parts(init)[:2] if init else []        # never a head: the classes may differ
-    model = start_from(init, parts, cfg, args.temporal_init, args.init)
-    if state:
-        load_parts(model, state, [""], Path(args.out, "last.pt"))
-        return model
-    if init:
-        print(f"init: {args.init}: {cfg.model}, {' and '.join(part.strip('.') for part in parts)} "
-              f"transformer of stage {init['stage']}; the head starts anew")
-    peak = lr_at(0, 0, 1, args)
-    if peak < 5e-5:                   # ours: a fifth of the paper's at its batch
-        print(f"hint: --lr {args.lr:g} is for 256 windows of 32 tokens: at --batch "
-              f"{args.batch} it becomes {peak:.1g}, which learns little; docs/own-data.md has "
-              "flags for small data")
-    nn.init.constant_(model.head.bias, math.log(args.prior / (1 - args.prior)))
-    return model
-
-
-def start_validation(model, args):
-    """(halves, {match: events}) for infer.validate."""
-    infer.as_network(model, args)              # flags that it would refuse are refused now
-    return labelled(args.valid, args.valid_split, args.valid_labels or args.valid, model.cfg)[:2]
 
 
 if __name__ == "__main__":

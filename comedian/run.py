@@ -73,6 +73,14 @@ def add_init_flags(add, init_help):
              "(official code, ViViT); random: as the paper reads")
 
 
+def add_schedule_flags(add):
+    """How long stages 1 and 2 train, beside their --epochs, and how they begin."""
+    add("--steps", type=number(0), default=0,
+        help="optimiser steps in all, instead of --epochs; 0 = off")
+    add("--warmup-epochs", type=number(0.0), default=10,
+        help="epochs with rising learning rate; with --steps the same share of the steps")
+
+
 def add_adamw_flags(add):
     """What is the same of every stage's optimiser."""
     add("--weight-decay", type=number(0.0), default=0.05,
@@ -119,6 +127,15 @@ def check_steps(total, per_epoch, args):
     if total < 1:
         raise DataError(f"{args.data}: too few windows for one step ({per_epoch} an epoch, --batch "
                         f"{args.batch}); lower --batch, or give more --epochs or --steps")
+
+
+def hint_at_low_rate(peak, args):
+    """Says that windows of a small batch learn little at a peak rate below 5e-5 (ours: a fifth of
+    the paper's at its batch)."""
+    if peak < 5e-5:
+        print(f"hint: --lr {args.lr:g} is for 256 windows of 32 tokens: at --batch "
+              f"{args.batch} it becomes {peak:.1g}, which learns little; docs/own-data.md has "
+              "flags for small data")
 
 
 # ------------------------------------------------------------------ the processes

@@ -776,10 +776,9 @@ def test_classes_of_a_resumed_run_are_its_own(matches, tmp_path):
 
 def test_a_rate_too_low_for_the_batch_gets_a_hint(capsys):
     """The paper's own gets none."""
-    cfg = model.with_changes("vivit_micro", window_tokens=64)
     for batch, hints in (("64", 0), ("8", 1)):
-        stage3.start_model(cfg, None, None, stage3.parse_args([
-            "--data", "x", "--batch", batch, "--window", "64", "--lr", "5e-4"]))
+        args, _ = configured("--batch", batch)
+        stage3.run.hint_at_low_rate(stage3.lr_at(0, 0, 1, args), args)
         assert capsys.readouterr().out.count("hint: --lr 0.0005") == hints
 
 
