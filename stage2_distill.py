@@ -37,7 +37,7 @@ from comedian import DataError, augment, report, run
 from comedian.bank import (
     Bank, describe_features, fingerprint, load_or_make, open_features, row_ids)
 from comedian.frames import CLIP_FRAMES, FrameReader, describe, find_halves, of_length
-from comedian.run import number
+from comedian.run import file_name, number
 from model import (
     MODELS, Comedian, Projector, config_of, decay_groups, load_checkpoint, load_parts, random_keep,
     restore, save_checkpoint, with_changes)
@@ -56,7 +56,7 @@ def parse_args(argv=None):
     add("--split", help="only these of SoccerNet's games: train, train+valid, ..., or a file with "
         "a game per line; default: all")
     add("--features", help="root of the teacher features; default: --data")
-    add("--features-name", default="pca_512_std_baidu_soccer_embeddings",
+    add("--features-name", type=file_name, default="pca_512_std_baidu_soccer_embeddings",
         help="reads <match>/<half>_NAME.npy, (rows, width)")
     add("--features-fps", type=number(0.01, 1000.0), default=1.0, help="their rows per second")
     add("--init", help="weights for the spatial encoder: stage 1's last.pt, or public ones "
