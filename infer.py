@@ -50,7 +50,7 @@ from comedian.command import say_error
 from comedian.frames import (
     CLIP_FRAMES, DEFAULT_FPS, FrameReader, ahead, describe, find_halves, in_split, of_length,
     what_lies_in)
-from comedian.run import device_name, number
+from comedian.run import device_name, file_name, number
 from comedian.soccernet import (
     LABELS, PREDICTIONS, SCORES, Detections, called, check_games, find_labels, games_of,
     read_labels, write_predictions, write_scores, write_zip)
@@ -136,8 +136,8 @@ def parse_args(argv=None):
         "(comedian.evaluate)")
     add("--json", metavar="FILE", help="write every number of the table here")
     add("--zip", metavar="FILE", help="write the games of --split as a submission")
-    add("--features", metavar="NAME", help="write the network's tokens as features for stage 2 and "
-        "spot nothing; the checkpoint may be of any stage")
+    add("--features", type=file_name, metavar="NAME", help="write the network's tokens as features "
+        "for stage 2 and spot nothing; the checkpoint may be of any stage")
 
     add = p.add_argument_group("the machine").add_argument
     add("--batch", type=number(1, 65536), help="clips encoded at a time; default: 64 on a GPU, "

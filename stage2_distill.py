@@ -29,7 +29,7 @@ from comedian import augment, run
 from comedian.bank import SoftTargets, open_bank, open_soft_targets
 from comedian.checkpoint import restore
 from comedian.frames import CLIP_FRAMES, FrameReader, describe, find_halves, of_length
-from comedian.run import number
+from comedian.run import file_name, number
 from model import (
     MODELS, Projector, decay_groups, load_checkpoint, random_keep, start_from, with_changes)
 
@@ -45,7 +45,7 @@ def parse_args(argv=None):
     add = run.add_data_flags(p, MODELS, "network, if there is no --init; otherwise that "
                              "checkpoint decides")
     add("--features", help="root of the teacher features; default: --data")
-    add("--features-name", default="pca_512_std_baidu_soccer_embeddings",
+    add("--features-name", type=file_name, default="pca_512_std_baidu_soccer_embeddings",
         help="reads <match>/<half>_NAME.npy, (rows, width)")
     add("--features-fps", type=number(0.01, 1000.0), default=1.0, help="their rows per second")
     run.add_init_flags(add, "the spatial encoder: stage 1's last.pt")

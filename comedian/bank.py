@@ -31,19 +31,27 @@ class Features(NamedTuple):
     path: Path
     shape: tuple                      # (rows, D_t)
     dtype: np.dtype
+    fortran_order: bool               # column by column: of `values.T`, or of `values[:, columns]`
     data_start: int                   # byte of the file where row 0 begins
     fps: float = 1.0                  # rows per second: row k stands for [k, k + 1) / fps seconds
 
     def read(self, first, last):
         """Rows [first, last) as float32 unit vectors, (last - first, D_t)."""
-        width = self.shape[1]
+        n_rows, width = self.shape
+        if self.fortran_order:        # a piece of every column
+            starts, length = range(first, n_rows * width, n_rows), last - first
+        else:
+            starts, length = [first * width], (last - first) * width
+        values = np.empty((len(starts), length), self.dtype)
         with open(self.path, "rb") as file:
-            file.seek(self.data_start + first * width * self.dtype.itemsize)
-            rows = np.fromfile(file, self.dtype, (last - first) * width)
-        if len(rows) < (last - first) * width:
-            raise DataError(f"{self.path}: was cut short; extract this half's features again")
+            for start, piece in zip(starts, values, strict=True):
+                file.seek(self.data_start + start * self.dtype.itemsize)
+                if file.readinto(piece) < piece.nbytes:
+                    raise DataError(f"{self.path}: was cut short; extract this half's features "
+                                    "again")
+        rows = values.T if self.fortran_order else values.reshape(-1, width)
         with np.errstate(over="ignore"):                  # too large becomes inf: refused below
-            rows = torch.from_numpy(rows.reshape(-1, width).astype(np.float32))
+            rows = torch.from_numpy(np.ascontiguousarray(rows, np.float32))
         if not rows.isfinite().all():
             raise DataError(f"{self.path}: holds values that are not finite; extract this half's "
                             "features again")
@@ -61,15 +69,15 @@ def open_features(root, half, name, fps=1.0):
         raise DataError(f"{path}: no teacher features for this half; see --features and "
                         "--features-name" + (f" (found there: {', '.join(there)})" if there else "")
                         ) from None
-    if len(shape) != 2 or min(shape) < 1 or dtype.kind not in "fiu" or fortran_order:
-        raise DataError(f"{path}: features must be numbers of shape (seconds, width) in C order, "
-                        f"got {shape} of {dtype}; np.save(path, np.ascontiguousarray(x))")
+    if len(shape) != 2 or min(shape) < 1 or dtype.kind not in "fiu":
+        raise DataError(f"{path}: features must be numbers of shape (seconds, width), got {shape} "
+                        f"of {dtype}; save them so")
     seconds = half.n_frames / half.fps
     if abs(shape[0] / fps - seconds) > FEATURE_SLACK_S:
         raise DataError(f"{path}: {shape[0]} rows for a half of {seconds:.0f} s, which is "
                         f"{shape[0] / seconds:.3g} rows per second and not {fps:g}; give "
                         "--features-fps the right rate, or extract this half's features again")
-    return Features(path, shape, dtype, data_start, fps)
+    return Features(path, shape, dtype, fortran_order, data_start, fps)
 
 
 def describe_features(features, halves):

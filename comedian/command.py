@@ -7,6 +7,7 @@ compute imports it there, and answers --help and a mistake at once.
 import argparse
 import math
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -71,6 +72,13 @@ def number(low, high=None):
     return parse
 
 
+def file_name(text):
+    """For argparse: what becomes a part of a file's name and leads into no other folder."""
+    if not text.strip(". ") or re.search(r"[/\\\0]", text):
+        raise argparse.ArgumentTypeError(f"wants a name without / and \\, got {text[:40]!r}")
+    return text
+
+
 def device_name(name):
     """For argparse: `name` if torch can compute there, else a one-line refusal."""
     if name == "cpu":                                     # it always can; no need to ask torch
@@ -87,6 +95,10 @@ def device_name(name):
 
 
 # ------------------------------------------------------------------ errors
+# What gloo (between CPUs), torch's store and NCCL (between GPUs) say of a process that has gone.
+GONE = "gloo/transport|by peer|Broken pipe|remote process exited"
+
+
 def run_as_command(main, args, stopped="stopped before there was anything to save"):
     """Runs main(args). Errors that the user can mend become one line and exit code 2.
     `stopped` is what to say after a Ctrl-C that main does not handle."""
@@ -109,6 +121,11 @@ def run_as_command(main, args, stopped="stopped before there was anything to sav
         say_error(error)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
+        if re.search(GONE, str(error)):
+            has_checkpoint = hasattr(args, "resume") and Path(args.out, "last.pt").exists()
+            say_error("another process of this run has ended, killed or with a line of its own; "
+                      + ("go on with --resume" if has_checkpoint else "start the run again"))
+            sys.exit(2)
         if "can't start new thread" in str(error):
             say_error("the system allows no more threads; lower --workers or --jobs, or see ulimit "
                       "-u")

@@ -8,17 +8,19 @@ A table and OpenSportsLab's JSON hold the match; they are read back as labels (s
 read_osl). Subtitles and Sportscode belong to one video: a file per half. page.html writes the same
 texts from the browser.
 """
-import csv
-import io
+import contextlib
 import json
+import re
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import PurePosixPath
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
-from comedian import soccernet
+from comedian import formats, soccernet
 
 ENDING = {"csv": "csv", "vtt": "vtt", "srt": "srt", "sportscode": "xml", "osl": "json"}
 OF_MATCH = ("csv", "osl")                     # the others are of a half
+LATEST_MS = 10 ** 10                          # four months into a video: nothing is later
 
 
 class Action(NamedTuple):
@@ -29,17 +31,39 @@ class Action(NamedTuple):
     confidence: float                         # four decimals
 
 
-def actions_of(path, threshold=0.0):
-    """([Action], classes, about) of a results_spotting.json: those from `threshold` on, by half and
-    time. Classes are those that the results say, else the labels in it; about is {} in others'."""
+def read_results(path, classes=None):
+    """(Detections, classes, about) of a results_spotting.json, of any program, to be shown: what a
+    picture, a page or a table cannot hold is a DataError, though the metric takes it. Classes, if
+    not given, are those that the results say, else the labels in it; about is {} in others'."""
     soccernet.read_predictions(path, ())                   # a DataError for what is none
-    classes = soccernet.classes_of_results([path]) or tuple(sorted(
-        map(str, soccernet.count_names([path], "predictions"))))
-    found = soccernet.read_predictions(path, classes)
+    names = soccernet.count_names([path], "predictions")
+    about = soccernet.about_results(path)
+    try:
+        for name in names:            # half a surrogate pair is no text either
+            if not isinstance(name, str) or re.search("[\ud800-\udfff]", name):
+                raise ValueError(f"the label {name!r} is no text")
+        json.dumps(about, ensure_ascii=False, allow_nan=False).encode(errors="surrogateescape")
+        classes = classes or tuple(about.get("classes") or sorted(names))
+        found = soccernet.read_predictions(path, classes)
+        for what, values, most in (("confidence", found.confidence, 1),
+                                   ("position", found.position_ms, LATEST_MS)):
+            wrong = values[~((values >= 0) & (values <= most))]               # nan is, too
+            if len(wrong):
+                raise ValueError(f"a {what} of {wrong[0]:g}, not from 0 to {most:g}")
+    except (ValueError, RecursionError) as error:          # UnicodeEncodeError is one, too
+        raise formats.refused(path, "results that can be shown", error) from None
+    return found, classes, about
+
+
+def actions_of(path, threshold=0.0):
+    """([Action], classes, about) of `read_results`: actions from `threshold` on, by half and time,
+    the surest first of those at one time."""
+    found, classes, about = read_results(path)
     rows = zip(*(column.tolist() for column in found), strict=True)
-    actions = [Action(half, int(position_ms), classes[label], round(confidence, 4))
-               for half, label, position_ms, confidence in rows if confidence >= threshold]
-    return sorted(actions, key=lambda row: row[:2]), classes, soccernet.about_results(path)
+    actions = [Action(half, int(position_ms), classes[label], round(abs(confidence), 4))
+               for half, label, position_ms, confidence in rows]             # abs: of -0.0
+    return sorted((action for action in actions if action.confidence >= threshold),
+                  key=lambda row: (*row[:2], -row.confidence)), classes, about
 
 
 def clock(ms, decimal=".", hours=False):
@@ -50,26 +74,35 @@ def clock(ms, decimal=".", hours=False):
     return f"{front}:{seconds:02d}{decimal}{ms:03d}"
 
 
+def cell(text):
+    """A text in a table. Spreadsheets would compute one that begins as a formula does: it gets an
+    apostrophe before it, which they and soccernet.read_csv take off."""
+    text = re.sub(r"^(?='*[=+\-@\t\r])", "'", text)
+    return '"' + text.replace('"', '""') + '"' if re.search('[",\r\n]', text) else text
+
+
 def as_csv(match, actions):
     """video,half,time,label,confidence: a line per action; video is the name of the match."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(("video", "half", "time", "label", "confidence"))
-    table.writerows((match, half, clock(ms), label, f"{confidence:.4f}")
-                    for half, ms, label, confidence in actions)
-    return text.getvalue()
+    return "video,half,time,label,confidence\n" + "".join(
+        f"{cell(match)},{half},{clock(ms)},{cell(label)},{confidence:.4f}\n"
+        for half, ms, label, confidence in actions)
 
 
 def one_line(label):
-    """A label without line breaks and without characters that no text may have."""
-    return "".join(c if c.isprintable() else " " for c in label)
+    """A label without line breaks and without characters that XML forbids."""
+    return re.sub("[\0-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]", " ", label)
+
+
+def short(confidence):
+    """0.125 -> 0.13: two decimals, halves up as in JavaScript."""
+    return Decimal(confidence).quantize(Decimal("0.01"), ROUND_HALF_UP)
 
 
 def as_vtt(actions, lead_ms, lag_ms):
     """WebVTT: a cue from lead before to lag after each action. Players show it over the video."""
     return "WEBVTT\n" + "".join(
         f"\n{n}\n{clock(ms - lead_ms, hours=True)} --> {clock(ms + lag_ms, hours=True)}\n"
-        f"{escape(one_line(label))} {confidence:.2f}\n"
+        f"{escape(one_line(label))} {short(confidence)}\n"
         for n, (_, ms, label, confidence) in enumerate(actions, 1))
 
 
@@ -77,7 +110,7 @@ def as_srt(actions, lead_ms, lag_ms):
     """SubRip: the same for older players."""
     return "\n".join(
         f"{n}\n{clock(ms - lead_ms, ',', True)} --> {clock(ms + lag_ms, ',', True)}\n"
-        f"{one_line(label)} {confidence:.2f}\n"
+        f"{one_line(label)} {short(confidence)}\n"
         for n, (_, ms, label, confidence) in enumerate(actions, 1))
 
 
@@ -86,7 +119,7 @@ def as_sportscode(actions, lead_ms, lag_ms):
     return ('<?xml version="1.0" encoding="UTF-8"?>\n<file>\n<ALL_INSTANCES>\n' + "".join(
         f"<instance><ID>{n}</ID><start>{max(0, ms - lead_ms) / 1000:.3f}</start>"
         f"<end>{(ms + lag_ms) / 1000:.3f}</end><code>{escape(one_line(label))}</code><label><group>"
-        f"confidence</group><text>{confidence:.2f}</text></label></instance>\n"
+        f"confidence</group><text>{short(confidence)}</text></label></instance>\n"
         for n, (_, ms, label, confidence) in enumerate(actions, 1))
         + "</ALL_INSTANCES>\n</file>\n")
 
@@ -102,17 +135,19 @@ def as_osl(match, actions, classes, about):
                          "confidence": confidence}
                         for of_half, ms, label, confidence in actions if of_half == half]}
             for half in halves]
-    return json.dumps({"version": "2.0", "task": "action_spotting",
+    text = json.dumps({"version": "2.0", "task": "action_spotting",
                        "labels": {"action": {"type": "single_label", "labels": list(classes)}},
-                       "data": data}, ensure_ascii=False, indent=1) + "\n"
+                       "data": data}, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    return text.encode(errors="backslashreplace").decode()           # names that are not UTF-8
 
 
 def video_name(match, half, about):
     """The path of a half's video below the folder of all videos, as soccernet.video_of reads it."""
     name = PurePosixPath(about.get("videos", {}).get(str(half), str(half))).name
     for place in (PurePosixPath(match).parent / name, PurePosixPath(match) / name):
-        if soccernet.video_of(place.as_posix()) == (match, half):
-            return place.as_posix()
+        with contextlib.suppress(ValueError):              # .. is no video
+            if soccernet.video_of(place.as_posix()) == (match, half):
+                return place.as_posix()
     return f"{match}/{half}"
 
 

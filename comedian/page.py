@@ -36,7 +36,7 @@ def pictures_of(source, times_s):
     if source.is_dir():
         if not (half := half_of(source)):
             return {}
-        numbers = {s: min(int(s * half.fps), half.n_frames - 1) for s in times_s}
+        numbers = {s: min(max(0, int(s * half.fps)), half.n_frames - 1) for s in times_s}
         return {s: small_picture(frames.read_frame(half.path(n))) for s, n in numbers.items()}
     if not source.is_file() or not len(times_s):
         return {}
@@ -74,10 +74,10 @@ def write_page(path, match, curves, classes, actions, about, events=None, pictur
         source = about.get("videos", {}).get(str(number), "")
         half = {"n": number, "start": start_s, "end": start_s + token_s * len(scores),
                 "token": token_s, "name": export.video_name(match, number, about),
-                "video": quote(source), "frames": None, "curves": base64.b64encode(
+                "video": link(source), "frames": None, "curves": base64.b64encode(
                     np.round(255 * scores).astype(np.uint8).tobytes()).decode()}
         if source and (folder / source).is_dir() and (found := half_of(folder / source)):
-            half["frames"] = {"path": quote(f"{source}/{found.prefix}"), "digits": found.digits,
+            half["frames"] = {"path": link(f"{source}/{found.prefix}"), "digits": found.digits,
                               "suffix": found.suffix, "first": found.first, "fps": found.fps,
                               "n": found.n_frames}
         halves.append(half)
@@ -105,8 +105,13 @@ def write_page(path, match, curves, classes, actions, about, events=None, pictur
             "truth": None if events is None else truth}
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     # No text in the data can end the script: < is written as JSON lets one write any character.
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
+    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     write_text(path, page.replace("__DATA__", text))
+
+
+def link(path):
+    """A path as a page asks for it, byte by byte: its name may not be UTF-8."""
+    return quote(path.encode(errors="surrogateescape"))
 
 
 def nearest(pictures, times_s):
@@ -118,8 +123,9 @@ def nearest(pictures, times_s):
 def describe(about):
     """What results say about themselves, on one line for the foot of the page."""
     parts = [str(about.get("program", "results of another program"))]
-    if about.get("checkpoint"):
-        parts.append("checkpoint " + ", ".join(map(str, about["checkpoint"])))
+    if paths := about.get("checkpoint"):                  # others may write one, or anything
+        paths = paths if isinstance(paths, list) else [paths]
+        parts.append("checkpoint " + ", ".join(map(str, paths)))
     settings = about.get("settings")
     if isinstance(settings, dict):
         parts.append(", ".join(f"{name} {value}" for name, value in settings.items()

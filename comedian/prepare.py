@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from comedian import DataError, command, formats, write_file
-from comedian.command import device_name, number
+from comedian.command import device_name, file_name, number
 from comedian.frames import DEFAULT_FPS, in_split, opencv, read_frame, read_rate, walk
 
 JPEG_QUALITY = 95               # files as large as those of ffmpeg -q:v 1 -qmin 1, and truer
@@ -454,10 +454,11 @@ def parse_args(argv=None):
 
     s = commands.add_parser("pca", help="reduce features to their main directions")
     s.add_argument("--features", required=True, help="root of <match>/<half>_<name>.npy")
-    s.add_argument("--name", default="baidu_soccer_embeddings", help="of the features to reduce")
-    s.add_argument("--out-name", help="of the reduced; default: pca_<width>_std_<name> "
-                   "(no std_ with --no-standardize), which stage 2 looks for if the width is 512; "
-                   "with --basis, its name")
+    s.add_argument("--name", type=file_name, default="baidu_soccer_embeddings",
+                   help="of the features to reduce")
+    s.add_argument("--out-name", type=file_name, help="of the reduced; default: "
+                   "pca_<width>_std_<name> (no std_ with --no-standardize), which stage 2 looks "
+                   "for if the width is 512; with --basis, its name")
     s.add_argument("--out", help="root to write below; default: --features")
     s.add_argument("--width", type=number(1, 65_536), default=512,
                    help="directions to keep (paper: 512)")

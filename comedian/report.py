@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from comedian import DataError, command, formats, soccernet, write_file, write_text
+from comedian import DataError, command, export, formats, soccernet, write_file, write_text
 
 WIDTH_IN, DPI = 10, 120                         # 1200 pixels; 9 points are then 15 pixels
 CURVE, SPOTTED, TRUTH, FAINT = "#7c9cbf", "#c8553d", "#222222", "#8a8a8a"
@@ -306,8 +306,9 @@ def keep_pictures(seen, clips, token_s, start_s):
 def write_page(folder, match, labels=None, threshold=0.3, pictures=None):
     """page.html of a match from the results in `folder`; labels as soccernet.find_labels has them.
     Returns its path."""
-    from comedian import export, page
+    from comedian import page
     folder = Path(folder)
+    match = folder.resolve().name if match == "." else match
     actions, _, about = export.actions_of(folder / soccernet.PREDICTIONS, page.LEAST)
     curves, length = {}, soccernet.read_scores(folder).windows[3].tolist()        # tokens of each
     for half in (1, 2):
@@ -334,7 +335,6 @@ def pages(args):
 
 def exports(args):
     """--format of every match below args.results, beside them or below --out."""
-    from comedian import export
     for match, path in soccernet.find_files(args.results, soccernet.PREDICTIONS).items():
         called = Path(args.results).resolve().name if match == "." else match
         texts = export.texts(called, *export.actions_of(path, args.threshold), args.format,
@@ -454,7 +454,7 @@ def main(args):
         match = find_match(args.scores, args.match)
         folder = Path(args.scores) / match
         *scores, classes = read_half(folder, args.half)
-        spotted = soccernet.read_predictions(folder / soccernet.PREDICTIONS, classes)
+        spotted, *_ = export.read_results(folder / soccernet.PREDICTIONS, classes)
         events = None
         if args.labels:
             files = soccernet.same_names(soccernet.find_labels(args.labels), [match])

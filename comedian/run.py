@@ -29,7 +29,8 @@ from torch.nn.parallel import DistributedDataParallel
 from comedian import DataError, augment, need, write_file, write_text
 from comedian.checkpoint import save_checkpoint
 # The stages find these here too: all that they take from the plumbing is `run`.
-from comedian.command import Parser, device_name, launcher, number, run_as_command  # noqa: F401
+from comedian.command import (  # noqa: F401
+    Parser, device_name, file_name, launcher, number, run_as_command)
 
 need("av", "cv2", "matplotlib", "tqdm")                    # some are imported only after hours
 from tqdm import tqdm  # noqa: E402

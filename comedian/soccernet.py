@@ -399,7 +399,7 @@ def write_predictions(path, url_local, detections, classes, about=None):
                             "label": classes[detections.label[i]], "position": str(position_ms),
                             "half": str(half), "confidence": float(detections.confidence[i])})
     write_text(path, json.dumps({"UrlLocal": url_local, "predictions": predictions}
-                                | ({"about": about} if about else {})))
+                                | ({"about": about} if about else {}), allow_nan=False))
 
 
 # ------------------------------------------------------------------ scores

@@ -307,7 +307,7 @@ MUTANTS = [
     # -- comedian/bank.py
     ("comedian/bank.py", "return F.normalize(rows, dim=1)", "return rows",
      "test_bank.py::test_the_bank_is_every_feature_as_a_unit_vector"),
-    ("comedian/bank.py", "self.data_start + first * width", "self.data_start + 0 * width",
+    ("comedian/bank.py", "[first * width], (last - first) * width", "[0], (last - first) * width",
      "test_bank.py::test_rows_are_those_that_were_saved"),
     ("comedian/bank.py", "index.append(self.first_row[h] + row)", "index.append(row)",
      "test_bank.py::test_the_bank_is_every_feature_as_a_unit_vector"),
@@ -335,8 +335,8 @@ MUTANTS = [
      "test_bank.py::test_a_table_is_checked_when_it_is_opened"),
     ("comedian/bank.py", "ids.cpu().numpy()", "ids.cpu().sort().values.numpy()",
      "test_bank.py::test_the_table_of_another_bank_has_another_name"),
-    ("comedian/bank.py", "or fortran_order:", "or False:",
-     "test_stage2.py::test_features_that_do_not_fit"),
+    ("comedian/bank.py", "range(first, n_rows * width, n_rows)", "range(0, n_rows * width, n_rows)",
+     "test_bank.py::test_rows_are_those_that_were_saved"),
     # -- comedian/__init__.py
     ("comedian/__init__.py", 'with open(unfinished, "wb") as file:',
      'with open(path, "wb") as file:', "test_bank.py::test_a_full_disk_is_one_line"),

@@ -45,9 +45,10 @@ def a_feature_file(root, rows, **more):
 
 # ------------------------------------------------------------------ 1. features
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4", "i1", "u2", "i8"])
-def test_rows_are_those_that_were_saved(dtype, tmp_path):
-    """Any part of them, in any numbers numpy has, as float32 unit vectors."""
-    rows = (100 * np.random.default_rng(0).random((20, 6)) + 1).astype(dtype)
+@pytest.mark.parametrize("order", "CF")
+def test_rows_are_those_that_were_saved(dtype, order, tmp_path):
+    """Any part of them, in any numbers and order numpy has, as float32 unit vectors."""
+    rows = (100 * np.random.default_rng(0).random((20, 6)) + 1).astype(dtype, order)
     a_feature_file(tmp_path, rows)
     features = bank.open_features(tmp_path, half_of(41), "teacher")
     assert features.shape == (20, 6)
@@ -55,7 +56,7 @@ def test_rows_are_those_that_were_saved(dtype, tmp_path):
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     for first, last in ((0, 20), (0, 1), (7, 13), (19, 20)):
         got = features.read(first, last)
-        assert got.dtype == torch.float32
+        assert got.dtype == torch.float32 and got.is_contiguous()
         np.testing.assert_allclose(got, expected[first:last], rtol=1e-6)
 
 

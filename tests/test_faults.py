@@ -386,6 +386,7 @@ def result_in(*paths):
 # What no number may be; what it may be or not, as its bounds say. Huge ones are beyond all bounds.
 NEVER = ("abc", "", "nan", "inf", "-inf", "1e309", "9" * 24, "1" * 5000, "1,5", "--")
 PERHAPS = ("0", "-1", "1e-320", "1.5", "0x10", "1_0")
+NAMES = ("", ".", "..", "../x", "a/../../x", "/nonexistent/x", "a/b", "a\\b", "{data}/x", " ")
 PLACES = ("/nonexistent/x", "{data}/classes.txt", "fifo", "/dev/zero", "/dev/full", "caf\udce9/x",
           "x" * 300, "{base}/stage3/last.pt")
 
@@ -433,7 +434,10 @@ def options():
             flag = action.option_strings[0].removeprefix("--")
             copies = action.nargs if isinstance(action.nargs, int) else 1
             is_text = action.type is None and not action.choices
-            for i, value in enumerate((*PLACES, "") if is_text else (*NEVER, *PERHAPS)):
+            for i, value in enumerate(
+                    (*PLACES, "") if is_text else
+                    NAMES if getattr(action.type, "__name__", "") == "file_name" else
+                    (*NEVER, *PERHAPS)):
                 argv = swap(name, **{flag: [value] * copies})
                 add("options", f"{name} --{flag} {value[:30]!r}", argv,
                     make=lambda base: os.mkfifo("fifo"), proves=finite_losses,

@@ -136,6 +136,23 @@ def test_results_of_other_programs(tmp_path):
         assert actions == [(1, 1500, "Dive", 0.5)] and classes == ("Dive",) and not said
 
 
+ENTRY = {"half": "1", "label": "Dive", "position": "1500", "confidence": 0.5}
+UNFIT = {"inf": ENTRY | {"confidence": 1e400}, "nan": ENTRY | {"confidence": None},
+         "1.1": ENTRY | {"confidence": "1.1"}, "-0.1": ENTRY | {"confidence": -0.1},
+         "-5": ENTRY | {"position": -5}, "1e.11": ENTRY | {"position": 10 ** 11},
+         "ud800": ENTRY | {"label": "x\ud800"}, "7 is no text": ENTRY | {"label": 7},
+         "surrogates": {"videos": {"1": "\ud800"}}, "Out of range": {"settings": {"nms": 1e400}}}
+
+
+@pytest.mark.parametrize("reason, odd", UNFIT.items())
+def test_what_cannot_be_shown_is_one_line(reason, odd, tmp_path):
+    """Results of other programs, that the official evaluator takes."""
+    entry, about = (odd, {}) if "half" in odd else (ENTRY, odd)
+    (tmp_path / PREDICTIONS).write_text(json.dumps({"predictions": [entry], "about": about}))
+    with pytest.raises(DataError, match=f"{PREDICTIONS}: not results that can be shown .*{reason}"):
+        export.actions_of(tmp_path / PREDICTIONS)
+
+
 def test_the_version_is_one():
     project = (ROOT / "pyproject.toml").read_text()        # Python 3.10 has no tomllib
     assert re.search(r'^version = "(.*)"$', project, re.MULTILINE)[1] == comedian.__version__
@@ -281,6 +298,31 @@ def test_filters_hold_for_list_and_exports(tab, spotted, tmp_path):
     assert len(listed(tab)) == 3 and "Foul" not in saved(tab, "csv")  # rejected: shown, not saved
     tab.click("text=none")
     assert listed(tab) == [] and saved(tab, "vtt") == "WEBVTT\n"
+
+
+def test_odd_names_and_numbers_are_saved_as_by_the_command(browser, tmp_path):
+    """Formulas, line breaks, blanks of all kinds, two actions at one time, halves of a digit."""
+    names = ("=1+1", "+a", "-b", "@c", "\td", "\re", "'=f", "g\nh", 'i",j;', "进\xa0!\u3000球",
+             "k\u2028l\x85m\x1fn\ufffe", "<&> \u200d\u202eo", "'p")
+    folder, scores = tmp_path / "=1 - 2", torch.zeros(40, len(names))
+    half = Half("m", 1, "", "", 8, ".jpg", 1, 80)
+    found = Detections(np.ones(28, int), np.arange(28) % 13, np.arange(28) // 3 * 1001,
+                       np.tile([0.625, 0.29996, 0.9, 0.375], 7))
+    soccernet.write_scores(folder / soccernet.SCORES, "m", names, [half], [scores], [None], 0.0)
+    soccernet.write_predictions(folder / PREDICTIONS, "m", found, names, {
+        "classes": names, "videos": {"1": "caf\udce9/.."}})
+    report.write_page(folder, ".")
+    command("export", folder, "--format", "csv", "--threshold", "0.3")
+    tab = browser.new_page()
+    tab.goto((folder / "page.html").as_uri())
+    for kind in ("csv", "osl", "vtt", "srt", "sportscode"):
+        text = next(iter(export.texts("=1 - 2", *export.actions_of(folder / PREDICTIONS, 0.3),
+                                      kind).values()))
+        read = json.loads if kind == "osl" else str
+        assert read(tab.evaluate(f"text('{kind}')")) == read(text), kind
+        if kind == "csv":
+            assert (folder / "actions.csv").read_bytes().decode() == text
+    tab.close()
 
 
 def test_both_halves_and_the_keys(tab):

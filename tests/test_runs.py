@@ -319,6 +319,20 @@ def test_asking_one_process_stops_all(matches, tmp_path, launch):
     assert model.load_checkpoint(tmp_path / "run" / "last.pt")["step"] == step < 2000
 
 
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_a_killed_process_ends_all(stage, matches, tmp_path, launch):
+    """In one line that says how to go on, wherever the others wait for it."""
+    argv = command_line(stage, matches, tmp_path / "run", 2000, "--save-every", "1")
+    pair = [launch(argv, tmp_path / f"printed{r}", **place) for r, place in enumerate(two_ranks())]
+    wait_for(tmp_path / "run" / "log.txt", pair[0])
+    time.sleep(random.random())
+    os.kill(pair[1].pid, signal.SIGKILL)
+    assert finish(*pair) == [2, -signal.SIGKILL]
+    *before, line = (tmp_path / "printed0").read_text().splitlines()
+    assert line == ("error: another process of this run has ended, killed or with a line of its "
+                    "own; go on with --resume") and not any("error" in text for text in before)
+
+
 def test_stopped_before_the_first_step(capsys):
     def main(args):
         raise KeyboardInterrupt

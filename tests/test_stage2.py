@@ -866,8 +866,6 @@ SPOILT = {                            # what lies in the third half's file, the 
                      "52 rows for a half of 26 s, which is 2 rows per second"),
     "half of it": (lambda path, rows: np.save(path, rows[:5]), "5 rows for a half of 26 s"),
     "an .npz called .npy": (as_npz, "not a plain .npy array .it does not begin as one"),
-    "Fortran order": (lambda path, rows: np.save(path, np.asfortranarray(rows)),
-                      "must be numbers of shape .seconds, width. in C order"),
     "complex": (lambda path, rows: np.save(path, rows + 1j), "must be numbers .* complex"),
     "of one axis": (lambda path, rows: np.save(path, rows[:, 0]), r"got \(26,\) of float32"),
     "objects": (lambda path, rows: np.save(path, {"rows": rows}, allow_pickle=True),
