@@ -9,7 +9,6 @@ to the checkpoint's step.
 import argparse
 import contextlib
 import ctypes
-import fcntl
 import os
 import re
 import resource
@@ -25,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from comedian import DataError, need, write_file, write_text
+from comedian import DataError, lock, need, write_file, write_text
 # The stages find these here too: all that they take from the plumbing is `run`.
 from comedian.command import Parser, device_name, launcher, number, run_as_command  # noqa: F401
 
@@ -453,18 +452,3 @@ class Log:
             self.board.close()
         if self.rank == 0:
             os.close(self.lock)
-
-
-def lock(folder):
-    """Locks a run's folder for this process; returns the lock, a file descriptor. DataError if
-    another process has it. The lock of a process that ended, however it ended, is gone."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise DataError(f"{folder}: another run is writing there; wait for its end or choose "
-                        "another --out") from None
-    except OSError:                   # a file system without locks: nothing is promised there
-        pass
-    return descriptor
