@@ -4,9 +4,11 @@ disk, image operations, kernels, the metric, the plumbing of a run.
 
 Nothing in this folder imports a file above it: a reader of `stage1_spatial.py` goes down into it or
 not, and never in circles. Here at its bottom stand what says that a package is missing, the one
-error that users see, and the one way in which a file is written whole or not at all.
+error that users see, the one way in which a file is written whole or not at all, and the lock of
+a folder that one process writes.
 """
 import contextlib
+import fcntl
 import glob
 import importlib.util
 import os
@@ -79,6 +81,21 @@ def write_file(path, save):
 def write_text(path, text):
     """`write_file` for a str, in UTF-8. Names of files that are not UTF-8 keep their bytes."""
     write_file(path, lambda file: file.write(text.encode(errors="surrogateescape")))
+
+
+def lock(folder):
+    """Locks the folder of a run for this process; returns the lock, a file descriptor. DataError if
+    another process has it. The lock of a process that ended, however it ended, is gone."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise DataError(f"{folder}: another run is writing there; wait for its end or choose "
+                        "another --out") from None
+    except OSError:                   # a file system without locks: nothing is promised there
+        pass
+    return descriptor
 
 
 def is_alive(pid):

@@ -22,6 +22,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -30,7 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from comedian import DataError, command, formats, write_file
+from comedian import DataError, command, formats, lock, write_file
 from comedian.command import device_name, file_name, number
 from comedian.frames import DEFAULT_FPS, in_split, opencv, read_frame, read_rate, walk
 
@@ -74,18 +75,24 @@ def origin(job, n_frames):
             "frames": n_frames}
 
 
+def read_made(job):
+    """What a folder of frames keeps of how it was made; {} if another program made it."""
+    path = job.folder / "made.json"
+    made = formats.read_json(path, "a note of this command") if path.exists() else {}
+    return made if isinstance(made, dict) else {}
+
+
 def is_done(job):
     """Whether the frames are there already. DataError if they are others than these, or fewer."""
     if not job.folder.exists():
         return False
-    images, made = sorted(job.folder.glob("*.jpg")), job.folder / "made.json"
+    images = sorted(job.folder.glob("*.jpg"))
     wanted = origin(job, len(images))
     if not images:
         raise DataError(f"{job.folder}: is there already, but without frames; remove it or choose "
                         "another --out")
-    if made.exists():
-        there = formats.read_json(made, "a note of this command")
-        there = dict.fromkeys(wanted) | (there if isinstance(there, dict) else {})
+    if (job.folder / "made.json").exists():
+        there = dict.fromkeys(wanted) | read_made(job)
     else:                             # by another program: rate and size are all that tells
         height, width = read_frame(images[0]).shape[:2]
         there = {"fps": read_rate(job.folder / "fps.txt"), "size": [width, height]}
@@ -102,13 +109,20 @@ def write_half(job, tell):
     tell(seconds) hears after every frame how much further it is, and may raise to stop.
     """
     from comedian import video
-    cv2 = opencv()
+    cv2, made = opencv(), {}
+
+    def note(text):
+        if "is cut off" in text:                           # kept, and told at the end of every run
+            made["cut_off"] = text.removeprefix(f"{job.path}: ")
+        else:
+            video.say(text)
+
     unfinished = job.folder.with_name(f".{job.folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)          # left by a run that was killed
     try:
         unfinished.mkdir(parents=True)
         count = 0
-        for frame in video.sample(job.path, job.fps, size=job.size, threads=1):
+        for frame in video.sample(job.path, job.fps, size=job.size, threads=1, note=note):
             count += 1
             _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR),
                                    [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
@@ -116,7 +130,7 @@ def write_half(job, tell):
             tell(1 / job.fps)
         if job.fps != DEFAULT_FPS:
             (unfinished / "fps.txt").write_text(f"{job.fps!r}\n")
-        (unfinished / "made.json").write_text(json.dumps(origin(job, count)) + "\n")
+        (unfinished / "made.json").write_text(json.dumps(origin(job, count) | made) + "\n")
         os.replace(unfinished, job.folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)      # a full disk has room again
@@ -125,26 +139,53 @@ def write_half(job, tell):
 
 
 def extract(args):
-    """`python -m comedian.prepare frames`: every video below args.videos, args.jobs at a time.
+    """`python -m comedian.prepare frames`: every video below args.videos.
 
-    In threads, one per half: FFmpeg decodes and OpenCV compresses, and both free Python's lock.
-    Raises DataError at the end if some could not be read, and at once if nothing can be written.
+    Raises DataError at the end if some could not be read, and at once if nothing can be written or
+    another process writes there. Ctrl-C and SIGTERM are a line and an exit code of their own.
     """
-    from comedian import video
-    since, size = time.time(), tuple(args.size)
-    matches = plan(args.videos, args.out, args.fps, size)
+    def interrupt(number, _):
+        raise KeyboardInterrupt(number)
+
+    matches = plan(args.videos, args.out, args.fps, tuple(args.size))
     jobs = [job for match in matches for job in match]
-    broken, todo = [], []                                  # messages; (job, seconds)
+    try:
+        os.makedirs(args.out, exist_ok=True)
+        held = lock(args.out)
+    except OSError as error:
+        raise DataError(f"{args.out}: cannot be written ({error.strerror}); choose another --out"
+                        ) from None
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        extract_all(args, jobs, len(matches))
+    except KeyboardInterrupt as asked:
+        done = sum(job.folder.exists() for job in jobs)
+        command.say_error(f"stopped; {done} of {len(jobs)} halves are finished in {args.out}; the "
+                          "same command goes on from there")
+        sys.exit(128 + (asked.args or (signal.SIGINT,))[0])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        os.close(held)
+
+
+def extract_all(args, jobs, n_matches):
+    """The Jobs that are not done yet, args.jobs at a time. In threads, one per half: FFmpeg decodes
+    and OpenCV compresses, and both free Python's lock."""
+    from comedian import video
+    since = time.time()
+    broken, todo, ready = [], [], []                       # messages; (job, seconds); jobs
     for job in jobs:
         try:
             length_s = video.probe(job.path).duration_s
-            if not is_done(job):
+            if is_done(job):
+                ready.append(job)
+            else:
                 todo.append((job, length_s))
         except DataError as error:
             broken.append(str(error))
     total_s = sum(length_s for _, length_s in todo)
-    print(f"frames: {args.videos}: {len(matches)} matches, {len(jobs)} halves; "
-          f"{len(jobs) - len(todo) - len(broken)} done before, {len(todo)} to do "
+    print(f"frames: {args.videos}: {n_matches} matches, {len(jobs)} halves; "
+          f"{len(ready)} done before, {len(todo)} to do "
           f"({total_s / 3600:.2f} h of video)")
 
     from tqdm import tqdm             # here: --help need not wait for it
@@ -164,20 +205,22 @@ def extract(args):
             for half in concurrent.futures.as_completed(running):
                 try:
                     frames += half.result()
+                    ready.append(running[half])
                 except DataError as error:
                     broken.append(str(error))
         except OSError as error:
             raise DataError(f"{args.out}: cannot be written ({error.strerror}); "
                             "the halves that are finished stay") from None
-        except KeyboardInterrupt:
-            raise DataError("stopped; the halves that are finished stay, and the same command goes "
-                            "on from there") from None
         finally:                                           # the others end, and clean up
             stop.set()
             pool.shutdown(cancel_futures=True)
     spent_s = time.time() - since
+    cut = [job for job in ready if "cut_off" in read_made(job)]
+    for job in cut:
+        video.say(f"{job.path}: {read_made(job)['cut_off']}")
     print(f"frames: {frames:,} new frames in {spent_s:.1f} s, "
-          f"{frames / args.fps / 60 / spent_s:.2f} min of video per second; {args.out}")
+          f"{frames / args.fps / 60 / spent_s:.2f} min of video per second; {args.out}"
+          + (f"; of {len(cut)} halves the video is cut off" if cut else ""))
     if len(jobs) == len(broken) == 1:
         raise DataError(broken[0])
     for message in broken:

@@ -10,7 +10,6 @@ to the checkpoint's step. The stages take four things from here: the flags that 
 import argparse
 import contextlib
 import ctypes
-import fcntl
 import os
 import re
 import resource
@@ -26,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from comedian import DataError, augment, need, write_file, write_text
+from comedian import DataError, augment, lock, need, write_file, write_text
 from comedian.checkpoint import save_checkpoint
 # The stages find these here too: all that they take from the plumbing is `run`.
 from comedian.command import (  # noqa: F401
@@ -549,20 +548,6 @@ class Log:
         if self.rank == 0:
             os.close(self.lock)
 
-
-def lock(folder):
-    """Locks a run's folder for this process; returns the lock, a file descriptor. DataError if
-    another process has it. The lock of a process that ended, however it ended, is gone."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise DataError(f"{folder}: another run is writing there; wait for its end or choose "
-                        "another --out") from None
-    except OSError:                   # a file system without locks: nothing is promised there
-        pass
-    return descriptor
 
 
 # ------------------------------------------------------------------ all of it, for a stage

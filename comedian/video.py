@@ -15,13 +15,14 @@ only the pictures that are wanted, two of 25, are deinterlaced and converted. No
 from a frame count or from the rate in the header: both are often wrong, and with a variable rate
 they mean little. docs/video.md has the kinds of files and how they compare.
 """
+import contextlib
 import itertools
 import math
 import os
 import re
 import struct
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -31,11 +32,14 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from comedian import DataError
-from comedian.frames import CLIP_FRAMES, DEFAULT_FPS, what_lies_in
+from comedian.frames import CLIP_FRAMES, DEFAULT_FPS, walk, what_lies_in
 
-SUFFIXES = {".mkv", ".mp4", ".avi", ".mov", ".m4v", ".webm", ".ts", ".mts", ".m2ts", ".mpg",
-            ".mpeg", ".wmv", ".flv"}
+SUFFIXES = set(".mkv .webm .mp4 .m4v .mov .qt .3gp .3g2 .flv .f4v .avi .divx .wmv .asf .mxf .gxf "
+               ".ts .mts .m2ts .m2t .mpg .mpeg .vob .m2v .ogv .ogm .dv .h264 .h265 .hevc".split())
+BESIDE = set(".json .csv .xml .txt .md .pdf .ini .db .log .npy .npz .zip .jpg .jpeg .png .srt .vtt "
+             ".ass .wav .mp3 .m4a .aac".split())           # labels, features, sound: not mentioned
 EARLY_S = 1.0                   # a video may end this much before its header says
+UNKNOWN = 1 << 30               # frames of an AVI that was never finished, as FFmpeg writes them
 CLOCK_JUMPS = av.format.Flags.ts_discont.value             # formats where that may happen
 SEEK_MARGIN_S = 2               # begin to decode this much before the start, then go by time stamp
 MOST_WAITING = 2000             # compressed pictures kept on the way to the start
@@ -45,6 +49,11 @@ NO_PICTURE = ("no picture can be read from it, or it is cut off before its index
               "If so: ffmpeg -i OLD -c:v libx264 -crf 18 NEW.mkv")
 FRAME_SIZE = (398, 224)         # width, height of SoccerNet's frames
 STILL_S = 120                   # no football match shows one picture for so long
+CHUNKS = {"mkv": b"\x1aE\xdf\xa3", "avi": b"RIFF", "flv": b"FLV", "asf": b"0&\xb2u",   # how files
+          "mp4": b"....(ftyp|styp|moov|mdat|wide|free|skip)"}                          # begin
+ENDS = 2 ** 16                  # bytes looked at of either end of a file: a page of Ogg, or more
+MXF = b"\x06\x0e+4\x02\x05\x01\x01\r\x01\x02\x01\x01"      # begins all parts; then what kind it is
+ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 HDR = {16: "PQ", 18: "HLG"}     # transfer functions, as FFmpeg numbers them
 
 
@@ -127,11 +136,11 @@ def frame_rate(stream):
     return stream.average_rate or stream.guessed_rate or Fraction(25)
 
 
-def packets(container, stream, jumps):
-    """The compressed pictures of a stream. Their stamps count from the start of the file, as in a
-    player, and go on where the clock of a transport stream starts again or jumps; `jumps` gets
-    (second, by how many). This is what the program ffmpeg does with stamps before it decodes
-    (version 5.1, ffmpeg.c), in whole microseconds as there.
+def packets(container, stream, seen):
+    """The compressed pictures of a stream, then an empty packet. Their stamps count from the start
+    of the file, as in a player, and go on where the clock of a transport stream starts again or
+    jumps; seen["jumps"] gets (second, by how many). This is what the program ffmpeg does with
+    stamps before it decodes (version 5.1, ffmpeg.c), in whole microseconds as there.
     """
     us, second = stream.time_base * 1_000_000, 1_000_000
     rate = frame_rate(stream)
@@ -139,7 +148,7 @@ def packets(container, stream, jumps):
     zero_us, next_us, last_us = container.start_time or 0, None, 0
     if may_jump and stream.start_time is not None:         # here sound that begins earlier does not
         zero_us = max(zero_us, rescale(stream.start_time, us))                           # count
-    for packet in container.demux(stream):
+    for packet in until_error(container.demux(stream)):
         if packet.size == 0:                               # the end: the decoder gives what it has
             yield packet
             return
@@ -151,7 +160,7 @@ def packets(container, stream, jumps):
             dts_us = rescale(packet.dts + shift, us)
             if may_jump and next_us is not None and (abs(dts_us - next_us) > JUMP_S * second
                                                      or dts_us + BACK_S * second < last_us):
-                jumps.append((next_us / second, (dts_us - next_us) / second))
+                seen["jumps"].append((next_us / second, (dts_us - next_us) / second))
                 zero_us += dts_us - next_us
                 shift, dts_us = -rescale(zero_us, 1 / us), next_us
             packet.dts += shift
@@ -161,6 +170,16 @@ def packets(container, stream, jumps):
         last_us = next_us
         next_us += rescale(packet.duration, us) if packet.duration else rescale(second, 1 / rate)
         yield packet
+    seen["damaged"].add((next_us or 0) / second)           # reading failed: as if it ended there
+    last = av.Packet()
+    last.stream = stream
+    yield last
+
+
+def until_error(items):
+    """All of FFmpeg's items up to the first that fails."""
+    with contextlib.suppress(av.FFmpegError):
+        yield from items
 
 
 def sought(container, stream, to_s):
@@ -215,7 +234,7 @@ def pictures(path, start_s, threads, seen):
     best_effort = Stamps()
     waiting, now_s, end_s, zero = [], 0.0, None, 0
     with container:
-        for packet in packets(container, stream, seen["jumps"]):
+        for packet in packets(container, stream, seen):
             if packet.size:
                 now_s = float((packet.dts if packet.pts is None else packet.pts) * unit)
                 # Before begin_s nothing is decoded but what follows the last key picture.
@@ -229,7 +248,7 @@ def pictures(path, start_s, threads, seen):
                 except av.FFmpegError:
                     frames, damaged = [], True
                 if damaged:
-                    seen["damaged"].add(int(now_s))
+                    seen["damaged"].add(now_s)
                 for frame in frames:
                     stamp = best_effort(frame)
                     if stamp is None:
@@ -363,25 +382,31 @@ def sample(path, fps=2.0, start_s=0.0, end_s=None, size=None, threads=0, note=sa
         if n == n_wanted:
             break
         before, frame, image, stop_s = frame, after, None, float(second)
+    cut, short, where = (False, False, "") if n == n_wanted else end_of(path, stop_s, seen)
+    joints = {int(at_s) + i for at_s, _ in seen["jumps"] for i in (-1, 0)}
+    damaged = {int(s) for s in seen["damaged"] if not (cut and s > stop_s - EARLY_S)} - joints
     if seen["jumps"]:
         at_s, by_s = seen["jumps"][0]
         note(f"{path}: its clock jumps {len(seen['jumps'])} times, first by {by_s:+.1f} s at "
              f"{at_s:.1f} s; time goes on there")
-    seen["damaged"] -= {int(at_s) + i for at_s, _ in seen["jumps"] for i in (-1, 0)}    # the joints
-    if seen["damaged"]:
-        note(f"{path}: damaged in {len(seen['damaged'])} of its seconds, first at "
-             f"{min(seen['damaged'])} s; pictures there are broken or repeated")
+    if damaged:
+        note(f"{path}: damaged in {len(damaged)} of its seconds, first at {min(damaged)} s; "
+             "pictures there are broken or repeated")
     if first is None:
         raise DataError(f"{path}: {NO_PICTURE}")
-    if n < n_wanted:
-        check_end(path, stop_s, seen, note)
+    if cut and short:
+        raise DataError(f"{path}: is cut off at {where} s; copy or download it again")
+    if cut:
+        note(f"{path}: is cut off at {where} s; if more is missing, copy or download it again")
+    elif short:
+        note(f"{path}: its pictures end at {where} s")
     if not n:
         raise DataError(f"{path}: ends at {stop_s:.2f} s: no frame from {start_s:g} s on at "
-                        f"{fps:g} fps")
+                        f"{fps:g} fps; begin earlier, or take more frames a second")
 
 
 def nothing_odd():
-    """What reading a file may find: (second, by how much) of jumps of the clock, the seconds with
+    """What reading a file may find: (second, by how much) of jumps of the clock, the times of
     damage, which of several picture streams is read."""
     return {"jumps": [], "damaged": set(), "chosen": None}
 
@@ -390,6 +415,10 @@ def duration(container, stream):
     """Seconds that the header promises, 0 if it does not. In formats whose clock may jump that is
     the difference of the first and the last stamp: believed if some on the way rise evenly."""
     said_s = max(0, container.duration or 0) / 1e6
+    if container.format.name == "avi":                     # FFmpeg's shrinks with what is left
+        return max(said_s, float(stream.frames / frame_rate(stream))) * (stream.frames < UNKNOWN)
+    if container.format.name == "asf":                     # and this one is gone
+        return max(said_s, asf_duration(container.name))
     if not container.format.flags & CLOCK_JUMPS:
         return said_s
     stamps = [stream.start_time or 0]
@@ -403,82 +432,97 @@ def duration(container, stream):
     return said_s * all(-1 <= step <= JUMP_S + said_s / 4 for step in steps)
 
 
-def check_end(path, stop_s, seen, note):
-    """DataError if the file breaks off at `stop_s`; a note if its pictures just end early, or what
-    is missing cannot be told.
+def end_of(path, stop_s, seen):
+    """How a file ends whose pictures do at `stop_s`: whether it is cut off, whether that is more
+    than a second too early, and "11.0 of 20.0" if its header tells the full length, else "11.0".
 
     The header's duration is also that of the sound, and counts what an edit list hides, so a
-    shorter picture alone proves nothing: only missing bytes or damage on the way do.
+    shorter picture alone proves nothing: only missing bytes or damage at the end do.
     """
     container, stream = opened(path, threads=1)
     with container:
-        said_s = duration(container, stream)
-        if not container.format.flags & CLOCK_JUMPS:       # some count from 0, not from the start
+        said_s, grows = duration(container, stream), container.format.flags & CLOCK_JUMPS
+        if not grows:                                      # some count from 0, not from the start
             said_s -= max(0, container.start_time or 0) / 1e6
-    whole = is_whole(path)
-    if stop_s < said_s - EARLY_S:
-        if seen["damaged"] or not whole:
-            raise DataError(f"{path}: breaks off at {stop_s:.1f} of {said_s:.1f} s; "
-                            "copy or download it again")
-        note(f"{path}: its pictures end at {stop_s:.1f} of {said_s:.1f} s")
-    elif not whole and not seen["damaged"]:
-        note(f"{path}: is cut off at {stop_s:.1f} s, in the middle of a picture; if more is "
-             "missing, copy or download it again")
+        grows |= "mp4" in container.format.name and not stream.frames         # in fragments
+    short = stop_s < said_s - EARLY_S
+    broken = max(seen["damaged"], default=0) > stop_s - EARLY_S
+    whole = is_whole(path, short)
+    cut = (broken if whole is None else not whole) or (short and broken)
+    known = said_s > stop_s + 0.1 and not (cut and grows)  # what is there so far is no promise
+    return cut, short, f"{stop_s:.1f}" + (f" of {said_s:.1f}" if known else "")
 
 
-def is_whole(path):
-    """Whether the file has all the bytes that its container announces (True where it is unknown).
-
-    Looks at sizes only: MP4's outer boxes, Matroska's elements, AVI's RIFF, the packets of a
-    transport stream. A tail of zeros is a download that never finished.
-    """
+def is_whole(path, short):
+    """Whether the file has all the bytes that its container announces; None where that cannot be
+    told from sizes or from how a file ends. short: whether its pictures end too early; if they do,
+    a tail of zeros is a download that never finished."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
-        file.seek(max(0, size - 4096))
-        if not any(file.read()):
+        head = file.read(ENDS)
+        file.seek(max(0, size - ENDS))
+        tail = file.read()
+        if short and not any(tail[-4096:]):
             return False
-        file.seek(0)
-        head = file.read(4096)
-        if head.startswith(b"\x1a\x45\xdf\xa3"):
-            return ends_with_element(file, size)
-        if head.startswith(b"RIFF"):
-            return 8 + struct.unpack_from("<I", head, 4)[0] <= size
-        if head[4:8] == b"ftyp":
-            return ends_with_box(file, size)
-        for length in (188, 192, 204):                     # plain, with a clock (m2ts), with parity
-            first = [i for i in range(length) if head[i:i + 4 * length:length] == b"GGGG"]
-            if first:
-                return (size - first[0] + (4 if length == 192 else 0)) % length == 0
-        return True
-
-
-def ends_with_box(file, size):
-    """Whether an MP4 ends with the last of its outer boxes."""
-    box = 0
-    while box + 8 <= size:
-        file.seek(box)
-        length, _, long = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
-        length = {0: size - box, 1: long}.get(length, length)          # 0: to the end of the file
-        if length < 8:
+        for kind, beginning in CHUNKS.items():
+            if re.match(beginning, head, re.DOTALL):
+                return ends_with_chunk(file, size, kind)
+    if head.startswith(b"OggS"):                           # the last page is whole, and says so
+        last = tail[tail.rfind(b"OggS"):].ljust(27, b"\0")
+        return last[5] & 4 > 0 and 27 + last[26] + sum(last[27:27 + last[26]]) <= len(last)
+    if head.startswith(MXF):                               # a footer, or the table of all parts
+        return MXF + b"\x04" in tail or MXF + b"\x11" in tail
+    for length, clock, parity in ((188, 0, 0), (192, 4, 0), (204, 0, 16)):     # transport streams
+        first = [i for i in range(length) if head[i:i + 4 * length:length] == b"GGGG"]
+        if first and ((size - first[0] + clock) % length or tail[-188 - parity] != ord("G")):
             return False
-        box += length
-    return box == size
+    return None
 
 
-def ends_with_element(file, size):
-    """Whether a Matroska file ends with the last of its elements."""
+def ends_with_chunk(file, size, kind):
+    """Whether a file of a container in CHUNKS ends where the last of its chunks does; None if one
+    of them does not say how long it is, as in a stream, or if damage hides it."""
     at = 0
     while at < size:
         file.seek(at)
-        head = file.read(12).ljust(12, b"\0")
-        n_id = 9 - head[0].bit_length()                                # leading zero bits: bytes
-        n_size = 9 - head[n_id].bit_length() if n_id <= 4 else 9
-        if n_size > 8:
-            return False
-        value = int.from_bytes(head[n_id:n_id + n_size], "big") & ((1 << 7 * n_size) - 1)
-        unknown = value == (1 << 7 * n_size) - 1                       # written live: look inside
-        at += n_id + n_size + (0 if unknown else value)
+        length = chunk_length(kind, file.read(24).ljust(24, b"\0"))
+        if length is None:
+            return None
+        at += length
     return at == size
+
+
+def chunk_length(kind, head):
+    """Bytes of the chunk that begins with these 24, or None. Of one that was written live, or never
+    finished, only those before its content: the next chunk is the first in there."""
+    if kind == "mkv":
+        n_id = 9 - head[0].bit_length()                    # leading zero bits: bytes
+        n_size = 9 - head[n_id].bit_length() if n_id <= 4 else 9
+        length = int.from_bytes(head[n_id:n_id + n_size], "big") & (most := (1 << 7 * n_size) - 1)
+        return n_id + n_size + length % most if n_size <= 8 else None
+    if kind == "avi":
+        length, = struct.unpack_from("<I", head, 4)
+        if head[:4] in (b"RIFF", b"LIST") and length in (0, 2 ** 32 - 1):
+            return 12
+        known = re.match(rb"RIFF|LIST|JUNK|idx1|ix\d\d|\d\d[a-z]{2}", head)
+        return 8 + length + length % 2 if known else None
+    if kind == "flv":
+        tag = 15 + int.from_bytes(head[1:4], "big") if head[0] in (8, 9, 18) else None
+        return 13 if head.startswith(b"FLV") else tag
+    if kind == "asf":
+        length, = struct.unpack_from("<Q", head, 16)
+        return length if length > 50 else None
+    length, long = struct.unpack_from(">I4xQ", head)
+    length = long if length == 1 else length
+    return length if length >= 8 else None                 # 0: to the end of the file
+
+
+def asf_duration(path):
+    """Seconds that the header of an ASF or WMV file promises, 0 if it was written live."""
+    with open(path, "rb") as file:
+        found = re.search(ASF_PROPERTIES + b"(.{76})", file.read(ENDS), re.DOTALL)
+    ticks, preroll_ms, flags = struct.unpack_from("<48xQ8xQI", found[1]) if found else (0, 0, 0)
+    return 0 if flags & 1 else ticks / 1e7 - preroll_ms / 1e3
 
 
 # ------------------------------------------------------------------ many files
@@ -521,20 +565,17 @@ def find_videos(paths):
 
 
 def matches_below(root):
-    """The matches of one folder, sorted by their place in it. A folder that a link leads to again
-    is not visited again."""
-    matches, left_out, visited = [], [], set()
-    for folder, below, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in visited:
-            below.clear()
-            continue
-        visited.add(real)
-        below[:] = sorted(name for name in below if name != "__MACOSX")
+    """The matches of one folder, sorted by their place in it. Says which files it passes over that
+    do not normally lie beside videos, by their suffixes: one may be a video after all."""
+    matches, left_out, others = [], [], Counter()
+    for folder, _, names in walk(root):
         halves = defaultdict(list)
         for name in sorted(names):
-            path = os.path.join(folder, name)
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+            path, suffix = os.path.join(folder, name), Path(name).suffix.lower()
+            if suffix in SUFFIXES:
                 halves[half_number(path) or path].append(path)
+            elif suffix not in BESIDE:
+                others[suffix or "without a suffix"] += 1
         ranked = {half: sorted(same, key=resolution) if len(same) > 1 else same
                   for half, same in halves.items()}
         left_out += [(same[0], other) for same in ranked.values() for other in same[1:]]
@@ -547,6 +588,9 @@ def matches_below(root):
     if left_out:
         print("video: of several files for one half, the 224p or else smallest is read: "
               f"{left_out[0][0]}, not {Path(left_out[0][1]).name} ({len(left_out)} left out)")
+    if others:
+        print(f"video: {root}: passed over {others.total()} files that are no videos by name: "
+              + ", ".join(f"{suffix} {count}" for suffix, count in others.most_common(9)))
     return matches
 
 

@@ -518,7 +518,7 @@ def test_what_is_no_video_is_refused(name, kind, message, tmp_path, capfd):
 
 def until_it_breaks(path):
     got = []
-    with pytest.raises(DataError, match=r"breaks off at \d+\.\d of \d+\.\d s; copy or") as e:
+    with pytest.raises(DataError, match=r"is cut off at \d+\.\d of \d+\.\d s; copy or") as e:
         for image in video.sample(path):
             got.append(read_time(image))
     assert str(path) in str(e.value)
