@@ -34,12 +34,10 @@ from pathlib import Path
 # These come first: they say in one line what is not installed.
 import infer
 from comedian import DataError, augment, evaluate, report, run
-from comedian.frames import (
-    CLIP_FRAMES, FrameReader, describe, find_halves, of_length, what_lies_in)
+from comedian.command import ENCODING_HELP, text_encoding
+from comedian.frames import CLIP_FRAMES, FrameReader, of_length
 from comedian.run import number
-from comedian.soccernet import (
-    LABELS, SOCCERNET_CLASSES, classes_of, find_labels, label_names, read_classes, read_labels,
-    tell_foreign)
+from comedian.soccernet import labelled_halves, read_classes
 from model import (
     MODELS, Comedian, config_of, decay_groups, load_checkpoint, load_parts, random_keep, restore,
     save_checkpoint, trained_parts, with_changes)
@@ -58,6 +56,7 @@ def parse_args(argv=None):
     add("--split", help="only these of SoccerNet's games: train, train+valid, ..., or a file with "
         "a game per line; default: all")
     add("--labels", help="root of the labels, or a labels.csv; default: --data")
+    add("--encoding", type=text_encoding, help=ENCODING_HELP)
     add("--classes", help="file with a class per line; default: those of --init if that is of "
         "stage 3, else the 17 of SoccerNet-v2; but the names in the labels if most are others")
     add("--init", help="weights for the transformers: last.pt of stage 2 (or 1, or 3), or public "
@@ -123,7 +122,7 @@ def parse_args(argv=None):
 
 
 LOW_RATE = 5e-5                       # ours: a fifth of the paper's at its batch; less gets a hint
-FREE_FLAGS = ("data", "labels", "init", "valid", "valid_labels")      # may differ on --resume
+FREE_FLAGS = ("data", "labels", "encoding", "init", "valid", "valid_labels")    # on --resume
 
 
 def configure(args, checkpoint, path):
@@ -132,8 +131,8 @@ def configure(args, checkpoint, path):
     window's length; ViSwin has its own rate and epochs.
 
     Classes are those of --classes, else those that the checkpoint's head has learned, else none
-    yet; `labelled` looks whether the labels have them. DataError for flags that the checkpoint
-    contradicts."""
+    yet; `labelled_halves` looks whether the labels have them. DataError for flags that the
+    checkpoint contradicts."""
     cfg = config_of(checkpoint) if checkpoint else with_changes(args.model)
     trained = trained_parts(checkpoint) if checkpoint else []
     if args.window is None:
@@ -206,37 +205,6 @@ def count_steps(args, n_frames):
 
 
 # ------------------------------------------------------------------ labels
-def labelled(root, split, labels_root, cfg, named=True):
-    """Halves of the labelled matches below `root`, {match: events}, and cfg; says what it found.
-    Without `named` the cfg that is returned has its own classes or, if it has none, SoccerNet's;
-    but if most labels are others, theirs.
-
-    DataError if no match has labels, or if no label is one of the classes."""
-    halves = find_halves(root, split)
-    print(describe(halves, root, cfg.image_size))
-    matches = {half.match for half in halves}
-    labels = find_labels(labels_root, matches)
-    if not labels:
-        raise DataError(f"{labels_root}: none of the {len(matches)} matches has a {LABELS}; give "
-                        "--labels the folder they are kept in, or a labels.csv that names "
-                        f"{min(matches)!r} and others{what_lies_in(labels_root)}")
-    if not named:
-        cfg = with_changes(cfg, classes=classes_of(labels.values(),
-                                                   cfg.classes or SOCCERNET_CLASSES))
-    classes = cfg.classes
-    events = {match: read_labels(of_match, classes) for match, of_match in labels.items()}
-    counts = np.bincount([event.label for match in events.values() for event in match],
-                         minlength=len(classes))
-    if not counts.sum():
-        raise DataError(f"{labels_root}: none of its labels is one of the {len(classes)} classes; "
-                        f"it has {label_names(labels.values())}; give --classes "
-                        "a file with these names, one per line")
-    print(f"data: {len(events)} of {len(matches)} matches have labels: "
-          + ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True)))
-    tell_foreign(labels.values(), "annotations", classes)
-    return [half for half in halves if half.match in events], events, cfg
-
-
 def frame_labels(events, half, radius_s, n_classes):
     """(n_frames, K) bool: frame i has class c iff an event of c lies within `radius_s` of i / fps.
 
@@ -372,8 +340,7 @@ def main(args):
     device, autocast = process.device, process.autocast()
 
     # -- data
-    halves, events, cfg = labelled(args.data, args.split, args.labels, cfg, args.classes or state)
-    halves = of_length(halves, args.window, "a window")
+    halves, events, cfg = training_data(args, cfg, args.classes or state)
     truth = [frame_labels(events[half.match], half, args.radius, len(cfg.classes))
              for half in halves]                                      # (n_frames, K) each
     base = base_logits(truth).to(device)                              # (K,)
@@ -480,6 +447,15 @@ def main(args):
           "takes")
 
 
+def training_data(args, cfg, fixed):
+    """Halves of a window or more, {match: events}, and cfg, with the classes that the labels have
+    unless its own are `fixed`."""
+    halves, events, classes = labelled_halves(
+        args.data, args.labels, args.split, cfg.classes, fixed, args.radius, cfg.image_size,
+        args.encoding)
+    return of_length(halves, args.window, "a window"), events, with_changes(cfg, classes=classes)
+
+
 def start_model(cfg, state, init, args):
     """The Comedian of the checkpoint that is resumed, or a new one with the transformers that
     --init has trained."""
@@ -515,7 +491,9 @@ def both_ways(model, halves, reader, process):
 def start_validation(model, args):
     """(halves, {match: events}) for `validate`."""
     infer.as_network(model, args)              # flags that validate would refuse are refused now
-    return labelled(args.valid, args.valid_split, args.valid_labels or args.valid, model.cfg)[:2]
+    return labelled_halves(
+        args.valid, args.valid_labels or args.valid, args.valid_split, model.cfg.classes,
+        image_size=model.cfg.image_size, encoding=args.encoding)[:2]
 
 
 def validate(model, halves, events, reader, process, args):

@@ -31,7 +31,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from comedian import DataError
-from comedian.frames import CLIP_FRAMES, DEFAULT_FPS, what_lies_in
+from comedian.frames import CLIP_FRAMES, DEFAULT_FPS, describe_content
 
 SUFFIXES = {".mkv", ".mp4", ".avi", ".mov", ".m4v", ".webm", ".ts", ".mts", ".m2ts", ".mpg",
             ".mpeg", ".wmv", ".flv"}
@@ -516,7 +516,8 @@ def find_videos(paths):
         elif path.exists():
             files.append(str(path))
         else:
-            raise DataError(f"{path}: no such file or folder of videos{what_lies_in(path.parent)}")
+            raise DataError(f"{path}: no such file or folder of videos"
+                            f"{describe_content(path.parent)}")
     return matches + ([files] if files else [])
 
 
@@ -543,7 +544,7 @@ def matches_below(root):
         matches += [same for half, same in ranked.items() if half not in (1, 2)]
     if not matches:
         raise DataError(f"{root}: no video below it ({', '.join(sorted(SUFFIXES))})"
-                        f"{what_lies_in(root)}")
+                        f"{describe_content(root)}")
     if left_out:
         print("video: of several files for one half, the 224p or else smallest is read: "
               f"{left_out[0][0]}, not {Path(left_out[0][1]).name} ({len(left_out)} left out)")
