@@ -31,12 +31,12 @@ from pathlib import Path
 
 import numpy as np
 
-from comedian import DataError, command, report, soccernet, write_text
+from comedian import DataError, command, formats, report, soccernet, write_text
 from comedian.command import number, text_encoding
 from comedian.frames import describe_content
 from comedian.soccernet import (
     LABELS, PREDICTIONS, SCORES, find_files, find_labels, match_labels, nearest_names, read_labels,
-    same_names, unreachable, warn_unknown_labels, warn_unmatched, warn_unreachable)
+    same_names, unreachable, warn_unknown_labels, warn_unmatched)
 
 HALF_S = 120 * 60                     # the official evaluator's half; later events fall on its end
 METRICS = {                           # name -> deltas, full widths in seconds
@@ -323,9 +323,10 @@ def run_sweep(args):
 
     from comedian import ops
     events = {match: read_labels(files[match], stored.classes) for match in stored.matches}
-    lost = unreachable(events, spans_of({match: Path(args.scores, match, PREDICTIONS)
-                                         for match in stored.matches}))
-    warn_unreachable(lost, sum(map(len, events.values())), stored.classes, args.labels)
+    spans = spans_of({match: Path(args.scores, match, PREDICTIONS) for match in stored.matches})
+    _, told = unreachable(events, spans, stored.classes, args.labels)
+    if told:
+        print(f"warning: {told}")
     truth = label_columns(events)
     windows_s = args.windows
     merges, ignored_s = (MERGES[:1], (0,)) if stored.merged else (MERGES, args.ignored)
@@ -402,10 +403,11 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
     truth = {match: read_labels(path, classes) for match, path in label_files.items()}
     counted = {match: [event for event in events if event.half in (1, 2)]
                for match, events in truth.items()}
-    n_labels, n_counted = (sum(map(len, events.values())) for events in (truth, counted))
-    lost = unreachable(counted, spans_of({match: found[match] for match in truth}))
-    warn_unreachable(lost, n_counted, classes, labels, "; they count as missed, as in the official "
-                     "evaluator", refuse=is_asked)
+    n_beyond = sum(len(truth[match]) - len(counted[match]) for match in truth)
+    _, told = unreachable(counted, spans_of({match: found[match] for match in truth}), classes,
+                          labels if is_asked else None)
+    if told:
+        print(f"warning: {told}; they count as missed, as in the official evaluator")
     spotted = {match: soccernet.read_predictions(found[match], classes) for match in label_files}
     results = score(truth, spotted, classes)
     by_chance = chance(truth, spotted, classes) if with_chance else None
@@ -417,9 +419,9 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
     if only_predicted and missing and matches is None:
         print(f"{len(missing)} of {len(missing) + len(truth)} labelled matches: no predictions, "
               f"left out of every number: {names}")
-    if n_labels > n_counted:
-        print(f"{n_labels - n_counted} labels are of other halves than 1 and 2, which the metric "
-              "does not count.")
+    if n_beyond:
+        print(f"{n_beyond} labels are of other halves than 1 and 2, which the metric does not "
+              "count.")
     if len(found) > len(truth):
         print(f"{len(found) - len(truth)} predicted matches have no labels in {labels}: left out.")
     if json:
@@ -430,14 +432,19 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
 
 
 def spans_of(files):
-    """For soccernet.unreachable, of results {match: path}: what scores.npz beside them covers; else
-    the halves of which they say that they had a video, to the end of the official half."""
+    """For soccernet.unreachable, of results {match: path}: what scores.npz beside them covers, and
+    a token more, for frames that made none; else the halves of which they say that they had a
+    video, to the end of the official half."""
     spans = {}
     for match, path in files.items():
-        stored = soccernet.stored_spans(path.parent) if isinstance(path, Path) else {}
-        stored = stored or {int(half): (-np.inf, HALF_S) for half in
-                            soccernet.about_results(path).get("videos", ("1", "2"))}
-        spans |= {(match, half): span for half, span in stored.items()}
+        try:
+            arrays = formats.read_npz(path.parent / SCORES, "scores that infer.py stored")
+            _, token_s, start_s = soccernet.classes_and_times(arrays)
+            spans |= {(match, half): (start_s, start_s + token_s * (int(arrays[key]) + 1))
+                      for half in (1, 2) if (key := f"tokens_{half}") in arrays}
+        except (AttributeError, TypeError, ValueError):    # in a zip; none, or damaged
+            spans |= {(match, int(half)): (-np.inf, HALF_S) for half in
+                      soccernet.about_results(path).get("videos", ("1", "2"))}
     return spans
 
 
@@ -463,11 +470,10 @@ def labels_to_score(args, halves, classes):
     warn_unmatched(others, matches, found)
     if args.labels and not args.start and args.end is None:
         events = {match: read_labels(labels, classes) for match, labels in found.items()}
-        lost = unreachable(events, {
+        unreachable(events, {
             (half.match, half.number): (-np.inf, (half.n_tokens + 1) * half.token_s
-                                        if half.n_tokens else HALF_S) for half in halves})
-        if len(lost) == sum(map(len, events.values())):
-            warn_unreachable(lost, len(lost), classes, args.labels)
+                                        if half.n_tokens else HALF_S) for half in halves},
+            classes, args.labels)
     return found
 
 

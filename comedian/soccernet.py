@@ -88,11 +88,7 @@ def find_files(source, *names):
 
 def read_list(path, key, what):
     """The list under `key` of a JSON file; `path` may lie in a zip (formats.Member)."""
-    return list_in(formats.read_json(path, what), path, key, what)
-
-
-def list_in(content, path, key, what):
-    """The list under `key` of what was read from a JSON file."""
+    content = formats.read_json(path, what)
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
         raise formats.refused(path, what, f"it has no list called {key!r}")
     return content[key]
@@ -182,7 +178,7 @@ def find_labels(source, matches=None, encoding=None):
         return match_labels(source, matches, encoding)[0]
     found = listed_labels(source, encoding)
     try:
-        return dict(sorted((found | find_files(source, LABELS, BALL_LABELS)).items()))
+        found |= find_files(source, LABELS, BALL_LABELS)
     except DataError:
         if not found:
             raise
@@ -251,11 +247,11 @@ def read_list_of_matches(path, encoding=None):
         raise formats.refused(path, "a list of labels", "no video is named in it")
     if is_spotted:
         print(f"note: {path}: has confidences, as predictions have; they are taken for labels")
-    spelt, labels = {}, {}
+    labels = {}
     for match, rows in found.items():
-        match = spelt.setdefault(unicodedata.normalize("NFC", match), match)
-        labels.setdefault(match, Listed(str(path), [])).rows.extend(rows)
-    return labels
+        key = unicodedata.normalize("NFC", match)
+        labels.setdefault(key, (match, Listed(str(path), [])))[1].rows.extend(rows)
+    return dict(labels.values())
 
 
 COLUMNS = ("video", "time", "label", "half", "visibility")       # of a table, those that are read
@@ -277,7 +273,7 @@ def read_csv(path, encoding=None):
     what, found, is_spotted = "a table of labels", {}, False
     text = table_text(path, what, encoding)
     head = (re.search(r".*\S.*", text) or [""])[0]
-    declared = re.match(r'"?sep=(.)', head, re.IGNORECASE)           # Excel's word for ; or ,
+    declared = re.match(r'"?sep=([^"\r])', head, re.IGNORECASE)      # Excel's word for ; or ,
     delimiter = declared[1] if declared else max(",;\t", key=head.count)
     try:
         table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -338,9 +334,7 @@ def read_osl(path):
     """The same of OpenSportsLab's JSON: data[] with inputs[].path and events[]. An event stands at
     its position_ms, or, without one, at its gameTime."""
     what, found, is_spotted = "labels of OpenSportsLab's kind", {}, False
-    content = formats.read_json(path, what)
-    entries = list_in(content, path, "data", what)
-    about = content.get("metadata")
+    entries, about = read_list(path, "data", what), formats.read_json(path, what).get("metadata")
     if isinstance(about, dict) and "predict" in str(about.get("type")).lower():
         raise DataError(f"{path}: has predictions by its metadata.type, not labels; give what "
                         "people have labelled, or, if they have checked these, take that line out")
@@ -468,10 +462,11 @@ def warn_unmatched(listed, matches, labelled):
               f"are not here: {nearest_names(listed, matches, labelled)}")
 
 
-def unreachable(events, spans):
-    """[(why, match, event)] of the events, {match: [Event]}, that reach no frame.
+def unreachable(events, spans, classes, source=None):
+    """([(match, event)], how many they are and where) of the events {match: [Event]} that reach no
+    frame; ([], "") if there is none. DataError if all are and `source` is given: where to mend it.
     spans: {(match, half): (first_s, last_s)}, from when to when an event reaches one."""
-    matches, lost = {match for match, _ in spans}, []
+    matches, lost = {match for match, _ in spans}, collections.defaultdict(list)
     for match, event in ((match, event) for match, some in events.items() for event in some):
         first_s, last_s = spans.get((match, event.half), (0, 0))
         why = ("in a match that is not here" if match not in matches else
@@ -479,25 +474,18 @@ def unreachable(events, spans):
                "after the end" if event.position_ms > 1000 * last_s else
                "before the start" if event.position_ms < 1000 * first_s else None)
         if why:
-            lost.append((why, match, event))
-    return lost
-
-
-def warn_unreachable(lost, n_labels, classes, source, then="", refuse=True):
-    """Says how many of `n_labels` are `lost`, as unreachable has them, and the first of each kind.
-    DataError if all are, unless refuse is False."""
-    first = {why: f"{classes[event.label]} at {'-' * (event.position_ms < 0)}"
-                  f"{datetime.timedelta(seconds=abs(event.position_ms) // 1000)} in half "
-                  f"{event.half} of {match!r}" for why, match, event in reversed(lost)}
-    words = ", ".join(f"{count} {why} (first: {first[why]})" for why, count in
-                      collections.Counter(why for why, _, _ in lost).items())
-    if refuse and lost and len(lost) == n_labels:
+            lost[why].append((match, event))
+    words = ", ".join(
+        f"{len(some)} {why} (first: {classes[event.label]} at {'-' * (event.position_ms < 0)}"
+        f"{datetime.timedelta(seconds=abs(event.position_ms) // 1000)} in half {event.half} of "
+        f"{match!r})" for why, some in lost.items() for match, event in some[:1])
+    lost, n_labels = list(itertools.chain(*lost.values())), sum(map(len, events.values()))
+    if source and lost and len(lost) == n_labels:
         raise DataError(f"{source}: none of its {n_labels} labels reaches a frame: {words}; times "
                         "count from the start of each video (12:34:00 is what Excel makes of "
                         "12:34; type 0:12:34), and a video whose name does not begin with 2 is "
                         "half 1")
-    if lost:
-        print(f"warning: {len(lost)} of {n_labels} labels reach no frame: {words}{then}")
+    return lost, words and f"{len(lost)} of {n_labels} labels reach no frame: {words}"
 
 
 def labelled_halves(root, source, split=None, classes=(), fixed=True, radius_s=0.5,
@@ -528,13 +516,13 @@ def labelled_halves(root, source, split=None, classes=(), fixed=True, radius_s=0
                         f"it has {label_names(labels.values())}; give --classes "
                         "a file with these names, one per line")
     elsewhere = {match: read_labels(of_match, classes) for match, of_match in others.items()}
-    lost = unreachable(events | elsewhere, {
+    lost, told = unreachable(events | elsewhere, {
         (half.match, half.number): (-radius_s, (half.n_frames - 1) / half.fps + radius_s)
-        for half in halves})
-    n_labels = counts.sum() + sum(map(len, elsewhere.values()))
-    for _, match, event in lost:
+        for half in halves}, classes, source)
+    for match, event in lost:
         counts[event.label] -= match in events
-    warn_unreachable(lost, n_labels, classes, source)
+    if told:
+        print(f"warning: {told}")
     print(f"data: {len(events)} of {len(matches)} matches have labels: "
           + ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True)))
     warn_unmatched(others, there, labels)
@@ -704,19 +692,6 @@ def read_curve(folder, half):
     except ValueError as error:
         raise formats.refused(path, what, error) from None
     return curve
-
-
-def stored_spans(folder):
-    """{half: (first_s, last_s)}: the part of a video that a match's scores.npz in `folder` covers,
-    and a token more, for frames that made none; {} if there are no scores."""
-    try:
-        arrays = formats.read_npz(Path(folder) / SCORES, "scores that infer.py stored")
-        _, token_s, start_s = classes_and_times(arrays)
-        return {half: (start_s, start_s + token_s * (int(formats.take(
-            arrays, f"tokens_{half}", "iu", 0)) + 1))
-            for half in range(1, 100) if f"tokens_{half}" in arrays}
-    except ValueError:                # a DataError is one, too
-        return {}
 
 
 def classes_and_times(arrays):

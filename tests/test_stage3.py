@@ -833,7 +833,8 @@ def test_labels_that_reach_no_frame_are_told(flag, matches, tmp_path, capsys, mo
 
 def test_senseless_flags(capsys):
     for flags in (["--prior", "0"], ["--mixup", "-1"], ["--lr", "-1"], ["--mask", "1"],
-                  ["--encoding", "zip"], ["--radius", "-0.5"], ["--window", "0"], ["--temporal-depth", "0"]):
+                  ["--radius", "-0.5"], ["--window", "0"], ["--temporal-depth", "0"],
+                  ["--encoding", "zip"]):
         with pytest.raises(SystemExit) as refused:
             stage3.parse_args(["--data", "x", *flags])
         assert refused.value.code == 2
