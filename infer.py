@@ -46,15 +46,14 @@ from typing import NamedTuple
 # These come first: they say in one line what is not installed.
 from comedian import (
     DataError, __version__, augment, bank, evaluate, report, run, soccernet, video)
-from comedian.command import say_error
+from comedian.checkpoint import load_parts, trained_parts
+from comedian.command import ENCODING_HELP, say_error, text_encoding
 from comedian.frames import (
-    CLIP_FRAMES, DEFAULT_FPS, FrameReader, ahead, describe, find_halves, in_split, of_length,
-    what_lies_in)
+    CLIP_FRAMES, DEFAULT_FPS, FrameReader, ahead, describe, find_halves, in_split, of_length)
 from comedian.run import device_name, file_name, number
 from comedian.soccernet import (
-    LABELS, PREDICTIONS, SCORES, Detections, called, check_games, find_labels, games_of,
-    read_labels, write_predictions, write_scores, write_zip)
-from comedian.checkpoint import load_parts, trained_parts
+    PREDICTIONS, SCORES, Detections, check_games, games_of, match_title, read_labels,
+    write_predictions, write_scores, write_zip)
 from model import Comedian, load_checkpoint
 
 import numpy as np
@@ -132,6 +131,7 @@ def parse_args(argv=None):
         f"timeline per half; default: {SHOW} for --video, nothing for --data")
     add("--labels", help="root of the labels, or a labels.csv; default: where the frames or videos "
         "are")
+    add("--encoding", type=text_encoding, help=ENCODING_HELP)
     add("--chance", action="store_true", help="beside the table, what chance reaches "
         "(comedian.evaluate)")
     add("--json", metavar="FILE", help="write every number of the table here")
@@ -345,6 +345,14 @@ def encode_both_ways(model, halves, reader, process):
     return [torch.stack(pair) for pair in zip(plain, mirrored, strict=True)]
 
 
+def open_validation(model, args):
+    """(halves, {match: events}) for `validate`; what it would refuse is refused now."""
+    as_network(model, args)
+    return soccernet.labelled_halves(
+        args.valid, args.valid_labels or args.valid, args.valid_split, model.cfg.classes,
+        image_size=model.cfg.image_size, encoding=args.encoding)[:2]
+
+
 def validate(model, halves, events, reader, process, args):
     """t-AmAP in [0, 1] of the model as it stands, spotted as `main` does with these flags."""
     autocast, predictions = process.autocast(), {}
@@ -434,17 +442,6 @@ def load_networks(args, device):
     return networks
 
 
-def labels_root(args, half):
-    """The folder or file where labels are looked for, or None: --labels, --data, or the folder
-    below which a video has its match's name (<root>/<match>.mp4, <root>/<match>/1_224p.mkv)."""
-    if args.labels or args.data:
-        return args.labels or args.data
-    path, names = Path(half.path).absolute(), Path(half.match).parts
-    places = [place for place in (path.parent, path.with_suffix(""))
-              if place.parts[-len(names):] == names]
-    return places[0].parents[len(names) - 1] if places else None
-
-
 def check_output(args, halves, labels):
     """Refuses, before the work begins, what could not be written or scored at its end. labels: of
     the matches that have any.
@@ -510,9 +507,9 @@ def spot_match(match, encoded, networks, autocast, bf16, args, labels, seen):
     if args.show is not None:
         events = read_labels(labels, classes) if labels else None
         for half, table in zip(halves, merged, strict=True):
-            report.draw_timeline(out / f"timeline_{half.number}.png", called(match), half.number,
-                                 table.numpy(), half.token_s, args.start, classes, found, events,
-                                 args.show)
+            report.draw_timeline(out / f"timeline_{half.number}.png", match_title(match),
+                                 half.number, table.numpy(), half.token_s, args.start, classes,
+                                 found, events, args.show)
         report.write_page(out, match, labels, args.show,
                           {half.number: seen.pop((match, half.number), {}) for half in halves})
     return sum(map(len, merged))
@@ -535,8 +532,7 @@ def main(args):
     networks = load_networks(args, device)
     models = [network.model for network in networks]
     autocast, bf16 = choose_autocast(args.bf16, device, models)
-    root = labels_root(args, halves[0])
-    labels = find_labels(root, {half.match for half in halves}) if root else {}
+    labels = evaluate.labels_to_score(args, halves, networks[0].model.cfg.classes)
     submission = check_output(args, halves, labels)
     run.barrier()                                          # all have looked before one writes
     matches = list(dict.fromkeys(half.match for half in halves))
@@ -579,17 +575,7 @@ def main(args):
           + (f", {where}/page.html" if args.show is not None else ""))
 
     # -- score, if there is a truth
-    if any(match in labels for match in done):
-        if args.start or args.end is not None:
-            print("No table: --start and --end leave out events that the labels have.")
-        else:
-            evaluate.score_files(out, root, networks[0].model.cfg.classes, done,
-                                 only_predicted=True, with_chance=args.chance, json=args.json)
-    elif args.labels:
-        print(f"No table: {args.labels} does not name {done[0]!r}, nor another of these matches."
-              if Path(args.labels).is_file() else f"No table: no "
-              f"{Path(args.labels) / done[0] / LABELS}, nor another match's"
-              f"{what_lies_in(args.labels)}.")
+    evaluate.score_spotted(args, labels, networks[0].model.cfg.classes, done)
     for error in broken[:-1]:
         print(f"error: {error}", file=sys.stderr)
     if broken:                                             # one error ends the command; no zip then

@@ -26,11 +26,10 @@ from pathlib import Path
 import infer
 from comedian import DataError, augment, run
 from comedian.checkpoint import load_parts, restore, trained_parts
-from comedian.frames import CLIP_FRAMES, FrameReader, describe, find_halves, of_length, what_lies_in
+from comedian.command import ENCODING_HELP, text_encoding
+from comedian.frames import CLIP_FRAMES, FrameReader, of_length
 from comedian.run import number
-from comedian.soccernet import (
-    LABELS, SOCCERNET_CLASSES, classes_of, find_labels, label_names, read_classes, read_labels,
-    tell_foreign)
+from comedian.soccernet import labelled_halves, read_classes
 from model import (
     MODELS, decay_groups, load_checkpoint, random_keep, start_from, with_changes)
 
@@ -46,6 +45,7 @@ def parse_args(argv=None):
     add = run.add_data_flags(p, MODELS, "network, if there is no --init; otherwise that "
                              "checkpoint decides")
     add("--labels", help="root of the labels, or a labels.csv; default: --data")
+    add("--encoding", type=text_encoding, help=ENCODING_HELP)
     add("--classes", help="file with a class per line; default: those of --init if that is of "
         "stage 3, else the 17 of SoccerNet-v2; but the names in the labels if most are others")
     run.add_init_flags(add, "the transformers: last.pt of stage 2 (or 1, or 3)")
@@ -162,37 +162,6 @@ def count_steps(args, n_frames):
 
 
 # ------------------------------------------------------------------ labels
-def labelled(root, split, labels_root, cfg, named=True):
-    """Halves of the labelled matches below `root`, {match: events}, and cfg; says what it found.
-    Without `named` the cfg that is returned has its own classes or, if it has none, SoccerNet's;
-    but if most labels are others, theirs.
-
-    DataError if no match has labels, or if no label is one of the classes."""
-    halves = find_halves(root, split)
-    print(describe(halves, root, cfg.image_size))
-    matches = {half.match for half in halves}
-    labels = find_labels(labels_root, matches)
-    if not labels:
-        raise DataError(f"{labels_root}: none of the {len(matches)} matches has a {LABELS}; give "
-                        "--labels the folder they are kept in, or a labels.csv that names "
-                        f"{min(matches)!r} and others{what_lies_in(labels_root)}")
-    if not named:
-        cfg = with_changes(cfg, classes=classes_of(labels.values(),
-                                                   cfg.classes or SOCCERNET_CLASSES))
-    classes = cfg.classes
-    events = {match: read_labels(of_match, classes) for match, of_match in labels.items()}
-    counts = np.bincount([event.label for match in events.values() for event in match],
-                         minlength=len(classes))
-    if not counts.sum():
-        raise DataError(f"{labels_root}: none of its labels is one of the {len(classes)} classes; "
-                        f"it has {label_names(labels.values())}; give --classes "
-                        "a file with these names, one per line")
-    print(f"data: {len(events)} of {len(matches)} matches have labels: "
-          + ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True)))
-    tell_foreign(labels.values(), "annotations", classes)
-    return [half for half in halves if half.match in events], events, cfg
-
-
 def frame_labels(events, half, radius_s, n_classes):
     """(n_frames, K) bool: frame i has class c iff an event of c lies within `radius_s` of i / fps.
 
@@ -308,14 +277,18 @@ def main(args):
     state = load_checkpoint(last_pt) if args.resume else None
     init = load_checkpoint(args.init) if args.init and not state else None
     cfg, args = configure(args, state or init, last_pt if state else args.init)
-    run.check_out(args, state, stage=3, free=("data", "labels", "init", "valid", "valid_labels"))
+    run.check_out(args, state, stage=3, free=(
+        "data", "labels", "encoding", "init", "valid", "valid_labels"))
     process = run.init_processes(args, state, cfg.width)   # under torchrun, one of several
     device, autocast = process.device, process.autocast()
 
     # -- data: windows of the matches that have labels, and what happens in every frame
-    halves, events, cfg = labelled(args.data, args.split, args.labels, cfg, args.classes or state)
+    halves, events, classes = labelled_halves(
+        args.data, args.labels, args.split, cfg.classes, args.classes or state, args.radius,
+        cfg.image_size, args.encoding)
     halves = of_length(halves, args.window, "a window")
-    truth = [frame_labels(events[half.match], half, args.radius, len(cfg.classes))
+    cfg = with_changes(cfg, classes=classes)
+    truth = [frame_labels(events[half.match], half, args.radius, len(classes))
              for half in halves]                                      # (n_frames, K) each
     base = base_logits(truth).to(device)                              # (K,)
     n_frames = tuple(half.n_frames for half in halves)
@@ -336,8 +309,7 @@ def main(args):
     else:
         run.hint_at_low_rate(lr_at(0, 0, 1, args), args)
     model = model.to(device)
-    valid = args.valid and (infer.as_network(model, args) and labelled(
-        args.valid, args.valid_split, args.valid_labels or args.valid, cfg)[:2])
+    valid = args.valid and infer.open_validation(model, args)
     student, optimizer = start_phase(model, first < head_steps, args, process)
     if state and first != head_steps:          # at that step the second phase has a new AdamW
         restore({"optimizer": optimizer}, state, last_pt)

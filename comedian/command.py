@@ -79,6 +79,20 @@ def file_name(text):
     return text
 
 
+ENCODING_HELP = ("of a table of labels that is neither UTF-8 nor UTF-16, by its name in Python: "
+                 "cp1252 is Excel's plain CSV in western Europe")
+
+
+def text_encoding(name):
+    """For argparse: an encoding of text that Python knows, else a one-line refusal."""
+    try:
+        "a".encode(name)
+    except (LookupError, ValueError):
+        raise argparse.ArgumentTypeError(f"wants an encoding of text, such as cp1252, got "
+                                         f"{name[:40]!r}") from None
+    return name
+
+
 def device_name(name):
     """For argparse: `name` if torch can compute there, else a one-line refusal."""
     if name == "cpu":                                     # it always can; no need to ask torch

@@ -31,10 +31,12 @@ from pathlib import Path
 
 import numpy as np
 
-from comedian import DataError, command, report, soccernet, write_text
-from comedian.command import number
+from comedian import DataError, command, formats, report, soccernet, write_text
+from comedian.command import number, text_encoding
+from comedian.frames import describe_content
 from comedian.soccernet import (
-    LABELS, PREDICTIONS, SCORES, find_files, find_labels, read_labels, same_names)
+    LABELS, PREDICTIONS, SCORES, find_files, find_labels, match_labels, nearest_names, read_labels,
+    same_names, unreachable, warn_unknown_labels, warn_unmatched)
 
 HALF_S = 120 * 60                     # the official evaluator's half; later events fall on its end
 METRICS = {                           # name -> deltas, full widths in seconds
@@ -167,14 +169,25 @@ def chance(labels, predictions, classes, framerate=FRAMERATE, max_shifts=10):
 
 
 # ------------------------------------------------------------------ the table
+def count_events(labels, n_classes):
+    """Events that the metric counts, (visible / not, K) int, of {match: [soccernet.Event]}."""
+    count = np.zeros((2, n_classes), int)
+    for event in (event for match in labels.values() for event in match if event.half in (1, 2)):
+        count[0 if event.visible else 1, event.label] += 1
+    return count
+
+
+def mean_with_events(result, count, seen=""):
+    """The mean of a metric over the classes that have events; the official one has all classes."""
+    there = {"": count.any(0), "_visible": count[0] > 0, "_unshown": count[1] > 0}[seen]
+    return float(np.mean(result["a_mAP_per_class" + seen], where=there)) if there.any() else 0.0
+
+
 def table(results, labels, classes, by_chance=None):
     """The results of `score` (and of `chance`, beside them) for people: a row per class, in %, and
     below them what the columns mean. Columns about events that the broadcast does not show are left
     out where there is no such event."""
-    events = [event for match in labels.values() for event in match if event.half in (1, 2)]
-    count = np.zeros((2, len(classes)), int)                              # (visible / not, K)
-    for event in events:
-        count[0 if event.visible else 1, event.label] += 1
+    count = count_events(labels, len(classes))                            # (visible / not, K)
     columns = [("t-AmAP", results["tight"], ""),
                *((f"+-{s / 2:g} s", results[f"at{s}"], "") for s in METRICS["tight"]),
                ("loose", results["loose"], "")]
@@ -184,7 +197,7 @@ def table(results, labels, classes, by_chance=None):
         columns += [("visible", results["tight"], "_visible"),
                     ("not shown", results["tight"], "_unshown")]
     titles = ["events", *(title for title, _, _ in columns)]
-    width = max(map(len, classes))
+    width = max(map(len, (*classes, "with events")))
 
     def row(name, cells):
         return name.ljust(width) + "".join(
@@ -195,6 +208,11 @@ def table(results, labels, classes, by_chance=None):
              row("", titles),
              row("all", [f"{count.sum():,}", *(f"{100 * result['a_mAP' + seen]:.2f}"
                                                for _, result, seen in columns)])]
+    absent = int((count.sum(0) == 0).sum())
+    if 0 < absent < len(classes):
+        lines.append(row("with events", [f"{count.sum():,}", *(
+            f"{100 * mean_with_events(result, count, seen):.2f}"
+            for _, result, seen in columns)]))
     gaps = False
     for k, name in enumerate(classes):
         there = {"": count[:, k].any(), "_visible": count[0, k], "_unshown": count[1, k]}
@@ -209,9 +227,9 @@ def table(results, labels, classes, by_chance=None):
     if count[1].any():
         lines.append("visible, not shown: t-AmAP of such events alone; 'not shown' of 'all' has "
                      "the official evaluator's factor 17/13.")
-    absent = int((count.sum(0) == 0).sum())
     if absent:
-        lines.append(f"{absent} of {len(classes)} classes have no event here.")
+        lines.append(f"{absent} of {len(classes)} classes have no event here"
+                     + ("; 'with events' is the mean over the others." if count.any() else "."))
     if gaps:
         lines.append("'-': no such event; counts as 0 in 'all', as in the official evaluator.")
     return "\n".join(lines)
@@ -296,7 +314,7 @@ def draw(path, overall, merges, ignored_s, windows_s):
 def run_sweep(args):
     began = time.perf_counter()
     stored = soccernet.read_scores(args.scores)
-    files = same_names(find_labels(args.labels), stored.matches)
+    files = same_names(find_labels(args.labels, encoding=args.encoding), stored.matches)
     unlabelled = [match for match in stored.matches if match not in files]
     if unlabelled:
         raise DataError(f"{args.labels}: no {LABELS} for {unlabelled[0]!r} "
@@ -304,8 +322,12 @@ def run_sweep(args):
     import torch
 
     from comedian import ops
-    truth = label_columns({match: read_labels(files[match], stored.classes)
-                           for match in stored.matches})
+    events = {match: read_labels(files[match], stored.classes) for match in stored.matches}
+    spans = spans_of({match: Path(args.scores, match, PREDICTIONS) for match in stored.matches})
+    _, told = unreachable(events, spans, stored.classes, args.labels)
+    if told:
+        print(f"warning: {told}")
+    truth = label_columns(events)
     windows_s = args.windows
     merges, ignored_s = (MERGES[:1], (0,)) if stored.merged else (MERGES, args.ignored)
     overall, per_class = sweep(stored, truth, merges, ignored_s, windows_s)
@@ -339,8 +361,7 @@ def run_sweep(args):
         for name, seconds, value in zip(stored.classes, window_s, alone, strict=True):
             print(f"{name:{max(map(len, stored.classes))}} {seconds:3g} s {100 * value:6.1f} %")
     print("Chosen on these very matches: the numbers to report are those of other matches.")
-    soccernet.tell_foreign([files[match] for match in stored.matches], "annotations",
-                           stored.classes)
+    warn_unknown_labels([files[match] for match in stored.matches], "annotations", stored.classes)
 
     if args.json:
         write_json(args.json, [
@@ -353,49 +374,123 @@ def run_sweep(args):
 
 
 def score_files(predictions, labels, classes=None, matches=None, only_predicted=False,
-                with_chance=False, json=None):
+                with_chance=False, json=None, encoding=None, label_files=None):
     """Prints the table of the results below `predictions` against the truth below `labels` (folders
     or zips; labels in any form that soccernet.find_labels knows).
 
     classes: None: those that the results were made with, else those of the labels. matches: the
     only ones to score, whatever else lies there; None: all. only_predicted: labelled matches
     without predictions are left out, else they are an error. json: where every number goes.
+    label_files: what find_labels found there, if that is known.
     """
-    label_files, found = find_labels(labels, matches), find_files(predictions, PREDICTIONS)
+    is_asked = label_files is None    # and not found beside a video
+    label_files = label_files or find_labels(labels, matches, encoding)
+    found = find_files(predictions, PREDICTIONS)
     label_files = same_names(label_files, found)
     if matches is not None:           # other folders there are those of another run
         found = {match: path for match, path in found.items() if match in matches}
     missing = [match for match in label_files if match not in found]
+    names = nearest_names(missing, found, label_files)
     if only_predicted and len(missing) < len(label_files):
         label_files = {match: path for match, path in label_files.items() if match in found}
     elif missing:
         raise DataError(
-            f"{predictions}: no {PREDICTIONS} for {missing[0]!r} ({len(missing)} of "
+            f"{predictions}: no {PREDICTIONS} for {names} ({len(missing)} of "
             f"{len(label_files)} labelled matches; it has {next(iter(found))!r}, for one): "
             "give --labels the folder that was predicted, or see --only-predicted")
     classes = (classes or soccernet.classes_of_results(found[match] for match in label_files)
                or soccernet.classes_of(label_files.values()))
     truth = {match: read_labels(path, classes) for match, path in label_files.items()}
+    counted = {match: [event for event in events if event.half in (1, 2)]
+               for match, events in truth.items()}
+    n_beyond = sum(len(truth[match]) - len(counted[match]) for match in truth)
+    _, told = unreachable(counted, spans_of({match: found[match] for match in truth}), classes,
+                          labels if is_asked else None)
+    if told:
+        print(f"warning: {told}; they count as missed, as in the official evaluator")
     spotted = {match: soccernet.read_predictions(found[match], classes) for match in label_files}
     results = score(truth, spotted, classes)
     by_chance = chance(truth, spotted, classes) if with_chance else None
     print(table(results, truth, classes, by_chance))
     if not any(truth.values()):
         print(f"No event in {labels} is of these classes; name others with --classes FILE.")
-    soccernet.tell_foreign(label_files.values(), "annotations", classes)
-    soccernet.tell_foreign([found[match] for match in label_files], "predictions", classes)
+    warn_unknown_labels(label_files.values(), "annotations", classes)
+    warn_unknown_labels([found[match] for match in label_files], "predictions", classes)
     if only_predicted and missing and matches is None:
         print(f"{len(missing)} of {len(missing) + len(truth)} labelled matches: no predictions, "
-              "left out of every number.")
-    halves = {match: soccernet.about_results(found[match]).get("videos") for match in truth}
-    unseen = sum(event.half in (1, 2) and str(event.half) not in halves[match]
-                 for match in truth if halves[match] for event in truth[match])
-    if unseen:
-        print(f"{unseen} events are in a half of which no video was spotted: they count as missed.")
+              f"left out of every number: {names}")
+    if n_beyond:
+        print(f"{n_beyond} labels are of other halves than 1 and 2, which the metric does not "
+              "count.")
     if len(found) > len(truth):
         print(f"{len(found) - len(truth)} predicted matches have no labels in {labels}: left out.")
     if json:
-        write_json(json, results | ({"chance": by_chance} if with_chance else {}))
+        count = count_events(truth, len(classes))
+        present = {} if count.any(0).all() else {"with_events": {
+            metric: mean_with_events(result, count) for metric, result in results.items()}}
+        write_json(json, results | present | ({"chance": by_chance} if with_chance else {}))
+
+
+def spans_of(files):
+    """For soccernet.unreachable, of results {match: path}: what scores.npz beside them covers, and
+    a token more, for frames that made none; else the halves of which they say that they had a
+    video, to the end of the official half."""
+    spans = {}
+    for match, path in files.items():
+        try:
+            arrays = formats.read_npz(path.parent / SCORES, "scores that infer.py stored")
+            _, token_s, start_s = soccernet.classes_and_times(arrays)
+            spans |= {(match, half): (start_s, start_s + token_s * (int(arrays[key]) + 1))
+                      for half in (1, 2) if (key := f"tokens_{half}") in arrays}
+        except (AttributeError, TypeError, ValueError):    # in a zip; none, or damaged
+            spans |= {(match, int(half)): (-np.inf, HALF_S) for half in
+                      soccernet.about_results(path).get("videos", ("1", "2"))}
+    return spans
+
+
+def labels_root(given, half):
+    """The folder or file where labels are looked for, or None: what is given, or the folder below
+    which a video has its match's name (<root>/<match>.mp4, <root>/<match>/1_224p.mkv)."""
+    if given:
+        return given
+    path, names = Path(half.path).absolute(), Path(half.match).parts
+    places = [place for place in (path.parent, path.with_suffix(""))
+              if place.parts[-len(names):] == names]
+    return places[0].parents[len(names) - 1] if places else None
+
+
+def labels_to_score(args, halves, classes):
+    """{match: labels} of infer.py's halves, with its flags. Says which names of a table fit none.
+    DataError before the work begins, if --labels has some of which none reaches a frame."""
+    root = labels_root(args.labels or args.data, halves[0])
+    if not root:
+        return {}
+    matches = {half.match for half in halves}
+    found, others = match_labels(root, matches, args.encoding)
+    warn_unmatched(others, matches, found)
+    if args.labels and not args.start and args.end is None:
+        events = {match: read_labels(labels, classes) for match, labels in found.items()}
+        unreachable(events, {
+            (half.match, half.number): (-np.inf, (half.n_tokens + 1) * half.token_s
+                                        if half.n_tokens else HALF_S) for half in halves},
+            classes, args.labels)
+    return found
+
+
+def score_spotted(args, labels, classes, done):
+    """infer.py's table of the matches `done`, if some are among its `labels`; or, if --labels was
+    given, why there is none."""
+    if any(match in labels for match in done):
+        if args.start or args.end is not None:
+            print("No table: --start and --end leave out events that the labels have.")
+        else:
+            score_files(args.out, args.labels or args.data or next(iter(labels.values())), classes,
+                        done, True, args.chance, args.json, label_files=labels)
+    elif args.labels:
+        print(f"No table: {args.labels} does not name {done[0]!r}, nor another of these matches."
+              if Path(args.labels).is_file() else f"No table: no "
+              f"{Path(args.labels) / done[0] / LABELS}, nor another match's"
+              f"{describe_content(args.labels)}.")
 
 
 def check_writable(path, *endings):
@@ -423,6 +518,7 @@ def parse_args(argv=None):
     add("--predictions", help=f"folder or zip of {PREDICTIONS}, one per match")
     add("--labels", required=True, help=f"folder or zip of {LABELS}, one per match; or a .csv or "
         ".json with the labels of many")
+    add("--encoding", type=text_encoding, help=command.ENCODING_HELP)
     add("--classes", metavar="FILE",
         help="a class per line; default: those that the results say, as infer.py's do, else the 17 "
              "of SoccerNet-v2, or the labels' own if most are others (unused by --sweep)")
@@ -460,7 +556,8 @@ def main(args):
     else:
         score_files(args.predictions, args.labels,
                     soccernet.read_classes(args.classes) if args.classes else None,
-                    only_predicted=args.only_predicted, with_chance=args.chance, json=args.json)
+                    only_predicted=args.only_predicted, with_chance=args.chance, json=args.json,
+                    encoding=args.encoding)
 
 
 if __name__ == "__main__":

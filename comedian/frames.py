@@ -87,7 +87,7 @@ def walk(root):
         yield folder, below, [name for name in files if name[0] != "."]
 
 
-def what_lies_in(folder):
+def describe_content(folder):
     """"; runs/ holds a.mp4, b/ and 12 more": the end of a message that lacks a file in runs/."""
     folder = Path(folder)
     if not folder.is_dir():
@@ -112,7 +112,7 @@ def find_halves(root, split=None):
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; --data wants the folder above your frame folders"
-                        f"{what_lies_in(root.parent)}")
+                        f"{describe_content(root.parent)}")
     folders, odd = collections.defaultdict(list), None     # match -> [(folder, images)]
     for folder, _, files in walk(root):
         images = [m for m in map(IMAGE_NAME.fullmatch, files) if m]
@@ -127,7 +127,7 @@ def find_halves(root, split=None):
     if not folders:
         raise DataError(f"{root}: no folder of .jpg or .png frames below it; python -m "
                         "comedian.prepare frames makes them from videos; docs/soccernet.md has the "
-                        f"layouts that are read{what_lies_in(root)}")
+                        f"layouts that are read{describe_content(root)}")
     halves = []
     for match, videos in sorted(folders.items()):
         videos.sort(key=lambda video: natural(video[0].name))

@@ -100,7 +100,7 @@ def write_page(path, match, curves, classes, actions, about, events=None, pictur
                  for action in sorted(of_half, key=lambda action: action.position_ms)]
         truth += [(number, event.position_ms, event.label, event.visible,
                    picture(event.position_ms)) for event in true]
-    data = {"title": soccernet.called(match), "match": match, "classes": classes,
+    data = {"title": soccernet.match_title(match), "match": match, "classes": classes,
             "halves": halves, "events": rows, "about": describe(about), "least": max(LEAST, least),
             "truth": None if events is None else truth}
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")

@@ -462,7 +462,7 @@ def main(args):
                 raise DataError(f"{args.labels}: no {soccernet.LABELS} for {match!r}; leave "
                                      "--labels out to draw without the truth")
             events = soccernet.read_labels(files[match], classes)
-        draw_timeline(args.out, soccernet.called(folder.resolve().name), args.half, *scores,
+        draw_timeline(args.out, soccernet.match_title(folder.resolve().name), args.half, *scores,
                       classes, spotted, events, args.threshold)
     print(f"report: {args.out}")
 

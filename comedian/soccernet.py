@@ -11,12 +11,18 @@ predictions, submissions. And scores.npz, the windows' scores that infer.py leav
 A match is called after its folder below the root. Below one root labels and predictions of a match
 are found by that name, in a folder or in a zip.
 """
+import codecs
 import collections
 import csv
+import datetime
+import difflib
+import io
 import itertools
 import json
 import os
 import re
+import unicodedata
+import urllib.parse
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -24,11 +30,12 @@ from typing import NamedTuple
 import numpy as np
 
 from comedian import DataError, formats, write_file, write_text
-from comedian.frames import read_games, walk, what_lies_in
+from comedian.frames import describe, describe_content, find_halves, in_split, read_games, walk
 
 LABELS, PREDICTIONS, SCORES = "Labels-v2.json", "results_spotting.json", "scores.npz"
 BALL_LABELS = "Labels-ball.json"      # the ball action data set's, beside 224p.mp4; the same schema
 LABEL_LISTS = ("labels.csv", "labels.json")           # of many matches, at the root of them all
+TABLES = (".csv", ".tsv", ".txt")     # endings of such a table, if --labels names it
 MAX_CLASSES = 1000                    # far more than anybody labels
 
 # SoccerNet-v2's classes in the order of the official evaluator.
@@ -70,12 +77,12 @@ def find_files(source, *names):
                       for member in formats.open_zip(source, f"a zip of {name}", name)}
     else:
         raise DataError(f"{source}: no such folder, and not a zip file either"
-                        + what_lies_in(source.parent))
+                        + describe_content(source.parent))
     if not found:
         others = f" (nor {' nor '.join(names[1:])})" if len(names) > 1 else ""
         raise DataError(f"{source}: no {names[0]} in it{others}; "
                         f"it must lie at <league>/<season>/<match>/{names[0]}, "
-                        f"or in any other folder of its own per match{what_lies_in(source)}")
+                        f"or in any other folder of its own per match{describe_content(source)}")
     return dict(sorted(found.items()))
 
 
@@ -104,12 +111,26 @@ def label_names(files, key="annotations", without=()):
     return ", ".join(f"{name!r} ({n:,})" for name, n in names.most_common(6)) + more
 
 
-def tell_foreign(files, key, classes):
+def warn_unknown_labels(files, key, classes):
     """Says which names in these files, already read, are no class. Nobody else would: such entries
-    are left out, here and in the official evaluator, and a misspelt class looks like a bad one."""
+    are left out, here and in the official evaluator, and a misspelt class looks like a bad one. And
+    which annotations are perhaps one class under two names."""
     names = label_names(files, key, without=classes)
     if names:
         print(f"warning: {key} of no class are left out: {names}")
+    alike = collections.defaultdict(list)
+    for name in sorted({*classes, *map(str, count_names(files, key))}):
+        alike[folded(name)].append(repr(name))
+    alike = [" and ".join(same) for same in alike.values() if len(same) > 1]
+    if alike and key == "annotations":
+        more = f" and {len(alike) - 4} more" if len(alike) > 4 else ""
+        print(f"note: {', '.join(alike[:4])}{more} differ only by case, by blanks or by how an "
+              "accent is stored: one class?")
+
+
+def folded(name):
+    """A name without what the eye may miss: case, kinds of blanks, how an accent is stored."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def whole_ms(value):
@@ -146,32 +167,42 @@ class Listed(NamedTuple):
         return str(self.path)
 
 
-def find_labels(source, matches=None):
+def find_labels(source, matches=None, encoding=None):
     """{match: its labels, for `read_labels`} in a folder, in a file of many matches, or in a zip.
 
     matches: the names of those wanted, looked for at their places alone, and not in a zip; None:
     all that are found, DataError if none is. What a match has in its own folder goes before a list
-    at the root.
+    at the root, whose names are those of matches by `same_names`. encoding: of a table.
     """
-    source, found = Path(source), {}
-    if source.suffix.lower() in (".csv", ".json") and not source.is_dir():
-        found = read_list_of_matches(source)
-    else:
-        for path in (source / name for name in LABEL_LISTS):
-            if os.path.lexists(path):
-                found |= read_list_of_matches(path)
-        if matches is None:
-            try:
-                found |= find_files(source, LABELS, BALL_LABELS)
-            except DataError:
-                if not found:
-                    raise
-        else:
-            for match, name in itertools.product(matches, (BALL_LABELS, LABELS)):
-                if os.path.lexists(source / match / name):
-                    found[match] = source / match / name
-    wanted = found if matches is None else set(matches)
-    return {match: found[match] for match in sorted(found) if match in wanted}
+    if matches is not None:
+        return match_labels(source, matches, encoding)[0]
+    found = listed_labels(source, encoding)
+    try:
+        found |= find_files(source, LABELS, BALL_LABELS)
+    except DataError:
+        if not found:
+            raise
+    return dict(sorted(found.items()))
+
+
+def match_labels(source, matches, encoding=None):
+    """(find_labels of these matches, {name: Listed} that a list has for none of them)."""
+    listed = same_names(listed_labels(source, encoding), matches)
+    found = {match: listed.pop(match) for match in sorted(matches) if match in listed}
+    for match, name in itertools.product(sorted(matches), (BALL_LABELS, LABELS)):
+        if os.path.lexists(Path(source) / match / name):
+            found[match] = Path(source) / match / name
+    return dict(sorted(found.items())), listed
+
+
+def listed_labels(source, encoding=None):
+    """{match: Listed} of a file with the labels of many matches, or of those in a folder."""
+    source = Path(source)
+    paths = [path for name in LABEL_LISTS if os.path.lexists(path := source / name)]
+    if source.suffix.lower() in (*TABLES, ".json") and not source.is_dir():
+        paths = [source]
+    return {match: of_match for path in paths
+            for match, of_match in read_list_of_matches(path, encoding).items()}
 
 
 def read_labels(labels, classes):
@@ -207,124 +238,316 @@ def read_rows(path):
     return rows
 
 
-def read_list_of_matches(path):
-    """{match: Listed} of a file with the labels of many matches: .csv, or OpenSportsLab's .json."""
-    read = read_csv if Path(path).suffix.lower() == ".csv" else read_osl
-    found = read(path)
+def read_list_of_matches(path, encoding=None):
+    """{match: Listed} of a file with the labels of many matches: a table, or OpenSportsLab's .json.
+    Names that are equal in Unicode NFC are one match."""
+    found, is_spotted = (read_osl(path) if Path(path).suffix.lower() == ".json" else
+                         read_csv(path, encoding))
     if not found:
         raise formats.refused(path, "a list of labels", "no video is named in it")
-    return {match: Listed(str(path), rows) for match, rows in found.items()}
+    if is_spotted:
+        print(f"note: {path}: has confidences, as predictions have; they are taken for labels")
+    labels = {}
+    for match, rows in found.items():
+        key = unicodedata.normalize("NFC", match)
+        labels.setdefault(key, (match, Listed(str(path), [])))[1].rows.extend(rows)
+    return dict(labels.values())
 
 
-def read_csv(path):
-    """{match: [Row]} of a table with a line per action and a head: video,time,label
+COLUMNS = ("video", "time", "label", "half", "visibility")       # of a table, those that are read
+EXPORTED = ["video", "half", "time", "label", "confidence"]      # the head that export.py writes
+GUARD = re.compile(r"^'(?=[=+\-@\t\r])")     # what it writes before a cell that is no formula
+
+
+def read_csv(path, encoding=None):
+    """({match: [Row]}, whether there are confidences) of a table with a line per action and a head:
 
         video,time,label                  the columns in any order, after , ; or a tab; others that
         cup/derby.mp4,12:34.5,Goal        may be there are half (1 or 2) and visibility ("not shown"
         league/2 - 1/2_224p.mkv,754,Foul  by the broadcast); what else is there is not looked at
 
-    video: its path below the folder where the videos lie; time: in that file, seconds, mm:ss or
-    h:mm:ss. A line without time and label says that the video was watched: nothing happened in it.
+    video: its path, see `video_of`; time: in that file, seconds, mm:ss or h:mm:ss. A line without
+    time and label says that the video was watched: nothing happened in it. Blanks around a cell do
+    not count, but in a table of export.py, which comes back to the byte. DataError names the line.
     """
-    what, found = "a table of labels", {}
-    lines = formats.read_text(path, what, formats.JSON_BYTES).splitlines()
-    head = next(filter(str.strip, lines), "")
+    what, found, is_spotted = "a table of labels", {}, False
+    text = table_text(path, what, encoding)
+    head = (re.search(r".*\S.*", text) or [""])[0]
+    declared = re.match(r'"?sep=([^"\r])', head, re.IGNORECASE)      # Excel's word for ; or ,
+    delimiter = declared[1] if declared else max(",;\t", key=head.count)
     try:
-        table = csv.reader(lines, delimiter=max(",;\t", key=head.count), strict=True)
-        columns = [name.strip().lower() for name in next(filter(any, table), ())]
-        missing = [name for name in ("video", "time", "label") if name not in columns]
-        if missing:
-            raise ValueError(f"no column is called {missing[0]}; its first line must be "
-                             "video,time,label")
-        for cells in filter(any, table):
-            row = dict(zip(columns, map(str.strip, cells), strict=False))
+        table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        lines = (cells for cells in table if any(map(str.strip, cells)))
+        columns = [name.strip().lower() for name in next(itertools.islice(
+            lines, bool(declared), None), ())]
+        while columns and not columns[-1]:
+            columns.pop()
+        for name in COLUMNS:
+            if name not in columns and name in COLUMNS[:3]:
+                raise ValueError(f"no column is called {name}; its first line must be "
+                                 "video,time,label")
+            if columns.count(name) > 1:
+                raise ValueError(f"{columns.count(name)} columns are called {name}; rename others")
+        blanks = "" if columns == EXPORTED else " \t\xa0\u3000"
+        for cells in lines:
+            if any(map(str.strip, cells[len(columns):])):
+                raise ValueError(f"{len(cells)} cells under {len(columns)} columns; a cell that has"
+                                 f" a {delimiter!r} in it must be in quotes, and 62,5 may be 62.5")
+            row = {name: GUARD.sub("", cell.strip(blanks) if blanks else cell)
+                   for name, cell in zip(columns, cells, strict=False)}
             match, half = video_of(row["video"])
             rows = found.setdefault(match, [])
-            if row["time"] or row["label"]:
+            time, is_spotted = row["time"].strip(), is_spotted or bool(row.get("confidence"))
+            if time or row["label"]:
                 if not row["label"]:
                     raise ValueError("a time without a label")
-                rows.append(Row(int(row.get("half") or half), row["label"],
-                                round(1000 * clock_s(row["time"].replace(",", "."))),
+                rows.append(Row(half_of(row.get("half", "").strip() or str(half)), row["label"],
+                                round(1000 * clock_s(time.replace(",", "."))),
                                 row.get("visibility") != "not shown"))
-    except (csv.Error, ValueError, KeyError) as error:
+    except (csv.Error, ValueError, TypeError, KeyError) as error:
         line = f"line {table.line_num}: " if head else ""
         reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise formats.refused(path, what, f"{line}{reason}") from None
-    return found
+        raise DataError(f"{path}: not {what} ({line}{reason}); correct it") from None
+    return found, is_spotted
+
+
+def table_text(path, what, encoding=None):
+    """The text of a table: UTF-8 or UTF-16 if it begins with their mark, else `encoding`, which is
+    UTF-8 unless somebody says another."""
+    content, encoding = formats.read_bytes(path, what, formats.JSON_BYTES), encoding or "UTF-8"
+    if content.startswith(codecs.BOM_UTF8):
+        encoding = "utf-8-sig"
+    elif content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "UTF-16"
+    try:
+        text = content.decode(encoding)
+        wrong = "it has zero bytes, as UTF-16 without a mark" if "\0" in text else ""
+    except UnicodeError as error:
+        wrong = f"byte {getattr(error, 'start', 0)} is not {encoding}"
+    if wrong:
+        raise DataError(f"{path}: not {what} ({wrong}); save it as CSV UTF-8, or say what it is, as"
+                        " --encoding cp1252 (Excel's plain CSV in western Europe)")
+    return text
 
 
 def read_osl(path):
-    """{match: [Row]} of OpenSportsLab's JSON: data[] with inputs[].path and events[]."""
-    what, found = "labels of OpenSportsLab's kind", {}
-    for number, item in enumerate(read_list(path, "data", what)):
+    """The same of OpenSportsLab's JSON: data[] with inputs[].path and events[]. An event stands at
+    its position_ms, or, without one, at its gameTime."""
+    what, found, is_spotted = "labels of OpenSportsLab's kind", {}, False
+    entries, about = read_list(path, "data", what), formats.read_json(path, what).get("metadata")
+    if isinstance(about, dict) and "predict" in str(about.get("type")).lower():
+        raise DataError(f"{path}: has predictions by its metadata.type, not labels; give what "
+                        "people have labelled, or, if they have checked these, take that line out")
+    for number, item in enumerate(entries):
         try:
             videos = [entry["path"] for entry in item.get("inputs") or ()
                       if entry.get("type", "video") == "video"]
             match, half = video_of(videos[0] if videos else item["id"])
             rows = found.setdefault(match, [])
             for event in item.get("events") or ():
-                of_half = event.get("half") or str(event.get("gameTime") or half)[0]
+                time = re.fullmatch(r"(?:(\d+) ?- ?)?(\d+):(\d\d)(?:\.\d+)?",
+                                    str(event.get("gameTime") or f"{half} - 00:00").strip())
+                position = event.get("position_ms")
+                if time is None or position is None and not event.get("gameTime"):
+                    raise KeyError("position_ms, and no gameTime such as 1 - 00:07")
+                if position is None:
+                    position = 1000 * (60 * int(time[2]) + int(time[3]))
                 if not isinstance(event["label"], str):
                     raise TypeError("a label that is no text")
-                rows.append(Row(int(of_half), event["label"], whole_ms(event["position_ms"]),
-                                event.get("visibility") != "not shown"))
+                rows.append(Row(int(event.get("half") or time[1] or half), event["label"],
+                                whole_ms(position), event.get("visibility") != "not shown"))
+                is_spotted |= "confidence" in event or "confidence_score" in event
         except (KeyError, ValueError, TypeError, IndexError, AttributeError,
                 OverflowError) as error:
             raise DataError(f"{path}: entry {number} of data has a malformed or missing input, "
                             f"label, half or position_ms ({type(error).__name__}: {error})"
                             ) from None
-    return found
+    return found, is_spotted
 
 
 def video_of(name):
     """(match, half) of a video, from its path below the root: the names that infer.py and
-    comedian.prepare give it. cup/derby.mp4 -> ("cup/derby", 1), game/2_224p.mkv -> ("game", 2)."""
+    comedian.prepare give it. cup/derby.mp4 -> ("cup/derby", 1), game/2_224p.mkv -> ("game", 2).
+
+    A path that begins elsewhere (/videos/, C:/videos/, //server/ with either slash, https://) stays
+    whole: `same_names` finds its match by the end of the path.
+    """
     from comedian import video        # here: it needs PyAV, which is not there only to score
+    if re.match(r"[a-z][a-z\d+.-]+://", name, re.IGNORECASE):
+        name = urllib.parse.unquote(re.split("[?#]", name)[0])
     path = PurePosixPath(name.replace("\\", "/"))
-    if not name or path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{name[:80]!r} is not the path of a video below the folder of all videos")
+    if not name or ".." in path.parts:
+        raise ValueError(f"{name[:80]!r} is not the path of a video")
     half = video.half_number(path)
     if not half and path.suffix.lower() not in video.SUFFIXES:
-        return path.as_posix(), 1                          # the name of a match, dots and all
+        return path.as_posix(), 1     # a match's name, dots and all; or a suffix: see `same_names`
     return (path.parent if half else path.with_suffix("")).as_posix(), half or 1
+
+
+def half_of(text):
+    """The number of a half; else ValueError."""
+    if not re.fullmatch("[1-9][0-9]?", text):
+        meant = re.search("[1-9]", text)
+        raise ValueError(f"half {text[:40]!r}: write {meant[0] if meant else '1 or 2'}")
+    return int(text)
 
 
 def clock_s(text):
     """Seconds, mm:ss or h:mm:ss, with or without a fraction -> seconds; else ValueError."""
     parts = text.split(":")
-    numbers = [float(part) for part in parts]
-    if not all(0 <= part < 1e6 for part in numbers) or len(parts) > 3:
-        raise ValueError(f"{text[:40]!r} is no time: seconds or mm:ss")
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = [-1.0]
+    if (len(parts) > 3 or "_" in text or not all(0 <= part < 1e6 for part in numbers)
+            or any(part >= 60 for part in numbers[1:]) or any(part % 1 for part in numbers[:-1])):
+        meant = re.fullmatch(r"(\d+)['’′]?\s*(?:\+\s*(\d+))?['’′]?\s*(?::?(\d\d))?[\"″]?", text)
+        meant = (f"; for minute {text[:40]} write {int(meant[1]) + int(meant[2] or 0)}:"
+                 f"{meant[3] or '00'}" if meant else "")
+        raise ValueError(f"{text[:40]!r} is no time: seconds, mm:ss or h:mm:ss from the start of "
+                         f"the video{meant}")
     return sum(60 ** i * part for i, part in enumerate(reversed(numbers)))
 
 
+# ------------------------------------------------------------------ labels and videos
 def same_names(labels, matches):
-    """`labels`, {match: ...}, under the names that other files give the same matches: the same one,
-    or one that is the end of the other, of folders further up, where that is no question."""
-    def are_same(one, other):
-        one, other = PurePosixPath(one).parts, PurePosixPath(other).parts
-        n = min(len(one), len(other))
-        return one[-n:] == other[-n:]
+    """`labels`, {match: ...}, under the names that other files give the same matches, where that is
+    no question: the same name in Unicode NFC; else the same but for the suffix of a file; else one
+    that is the end of the other, of folders further up."""
+    def parts(name, suffix=True):
+        path = PurePosixPath(unicodedata.normalize("NFC", name))
+        return path.parts if suffix or not path.suffix else path.with_suffix("").parts
 
-    found = {}
-    for name, value in labels.items():
-        near = [match for match in matches if match not in labels and are_same(name, match)]
-        alone = len(near) == 1 and name not in matches and sum(
-            are_same(other, near[0]) for other in labels) == 1
-        found[near[0] if alone else name] = value
-    return dict(sorted(found.items()))
+    def ends_alike(one, other):
+        n = min(len(one), len(other))
+        return n > 0 and one[-n:] == other[-n:]
+
+    found, left, free = {}, dict.fromkeys(labels), {match: parts(match) for match in matches}
+    for name in labels:
+        left[name] = parts(name), parts(name, suffix=False)
+    for are_same in (lambda own, other: own[0] == other, lambda own, other: own[1] == other,
+                     lambda own, other: any(ends_alike(one, other) for one in own)):
+        pairs = [(name, match) for name, own in left.items() for match, other in free.items()
+                 if are_same(own, other)]
+        fits = [collections.Counter(column) for column in zip(*pairs, strict=True)]
+        for name, match in pairs:
+            if fits[0][name] == fits[1][match] == 1:
+                found[name] = match
+                del left[name], free[match]
+    return dict(sorted((found.get(name, name), value) for name, value in labels.items()))
+
+
+def nearest_names(names, matches, labelled=()):
+    """These names in words, each with the match that was perhaps meant: the same but for case, or
+    the nearest of those that are not `labelled`: "'spiel 1' (did you mean 'Spiel 1'?) and 3 more".
+    """
+    def key(match):
+        return folded(match.split("/")[-1])
+
+    every = {key(match): match for match in sorted(matches)}
+    free = [key(match) for match in matches if match not in labelled]
+
+    def with_nearest(name):
+        near = [key(name)] if key(name) in every else difflib.get_close_matches(key(name), free, 1)
+        return repr(name) + (f" (did you mean {every[near[0]]!r}?)" if near else "")
+
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(with_nearest, sorted(names)[:5])) + more
+
+
+def warn_unmatched(listed, matches, labelled):
+    """Says which names of a list are of no video here: {name: Listed}, as match_labels has them."""
+    if listed:
+        print(f"warning: {next(iter(listed.values()))}: {len(listed)} of the videos that it names "
+              f"are not here: {nearest_names(listed, matches, labelled)}")
+
+
+def unreachable(events, spans, classes, source=None):
+    """([(match, event)], how many they are and where) of the events {match: [Event]} that reach no
+    frame; ([], "") if there is none. DataError if all are and `source` is given: where to mend it.
+    spans: {(match, half): (first_s, last_s)}, from when to when an event reaches one."""
+    matches, lost = {match for match, _ in spans}, collections.defaultdict(list)
+    for match, event in ((match, event) for match, some in events.items() for event in some):
+        first_s, last_s = spans.get((match, event.half), (0, 0))
+        why = ("in a match that is not here" if match not in matches else
+               "in a half without frames" if (match, event.half) not in spans else
+               "after the end" if event.position_ms > 1000 * last_s else
+               "before the start" if event.position_ms < 1000 * first_s else None)
+        if why:
+            lost[why].append((match, event))
+    words = ", ".join(
+        f"{len(some)} {why} (first: {classes[event.label]} at {'-' * (event.position_ms < 0)}"
+        f"{datetime.timedelta(seconds=abs(event.position_ms) // 1000)} in half {event.half} of "
+        f"{match!r})" for why, some in lost.items() for match, event in some[:1])
+    lost, n_labels = list(itertools.chain(*lost.values())), sum(map(len, events.values()))
+    if source and lost and len(lost) == n_labels:
+        raise DataError(f"{source}: none of its {n_labels} labels reaches a frame: {words}; times "
+                        "count from the start of each video (12:34:00 is what Excel makes of "
+                        "12:34; type 0:12:34), and a video whose name does not begin with 2 is "
+                        "half 1")
+    return lost, words and f"{len(lost)} of {n_labels} labels reach no frame: {words}"
+
+
+def labelled_halves(root, source, split=None, classes=(), fixed=True, radius_s=0.5,
+                    image_size=None, encoding=None):
+    """Halves of the labelled matches below `root`, {match: events}, and the classes; says what it
+    found. source: of the labels. Unless `fixed` the classes are those given or, if there are none,
+    SoccerNet's; but if most labels are others, theirs. radius_s: from a label to frames it is of.
+
+    DataError if no match has labels, if none is of the classes, or if none reaches a frame."""
+    everywhere = find_halves(root)
+    halves = in_split(everywhere, split, root) if split else everywhere
+    print(describe(halves, root, image_size))
+    matches, there = {half.match for half in halves}, {half.match for half in everywhere}
+    labels, others = match_labels(source, there, encoding)
+    labels = {match: of_match for match, of_match in labels.items() if match in matches}
+    if not labels:
+        raise DataError(f"{source}: none of the {len(matches)} matches has a {LABELS}; give "
+                        "--labels the folder they are kept in, or a labels.csv that names "
+                        f"{min(matches)!r} and others{describe_content(source)}"
+                        + (f"; it names {nearest_names(others, there)}" if others else ""))
+    if not fixed:
+        classes = classes_of(labels.values(), classes or SOCCERNET_CLASSES)
+    events = {match: read_labels(of_match, classes) for match, of_match in labels.items()}
+    counts = np.bincount([event.label for match in events.values() for event in match],
+                         minlength=len(classes))
+    if not counts.sum():
+        raise DataError(f"{source}: none of its labels is one of the {len(classes)} classes; "
+                        f"it has {label_names(labels.values())}; give --classes "
+                        "a file with these names, one per line")
+    elsewhere = {match: read_labels(of_match, classes) for match, of_match in others.items()}
+    lost, told = unreachable(events | elsewhere, {
+        (half.match, half.number): (-radius_s, (half.n_frames - 1) / half.fps + radius_s)
+        for half in halves}, classes, source)
+    for match, event in lost:
+        counts[event.label] -= match in events
+    if told:
+        print(f"warning: {told}")
+    print(f"data: {len(events)} of {len(matches)} matches have labels: "
+          + ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True)))
+    warn_unmatched(others, there, labels)
+    warn_unknown_labels(labels.values(), "annotations", classes)
+    return [half for half in halves if half.match in events], events, classes
 
 
 def classes_of(labels, known=SOCCERNET_CLASSES):
     """The classes of these labels (values of `find_labels`) where nobody names them: `known` if
-    half of the annotations or more are of those, else all names, sorted. Says which, if others."""
+    half of the annotations or more are of those, else all names, sorted. Says which, and why,
+    unless all are of `known`."""
     counts = count_names(labels)
-    if 2 * sum(counts[name] for name in known) >= counts.total():
+    n_known = sum(counts[name] for name in known)
+    if 2 * n_known >= counts.total():
+        if n_known < counts.total():
+            whose = "SoccerNet's" if known == SOCCERNET_CLASSES else "the checkpoint's"
+            print(f"classes: {whose} {len(known)}, for half of the labels or more have their names "
+                  f"({n_known:,} of {counts.total():,}); --classes FILE decides otherwise")
         return known
+    odd = next((name for name in counts if not str(name).isprintable()), None)
+    if len(counts) > MAX_CLASSES or odd is not None:
+        raise DataError(f"{next(iter(labels))}: its {len(counts)} names of labels are not those of "
+                        "classes" + (f" ({odd!r} has a character that is no text)" if odd else "")
+                        + "; correct it, or give --classes FILE")
     names = tuple(sorted(counts))
-    if len(names) > MAX_CLASSES or not all(name.isprintable() for name in names):
-        raise DataError(f"{next(iter(labels))}: its {len(names)} names of labels are not those of "
-                        "classes; give --classes FILE")
     print(f"classes: {len(names)} from the labels: {', '.join(names)}")
     return names
 
@@ -521,7 +744,7 @@ def write_scores(path, match, classes, halves, merged, windows, start_s, bf16=Fa
     write_file(path, lambda file: np.savez(file, **arrays))
 
 
-def called(match):
+def match_title(match):
     """How people call a match: the last part of its name, _ as blanks, without date and time, as
     in "2031-03-08 - 18-00 Oak 2 - 1 Kirk"."""
     name = match.split("/")[-1].replace("_", " ").strip()

@@ -32,7 +32,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from comedian import DataError
-from comedian.frames import CLIP_FRAMES, DEFAULT_FPS, walk, what_lies_in
+from comedian.frames import CLIP_FRAMES, DEFAULT_FPS, describe_content, walk
 
 SUFFIXES = set(".mkv .webm .mp4 .m4v .mov .qt .3gp .3g2 .flv .f4v .avi .divx .wmv .asf .mxf .gxf "
                ".ts .mts .m2ts .m2t .mpg .mpeg .vob .m2v .ogv .ogm .dv .h264 .h265 .hevc".split())
@@ -560,7 +560,8 @@ def find_videos(paths):
         elif path.exists():
             files.append(str(path))
         else:
-            raise DataError(f"{path}: no such file or folder of videos{what_lies_in(path.parent)}")
+            raise DataError(f"{path}: no such file or folder of videos"
+                            f"{describe_content(path.parent)}")
     return matches + ([files] if files else [])
 
 
@@ -584,7 +585,7 @@ def matches_below(root):
         matches += [same for half, same in ranked.items() if half not in (1, 2)]
     if not matches:
         raise DataError(f"{root}: no video below it ({', '.join(sorted(SUFFIXES))})"
-                        f"{what_lies_in(root)}")
+                        f"{describe_content(root)}")
     if left_out:
         print("video: of several files for one half, the 224p or else smallest is read: "
               f"{left_out[0][0]}, not {Path(left_out[0][1]).name} ({len(left_out)} left out)")

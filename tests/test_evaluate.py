@@ -141,7 +141,7 @@ def test_published_netvlad(folder, labels, predictions, tmp_path, capsys):
         "--json", tmp_path / "metrics.json", "--chance")
     written = json.loads((tmp_path / "metrics.json").read_text())
     expected = json.loads((fixture / "expected.json").read_text())["metrics"]
-    by_chance = written.pop("chance")
+    by_chance, _ = written.pop("chance"), written.pop("with_events", None)
     assert written == expected
     assert by_chance["tight"]["a_mAP"] < expected["tight"]["a_mAP"] / 2
     assert f"{100 * expected['tight']['a_mAP']:.2f}" in capsys.readouterr().out
@@ -276,10 +276,11 @@ def test_the_table_explains_itself():
     assert titles == ["events", "t-AmAP", "chance", "+-0.5 s", "+-1 s", "+-1.5 s", "+-2 s",
                       "+-2.5 s", "loose", "visible", "not shown"]
     assert lines[2].split()[:4] == ["all", "2", "66.67", "66.67"]
-    assert lines[3].split() == ["Goal", "1", *["100.0"] * 9, "-"]
-    assert lines[4].split() == ["Foul", "1", *["100.0"] * 8, "-", "100.0"]
-    assert lines[5].split() == ["Red", "card", "0", *["-"] * 10]
-    told = "\n".join(lines[6:])
+    assert lines[3].split() == ["with", "events", "2", *["100.00"] * 10]
+    assert lines[4].split() == ["Goal", "1", *["100.0"] * 9, "-"]
+    assert lines[5].split() == ["Foul", "1", *["100.0"] * 8, "-", "100.0"]
+    assert lines[6].split() == ["Red", "card", "0", *["-"] * 10]
+    told = "\n".join(lines[7:])
     for title in ("+-1 s:", "t-AmAP:", "loose:", "chance:", "visible, not shown:", "'-':",
                   "1 of 3 classes have no event"):
         assert title in told, title
@@ -546,15 +547,35 @@ def test_only_predicted(tmp_path, capsys):
     assert "matches: 1, events: 1" in out and "1 of 2 labelled matches: no predictions" in out
 
 
-def test_events_of_a_half_that_was_not_spotted_are_told(tmp_path, capsys):
-    """Labels of both halves, a video of the first alone: the others count as missed."""
-    second = GOAL | {"gameTime": GOAL["gameTime"].replace("1 -", "2 -")}
-    write_match(tmp_path / "a", [GOAL, second, second], [SPOT])
-    run("--labels", tmp_path, "--predictions", tmp_path)
-    assert "not spotted" not in capsys.readouterr().out     # results that do not say their videos
+@pytest.mark.parametrize("known, lost", [
+    (None, "1 of 3 labels reach no frame: 1 after the end (first: Goal at 12:34:00 in half 2 "),
+    ("videos", "2 of 3 labels reach no frame: 2 in a half without frames (first: Goal at 0:00:50 "),
+    ("scores", "2 of 3 labels reach no frame: 2 after the end (first: Goal at 0:00:50 in half 1 ")])
+def test_events_that_no_frame_shows_are_told(known, lost, tmp_path, capsys):
+    """They count as missed, as officially. Without scores.npz a half ends after two hours."""
+    later = [GOAL | {"gameTime": "2 - 00:50"},
+             GOAL | {"gameTime": "2 - 12:34", "position": 45_240_000}]
+    write_match(tmp_path / "a", [GOAL, *later, GOAL | {"gameTime": "3 - 00:50"}], [SPOT])
     path = tmp_path / "a" / PREDICTIONS
-    about = {"about": {"videos": {"1": "a/1_224p.mkv"}}}
-    path.write_text(json.dumps(json.loads(path.read_text()) | about))
+    if known == "videos":
+        about = {"about": {"videos": {"1": "a/1_224p.mkv"}}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | about))
+    if known == "scores":
+        np.savez(tmp_path / "a" / SCORES, classes=np.array(["Goal"]), token_s=1.0, tokens_1=20,
+                 tokens_2=60)
     run("--labels", tmp_path, "--predictions", tmp_path)
-    assert ("2 events are in a half of which no video was spotted: they count as missed.\n"
-            in capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert lost in out and "; they count as missed, as in the official evaluator\n" in out
+    assert "events: 3;" in out and "1 labels are of other halves than 1 and 2" in out
+    write_match(tmp_path / "none/a", later[1:], [SPOT])
+    with pytest.raises(DataError, match="none of its 1 labels reaches a frame: .*Excel makes of "):
+        run("--labels", tmp_path / "none", "--predictions", tmp_path / "none")
+
+
+def test_the_mean_over_classes_that_have_events(tmp_path, capsys):
+    """Beside the official one, which takes the others as 0; in the JSON too."""
+    write_match(tmp_path / "a", [GOAL], [SPOT])
+    run("--labels", tmp_path, "--predictions", tmp_path, "--json", tmp_path / "n.json")
+    numbers = json.loads((tmp_path / "n.json").read_text())
+    assert numbers["with_events"]["tight"] == 1.0 and numbers["tight"]["a_mAP"] == 1 / 17
+    assert re.search(r"\nwith events +1 +100.00", capsys.readouterr().out)

@@ -265,6 +265,23 @@ def test_results_and_table(matches, checkpoint, tmp_path, capsys):
     assert "infer: 1.6 min of video in" in printed
 
 
+def test_labels_that_reach_no_frame(matches, checkpoint, tmp_path, capsys, monkeypatch):
+    """Those of --labels are refused before the work; others, beside the frames, are told of."""
+    shutil.copytree(matches / "league/two", tmp_path / "data/two")
+    (tmp_path / "data/two" / LABELS).unlink()
+    (tmp_path / "data/labels.csv").write_text(
+        "video,time,label\ntwo/1.mkv,12:34:00,Goal\nTwo.mkv,3,Goal\n")
+    common = ["--data", tmp_path / "data", "--checkpoint", checkpoint, "--out", tmp_path / "out"]
+    infer_main(*common)
+    out = capsys.readouterr().out
+    assert "1 of the videos that it names are not here: 'Two' (did you mean 'two'?)" in out
+    assert "1 of 1 labels reach no frame: 1 after the end (first: Goal at 12:34:00" in out
+    assert re.search(r"\nall +1 +0.00", out)
+    monkeypatch.setattr(infer, "spot_match", lambda *a: pytest.fail("work began"))
+    with pytest.raises(DataError, match="labels.csv: none of its 1 labels reaches a frame: 1 aft"):
+        infer_main(*common, "--labels", tmp_path / "data/labels.csv")
+
+
 def test_without_labels_there_is_no_table(matches, checkpoint, tmp_path, capsys):
     shutil.copytree(matches / "league" / "two", tmp_path / "data" / "m",
                     ignore=shutil.ignore_patterns("Labels-v2.json"))

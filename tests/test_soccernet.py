@@ -110,13 +110,80 @@ def test_labels_of_a_table(tmp_path):
     assert soccernet.read_labels(found["derby"], ("Goal kick",)) == []
 
 
-def test_tables_of_other_programs(tmp_path):
-    """A mark before the text, ; between columns, more columns in any order, a decimal comma."""
-    (tmp_path / "a.csv").write_bytes(
-        b"\xef\xbb\xbfLabel;Visibility;Video;Half;Note;Time\r\n"
-        b"Foul;not shown;lg\\2 - 1 Dons;2;x;31,5\r\n\r\nGoal;visible;lg\\2 - 1 Dons;;;0:40\r\n")
-    assert soccernet.find_labels(tmp_path / "a.csv")["lg/2 - 1 Dons"].rows == [
-        (2, "Foul", 31_500, False), (1, "Goal", 40_000, True)]
+@pytest.mark.parametrize("name, before, encoding, said", [
+    ("a.csv", "", "utf-8-sig", None), ("a.txt", "", "utf-16", None),
+    ("a.csv", "sep=;\r\n", "utf-8", None), ("a.tsv", '"sep=;"\r\n', "utf-16", "cp1252"),
+    ("a.csv", " ; ;\r\n", "cp1252", "cp1252")])
+def test_tables_of_other_programs(tmp_path, name, before, encoding, said):
+    """A mark before the text, ; between columns, more columns in any order, a decimal comma, rows
+    of blanks, Excel's sep= and encodings."""
+    (tmp_path / name).write_bytes((
+        f"{before}Label;Visibility;Video;Half;Note;Time;;\r\n"
+        "Foül;not shown;lg\\2 - 1 Dons;2;x;31,5\r\n ;\xa0; ;;\r\n"
+        " Goal ;visible;lg\\2 - 1 Dons;;;0:40\r\n").encode(encoding))
+    assert soccernet.find_labels(tmp_path / name, encoding=said)["lg/2 - 1 Dons"].rows == [
+        (2, "Foül", 31_500, False), (1, "Goal", 40_000, True)]
+
+
+ODD_LABELS = [" Go\nal ", "Go\r\nal", "a\u2028b\u2028", "\vx\f", "a\x85", "=1+1", "@x", "+1", "-x",
+              "\t y", "\rz", "'x", "'", '"a", b', "進球\u3000角球", "But\xa0!\xa0", "x\x1c"]
+
+
+def test_labels_come_back_to_the_byte(tmp_path, capsys):
+    """Whatever a label holds, in the table that export.py writes: a ' before what a spreadsheet
+    would take for a formula. In other tables blanks at the ends of a cell do not count."""
+    guarded = ["'" * name.startswith(tuple("=+-@\t\r")) + name.replace('"', '""')
+               for name in ODD_LABELS]
+    for column, names in (("confidence", ODD_LABELS),
+                          ("note", [" Go\nal ".strip(), *ODD_LABELS[1:-2], "But\xa0!", "x\x1c"])):
+        (tmp_path / "labels.csv").write_bytes("\n".join([f"video,half,time,label,{column}", *(
+            f'm,1,00:07.250,"{name}",0.5' for name in guarded)]).encode())
+        found = soccernet.find_labels(tmp_path)["m"].rows
+        assert [row.name for row in found] == names and {row.position_ms for row in found} == {7250}
+        assert ("has confidences" in capsys.readouterr().out) == (column == "confidence")
+    with pytest.raises(DataError, match="'Go.nal' has a character that is no text.; correct it"):
+        soccernet.classes_of([soccernet.Listed("x", found)])
+
+
+VIDEOS = {                            # in the column video: the match, of those that are there
+    "cup/derby.mp4": "cup/derby", "derby.mxf": "cup/derby", "C:\\v\\cup\\derby.MXF": "cup/derby",
+    "/v/cup/derby.dav": "cup/derby", "\\\\srv\\v\\cup\\derby.mp4": "cup/derby",
+    "https://x.org/cup/derby.mp4?t=3#a": "cup/derby", "file:///C:/K%C3%B6ln.mp4": "Köln",
+    "Ko\u0308ln.mp4": "Köln", "v1.5": "v1.5", "/a/b/lg/2 - 1 Dons": "lg/2 - 1 Dons",
+    "D:/x/lg/2 - 1 Dons/2_224p.mkv": "lg/2 - 1 Dons", "game": None, "köln.mp4": None,
+    "other/derby.mp4": None}
+
+
+@pytest.mark.parametrize("video, match", VIDEOS.items(), ids=ascii)
+def test_a_video_is_found_by_the_end_of_its_path(tmp_path, video, match):
+    """Whatever it begins with and whatever its suffix is; letters must be the same."""
+    (tmp_path / "labels.csv").write_text(f"video,time,label\n{video},3,Goal\n")
+    there = ["cup/derby", "Köln", "v1.5", "v1", "lg/2 - 1 Dons", "a/game", "b/game"]
+    found, others = soccernet.match_labels(tmp_path, there)
+    assert list(found) == [match] * bool(match) and len(others) == (match is None)
+    assert not match or found[match].rows == [(1 + ("2_224p" in video), "Goal", 3000, True)]
+
+
+def test_names_that_fit_no_video_are_told(capsys):
+    """With the nearest that has no labels; case alone is offered whoever has it."""
+    there = ["x/Spiel 1", "x/Spiel 2", "x/Finale"]
+    names = "Spiel-2", "Spiel 3", "spiel 1", *"abcd"
+    listed = dict.fromkeys(names, soccernet.Listed("l.csv", []))
+    soccernet.warn_unmatched(listed, there, ["x/Spiel 1", "x/Finale"])
+    assert capsys.readouterr().out == (
+        "warning: l.csv: 7 of the videos that it names are not here: 'Spiel 3' (did you mean "
+        "'x/Spiel 2'?), 'Spiel-2' (did you mean 'x/Spiel 2'?), 'a', 'b', 'c' and 2 more\n")
+    assert soccernet.nearest_names(["spiel 1"], there, there) == (
+        "'spiel 1' (did you mean 'x/Spiel 1'?)")
+
+
+def test_names_that_look_alike_get_one_note(tmp_path, capsys):
+    path = write_labels(tmp_path / "L.json", *(annotation(label=name) for name in (
+        "Hase", "HASE", "But !", "But\xa0!", "é", "e\u0301", "Foul")))
+    soccernet.warn_unknown_labels([path], "annotations", ("Hase", "Foul", "foul"))
+    note, = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert note.startswith("note: 'But !' and 'But\\xa0!', 'Foul' and 'foul', 'HASE' and 'Hase', ")
+    assert note.endswith("differ only by case, by blanks or by how an accent is stored: one class?")
 
 
 def osl(**changes):
@@ -133,6 +200,19 @@ def test_labels_of_opensportslab(tmp_path):
     found = soccernet.find_labels(tmp_path)
     assert found["train/g1"].rows == [(1, "PASS", 1500, True), (2, "GOAL", 3000, True)]
     assert found["g2"].rows == []
+    for time, row in (("2 - 31:07", (2, 1_867_000)), ("00:07", (1, 7000))):    # its page says so
+        (tmp_path / "labels.json").write_text(json.dumps(osl(position_ms=None, gameTime=time)))
+        assert soccernet.find_labels(tmp_path)["train/g1"].rows[0] == (row[0], "PASS", row[1], True)
+
+
+def test_predictions_are_no_labels(tmp_path, capsys):
+    (tmp_path / "labels.json").write_text(json.dumps(osl(confidence_score=0.5)))
+    soccernet.find_labels(tmp_path)
+    assert "labels.json: has confidences, as predictions have; they" in capsys.readouterr().out
+    said = {"metadata": {"type": "Predictions"}}
+    (tmp_path / "labels.json").write_text(json.dumps(osl() | said))
+    with pytest.raises(DataError, match="labels.json: has predictions by its metadata.type, not "):
+        soccernet.find_labels(tmp_path)
 
 
 def test_labels_of_the_ball(tmp_path):
@@ -153,17 +233,27 @@ def test_labels_of_the_ball(tmp_path):
 @pytest.mark.parametrize("text, message", [
     ("", "labels.csv: not a table of labels .no column is called video"),
     ("a.mp4,1,Goal\n", "line 1: no column is called video; its first line must be video,time,lab"),
-    ("video,time,label\na.mp4,later,Goal\n", "line 2: could not convert"),
+    ("video,time,label\na.mp4,later,Goal\n", "line 2: 'later' is no time: seconds, mm:ss or h:mm"),
+    ("video,time,label\na.mp4,45+2,Goal\n", "line 2: '45.2' is no .* for minute 45.2 write 47:00."),
+    ("video,time,label\na.mp4,12',Goal\n", "for minute 12' write 12:00.; correct it"),
+    ("video,time,label\na.mp4,12'34\"\"\"\",Goal\n", "is no time"),
+    ("video,time,label\na.mp4,3:75,Goal\n", "'3:75' is no time"),
+    ("video,time,label\na.mp4,1.5:30,Goal\n", "'1.5:30' is no time"),
+    ("video,time,label\na.mp4,1_000,Goal\n", "'1_000' is no time"),
+    ("video,time,label,half\na.mp4,5,Goal,2.0\n", "line 2: half '2.0': write 2.; correct it"),
+    ("video,time,label\na.mp4,62,5,X\n", "line 2: 4 cells under 3 columns; a cell that has a ','"),
+    ("video,time,label,,\na.mp4,62,5,X,\n", "line 2: 5 cells under 3 columns"),
+    ("video,time,label,Label\na.mp4,62,5,X\n", "line 1: 2 columns are called label"),
+    ("v\0i\0d\0", "it has zero bytes, as UTF-16 .*save it as CSV UTF-8, or say what it is, "),
     ("video,time,label\na.mp4,-1,Goal\n", "line 2: '-1' is no time"),
     ("video,time,label\na.mp4,1:2:3:4,Goal\n", "line 2: '1:2:3:4' is no time"),
     ("video,time,label\na.mp4,nan,Goal\n", "line 2: 'nan' is no time"),
     ("video,time,label\n\na.mp4,5,\n", "line 3: a time without a label"),
     ("video,time,label\na.mp4,5\n", "line 2: no 'label'"),
     ("video,time,label\n../a.mp4,5,Goal\n", "line 2: '../a.mp4' is not the path of a video"),
-    ("video,time,label\n/v/a.mp4,5,Goal\n", "line 2: '/v/a.mp4' is not the path of a video"),
     ("video,time,label\n,5,Goal\n", "line 2: '' is not the path of a video"),
     ('video,time,label\n"a.mp4,5,Goal\n', "line 2: unexpected end"),
-    ("video,time,label,half\na.mp4,5,Goal,first\n", "line 2: invalid literal"),
+    ("video,time,label,half\na.mp4,5,Goal,first\n", "line 2: half 'first': write 1 or 2"),
     ("video,time,label\n", "not a list of labels .no video is named in it")])
 def test_bad_tables(tmp_path, text, message):
     (tmp_path / "labels.csv").write_text(text)
@@ -185,7 +275,9 @@ def test_classes_where_nobody_names_them(tmp_path, capsys):
     """SoccerNet's 17 as long as half of the annotations are of them."""
     path = write_labels(tmp_path / "L.json", annotation(), annotation(label="Dance"))
     assert soccernet.classes_of([path]) == soccernet.SOCCERNET_CLASSES
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == (
+        "classes: SoccerNet's 17, for half of the labels or more have their names (1 of 2); "
+        "--classes FILE decides otherwise\n")
     write_labels(path, annotation(), annotation(label="Dance"), annotation(label="Dance"))
     assert soccernet.classes_of([path]) == ("Dance", "Foul")
     assert capsys.readouterr().out == "classes: 2 from the labels: Dance, Foul\n"
@@ -206,7 +298,7 @@ def test_a_message_says_what_lies_there(tmp_path):
     with pytest.raises(DataError, match="/ holds a/, b.txt, v0.mp4, v1.mp4, v2.mp4, v3.mp4 and "
                                         "3 more"):
         soccernet.find_labels(tmp_path)
-    assert frames.what_lies_in(tmp_path / "a") == f"; {tmp_path}/a/ holds nothing"
+    assert frames.describe_content(tmp_path / "a") == f"; {tmp_path}/a/ holds nothing"
 
 
 # ------------------------------------------------------------------ 2. predictions

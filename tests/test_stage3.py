@@ -21,12 +21,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import record
+from conftest import N_FRAMES, record
 
 import infer
 import model
 import stage3_finetune as stage3
-from comedian import DataError, augment, evaluate, report
+from comedian import DataError, augment, evaluate, report, soccernet
 from comedian.checkpoint import save_checkpoint
 from comedian.frames import Half, find_halves
 from comedian.soccernet import (
@@ -800,15 +800,40 @@ def test_classes_come_from_the_labels_where_most_are_others(init, expected, matc
                                 ("named", ["--classes", str(tmp_path / "classes.txt")], ("Dive",))):
         stage3.main(stage3.parse_args([*args, *small, "--out", str(tmp_path / name), *last]))
         assert model.load_checkpoint(tmp_path / name / "last.pt")["config"].classes == classes
-    _, events, cfg = stage3.labelled(matches, None, tmp_path, model.with_changes(
-        "vivit_micro", classes=expected))
+    _, events, classes = soccernet.labelled_halves(matches, tmp_path, classes=expected)
     assert events["league/two"] == [Event(2, expected.index("Ace"), 5000, True)]
-    assert cfg.classes == expected
+    assert classes == expected
+
+
+@pytest.mark.parametrize("flag", ["--labels", "--valid-labels"])
+def test_labels_that_reach_no_frame_are_told(flag, matches, tmp_path, capsys, monkeypatch):
+    """To the last frame's radius; refused before the work if none does. A video of another split
+    is not missing."""
+    (tmp_path / "one.txt").write_text("league/one")
+    table, last_s = tmp_path / "labels.csv", (N_FRAMES["one", 2] - 1) / 2 + 0.5
+    lost = f"league/one/2.mkv,{last_s + 0.001},Goal\nleague/one/1.mkv,12:34:00,Foul\n"
+    options = ["--split", "one.txt", "--valid-split", "one.txt", "--valid", str(matches), flag,
+               str(table), "--encoding", "cp1252"]
+    monkeypatch.chdir(tmp_path)
+    table.write_text("video,time,label\n" + lost + f"league/one/2.mkv,{last_s},Goal\n"
+                     "league/two/1.mkv,3,Foul\nLeague/Two/1.mkv,3,Foul\nüber,3,Foul\n", "cp1252")
+    run(matches, tmp_path / "run", *options)
+    out = capsys.readouterr().out
+    assert ("warning: 4 of 5 labels reach no frame: 2 after the end (first: Goal at 0:00:20 in half"
+            " 2 of 'league/one'), 2 in a match that is not here (first: Foul at 0:00:03 in half 1 "
+            "of 'League/Two')\ndata: 1 of 1 matches have labels: Goal 1, Foul 0, Corner 0\n") in out
+    assert ("2 of the videos that it names are not here: 'League/Two' (did you mean 'league/two'?)"
+            ", 'über'\n") in out
+    table.write_text("video,time,label\n" + lost)
+    with pytest.raises(DataError, match="labels.csv: none of its 2 labels reaches a frame: 2 aft"):
+        run(matches, tmp_path / "again", *options)
+    assert not (tmp_path / "again").exists()
 
 
 def test_senseless_flags(capsys):
     for flags in (["--prior", "0"], ["--mixup", "-1"], ["--lr", "-1"], ["--mask", "1"],
-                  ["--radius", "-0.5"], ["--window", "0"], ["--temporal-depth", "0"]):
+                  ["--radius", "-0.5"], ["--window", "0"], ["--temporal-depth", "0"],
+                  ["--encoding", "zip"]):
         with pytest.raises(SystemExit) as refused:
             stage3.parse_args(["--data", "x", *flags])
         assert refused.value.code == 2
