@@ -47,9 +47,8 @@ from typing import NamedTuple
 
 # These come first: they say in one line what is not installed.
 from comedian import (
-    DataError, __version__, augment, evaluate, formats, report, run, soccernet, video, write_file,
-    write_text)
-from comedian.command import say_error
+    DataError, __version__, augment, evaluate, formats, ops, report, run, soccernet, video,
+    write_file, write_text)
 from comedian.frames import (
     CLIP_FRAMES, DEFAULT_FPS, FrameReader, ahead, describe, find_halves, in_split, of_length,
     what_lies_in)
@@ -63,12 +62,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
-
-try:
-    from comedian import ops
-except ImportError as error:          # kernels not built, or for another torch: it says what to run
-    say_error(error)
-    sys.exit(2)
 
 SHOW = 0.3                            # ours: on the demo as many rows as events, 3 of 4 right
 
@@ -261,6 +254,7 @@ class Network(NamedTuple):
 
 def as_network(model, args):
     """The Network of a model with --stride and --ignore; unless given they follow its window."""
+    ops.require_build()                                    # now, not when hours have passed
     window = model.cfg.window_tokens
     stride = args.stride or max(1, window // 2)
     ignore = ops.default_ignore(window) if args.ignore is None else args.ignore
