@@ -1,6 +1,6 @@
 """
-Two tiny matches in SoccerNet's layout, for the tests that run whole stages; a spy; and which tests
-are proofs.
+Two tiny matches in SoccerNet's layout, for the tests that run whole stages; a spy; which tests are
+proofs (pytest -m proof); and what tests say whose kernels are not built.
 """
 import json
 import os
@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+
+from comedian import ops
 
 # Processes that a test starts find the scripts and comedian/ from any folder.
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +40,19 @@ def pytest_collection_modifyitems(items):
                or item.path.stem in ("test_runs", f"test_{stem.partition('_')[0]}"))
         if {item.originalname, item.cls and item.cls.__name__} & set().union(*own):
             item.add_marker("proof")
+
+
+def pytest_report_header():
+    return ops.BUILD_ERROR or None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call):
+    """A test that needs kernels which are not built fails with the line that says what to run."""
+    report = yield
+    if call.excinfo and ops.BUILD_ERROR and str(call.excinfo.value) == ops.BUILD_ERROR:
+        report.longrepr = ops.BUILD_ERROR
+    return report
 
 
 def write_half(folder, n_frames, rng):
