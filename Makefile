@@ -79,7 +79,7 @@ table2 table3 table4 table5 table7 table8 table9 table12 figure5 targets contras
 	$(PY) benchmarks/ablation.py $@
 
 sanitize: $(VENV)/.dev
-	./csrc/sanitize.sh $(PY)
+	./tests/fuzz/sanitize.sh $(PY)
 
 # ---------------------------------------------------------------- the demo
 # 75 matches to look at, 10 of them labelled, and 12 unseen ones to be judged on; two halves of 3 minutes

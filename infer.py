@@ -45,9 +45,9 @@ from typing import NamedTuple
 
 # These come first: they say in one line what is not installed.
 from comedian import (
-    DataError, __version__, augment, bank, evaluate, report, run, soccernet, video)
+    DataError, __version__, augment, bank, evaluate, ops, report, run, soccernet, video)
 from comedian.checkpoint import load_parts, trained_parts
-from comedian.command import ENCODING_HELP, say_error, text_encoding
+from comedian.command import ENCODING_HELP, text_encoding
 from comedian.frames import (
     CLIP_FRAMES, DEFAULT_FPS, FrameReader, ahead, describe, find_halves, in_split, of_length)
 from comedian.run import device_name, file_name, number
@@ -60,12 +60,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
-
-try:
-    from comedian import ops
-except ImportError as error:          # kernels not built, or for another torch: it says what to run
-    say_error(error)
-    sys.exit(2)
 
 SHOW = 0.3                            # ours: on the demo as many rows as events, 3 of 4 right
 
@@ -269,6 +263,7 @@ class Network(NamedTuple):
 
 def as_network(model, args):
     """The Network of a model with --stride and --ignore; unless given they follow its window."""
+    ops.require_build()                                    # now, not when hours have passed
     window = model.cfg.window_tokens
     stride = args.stride or max(1, window // 2)
     ignore = ops.default_ignore(window) if args.ignore is None else args.ignore

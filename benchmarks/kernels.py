@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from comedian import ops  # noqa: E402
+from comedian import ops, reference  # noqa: E402
 
 try:
     from numba import njit
@@ -435,7 +435,7 @@ def benchmark(n_matches, repeats):
     if njit:
         check("numba", numba_merge(*w1, edge), merged1)
         peers.append(("numba", lambda: numba_merge(*w1, edge), 1))
-    peers.append(("ops.merge_windows_ref", lambda: ops.merge_windows_ref(*small, edge),
+    peers.append(("reference.merge_windows", lambda: reference.merge_windows(*small, edge),
                   n_halves // few))
     compare(f"merge, maximum, 1 Hz ({moved * 4 / 1e6:.0f} MB in and out), ms", peers, repeats)
 
@@ -447,7 +447,7 @@ def benchmark(n_matches, repeats):
         check("numba", numba_soft_nms(merged1, length1, 10), soft)
         peers.append(("numba, block maxima", lambda: numba_soft_nms(merged1, length1, 10), 1))
     peers += [("numpy, argmax", lambda: numpy_soft_nms(m1, l1, 10), n_halves // few),
-              ("ops.soft_nms_ref", lambda: ops.soft_nms_ref(m1, l1, 10), n_halves // few)]
+              ("reference.soft_nms", lambda: reference.soft_nms(m1, l1, 10), n_halves // few)]
     compare(f"soft NMS, 1 Hz, 10 s ({int((soft >= 0).sum()):,} detections), ms", peers, repeats)
 
     m2, l2 = part(merged2, length2, few)
@@ -457,12 +457,12 @@ def benchmark(n_matches, repeats):
         check("numba", numba_hard_nms(merged2, length2, 60), hard)
         peers.append(("numba, block maxima", lambda: numba_hard_nms(merged2, length2, 60), 1))
     peers += [("numpy, argsort", lambda: numpy_hard_nms(m2, l2, 60), n_halves // few),
-              ("ops.hard_nms_ref", lambda: ops.hard_nms_ref(m2, l2, 60, 0.), n_halves // few)]
+              ("reference.hard_nms", lambda: reference.hard_nms(m2, l2, 60, 0.), n_halves // few)]
     compare(f"hard NMS, greedy, 2 Hz, 30 s ({int((hard >= 0).sum()):,} detections), ms", peers,
             repeats)
     compare("hard NMS, local maxima, 2 Hz, 30 s, ms",
             [("csrc", lambda: ops.hard_nms(merged2, length2, 60, 0., "local"), 1),
-             ("ops.hard_nms_ref", lambda: ops.hard_nms_ref(m2[:5400], l2[:1], 60, 0., "local"),
+             ("reference.hard_nms", lambda: reference.hard_nms(m2[:5400], l2[:1], 60, 0., "local"),
               n_halves)], repeats)
 
     compare("table of kept scores to a list of detections, after soft NMS, ms",
@@ -494,9 +494,9 @@ def benchmark(n_matches, repeats):
                       f"{taken / kernel:11.1f}", flush=True)
             some_events = (*(x[some[0]] for x in events[:4]), *(x[some[1]] for x in events[4:8]),
                            few, K, deltas)
-            taken = seconds(lambda e=some_events: ops.average_map_ref(*e)) * n_halves / few
-            print(f"  {f'ops.average_map_ref (x {n_halves // few})':32} {1e3 * taken:8.0f} {'':23} "
-                  f"{taken / kernel:11.1f}", flush=True)
+            taken = seconds(lambda e=some_events: reference.average_map(*e)) * n_halves / few
+            twin = f"reference.average_map (x {n_halves // few})"
+            print(f"  {twin:32} {1e3 * taken:8.0f} {'':23} {taken / kernel:11.1f}", flush=True)
 
     peers = []
     for n_threads in sorted({1, 2, os.cpu_count()}):

@@ -7,8 +7,8 @@
 //                       average_map_cpu: check the arguments, make room, call the kernel
 //   registration        the five schemas of torch.ops.comedian, and the Python module: begin there
 //
-// What the operators compute is written at the head of each kernel's file, and as a Python
-// reference in comedian/ops.py.
+// What the operators compute is written at the head of each kernel's file, and in Python in
+// comedian/reference.py.
 //
 // Written against torch's stable ABI (2.11 and later), so one build serves every torch from there
 // on. Halves are handed out to as many threads as torch.get_num_threads() allows. No kernel's

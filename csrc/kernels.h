@@ -1,13 +1,13 @@
 // The kernels of COMEDIAN's post-processing and metric: plain functions over pointers and sizes.
 //
-// Each file begins with the plain loop that defines the result; ops.py has a reference in Python,
-// `_ref`, of the same result. Then the file says what the fast version does otherwise, and why the
-// result is the same.
+// Each file begins with the plain loop that defines the result; comedian/reference.py has the same
+// in Python. Then the file says what the fast version does otherwise, and why the result is the
+// same. tests/test_ops.py proves that it is, to the bit.
 //
 // No kernel knows torch, files or threads. Each call works on one half (or one class), reads its
 // own inputs and writes its own outputs. So a caller may run any number of them at the same time,
-// and the result does not depend on how many. bindings.cpp does that for torch, fuzz_main.cpp for
-// the sanitizers.
+// and the result does not depend on how many. bindings.cpp does that for torch, tests/fuzz/ for the
+// sanitizers.
 //
 // Letters: L tokens per window, T tokens of one half, K classes, D tolerances. Tables are
 // row-major.

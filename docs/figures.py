@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import infer  # noqa: E402
 from comedian import (  # noqa: E402
-    DataError, bank, evaluate, ops, report, run, soccernet, write_file)
+    DataError, bank, evaluate, ops, reference, report, run, soccernet, write_file)
 from comedian.frames import CLIP_FRAMES, FrameReader, find_halves  # noqa: E402
 from comedian.report import CURVE, FAINT, SPOTTED, TRUTH, clock  # noqa: E402
 from comedian.checkpoint import load_parts  # noqa: E402
@@ -299,8 +299,8 @@ def metric(demo, path):
                for match, d in demo.spotted.items()}
     pred = evaluate.end_to_end(columns, 2, "predictions")
     n = 2 * len(demo.events)
-    found = ops.by_group(*pred, n, len(demo.classes))
-    truth = ops.by_group(*evaluate.label_columns(demo.events), n, len(demo.classes))
+    found = reference.by_group(*pred, n, len(demo.classes))
+    truth = reference.by_group(*evaluate.label_columns(demo.events), n, len(demo.classes))
     with picture(path, 10.5) as figure:
         first, second, third = figure.subplots(3, 1, height_ratios=(1.3, 1.4, 1.2))
         # 1. which detections may match
@@ -320,11 +320,11 @@ def metric(demo, path):
         # 2. one class, one tolerance: precision and recall
         scored, hits, n_true = [], [], sum(len(truth[h, k]) for h in range(n))
         for h in range(n):
-            taken = ops.match(truth[h, k], found[h, k], 2 * 3)
+            taken = reference.match(truth[h, k], found[h, k], 2 * 3)
             scored += list(found[h, k].values())
             hits += [frame in taken for frame in found[h, k]]
         scored, hits = np.array(scored), np.array(hits)
-        ap = ops.eleven_points(scored, hits, n_true)
+        ap = reference.eleven_points(scored, hits, n_true)
         reached = [scored >= threshold for threshold in np.linspace(0, 1, 200)]
         recall = np.array([hits[r].sum() / n_true for r in reached])
         precision = np.array([hits[r].mean() if r.any() else np.nan for r in reached])

@@ -1,6 +1,10 @@
-"""Two tiny matches in SoccerNet's layout, for the tests that run whole stages; and a spy."""
+"""
+Two tiny matches in SoccerNet's layout, for the tests that run whole stages; a spy; which tests are
+proofs (pytest -m proof); and what tests say whose kernels are not built.
+"""
 import json
 import os
+import re
 from pathlib import Path
 
 import cv2
@@ -8,12 +12,47 @@ import numpy as np
 import pytest
 import torch
 
+from comedian import ops
+
 # Processes that a test starts find the scripts and comedian/ from any folder.
-os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
+ROOT = Path(__file__).resolve().parents[1]
+os.environ["PYTHONPATH"] = str(ROOT)
 
 CLASSES = ("Goal", "Foul", "Corner")
 N_FRAMES = {("one", 1): 61, ("one", 2): 40, ("two", 1): 52, ("two", 2): 47}    # odd, and odd tokens
 SIZE = (64, 48)                     # pixels, width x height: not square, so that frames are resized
+
+
+def named_tests(text):
+    """The tests that docstrings name: "Proved by test_a and test_b."."""
+    return {test for sentence in re.findall(r"Proved\s+by\s+([^.]*)\.", text)
+            for test in re.findall(r"\b[tT]est_?\w+", sentence)}
+
+
+@pytest.hookimpl(tryfirst=True)                  # before pytest chooses by -m
+def pytest_collection_modifyitems(items):
+    """Marks `proof` what a docstring names: of a stage, in its own tests and those of all runs; of
+    other files, anywhere."""
+    named = {path.stem: named_tests(path.read_text(encoding="utf-8"))
+             for path in (*ROOT.glob("*.py"), *ROOT.glob("comedian/*.py"))}
+    for item in items:
+        own = (tests for stem, tests in named.items() if not stem.startswith("stage")
+               or item.path.stem in ("test_runs", f"test_{stem.partition('_')[0]}"))
+        if {item.originalname, item.cls and item.cls.__name__} & set().union(*own):
+            item.add_marker("proof")
+
+
+def pytest_report_header():
+    return ops.BUILD_ERROR or None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call):
+    """A test that needs kernels which are not built fails with the line that says what to run."""
+    report = yield
+    if call.excinfo and ops.BUILD_ERROR and str(call.excinfo.value) == ops.BUILD_ERROR:
+        report.longrepr = ops.BUILD_ERROR
+    return report
 
 
 def write_half(folder, n_frames, rng):

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from comedian import DataError, evaluate, ops, soccernet
+from comedian import DataError, evaluate, ops, reference, soccernet
 from comedian.soccernet import LABELS, PREDICTIONS, SCORES, Detections, Event
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -335,7 +335,7 @@ def test_the_sweep_searches_the_papers_grids():
     args = evaluate.parse_args(["--sweep", "--scores", "s", "--labels", "l"])
     assert args.ignored == list(range(0, 17, 2))
     assert args.windows[0] == 2 and args.windows[-1] == 20 and {3, 10} < set(args.windows)
-    assert list(evaluate.NMS) == list(ops.NMS) == ["soft", "greedy", "local"]
+    assert list(evaluate.NMS) == list(ops.NMS) == list(reference.NMS) == ["soft", "greedy", "local"]
 
 
 @pytest.mark.parametrize("flag", ["--ignored", "--windows"])
@@ -374,7 +374,7 @@ def test_sweep_equals_doing_it_by_hand(token_s, merge, ignored_s, window_s, kind
               for match in stored.matches}
     overall, per_class = evaluate.sweep(stored, evaluate.label_columns(labels), [merge],
                                         [ignored_s], [window_s])
-    # By hand: one half at a time, through the reference ops and a file, as infer.py writes it.
+    # By hand: one half at a time, through the references and a file, as infer.py writes it.
     predictions = {}
     for match in stored.matches:
         arrays, found = np.load(tmp_path / match / SCORES), []
@@ -383,14 +383,11 @@ def test_sweep_equals_doing_it_by_hand(token_s, merge, ignored_s, window_s, kind
                 continue
             scores = torch.from_numpy(arrays[f"windows_{h}"])
             length = torch.tensor([int(arrays[f"tokens_{h}"])])
-            merged = ops.merge_windows_ref(
+            merged = reference.merge_windows(
                 scores, torch.from_numpy(arrays[f"starts_{h}"]),
                 torch.zeros(len(scores), dtype=torch.int64), length, round(ignored_s / token_s),
                 merge)
-            if kind == "soft":
-                kept = ops.soft_nms_ref(merged, length, window_s / token_s)
-            else:
-                kept = ops.hard_nms_ref(merged, length, window_s / token_s, mode=kind)
+            kept = reference.NMS[kind](merged, length, window_s / token_s)
             found += [(h, k, round(1000 * token_s * (t + 1 / 4)), kept[t, k].item())
                       for t, k in (kept >= 0).nonzero().tolist()]
         path = tmp_path / match / PREDICTIONS

@@ -36,7 +36,8 @@ from torch.nn import functional as F
 
 import infer
 import stage2_distill
-from comedian import DataError, augment, bank, evaluate, ops, prepare, report, soccernet, video
+from comedian import (
+    DataError, augment, bank, evaluate, ops, prepare, reference, report, soccernet, video)
 from comedian import frames as on_disk
 from comedian.frames import FrameReader, Half, find_halves
 from comedian.soccernet import LABELS, PREDICTIONS, SCORES
@@ -364,10 +365,9 @@ def test_the_kinds_of_nms(nms, matches, checkpoint, tmp_path):
                "--nms", nms, "--nms-window", 3, "--threshold", 0.4)
     stored = soccernet.read_scores(tmp_path)
     length = stored.windows[-1]
-    merged = ops.merge_windows_ref(*stored.windows, edge=1)
-    kept = (ops.soft_nms_ref(merged, length, 3, 0.4) if nms == "soft" else
-            ops.hard_nms_ref(merged, length, 3, 0.4, mode=nms))
-    half, label, token, confidence = ops.detections_ref(kept, length)
+    merged = reference.merge_windows(*stored.windows, edge=1)
+    half, label, token, confidence = reference.detections(
+        reference.NMS[nms](merged, length, 3, 0.4), length)
     found = soccernet.read_predictions(next(tmp_path.rglob(PREDICTIONS)), CLASSES)
     assert sorted(zip(*found, strict=True)) == sorted(zip(
         (half + 1).tolist(), label.tolist(), (1000 * token + 250).tolist(),
@@ -588,14 +588,14 @@ def test_an_ensemble_is_the_average_per_second(merge, matches, checkpoint, secon
         rows = []
         for h in (1, 2):
             n = int(a[f"tokens_{h}"])
-            mean = torch.stack([ops.merge_windows_ref(
+            mean = torch.stack([reference.merge_windows(
                 torch.from_numpy(one[f"windows_{h}"]), torch.from_numpy(one[f"starts_{h}"]),
                 torch.zeros(len(one[f"starts_{h}"]), dtype=torch.int64), torch.tensor([n]),
                 ops.default_ignore(one[f"windows_{h}"].shape[1]), merge)
                 for one in (a, b)]).mean(0)                                       # (n, K)
             assert a[f"windows_{h}"].shape[1] == 8 and b[f"windows_{h}"].shape[1] == 6
             assert np.array_equal(ab[f"merged_{h}"], mean[None].numpy())
-            kept = ops.soft_nms_ref(mean, torch.tensor([n]), 4)
+            kept = reference.soft_nms(mean, torch.tensor([n]), 4)
             rows += [(h, k, 1000 * t + 250, kept[t, k].item())
                      for t, k in (kept >= 0).nonzero().tolist()]
         written = soccernet.read_predictions(tmp_path / "ab" / match / PREDICTIONS, CLASSES)

@@ -1,22 +1,23 @@
 """
-What these tests prove about ops.py and csrc/, one class per operator:
+What these tests prove about reference.py, ops.py and csrc/:
   1. the references say what the field's programs say: cases by hand, and the answers of the
      official evaluator, the official COMEDIAN code, the SoccerNet DevKit, CALF and spivak
   2. each kernel equals its reference to the last bit, on ties, NaN, infinities, empty and strided
      input, in both precisions, with one thread and with many
-  3. wrong input is refused with a message that names the argument
-  4. the registration is sound (torch.library.opcheck)
-Then what holds for all operators alike: no tensor, another device, a gradient; torch.compile, vmap
-and meta tensors; all of them in a row. At the end what a bad build says.
+     (a class per operator; all in a row, on many halves and on halves as long as real ones)
+  3. wrong input is refused with a message that names the argument: values, types and shapes, no
+     tensor, another device, a gradient
+  4. the registration is sound: torch.library.opcheck, torch.compile, vmap, meta tensors
+  5. a bad build says what to do
 """
 import inspect
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comedian import ops
+from comedian import ops, reference
 
 ROOT = Path(__file__).resolve().parents[1]
-FIXTURES = Path(__file__).resolve().parent / "fixtures"
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "fixtures"
-NMS_CASES = json.loads((FIXTURES / "nms_cases" / "cases.json").read_text())
-MERGE_CASES = json.loads((FIXTURES / "merge_cases" / "cases.json").read_text())
+FIXTURES = ROOT / "tests/fixtures"
+NMS_CASES = json.loads((FIXTURES / "nms_cases/cases.json").read_text())
+MERGE_CASES = json.loads((FIXTURES / "merge_cases/cases.json").read_text())
+OFFICIAL = dict(np.load(FIXTURES / "nms_cases/official.npz"))
+NONE = torch.zeros(0, dtype=torch.int64)
+BOTH = pytest.mark.parametrize("of", [pytest.param(ops, id="kernel"),
+                                      pytest.param(reference, id="reference")])
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+LAYOUTS = pytest.mark.parametrize("layout", ["contiguous", "strided"])
 
 
 def same(a, b):
@@ -39,14 +45,26 @@ def same(a, b):
     torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
 
+def agree(operator, table, *more, layout="contiguous"):
+    """A kernel's result, which its reference returns too. operator: its name, or a kind of NMS."""
+    kernel, twin = (of.NMS.get(operator) or getattr(of, operator) for of in (ops, reference))
+    result = kernel(relaid(table, layout), *more)
+    same(result, twin(table, *more))
+    return result
+
+
+def relaid(t, layout):
+    """The same values, laid out otherwise in memory."""
+    if layout == "contiguous":
+        return t
+    wide = t.new_full((*t.shape[:-1], 2 * t.shape[-1]), 9)      # every other column of a wider one
+    wide[..., ::2] = t
+    return wide[..., ::2]
+
+
 def column(scores, dtype=torch.float32):
     """One class of one half -> scores (T, 1), length (1,)."""
     return torch.tensor(scores, dtype=dtype).reshape(-1, 1), torch.tensor([len(scores)])
-
-
-def listed(kept):
-    """(T, 1) -> [[token, score], ...], the form of the fixtures."""
-    return [[t, s] for t, s in enumerate(kept.flatten().tolist()) if s >= 0]
 
 
 @pytest.fixture(params=[1, 4], ids=["1 thread", "4 threads"])
@@ -67,19 +85,11 @@ def random_scores(n, n_classes, dtype, seed, levels=20):
     return s
 
 
-def relaid(t, layout):
-    """The same values, laid out otherwise in memory."""
-    if layout == "contiguous":
-        return t
-    wide = t.new_full((*t.shape[:-1], 2 * t.shape[-1]), 9)      # every other column of a wider one
-    wide[..., ::2] = t
-    return wide[..., ::2]
-
-
 SPECIAL = [0.0, -0.0, .25, .5, 1.0, 2.0, -1.0, math.nan, math.inf, -math.inf]
 SCORE = st.one_of(st.sampled_from(SPECIAL), st.floats(0, 1, width=32))
 LENGTHS = st.lists(st.integers(0, 25), max_size=4)
 DTYPE = st.sampled_from([torch.float32, torch.float64])
+ANYTHING = settings(max_examples=100, deadline=None)
 
 
 def any_table(data, lengths, n_classes, dtype):
@@ -87,10 +97,6 @@ def any_table(data, lengths, n_classes, dtype):
     n = sum(lengths) * n_classes
     scores = torch.tensor(data.draw(st.lists(SCORE, min_size=n, max_size=n)), dtype=dtype)
     return scores.reshape(sum(lengths), n_classes), torch.tensor(lengths, dtype=torch.int64)
-
-
-def opcheck(name, *arguments):
-    torch.library.opcheck(getattr(torch.ops.comedian, name).default, arguments)
 
 
 # ----- merge_windows ----------------------------------------------------------------------------
@@ -108,46 +114,44 @@ WINDOWS = {"scores": torch.rand(2, 3, 1), "start": torch.tensor([0, 1]),
 
 
 class TestMergeWindows:
-    def test_by_hand(self):
+    @BOTH
+    def test_by_hand(self, of):
         # A half of 8 tokens, windows of 6 at 0 and 2, edge 1: the second window's first token (2)
         # and the first one's last (5) are ignored. The half's own first and last are not.
         scores = torch.tensor([[1., 2, 3, 4, 5, 9], [9, 8, 1, 6, 7, 8]]).unsqueeze(-1)
         args = scores, torch.tensor([0, 2]), torch.tensor([0, 0]), torch.tensor([8]), 1
-        for merge in ops.merge_windows_ref, ops.merge_windows:
-            assert merge(*args).flatten().tolist() == [1, 2, 3, 8, 5, 6, 7, 8]
-            assert merge(*args, mode="mean").flatten().tolist() == [1, 2, 3, 6, 3, 6, 7, 8]
+        assert of.merge_windows(*args).flatten().tolist() == [1, 2, 3, 8, 5, 6, 7, 8]
+        assert of.merge_windows(*args, mode="mean").flatten().tolist() == [1, 2, 3, 6, 3, 6, 7, 8]
 
+    @BOTH
     @pytest.mark.parametrize("case", MERGE_CASES, ids=lambda c: c["name"])
-    @pytest.mark.parametrize("merge", [ops.merge_windows_ref, ops.merge_windows])
-    def test_equals_the_official_edge_rule(self, case, merge):
+    def test_equals_the_official_edge_rule(self, of, case):
         scores = torch.tensor(case["scores"], dtype=torch.float64)
         start = torch.tensor(case["starts"])
         half, length = torch.zeros_like(start), torch.tensor([case["duration_tokens"]])
         for mode in "max", "mean":
-            got = merge(scores, start, half, length, case["edge_tokens"], mode)
+            got = of.merge_windows(scores, start, half, length, case["edge_tokens"], mode)
             torch.testing.assert_close(got, torch.tensor(case[mode], dtype=torch.float64),
                                        rtol=1e-15, atol=0)
 
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    @pytest.mark.parametrize("layout", ["contiguous", "strided"])
+    @DTYPES
+    @LAYOUTS
     @pytest.mark.parametrize("seed", range(5))
     def test_equals_reference(self, dtype, layout, seed, threads):
-        scores, *rest = windows(torch.Generator().manual_seed(seed), dtype)
+        args = windows(torch.Generator().manual_seed(seed), dtype)
         for edge in 0, 1, 5, 8, 20:
             for mode in "max", "mean":
-                same(ops.merge_windows(relaid(scores, layout), *rest, edge, mode),
-                     ops.merge_windows_ref(scores, *rest, edge, mode))
+                agree("merge_windows", *args, edge, mode, layout=layout)
 
     @pytest.mark.parametrize("n, window_tokens, n_classes",
                              [(0, 4, 2), (3, 0, 2), (3, 4, 0), (1, 1, 1)])
     def test_of_nothing(self, n, window_tokens, n_classes):
-        gen = torch.Generator().manual_seed(0)
-        args = windows(gen, n=n, window_tokens=window_tokens, n_classes=n_classes)
-        same(ops.merge_windows(*args), ops.merge_windows_ref(*args))
-        no_halves = args[0][:0], *(torch.zeros(0, dtype=torch.int64),) * 3
-        assert ops.merge_windows(*no_halves).shape == (0, n_classes)
+        scores, *rest = windows(torch.Generator().manual_seed(0), n=n, n_classes=n_classes,
+                                window_tokens=window_tokens)
+        agree("merge_windows", scores, *rest)
+        agree("merge_windows", scores[:0], NONE, NONE, NONE)
 
-    @settings(max_examples=100, deadline=None)
+    @ANYTHING
     @given(lengths=st.lists(st.integers(0, 30), min_size=1, max_size=3),
            window_tokens=st.integers(1, 12), edge=st.integers(0, 15),
            mode=st.sampled_from(["max", "mean"]), data=st.data())
@@ -156,273 +160,127 @@ class TestMergeWindows:
         half, start = torch.tensor(sorted(data.draw(st.lists(where, min_size=1, max_size=6)))).T
         n = len(half) * window_tokens
         scores = torch.tensor(data.draw(st.lists(SCORE, min_size=n, max_size=n)))
-        args = scores.reshape(-1, window_tokens, 1), start, half, torch.tensor(lengths), edge, mode
-        same(ops.merge_windows(*args), ops.merge_windows_ref(*args))
-
-    @pytest.mark.parametrize("wrong, message", [
-        ({"mode": "sum"}, "mode must be 'max' or 'mean', got 'sum'"),
-        ({"scores": torch.rand(6, 2)}, r"scores must have shape \(N, L, K\), got \(6, 2\)"),
-        ({"edge": -1}, "edge must be >= 0 tokens, got -1"),
-        ({"start": torch.tensor([0, -1])}, "start must be >= 0, got -1"),
-        ({"half": torch.tensor([0, 1])}, r"half must be in \[0, 1\), got 1"),
-        ({"half": torch.tensor([1, 0]), "length": torch.tensor([2, 4])},
-         "half must not decrease, got 1 then 0 at window 1"),
-    ])
-    def test_refuses(self, wrong, message):
-        with pytest.raises(ValueError, match=message):
-            ops.merge_windows(**{**WINDOWS, **wrong})
-
-    def test_opcheck(self):
-        opcheck("merge_windows", *WINDOWS.values(), 1, False)
+        agree("merge_windows", scores.reshape(-1, window_tokens, 1), start, half,
+              torch.tensor(lengths), edge, mode)
 
 
 # ----- NMS --------------------------------------------------------------------------------------
-REFERENCE = {"soft": ops.soft_nms_ref, "greedy": partial(ops.hard_nms_ref, mode="greedy"),
-             "local": partial(ops.hard_nms_ref, mode="local")}
-SCORES, LENGTH = torch.rand(6, 2), torch.tensor([2, 4])
-WINDOW = torch.tensor([5.0, 2.0], dtype=torch.float64)
+KINDS = pytest.mark.parametrize("kind", ops.NMS)
 
 
-def programs(kind):
-    """The kernel and the reference of a kind of NMS."""
-    return [pytest.param(ops.NMS[kind], id="kernel"), pytest.param(REFERENCE[kind], id="reference")]
+class TestNMS:
+    @BOTH
+    @pytest.mark.parametrize("kind, scores, window, kept", [
+        ("soft", [.5, .9, .8], 4, [.25, .9, .4]),        # radius 2: half is left at distance 1
+        ("soft", [.5, .5, .5], 4, [.5, .125, .5]),       # ties: 0, then 2; both have halved 1
+        ("soft", [.9, math.nan, -.9], 4, [.9, -1, -1]),  # neither NaN nor a negative score
+        ("soft", [.9, .8], 0, [.9, .8]),                 # window 0 decays nothing
+        ("greedy", [.6, .5, .9, .8, .7], 4, [-1, -1, .9, -1, .7]),   # 2 to the left, 1 to the right
+        ("greedy", [.5, .9, .8], 2, [-1, .9, .8]),       # 1 to the left, none to the right
+        ("greedy", [.3, .3, .3, .3], 4, [.3, -1, .3, -1]),           # ties: the earlier token
+        ("greedy", [.9, .8], 0, [.9, .8]),               # the DevKit would never end
+        ("local", [.5, .9, .8, .7], 2, [-1, .9, -1, -1]),            # .8, suppressed, suppresses .7
+        ("local", [.9, .2, .9], 4, [.9, -1, .9])])       # equal maxima all stay
+    def test_by_hand(self, of, kind, scores, window, kept):
+        same(of.NMS[kind](*column(scores), window), column(kept)[0])
 
+    @BOTH
+    @pytest.mark.parametrize("case", NMS_CASES, ids=lambda c: f"{c['name']} w{c['window']}")
+    def test_equals_published_programs(self, of, case):
+        (scores, length), expected = column(case["scores"]), case["expected"]
+        window, threshold, weight = case["window"], case["threshold"], case["min_weight"]
+        for program, kept in {
+                "eztorch_soft": of.soft_nms(scores, length, window, threshold, weight),
+                # double precision, and its window is our radius
+                "spivak_linear": of.soft_nms(scores.double(), length, 2 * window, 1e-5, weight),
+                "devkit": of.hard_nms(scores, length, window, threshold),
+                "calf": of.hard_nms(scores, length, window, 0.0),
+                "eztorch_hard": of.hard_nms(scores, length, window, threshold, "local")}.items():
+            found = [[t, s] for t, s in enumerate(kept.flatten().tolist()) if s >= 0]
+            assert expected[program] in (found, "INFINITE_LOOP"), program
 
-def official_comedian(kind):
-    """The stored answers of the official COMEDIAN code: (key, scores, window, answer) of each."""
-    if not (SHARED / "oracles").is_dir():
-        pytest.skip("needs ../shared/fixtures/oracles")
-    stored = np.load(SHARED / "oracles/nms_eztorch.npz")
-    for key in stored:
-        part, of_kind, *_ = key.split("_")
-        if of_kind == kind:
-            yield (key, torch.from_numpy(stored[f"{part}_scores"]),
-                   int(key.split("_w")[1].split("_")[0]), torch.from_numpy(stored[key]))
+    @BOTH
+    def test_equals_official_comedian(self, of):
+        """On longer tables, whose names say the settings: "b_soft_w20_minw0.1"."""
+        stored = {key: torch.from_numpy(x) for key, x in OFFICIAL.items()}
+        assert len(stored) == 2 + 10 + 6
+        for key, expected in stored.items():
+            table, kind, window, *more = (key + "__").split("_")[:4]
+            args = stored[table + "_scores"], torch.tensor([len(expected)])
+            if kind == "soft":
+                kept = of.soft_nms(*args, int(window[1:]), .05 if "thr0.05" in more else .001,
+                                   .1 if "minw0.1" in more else 0)
+                same(kept.clamp(min=0), expected.clamp(min=0))
+            elif kind == "hard":
+                same(of.hard_nms(*args, int(window[1:]), .001, "local") >= 0, expected)
 
-
-class AnyNMS:
-    """What holds for every kind. The classes below say which kinds they are about."""
-
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    @pytest.mark.parametrize("layout", ["contiguous", "strided"])
+    @KINDS
+    @DTYPES
+    @LAYOUTS
     @pytest.mark.parametrize("levels", [3, 20, 1000])
     def test_equals_reference(self, kind, dtype, layout, levels, threads):
         length = torch.tensor([0, 1, 2, 40, 0, 83, 17])
         scores = random_scores(int(length.sum()), 3, dtype, seed=levels, levels=levels)
         widths = [0, 1, 2, 3, 4.5, 6, 13, 1e9, torch.tensor([5, 0, 20])]
-        for window, threshold in zip(widths, [0.0, .001, .3] * 3, strict=True):
-            same(ops.NMS[kind](relaid(scores, layout), length, window, threshold),
-                 REFERENCE[kind](scores, length, window, threshold))
+        for i, window in enumerate(widths):
+            weight = [[0, 0, .1, 1][i % 4]] if kind == "soft" else []
+            agree(kind, scores, length, window, [0.0, .001, .3][i % 3], *weight, layout=layout)
 
+    @KINDS
     def test_on_ramps(self, kind):
         """Monotone scores make the kernels climb the longest way."""
         for ramp in torch.linspace(0, 1, 200), torch.linspace(1, 0, 200), torch.ones(200):
-            scores, length = ramp[:, None], torch.tensor([200])
-            same(ops.NMS[kind](scores, length, 8), REFERENCE[kind](scores, length, 8))
+            agree(kind, ramp[:, None], torch.tensor([200]), 8)
 
-    def test_of_nothing(self, kind):
-        none = torch.zeros(0, dtype=torch.int64)
-        assert ops.NMS[kind](torch.zeros(0, 3), none, 5).shape == (0, 3)
-        assert ops.NMS[kind](torch.zeros(4, 0), torch.tensor([4]), 5).shape == (4, 0)
-
-    @pytest.mark.parametrize("wrong, message", [
-        ({"scores": SCORES.half()}, "scores must be float32 or float64, got float16"),
-        ({"scores": SCORES[0]}, r"scores must have shape \(S, K\), got \(2,\)"),
-        ({"length": LENGTH.int()}, "length must be int64, got int32"),
-        ({"length": LENGTH[:1]}, r"sum\(length\) = 2, got 6 rows"),
-        ({"length": torch.tensor([-1, 7])}, "length must be in .* got -1 for half 0"),
-        ({"window": -1}, "window must be finite and >= 0 tokens, got -1"),
-        ({"window": math.inf}, "window must be finite"),
-        ({"window": [1, 2, 3]}, r"window must have shape \(K,\) = \(2,\), got \(3,\)"),
-        ({"threshold": -1}, "threshold must be >= 0, got -1"),
-        ({"threshold": math.nan}, "threshold must be >= 0, got nan"),
-    ])
-    def test_refuses(self, kind, wrong, message):
-        with pytest.raises(ValueError, match=message):
-            ops.NMS[kind](**{"scores": SCORES, "length": LENGTH, "window": 5, **wrong})
-
-
-class TestSoftNMS(AnyNMS):
-    @pytest.fixture(params=["soft"])
-    def kind(self, request):
-        return request.param
-
-    @pytest.mark.parametrize("nms", programs("soft"))
-    @pytest.mark.parametrize("scores, window, kept", [
-        ([.5, .9, .8], 4, [.25, .9, .4]),          # radius 2: half is left at distance 1
-        ([.5, .5, .5], 4, [.5, .125, .5]),         # tie: the first; then 2; both have halved 1
-        ([.9, math.nan, -.9], 4, [.9, -1, -1]),    # neither NaN nor a negative score
-        ([.9, .8], 0, [.9, .8])])                  # window 0 decays nothing
-    def test_by_hand(self, nms, scores, window, kept):
-        same(nms(*column(scores), window), column(kept)[0])
-
-    @pytest.mark.parametrize("case", NMS_CASES, ids=lambda c: f"{c['name']} w{c['window']}")
-    @pytest.mark.parametrize("nms", programs("soft"))
-    def test_equals_published_programs(self, nms, case):
-        expected, window, min_weight = case["expected"], case["window"], case["min_weight"]
-        kept = nms(*column(case["scores"]), window, case["threshold"], min_weight)
-        assert listed(kept) == expected["eztorch_soft"]
-        # spivak: double precision, and its window is our radius.
-        scores, length = column(case["scores"])
-        kept = nms(scores.double(), length, 2 * window, 1e-5, min_weight)
-        assert listed(kept) == expected["spivak_linear"]
-
-    @pytest.mark.parametrize("nms", programs("soft"))
-    def test_equals_official_comedian(self, nms):
-        compared = []
-        for key, scores, window, expected in official_comedian("soft"):
-            if key.startswith("b") and nms is ops.soft_nms_ref:        # long for the reference
-                continue
-            threshold = 0.05 if "thr0.05" in key else 0.001
-            min_weight = 0.1 if "minw0.1" in key else 0.0
-            kept = nms(scores, torch.tensor([len(scores)]), window, threshold, min_weight)
-            same(kept.clamp(min=0), expected.clamp(min=0))
-            compared.append(key)
-        assert len(compared) == (5 if nms is ops.soft_nms_ref else 10)
-
-    @pytest.mark.parametrize("min_weight", [.1, 1])
-    def test_with_a_least_weight_equals_reference(self, min_weight):
-        length = torch.tensor([0, 1, 2, 40, 0, 83, 17])
-        scores = random_scores(int(length.sum()), 3, torch.float32, seed=0)
-        same(ops.soft_nms(scores, length, 7, .001, min_weight),
-             ops.soft_nms_ref(scores, length, 7, .001, min_weight))
-
-    @settings(max_examples=150, deadline=None)
+    @KINDS
+    @ANYTHING
     @given(lengths=LENGTHS, n_classes=st.integers(0, 3), data=st.data(),
            window=st.one_of(st.integers(0, 30), st.floats(0, 60)),
            threshold=st.sampled_from([0, .001, .5, 1]),
-           min_weight=st.sampled_from([0, .1, .5, 1]), dtype=DTYPE)
-    def test_of_anything(self, lengths, n_classes, data, window, threshold, min_weight, dtype):
-        table = any_table(data, lengths, n_classes, dtype)
-        same(ops.soft_nms(*table, window, threshold, min_weight),
-             ops.soft_nms_ref(*table, window, threshold, min_weight))
+           weight=st.sampled_from([0, .1, .5, 1]), dtype=DTYPE)
+    def test_of_anything(self, kind, lengths, n_classes, data, window, threshold, weight, dtype):
+        agree(kind, *any_table(data, lengths, n_classes, dtype), window, threshold,
+              *[weight] * (kind == "soft"))
 
-    def test_refuses_a_weight_above_one(self):
-        with pytest.raises(ValueError, match=r"min_weight must be in \[0, 1\], got 2"):
-            ops.soft_nms(SCORES, LENGTH, 5, min_weight=2)
-
-    def test_opcheck(self):
-        opcheck("soft_nms", SCORES, LENGTH, WINDOW, .1, .0)
-
-
-class TestHardNMS(AnyNMS):
-    @pytest.fixture(params=["greedy", "local"])
-    def kind(self, request):
-        return request.param
-
-    @pytest.mark.parametrize("nms", programs("greedy"))
-    @pytest.mark.parametrize("scores, window, kept", [
-        ([.6, .5, .9, .8, .7], 4, [-1, -1, .9, -1, .7]),     # 2 to the left, 1 to the right
-        ([.5, .9, .8], 2, [-1, .9, .8]),                     # 1 to the left, none to the right
-        ([.3, .3, .3, .3], 4, [.3, -1, .3, -1]),             # ties: the earlier token
-        ([.9, .8], 0, [.9, .8])])                            # the DevKit would never end
-    def test_greedy_by_hand(self, nms, scores, window, kept):
-        same(nms(*column(scores), window), column(kept)[0])
-
-    @pytest.mark.parametrize("nms", programs("local"))
-    @pytest.mark.parametrize("scores, window, kept", [
-        ([.5, .9, .8, .7], 2, [-1, .9, -1, -1]),       # .8 is suppressed and still suppresses .7
-        ([.9, .2, .9], 4, [.9, -1, .9])])              # equal maxima all stay
-    def test_local_by_hand(self, nms, scores, window, kept):
-        same(nms(*column(scores), window), column(kept)[0])
-
-    @pytest.mark.parametrize("case", NMS_CASES, ids=lambda c: f"{c['name']} w{c['window']}")
-    @pytest.mark.parametrize("hard_nms", [ops.hard_nms, ops.hard_nms_ref])
-    def test_equals_published_programs(self, hard_nms, case):
-        expected, window, threshold = case["expected"], case["window"], case["threshold"]
-        table = column(case["scores"])
-        if expected["devkit"] != "INFINITE_LOOP":
-            assert listed(hard_nms(*table, window, threshold)) == expected["devkit"]
-        if expected["calf"] != "INFINITE_LOOP":
-            assert listed(hard_nms(*table, window, 0.0)) == expected["calf"]
-        kept = hard_nms(*table, window, threshold, mode="local")
-        assert listed(kept) == expected["eztorch_hard"]
-
-    @pytest.mark.parametrize("hard_nms", [ops.hard_nms, ops.hard_nms_ref])
-    def test_equals_official_comedian(self, hard_nms):
-        compared = []
-        for key, scores, window, expected in official_comedian("hard"):
-            if key.startswith("b") and hard_nms is ops.hard_nms_ref:   # long for the reference
-                continue
-            kept = hard_nms(scores, torch.tensor([len(scores)]), window, 0.001, mode="local")
-            assert torch.equal(kept >= 0, expected), key
-            compared.append(key)
-        assert len(compared) == (3 if hard_nms is ops.hard_nms_ref else 6)
-
-    @settings(max_examples=150, deadline=None)
-    @given(lengths=LENGTHS, n_classes=st.integers(0, 3), data=st.data(),
-           window=st.one_of(st.integers(0, 30), st.floats(0, 60)),
-           threshold=st.sampled_from([0, .001, .5, 1]), dtype=DTYPE)
-    def test_of_anything(self, lengths, n_classes, data, window, threshold, dtype):
-        table = any_table(data, lengths, n_classes, dtype)
-        for mode in "greedy", "local":
-            same(ops.hard_nms(*table, window, threshold, mode),
-                 ops.hard_nms_ref(*table, window, threshold, mode))
-
-    def test_refuses_another_mode(self):
-        with pytest.raises(ValueError, match="mode must be 'greedy' or 'local', got 'soft'"):
-            ops.hard_nms(SCORES, LENGTH, 5, mode="soft")
-
-    def test_opcheck(self):
-        opcheck("hard_nms", SCORES, LENGTH, WINDOW, .1, False)
+    @pytest.mark.parametrize("operator", [*ops.NMS, "detections"])
+    def test_of_nothing(self, operator):
+        for table, length in [(torch.zeros(0, 3), NONE), (torch.zeros(4, 0), torch.tensor([4])),
+                              (torch.full((3, 2), -1.), torch.tensor([3]))]:
+            agree(operator, table, length, *[5] * (operator in ops.NMS))
 
 
 # ----- detections -------------------------------------------------------------------------------
-def same_lists(found, expected):
-    assert len(found) == len(expected) == 4
-    for got, wanted in zip(found, expected, strict=True):
-        same(got, wanted)
-
-
 class TestDetections:
-    @pytest.mark.parametrize("detections", [ops.detections_ref, ops.detections])
-    def test_by_hand(self, detections):
+    @BOTH
+    def test_by_hand(self, of):
         """Two halves of 2 tokens and 1; by half, then class, then token. 0 is a score."""
         kept = torch.tensor([[.5, -1], [0, .75], [-1, math.nan]])
-        same_lists(detections(kept, torch.tensor([2, 1])),
-                   [torch.tensor([0, 0, 0]), torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]),
-                    torch.tensor([.5, 0, .75])])
+        same(of.detections(kept, torch.tensor([2, 1])),
+             (torch.tensor([0, 0, 0]), torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]),
+              torch.tensor([.5, 0, .75])))
 
-    @pytest.mark.parametrize("layout", ["contiguous", "strided"])
+    @LAYOUTS
     def test_equals_reference(self, layout, threads):
         length = torch.tensor([0, 5, 70, 0, 33])
-        kept = random_scores(108, 4, torch.float32, seed=1)
-        same_lists(ops.detections(relaid(kept, layout), length), ops.detections_ref(kept, length))
+        agree("detections", random_scores(108, 4, torch.float32, seed=1), length, layout=layout)
 
-    def test_of_nothing(self):
-        for kept, length in [(torch.full((3, 2), -1.), [3]), (torch.zeros(0, 2), []),
-                             (torch.zeros(2, 0), [2])]:
-            found = ops.detections(kept, torch.tensor(length, dtype=torch.int64))
-            assert [len(x) for x in found] == [0] * 4
-
-    @settings(max_examples=150, deadline=None)
+    @ANYTHING
     @given(lengths=LENGTHS, n_classes=st.integers(0, 3), data=st.data(), dtype=DTYPE)
     def test_of_anything(self, lengths, n_classes, data, dtype):
-        table = any_table(data, lengths, n_classes, dtype)
-        same_lists(ops.detections(*table), ops.detections_ref(*table))
-
-    @pytest.mark.parametrize("kept, length, message", [
-        (SCORES, LENGTH[:1], r"kept must have one row per token, sum\(length\) = 2, got 6 rows"),
-        (SCORES.half(), LENGTH, "kept must be float32 or float64, got float16"),
-        (SCORES, LENGTH.int(), "length must be int64, got int32")])
-    def test_refuses(self, kept, length, message):
-        with pytest.raises(ValueError, match=message):
-            ops.detections(kept, length)
-
-    def test_opcheck(self):
-        opcheck("detections", SCORES, LENGTH)
+        agree("detections", *any_table(data, lengths, n_classes, dtype))
 
 
 # ----- average_map ------------------------------------------------------------------------------
-def average_map_of(predictions, labels, delta_frames, average_map=ops.average_map):
-    """Lists of (half, class, frame, score) and (half, class, frame, visible) -> AP (3, D, K)."""
+def events_of(predictions, labels, delta_frames):
+    """Lists of (half, class, frame, score) and (half, class, frame, visible) of two halves and one
+    class -> the arguments of average_map."""
     def columns(rows, last_type):
         *places, last = zip(*rows, strict=True) if rows else [()] * 4
         return (*(torch.tensor(x, dtype=torch.int64) for x in places),
                 torch.tensor(last, dtype=last_type))
 
-    return average_map(*columns(predictions, torch.float64), *columns(labels, torch.bool), 2, 1,
-                       torch.tensor(delta_frames))
+    return (*columns(predictions, torch.float64), *columns(labels, torch.bool), 2, 1,
+            torch.tensor(delta_frames))
 
 
 AP_BY_HAND = [   # predictions, labels, delta, AP (any, visible, unshown), with the reason
@@ -447,42 +305,36 @@ def random_events(seed, n_halves=5, n_classes=3, n_predictions=120, n_labels=25,
     """Arguments of average_map, unordered, some twice; scores tied, negative, NaN or infinite."""
     gen = torch.Generator().manual_seed(seed)
 
-    def index(high, n):
-        return torch.randint(0, high, (n,), generator=gen)
+    def places(n):
+        return [torch.randint(0, high, (n,), generator=gen)
+                for high in (n_halves, n_classes, last_frame)]
 
     score = random_scores(n_predictions, 1, torch.float64, seed, levels=[5, 199, 1000][seed % 3])
-    return [index(n_halves, n_predictions), index(n_classes, n_predictions),
-            index(last_frame, n_predictions), score.flatten(),
-            index(n_halves, n_labels), index(n_classes, n_labels), index(last_frame, n_labels),
+    return [*places(n_predictions), score.flatten(), *places(n_labels),
             torch.rand(n_labels, generator=gen) < .7, n_halves, n_classes,
             torch.tensor([0, 1, 2, 3, 5, 10, 24, 120])]
+
 
 PLACE = st.integers(0, 1), st.just(0), st.integers(0, 30)      # half, class, frame
 
 
 class TestAverageMap:
+    @BOTH
     @pytest.mark.parametrize("predictions, labels, delta, expected", AP_BY_HAND)
-    @pytest.mark.parametrize("average_map", [ops.average_map_ref, ops.average_map])
-    def test_by_hand(self, predictions, labels, delta, expected, average_map):
-        got = average_map_of(predictions, labels, [delta], average_map).flatten()
+    def test_by_hand(self, predictions, labels, delta, expected, of):
+        got = of.average_map(*events_of(predictions, labels, [delta])).flatten()
         torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64),
                                    rtol=1e-15, atol=0)
 
-    @pytest.mark.parametrize("seed", range(12))
-    def test_equals_reference(self, seed, threads):
-        events = random_events(seed)
-        same(ops.average_map(*events), ops.average_map_ref(*events))
-
-    @pytest.mark.parametrize("seed", range(3))
-    def test_of_a_crowd_equals_reference(self, seed):
-        """Tolerances so wide that the kernel does not look at every prediction near a label."""
-        events = random_events(seed, 2, 1, n_predictions=400, n_labels=250, last_frame=300)
-        same(ops.average_map(*events), ops.average_map_ref(*events))
-
-    @pytest.mark.parametrize("n_predictions, n_labels", [(0, 0), (0, 9), (9, 0)])
-    def test_of_nothing(self, n_predictions, n_labels):
-        events = random_events(0, n_predictions=n_predictions, n_labels=n_labels)
-        same(ops.average_map(*events), ops.average_map_ref(*events))
+    @pytest.mark.parametrize("of_events", [
+        *({"seed": seed} for seed in range(12)),
+        # tolerances so wide that the kernel does not look at every prediction near a label
+        *({"seed": seed, "n_halves": 2, "n_classes": 1, "n_predictions": 400, "n_labels": 250,
+           "last_frame": 300} for seed in range(3)),
+        *({"seed": 0, "n_predictions": p, "n_labels": g} for p, g in [(0, 0), (0, 9), (9, 0)])],
+        ids=str)
+    def test_equals_reference(self, of_events, threads):
+        agree("average_map", *random_events(**of_events))
 
     def test_does_not_depend_on_order(self):
         """Events as ops.detections orders them are used where they lie, others are sorted."""
@@ -507,9 +359,9 @@ class TestAverageMap:
 
     def test_at_many_deltas(self):
         """The kernel matches 64 deltas at a time, in whatever order they come."""
-        *events, _ = random_events(2)
+        *events, _ = random_events(2, n_classes=2)
         deltas = torch.randperm(130, generator=torch.Generator().manual_seed(0))
-        same(ops.average_map(*events, deltas), ops.average_map_ref(*events, deltas))
+        agree("average_map", *events, deltas)
 
     @pytest.mark.parametrize("seed", range(6))
     def test_equals_the_official_evaluator(self, seed):
@@ -538,51 +390,77 @@ class TestAverageMap:
                                                                    deltas=np.array([delta_s]))
             same(ap[:, d], torch.tensor(np.array([any_, visible, unshown])))
 
-    @settings(max_examples=150, deadline=None)
+    @ANYTHING
     @given(predictions=st.lists(st.tuples(*PLACE, SCORE), max_size=30),
            labels=st.lists(st.tuples(*PLACE, st.booleans()), max_size=10),
            deltas=st.lists(st.integers(0, 40), min_size=1, max_size=3))
     def test_of_anything(self, predictions, labels, deltas):
-        same(average_map_of(predictions, labels, deltas),
-             average_map_of(predictions, labels, deltas, ops.average_map_ref))
-
-    @pytest.mark.parametrize("predictions, labels, delta, message", [
-        ([(2, 0, 5, .5)], [], 2, r"pred_half must be in \[0, 2\), got 2 at event 0"),
-        ([(0, 1, 5, .5)], [], 2, r"pred_class must be in \[0, 1\), got 1"),
-        ([], [(0, 0, -5, True)], 2, "gt_frame must be >= 0, got -5"),
-        ([], [], -2, "delta_frames must be >= 0, got -2")])
-    def test_refuses(self, predictions, labels, delta, message):
-        with pytest.raises(ValueError, match=message):
-            average_map_of(predictions, labels, [delta])
-
-    def test_refuses_wrong_types(self):
-        events = random_events(0)
-        for i, wrong, message in [
-                (3, events[3].float(), "pred_score must be float64, got float32"),
-                (7, events[7].long(), "gt_visible must be bool, got int64"),
-                (1, events[1][:5], r"pred_class must have shape \(P,\) = \(120,\), got \(5,\)"),
-                (8, 2**62, r"n_halves \* n_classes must be <= ")]:
-            with pytest.raises(ValueError, match=message):
-                ops.average_map(*events[:i], wrong, *events[i + 1:])
-
-    def test_opcheck(self):
-        opcheck("average_map", *random_events(0))
+        agree("average_map", *events_of(predictions, labels, deltas))
 
 
 # ----- all operators ----------------------------------------------------------------------------
+SCORES, LENGTH = torch.rand(6, 2), torch.tensor([2, 4])
+WINDOW = torch.tensor([5.0, 2.0], dtype=torch.float64)
 CALLS = {      # operator -> its arguments
-    ops.merge_windows: WINDOWS,
+    ops.merge_windows: {"scores": torch.rand(2, 3, 1), "start": torch.tensor([0, 1]),
+                        "half": torch.tensor([0, 0]), "length": LENGTH},
     ops.soft_nms: {"scores": SCORES, "length": LENGTH, "window": WINDOW},
     ops.hard_nms: {"scores": SCORES, "length": LENGTH, "window": WINDOW},
     ops.detections: {"kept": SCORES, "length": LENGTH},
     ops.average_map: dict(zip(inspect.signature(ops.average_map).parameters, random_events(0),
                               strict=True))}
+NAMED = {op.__name__: op for op in CALLS}
+OF_A_TABLE = [       # what each operator on a table (S, K) refuses; its name for the table is {}
+    ("{}", SCORES.half(), "{} must be float32 or float64, got float16"),
+    ("{}", SCORES[0], r"{} must have shape \(S, K\), got \(2,\)"),
+    ("length", LENGTH.int(), "length must be int64, got int32"),
+    ("length", LENGTH[:1], r"{} must have one row per token, sum\(length\) = 2, got 6 rows"),
+    ("length", torch.tensor([-1, 7]), "length must be in .* got -1 for half 0")]
+OF_NMS = [
+    ("window", -1, "window must be finite and >= 0 tokens, got -1"),
+    ("window", math.inf, "window must be finite"),
+    ("window", [1, 2, 3], r"window must have shape \(K,\) = \(2,\), got \(3,\)"),
+    ("threshold", -1, "threshold must be >= 0, got -1"),
+    ("threshold", math.nan, "threshold must be >= 0, got nan")]
+REFUSED = [
+    *((op, name.format(table), wrong, message.replace("{}", table))
+      for op, table in [("soft_nms", "scores"), ("hard_nms", "scores"), ("detections", "kept")]
+      for name, wrong, message in OF_A_TABLE),
+    *((op, *row) for op in ("soft_nms", "hard_nms") for row in OF_NMS),
+    ("soft_nms", "min_weight", 2, r"min_weight must be in \[0, 1\], got 2"),
+    ("hard_nms", "mode", "soft", "mode must be 'greedy' or 'local', got 'soft'"),
+    ("merge_windows", "mode", "sum", "mode must be 'max' or 'mean', got 'sum'"),
+    ("merge_windows", "scores", SCORES, r"scores must have shape \(N, L, K\), got \(6, 2\)"),
+    ("merge_windows", "edge", -1, "edge must be >= 0 tokens, got -1"),
+    ("merge_windows", "start", torch.tensor([0, -1]), "start must be >= 0, got -1"),
+    ("merge_windows", "half", torch.tensor([0, 2]), r"half must be in \[0, 2\), got 2"),
+    ("merge_windows", "half", torch.tensor([1, 0]), "half .* decrease, got 1 then 0 at window 1"),
+    ("average_map", "pred_half", torch.full((120,), 5), r"pred_half .* \[0, 5\), got 5 at event 0"),
+    ("average_map", "pred_class", torch.full((120,), 3), r"pred_class .* in \[0, 3\), got 3"),
+    ("average_map", "pred_class", NONE, r"pred_class .* shape \(P,\) = \(120,\), got \(0,\)"),
+    ("average_map", "pred_score", torch.zeros(120), "pred_score must be float64, got float32"),
+    ("average_map", "gt_frame", torch.full((25,), -5), "gt_frame must be >= 0, got -5"),
+    ("average_map", "gt_visible", torch.zeros(25).long(), "gt_visible must be bool, got int64"),
+    ("average_map", "n_halves", 2**62, r"n_halves \* n_classes must be <= "),
+    ("average_map", "delta_frames", torch.tensor([-2]), "delta_frames must be >= 0, got -2")]
 TENSORS = [pytest.param(op, name, id=f"{op.__name__} {name}") for op, arguments in CALLS.items()
            for name, x in arguments.items() if isinstance(x, torch.Tensor)]
-EVERY_OPERATOR = pytest.mark.parametrize("op", CALLS, ids=lambda op: op.__name__)
 
 
 class TestEveryOperator:
+    @pytest.mark.parametrize("op, name, wrong, message", REFUSED)
+    def test_refuses(self, op, name, wrong, message):
+        with pytest.raises(ValueError, match=message):
+            NAMED[op](**{**CALLS[NAMED[op]], name: wrong})
+
+    @pytest.mark.parametrize("op, more", [
+        ("merge_windows", (1, False)), ("soft_nms", (.1, .0)), ("hard_nms", (.1, False)),
+        ("detections", ()), ("average_map", ())])
+    def test_opcheck(self, op, more):
+        ops.require_build()
+        torch.library.opcheck(getattr(torch.ops.comedian, op).default,
+                              (*CALLS[NAMED[op]].values(), *more))
+
     @pytest.mark.parametrize("op, name", [x for x in TENSORS if x.values[1] != "window"])
     def test_wants_tensors(self, op, name):
         x = CALLS[op][name]
@@ -623,12 +501,12 @@ class TestEveryOperator:
         got, real = op(**on_meta), op(**CALLS[op])
         assert (got.shape, got.dtype, got.device.type) == (real.shape, real.dtype, "meta")
 
-    @EVERY_OPERATOR
+    @pytest.mark.parametrize("op", CALLS, ids=lambda op: op.__name__)
     def test_compiles_as_one_graph(self, op):
+        expected = op(**CALLS[op])
         compiled = torch.compile(lambda arguments: op(**arguments), fullgraph=True,
                                  backend="aot_eager")
-        torch.testing.assert_close(compiled(CALLS[op]), op(**CALLS[op]), rtol=0, atol=0,
-                                   equal_nan=True)
+        same(compiled(CALLS[op]), expected)
 
     @pytest.mark.parametrize("op, name", [(ops.soft_nms, "scores"), (ops.soft_nms, "window"),
                                           (ops.hard_nms, "scores"), (ops.merge_windows, "scores"),
@@ -640,58 +518,51 @@ class TestEveryOperator:
              torch.stack([op(**{**CALLS[op], name: one}) for one in batch]))
 
 
-def test_thousands_of_halves(threads):
-    """Short and empty halves, from window scores to AP."""
-    gen = torch.Generator().manual_seed(0)
-    n_halves, tokens, n_classes = 3000, 4, 2
-    length = torch.randint(0, tokens + 2, (n_halves,), generator=gen)
-    half = torch.arange(n_halves)
-    windows = (random_scores(n_halves * tokens, n_classes, torch.float32, 0).reshape(-1, tokens, 2),
-               torch.randint(0, 3, (n_halves,), generator=gen), half, length)
-    merged = ops.merge_windows(*windows, 1)
-    same(merged, ops.merge_windows_ref(*windows, 1))
-    kept = ops.soft_nms(merged, length, 3)
-    same(kept, ops.soft_nms_ref(merged, length, 3))
-    same(ops.hard_nms(merged, length, 3), ops.hard_nms_ref(merged, length, 3))
-    found = ops.detections(kept, length)
-    for got, expected in zip(found, ops.detections_ref(kept, length), strict=True):
-        same(got, expected)
-    *place, score = found
-    labels = half, half % n_classes, length // 2, half % 3 > 0
-    events = *place, score.double(), *labels, n_halves, n_classes, torch.tensor([0, 2, 6])
-    same(ops.average_map(*events), ops.average_map_ref(*events))
+@pytest.mark.parametrize("threads, length, window_tokens, n_classes, dtype, threshold", [
+    (1, torch.arange(1000) % 6, 4, 2, torch.float32, .001),
+    (4, torch.arange(1000) % 6, 4, 2, torch.float32, .001),
+    (4, torch.tensor([2700, 5400]), 64, 5, torch.float32, .9),      # 45 minutes at 1 and at 2 Hz
+    (1, torch.tensor([2700]), 64, 1, torch.float64, .2),
+], indirect=["threads"], ids=["many", "many, 4 threads", "real, 4 threads", "real"])
+def test_from_windows_to_precision(length, window_tokens, n_classes, dtype, threshold, threads):
+    """Halves short and empty, and as long as real ones: every kernel equals its reference."""
+    start = [torch.arange(0, max(1, T), window_tokens // 2) for T in length.tolist()]
+    half = torch.arange(len(length)).repeat_interleave(torch.tensor([len(s) for s in start]))
+    scores = random_scores(len(half) * window_tokens, n_classes, dtype, seed=0)
+    windows = scores.reshape(-1, window_tokens, n_classes), torch.cat(start), half, length
+    agree("merge_windows", *windows, window_tokens // 6, "mean")
+    merged = agree("merge_windows", *windows, window_tokens // 6)
+    for kind in ops.NMS:
+        *place, score = agree("detections", agree(kind, merged, length, 10, threshold), length)
+    halves = torch.arange(len(length)).repeat_interleave(40)
+    frame = torch.arange(40).repeat(len(length)) * length[halves] // 40
+    events = *place, score.double(), halves, frame % n_classes, frame, frame % 3 > 0
+    agree("average_map", *events, len(length), n_classes, torch.tensor([0, 2, 6]))
 
 
 # ----- build ------------------------------------------------------------------------------------
-def newer_source(folder):
-    (folder / "csrc" / "soft_nms.cpp").write_text("// newer")
-
-
-def no_extension(folder):
-    next(folder.glob("comedian/_C*")).unlink()
-
-
-def broken_extension(folder):
-    next(folder.glob("comedian/_C*")).write_text("not a library")
-
-
-@pytest.mark.parametrize("spoil, message", [(newer_source, "other sources than csrc/"),
-                                            (no_extension, "not built for this Python"),
-                                            (broken_extension, "do not fit torch")])
-def test_a_bad_build_says_what_to_do(tmp_path, spoil, message):
-    """As a user meets it: ops.py, csrc/ and the extension in a folder of their own."""
-    (tmp_path / "comedian").mkdir()
-    for name in ("__init__.py", "ops.py"):
-        shutil.copy(ROOT / "comedian" / name, tmp_path / "comedian")
-    shutil.copy(sys.modules["comedian._C"].__file__, tmp_path / "comedian")
-    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
-    spoil(tmp_path)
+@pytest.mark.parametrize("file, content, message", [
+    ("comedian/_C*", None, "are not built for this Python"),
+    ("comedian/_C*", "no library", "do not fit torch"),
+    ("csrc/soft_nms.cpp", "// newer", "were built from other sources than csrc/")])
+def test_a_bad_build_says_what_to_do(file, content, message, matches, tmp_path):
+    """As a user meets it: stage 3 would validate in the end, and says so at its beginning."""
+    for part in "comedian", "csrc":
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for script in ROOT.glob("*.py"):
+        shutil.copy(script, tmp_path)
+    spoiled, = tmp_path.glob(file)
+    spoiled.unlink()
+    if content:
+        spoiled.write_text(content)
     # An editable install of the project must not stand in for what is missing here.
-    script = ("import sys; "
+    script = ("import sys, runpy; "
               "sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in str(f)]; "
-              f"sys.path.insert(0, {str(tmp_path)!r}); from comedian import ops")
-    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True,
-                         text=True, env={**os.environ, "PYTHONPATH": ""})
-    assert run.returncode != 0
-    last_line = run.stderr.strip().splitlines()[-1]
-    assert message in last_line and "python setup.py build_ext --inplace" in last_line
+              "runpy.run_path('stage3_finetune.py', run_name='__main__')")
+    flags = f"--valid {matches} --classes {matches}/classes.txt --model vivit_micro --window 8"
+    ran = subprocess.run([sys.executable, "-c", script, "--data", matches, *flags.split()],
+                         cwd=tmp_path, capture_output=True, text=True,
+                         env={**os.environ, "PYTHONPATH": ""})
+    assert ran.returncode == 2 and not list(tmp_path.glob("runs/*/last.pt"))
+    assert re.fullmatch(f"error: the kernels {message}.*; run: python setup.py build_ext --inplace"
+                        ".*\n", ran.stderr), ran.stderr

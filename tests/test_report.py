@@ -15,7 +15,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgba
 
-from comedian import DataError, ops, report, soccernet
+from comedian import DataError, reference, report, soccernet
 from comedian.run import Log
 from comedian.soccernet import LABELS, PREDICTIONS, SCORES, Detections, Event
 
@@ -171,7 +171,7 @@ def test_scores_are_merged_as_infer_does(spotted):
     assert scores[12, 0] == np.float32(0.9) and scores[30, 1] == np.float32(0.5)
     assert np.count_nonzero(scores) == 2  # the score at a window's edge is not among them
     stored = soccernet.read_scores(spotted[0] / MATCHES[0]).windows
-    merged = ops.merge_windows_ref(*stored, edge=3)        # 3 / 16 of a window, as infer.py
+    merged = reference.merge_windows(*stored, edge=3)        # 3 / 16 of a window, as infer.py
     assert torch.equal(torch.from_numpy(scores), merged)
 
 

@@ -1,23 +1,23 @@
 #!/bin/sh
-# The kernels under the sanitizers.       csrc/sanitize.sh [python]
+# The kernels under the sanitizers.       tests/fuzz/sanitize.sh [python]
 #   1. addresses and undefined behaviour: each kernel alone on random bytes, $ROUNDS rounds
 #   2. threads: all of them on several halves at a time
 #   3. addresses and undefined behaviour again, inside the extension, through their tests
 set -e
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 python=${1:-python3}
 cxx=${CXX:-c++}
 build=build/sanitize
 flags="-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all"
-kernels=$(ls csrc/*.cpp | grep -v bindings.cpp)
+sources="-Icsrc tests/fuzz/fuzz_main.cpp $(ls csrc/*.cpp | grep -v bindings.cpp)"
 mkdir -p $build
 
-$cxx -std=c++17 -Wall -Wextra $flags -o $build/fuzz $kernels
+$cxx -std=c++17 -Wall -Wextra $flags -o $build/fuzz $sources
 for kernel in merge_windows soft_nms hard_nms detections average_map; do
     $build/fuzz $kernel ${ROUNDS:-200000}
 done
 
-$cxx -std=c++17 -Wall -Wextra -g -O1 -fsanitize=thread -pthread -o $build/fuzz_threads $kernels
+$cxx -std=c++17 -Wall -Wextra -g -O1 -fsanitize=thread -pthread -o $build/fuzz_threads $sources
 # The thread sanitizer wants the addresses that it knows: setarch -R switches their shuffling off.
 TSAN_OPTIONS=halt_on_error=1 setarch "$(uname -m)" -R $build/fuzz_threads threads 500
 

@@ -1,4 +1,4 @@
-// Fuzz targets for the kernels, not part of the extension: csrc/sanitize.sh builds and runs them.
+// Fuzz targets for the kernels, not part of the extension: sanitize.sh builds and runs them.
 //
 //   fuzz soft_nms 200000     so many rounds of random bytes for one kernel
 //   fuzz threads 200         every kernel on several halves at a time, from several threads, which
@@ -8,9 +8,9 @@
 // sanitizer sees each access outside of it. clang's libFuzzer can look for bytes that reach new
 // code (the first byte then picks the kernel):
 //
-//   clang++ -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -DLIBFUZZER csrc/fuzz_main.cpp
-//       csrc/merge_windows.cpp csrc/soft_nms.cpp csrc/hard_nms.cpp csrc/detections.cpp
-//       csrc/average_map.cpp -o build/fuzz && build/fuzz
+//   clang++ -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -DLIBFUZZER -Icsrc
+//       tests/fuzz/fuzz_main.cpp csrc/merge_windows.cpp csrc/soft_nms.cpp csrc/hard_nms.cpp
+//       csrc/detections.cpp csrc/average_map.cpp -o build/fuzz && build/fuzz
 //
 // That the results are right is for tests/test_ops.py to say. Here stands only what holds for any
 // input: detections lie where scores lie, greedy ones as far apart as they must, a precision is
