@@ -15,8 +15,6 @@ hits all of them. On one CPU thread by default: then the seconds of CPU are the 
 even if the machine has other work to do, and the ratio is taken of them.
 """
 import argparse
-import os
-import platform
 import re
 import statistics
 import subprocess
@@ -29,6 +27,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import stage2_distill as stage2  # noqa: E402
+from benchmarks.throughput import machine  # noqa: E402
 
 QUEUE, TOKENS_PER_WINDOW = 65536, 64          # official code; the paper's best window
 LAM, TAU, TAU_M = 0.5, 0.1, 0.07
@@ -136,16 +135,6 @@ def highest_mib():
 
 
 # ----- report -------------------------------------------------------------------------------------
-def machine(device):
-    name = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo")
-                 if line.startswith("model name")), platform.processor())
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else name
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    return (f"{name}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} "
-            f"(as much other work ran beside); Python {platform.python_version()}, torch "
-            f"{torch.__version__}, commit {commit.stdout.strip() or 'unknown'}")
-
-
 def report(args):
     print(machine(args.device))
     print(f"{args.tokens:,} tokens, {args.rows:,} rows of {args.width}, bank in "

@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import dataclasses
 import io
-import os
 import statistics
 import sys
 import tempfile
@@ -31,7 +30,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import infer  # noqa: E402
 import model  # noqa: E402
-from benchmarks.sweep import processor  # noqa: E402
+from benchmarks.throughput import machine  # noqa: E402
 from comedian import video  # noqa: E402
 from comedian.checkpoint import save_checkpoint  # noqa: E402
 
@@ -106,11 +105,7 @@ def parts(args, half, checkpoint, folder, device, wait):
 def main(args):
     device = torch.device(args.device)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    load = os.getloadavg()[0]
-    print(f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, "
-          f"torch {torch.__version__}, {args.device}"
-          f"{' ' + torch.cuda.get_device_name() if device.type == 'cuda' else ''}; "
-          f"load before the start {load:.1f}")
+    print(machine(device))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "match.mp4")
         render(path, args.seconds)

@@ -1,6 +1,6 @@
 """
 A training step of each stage as the stage scripts do it, cut in two: the views of a batch, and
-everything after. For throughput.py and memory.py; not a script.
+everything after. For throughput.py, memory.py and gpu.py; not a script.
 
 Each maker returns view(frames, draw) -> x, and learn(x): forward, loss, backward, clipping, AdamW.
 What a stage reads beside the frames (features, centroids, labels) is made up once and lies on the

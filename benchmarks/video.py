@@ -25,9 +25,10 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.sweep import processor  # noqa: E402
+from benchmarks.throughput import machine  # noqa: E402
 from comedian import video  # noqa: E402
 from comedian.frames import DataError  # noqa: E402
 
@@ -212,7 +213,7 @@ def main(args):
     if not shutil.which("ffmpeg"):
         sys.exit("error: the program ffmpeg is not installed; apt install ffmpeg")
     version = run("ffmpeg", "-version", text=True).stdout.split()[2]
-    print(f"{processor()}, {os.cpu_count()} cores, load before the start {os.getloadavg()[0]:.1f}; "
+    print(f"{machine(torch.device('cpu'))}; "
           f"PyAV {av.__version__} (FFmpeg {av.ffmpeg_version_info}), ffmpeg {version}\n")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

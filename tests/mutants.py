@@ -504,7 +504,7 @@ MUTANTS = [
      "test_layout.py::test_named_tests_exist[stage3_finetune]"),
     ("stage3_finetune.py", 'help="root of the labels, or a labels.csv; default: --data")',
      ')',
-     "test_layout.py::test_every_flag_has_a_help_text"),
+     "test_docs.py::test_every_flag_has_a_help_text"),
     ("comedian/evaluate.py", "import numpy as np\n\nfrom comedian import DataError",
      "import numpy as np\nimport torch\n\nfrom comedian import DataError",
      "test_layout.py::test_help_and_refusals_import_no_torch[evaluate-flags0-0]"),
@@ -520,7 +520,7 @@ MUTANTS = [
     ("infer.py", "{n_tokens * halves[0].token_s", "{bar.n * halves[0].token_s",
      "test_layout.py::test_no_state_comes_from_a_progress_bar"),
     ("infer.py", "Reads   --video:", "Reads   ../shared/frames or --video:",
-     "test_layout.py::test_no_path_of_the_workshop"),
+     "test_layout.py::test_no_path_of_our_machine"),
     # -- inference: windows, merging, ensembles, times
     ("infer.py", "starts = list(range(0, n_tokens - window + 1, stride))",
      "starts = list(range(1, n_tokens - window + 1, stride))",

@@ -226,7 +226,7 @@ def test_the_log_after_a_resume(stage, matches, tmp_path, monkeypatch):
 @pytest.mark.parametrize("stage", [1, *(pytest.param(s, marks=pytest.mark.slow) for s in (2, 3))])
 def test_killed_again_and_again(stage, matches, tmp_path, launch):
     """SIGKILL at random moments, while it saves after every step; weights, optimiser and log end
-    as those of a run that was never stopped. (20 moments per stage: benchmarks/kills.py.)"""
+    as those of a run that was never stopped. (docs/training.md tells of 20 moments per stage.)"""
     assert kill_and_resume(stage, matches, tmp_path, launch, kills=3, steps=30) == 3
 
 
