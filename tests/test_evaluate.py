@@ -366,7 +366,7 @@ def store_scores(root, n_matches=3, token_s=1.0, window=16, stride=8):
 
 @pytest.mark.parametrize("kind", list(ops.NMS))
 @pytest.mark.parametrize("token_s, merge, ignored_s, window_s",
-                         [(1.0, "max", 0, 5), (0.8, "mean", 3, 4)])        # 2 fps; 2.5 fps: 4 tokens
+                         [(1.0, "max", 0, 5), (0.8, "mean", 3, 4)])        # 2 fps; 2.5 fps
 def test_sweep_equals_doing_it_by_hand(token_s, merge, ignored_s, window_s, kind, tmp_path):
     store_scores(tmp_path, token_s=token_s)
     stored = soccernet.read_scores(tmp_path)

@@ -679,7 +679,7 @@ def test_replaced_results_are_announced(matches, checkpoint, tmp_path, capsys):
 
 # ------------------------------------------------------------------ 8. features of a teacher
 def save_network(path, stage, window=8):
-    """Saves a network as stage `stage` leaves it, and returns it: frames of 24 pixels, drop path."""
+    """Saves a network as stage `stage` leaves it, and returns it: 24 pixels a side, drop path."""
     torch.manual_seed(stage)
     model = Comedian(with_changes("vivit_micro", image_size=24, window_tokens=window,
                                   drop_path=0.5))
@@ -725,7 +725,8 @@ def test_features_of_a_stage_1_network(matches, tmp_path, capsys):
 
 @pytest.mark.parametrize("stage, window", [(2, 7), (3, 8), (3, 64)])   # 64: longer than any half
 @torch.no_grad()
-def test_features_with_context_are_those_in_the_middle_of_a_window(matches, tmp_path, stage, window):
+def test_features_with_context_are_those_in_the_middle_of_a_window(stage, window, matches,
+                                                                     tmp_path):
     model = save_network(tmp_path / "3.pt", stage, window)
     write_features(matches / "league/two", tmp_path / "3.pt", tmp_path / "out")
     for half in find_halves(matches / "league/two"):

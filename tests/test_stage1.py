@@ -149,8 +149,8 @@ def test_sampling_is_a_function_of_seed_and_step(few):
     assert backward == forward[::-1] and forward[0] != forward[1]
     other = parse("--batch", "9", "--seed", "6", *few)
     assert [stage1.pick_clips(step, other, halves) for step in range(12)] != forward
-    drawn = augment.Draws(5, 3, 9).uniform(0, 1)           # augmentations have a stream of their own
-    for own in ([5, 3], [5, 3, 1]):                        # those that the stages' samplers draw from
+    drawn = augment.Draws(5, 3, 9).uniform(0, 1)       # not from where the stages' samplers draw
+    for own in ([5, 3], [5, 3, 1]):
         assert drawn.tolist() != np.random.default_rng(own).random(9, np.float32).tolist()
 
 
