@@ -7,7 +7,8 @@ What these tests prove about the pages (README.md, CONTRIBUTING.md, docs/*.md) a
   3. functions and tests that are named beside a file stand in that file
   4. a paragraph that links to benchmarks/NAME.txt has its numbers from there
   5. pictures are small and in use; mathematics is such as GitHub shows
-  6. the examples of the kernels run; slow: docs/extend.md works as it stands, docs/figures.py draws
+  6. docs/differences.md names every default that is not the paper's base setting
+  7. the examples of the kernels run; slow: docs/extend.md works as it stands, docs/figures.py draws
      every picture
 """
 import argparse
@@ -24,6 +25,9 @@ from pathlib import Path
 
 import cv2
 import pytest
+
+from comedian import ops
+from model import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md",
@@ -348,7 +352,70 @@ def test_mathematics_is_such_as_github_shows(name):
             assert not re.search(r"\\[^\w\s]|\|", inside), inside
 
 
-# ------------------------------------------------------------------ 6. the pages at work
+# ------------------------------------------------------------------ 6. differences from the paper
+# The base setting for ViViT-T: where the paper has it, and what it gives to which flag. --stride 0
+# is half a window.
+INFERENCE = {"4.1": dict(stride=0, merge="max", nms="hard", nms_window=5, ignore=6)}
+BASE = {
+    "stage1_spatial": {
+        "3.2": dict(negatives="queue"), "4.1": dict(halves_per_batch=0, weight_decay=0.05),
+        "4.2": dict(model="vivit_tiny"), "A.2": dict(lr=5e-4, warmup_epochs=10),
+        "A.3": dict(tau=0.1, queue=65536, epochs=100, batch=1024)},
+    "stage2_distill": {
+        "3.3": dict(bank="complete", align="middle"), "4.2": dict(model="vivit_tiny"),
+        "4.1": dict(window=32, windows_per_half=75, sampling="random", temporal_depth=4,
+                    features_fps=1, weight_decay=0.05),
+        "Tab. 4": dict(mask=0), "A.2": dict(lr=2e-3, warmup_epochs=10),
+        "A.4": dict(tau=0.1, tau_m=0.07, lam=0.5, batch=64)},
+    "stage3_finetune": {
+        "4.1": dict(windows_per_half=50, temporal_depth=4, weight_decay=0.05) | INFERENCE["4.1"],
+        "4.2": dict(model="vivit_tiny"), "Tab. 4": dict(mask=0), "A.2": dict(lr=5e-4),
+        "A.5": dict(window=32, batch=128, head_epochs=30, epochs=20, head_phase="head", mixup=0.1,
+                    color=[0.4, 0.4, 0.4, 0.0])},
+    "infer": INFERENCE}
+
+
+def defaults(name):
+    """{flag: value} of a script for ViViT-T; those that follow from others filled in."""
+    module, best = importlib.import_module(name), MODELS["vivit_tiny"]
+    args = module.parse_args(["--data", "x", *["--checkpoint", "x"] * (name == "infer")])
+    if name == "stage3_finetune":
+        _, args = module.configure(args, None, None)
+    given = vars(args)
+    follow = {"temporal_depth": best.temporal_depth, "ignore": ops.default_ignore(
+        best.window_tokens)}
+    return given | {flag: value for flag, value in follow.items() if given.get(flag, 0) is None}
+
+
+def section(name, title):
+    """A page from a heading to the next."""
+    return page(name).split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_what_differs_from_the_base_setting_is_said():
+    """Every flag has the value of the paper's base setting, or a row with both values, or, if the
+    paper does not know it, a place among those."""
+    rows = {flag: (base, here) for base, here, flag in re.findall(
+        r"^\| [^|]* \| ([^|]*) \| ([^|]*) \| [^|]* \| `(--[\w-]+)` \|$",
+        section("docs/differences.md", "The paper's best, not its base setting"), re.MULTILINE)}
+    differ, unknown = set(), set()
+    for name, places in BASE.items():
+        base = {flag: value for values in places.values() for flag, value in values.items()}
+        own = {f"--{flag.replace('_', '-')}": (value, base.get(flag))
+               for flag, value in defaults(name).items()}
+        assert len(own.keys() & {f"--{flag.replace('_', '-')}" for flag in base}) == len(base)
+        unknown |= {flag for flag, (_, value) in own.items() if value is None}
+        for flag, (value, of_paper) in own.items():
+            if of_paper is not None and value != of_paper:
+                for said, wanted in zip(rows[flag], (of_paper, value), strict=True):
+                    assert str(wanted) in re.findall(r"[\w.]+", said), (name, flag, said, wanted)
+                differ.add(flag)
+    assert differ == rows.keys()
+    listed = section("docs/differences.md", "Flags that are not in the paper")
+    assert set(re.findall(r"`(--[\w-]+)`", listed)) == unknown
+
+
+# ------------------------------------------------------------------ 7. the pages at work
 @pytest.mark.parametrize("name", ["README.md", "docs/kernels.md"])
 def test_the_example_of_the_kernels_runs(name):
     (_, code), = blocks(name, "python")

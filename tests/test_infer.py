@@ -52,9 +52,11 @@ WINDOW = 8
 
 @pytest.fixture(scope="module")
 def net():
-    """A network whose scores vary over time and classes: weights larger than at a usual start."""
+    """A network whose scores vary over time and classes: weights larger than at a usual start. With
+    drop path, as the paper's networks have it: infer.py must turn it off."""
     torch.manual_seed(0)
-    model = Comedian(with_changes("vivit_micro", window_tokens=WINDOW, classes=CLASSES)).eval()
+    model = Comedian(with_changes("vivit_micro", window_tokens=WINDOW, classes=CLASSES,
+                                  drop_path=0.5)).eval()
     for parameter in model.parameters():
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=0.15)
@@ -210,6 +212,9 @@ def test_the_nms_window_is_in_seconds():
     for fps, expected_ms in ((2.0, [5250, 8250]), (5.0, [2100])):
         found = infer.spot([half_of(20, fps=fps)], [merged], flags(nms="local", nms_window=3))
         assert found.position_ms.tolist() == expected_ms
+    both = infer.spot([half_of(20), half_of(20, 2, fps=5.0)], 2 * [merged],
+                      flags(nms="local", nms_window=0, threshold=0.5))
+    assert both.position_ms.tolist() == [5250, 8250, 2100, 3300]      # each by its own rate
 
 
 @pytest.mark.parametrize("n_tokens", [1, 5, 7])
@@ -219,7 +224,8 @@ def test_a_half_shorter_than_the_window(n_tokens, net):
     h = torch.randn(n_tokens, 128)
     scores, starts = scores_of(net, h, 4)
     assert scores.shape == (1, WINDOW, 3) and starts.tolist() == [0]
-    expected = net.spot(net.contextualize(h[None])).sigmoid()[0]
+    of_the_start = h[None] + net.temporal.pos_embed[:, :n_tokens]     # positions 0, 1, ...
+    expected = net.spot(net.temporal.norm(net.temporal.blocks(of_the_start))).sigmoid()[0]
     torch.testing.assert_close(scores[0, :n_tokens], expected)
     assert (scores[0, n_tokens:] == 0).all()
     merged = infer.merge_half([infer.Network(net, 4, 2)], [(scores, starts)], n_tokens, "max")
@@ -691,9 +697,10 @@ def test_replaced_results_are_announced(matches, checkpoint, tmp_path, capsys):
 
 # ------------------------------------------------------------------ 8. features of a teacher
 def save_network(path, stage, window=8):
-    """Saves a network as stage `stage` leaves it, and returns it: frames of 24 pixels."""
+    """Saves a network as stage `stage` leaves it, and returns it: 24 pixels a side, drop path."""
     torch.manual_seed(stage)
-    model = Comedian(with_changes("vivit_micro", image_size=24, window_tokens=window))
+    model = Comedian(with_changes("vivit_micro", image_size=24, window_tokens=window,
+                                  drop_path=0.5))
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2)
     parts = tuple(["spatial.", "temporal.", "head."][:stage])
@@ -734,10 +741,11 @@ def test_features_of_a_stage_1_network(matches, tmp_path, capsys):
     assert not list(matches.rglob("*own*"))
 
 
-@pytest.mark.parametrize("window", [7, 8, 64])             # 64: longer than any half of the matches
+@pytest.mark.parametrize("stage, window", [(2, 7), (3, 8), (3, 64)])   # 64: longer than any half
 @torch.no_grad()
-def test_features_with_context_are_those_in_the_middle_of_a_window(matches, tmp_path, window):
-    model = save_network(tmp_path / "3.pt", 3, window)
+def test_features_with_context_are_those_in_the_middle_of_a_window(stage, window, matches,
+                                                                     tmp_path):
+    model = save_network(tmp_path / "3.pt", stage, window)
     write_features(matches / "league/two", tmp_path / "3.pt", tmp_path / "out")
     for half in find_halves(matches / "league/two"):
         rows = np.load(tmp_path / "out" / half.match / f"{half.number}_own.npy")
@@ -758,6 +766,8 @@ def test_features_with_context_are_those_in_the_middle_of_a_window(matches, tmp_
     (2.0, 9, [0, 1, 2, 3]),                                # the odd frame is no clip
     (1.0, 8, [0, 0, 1, 1, 2, 2, 3, 3]),                    # a token is 2 s long
     (5.0, 20, [1, 3, 6, 8]),                               # 0.4 s: around 0.5, 1.5, 2.5, 3.5 s
+    (5.0, 25, [1, 3, 6, 8]),                               # 4.8 s: the last 0.8 are no second
+    (25 / 12 + 1e-8, 50, [*range(12), *range(13, 25)]),    # a rounded rate: 24 s, not 23.999...
     (25.0, 10, [4])])                                      # shorter than a second: its last clip
 def test_a_row_is_the_token_of_its_second(fps, n_frames, expected):
     half = Half("m", 1, "f", "", 8, ".jpg", 1, n_frames, fps)

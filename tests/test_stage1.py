@@ -95,6 +95,16 @@ def test_equation_2_with_the_batch_as_negatives(first):
 
 
 # ------------------------------------------------------------------ 2. sampler, views, schedules
+def test_the_papers_setting_is_the_default():
+    """App. A.2 and A.3; momentum and the largest gradient are the official code's (facts,
+    section 2)."""
+    args = parse()
+    assert (args.model, args.negatives, args.halves_per_batch) == ("vivit_tiny", "queue", 0)
+    assert (args.tau, args.queue, args.weight_decay) == (0.1, 65536, 0.05)
+    assert (args.momentum, args.clip_grad) == (0.99, 1.0)
+    assert (args.epochs, args.warmup_epochs, args.batch, args.lr) == (100, 10, 1024, 5e-4)
+
+
 def halves_of(*n_frames):
     return [Half(f"m{i}", 1, "f", "", 8, ".jpg", 1, n) for i, n in enumerate(n_frames)]
 
@@ -112,6 +122,7 @@ def test_every_clip_once_an_epoch():
     full = stage1.pick_clips(5, parse("--batch", "37"), halves)
     assert sorted((h.match, f) for h, f in full) == sorted(
         (h.match, 2 * k) for h in halves for k in range(h.n_tokens))
+    assert [stage1.count_steps(parse("--batch", n), halves) for n in ("8", "37")] == [400, 100]
 
 
 def test_few_halves_if_asked():
@@ -123,6 +134,8 @@ def test_few_halves_if_asked():
     assert len({h for s in range(20) for h, _ in stage1.pick_clips(s, args, halves)}) == 10
     more = stage1.pick_clips(0, parse("--batch", "30", "--halves-per-batch", "1"), halves)
     assert len(more) == 30 and len(set(more)) <= 20                # a half of 20 clips repeats some
+    whole = stage1.pick_clips(0, parse("--batch", "200", "--halves-per-batch", "99"), halves)
+    assert len(set(whole)) == 200                                  # all there is, each once
 
 
 @pytest.mark.parametrize("few", [[], ["--halves-per-batch", "1"]])
@@ -136,6 +149,9 @@ def test_sampling_is_a_function_of_seed_and_step(few):
     assert backward == forward[::-1] and forward[0] != forward[1]
     other = parse("--batch", "9", "--seed", "6", *few)
     assert [stage1.pick_clips(step, other, halves) for step in range(12)] != forward
+    drawn = augment.Draws(5, 3, 9).uniform(0, 1)       # not from where the stages' samplers draw
+    for own in ([5, 3], [5, 3, 1]):
+        assert drawn.tolist() != np.random.default_rng(own).random(9, np.float32).tolist()
 
 
 def test_the_views_recipe(monkeypatch):

@@ -164,18 +164,23 @@ def test_windows():
     firsts = {first for epoch in range(200)
               for h, first in stage3.epoch_windows(0, epoch, n_frames, window, 3) if h == 2}
     assert len(firsts & set(range(1, 372))) > 100                     # anywhere, on odd frames too
+    tight = {tuple(sorted(first for _, first in stage3.epoch_windows(0, epoch, (257,), window, 4)))
+             for epoch in range(60)}                      # two free ones with one frame to spare
+    assert tight == {(0, 0, 128, 129), (0, 0, 129, 129), (0, 1, 129, 129)}
     assert sorted(stage3.epoch_windows(0, 0, (500,), window, 2)) == [(0, 0), (0, 372)]
 
 
 def test_the_steps_walk_through_the_epochs():
     """Shuffled epochs, one after the other without a seam; other windows in each, from --seed."""
-    flags = ["--window", "32", "--batch", "5", "--windows-per-half", "6"]
+    flags = ["--window", "32", "--batch", "5", "--windows-per-half", "6", "--head-epochs", "3",
+             "--epochs", "4", "--valid-every", "3"]
     (args, _), (other, _) = configured(*flags), configured(*flags, "--seed", "1")
     n_frames = (500, 300)
     epochs = [stage3.epoch_windows(args.seed, epoch, n_frames, 64, 6) for epoch in range(4)]
     steps = [stage3.pick_windows(step, args, n_frames) for step in range(6)]
     assert [pick for step in steps for pick in step] == [w for epoch in epochs for w in epoch][:30]
     assert len(epochs[0]) == 12 and Counter(epochs[0]) != Counter(epochs[1])
+    assert stage3.count_steps(args, n_frames) == (36 // 5, 36 // 5 + 48 // 5, 36 // 5)
     assert epochs[0] != sorted(epochs[0])
     # A function of (seed, step): in any order of asking, whatever else was drawn in between.
     np.random.seed(1)
@@ -192,7 +197,7 @@ def half_of(n_frames, fps=2.0, number=1):
 
 @pytest.mark.parametrize("rate", [Fraction(2), Fraction(25, 12), Fraction(25), Fraction(2997, 100),
                                   Fraction(30000, 1001)], ids=str)
-@pytest.mark.parametrize("radius", [Fraction(1, 2), Fraction(1, 10), Fraction(0)], ids=str)
+@pytest.mark.parametrize("radius", [Fraction(1, 2), Fraction(3, 10), Fraction(0)], ids=str)
 def test_labels_of_a_frame(rate, radius):
     """Frame i is positive iff an event lies within the radius of i / fps, both ends included."""
     frame_ms = [round(1000 * i / rate) for i in range(200) if 1000 * i % rate.numerator == 0]
@@ -265,7 +270,8 @@ def test_the_views_recipe(monkeypatch):
 
 
 # ------------------------------------------------------------------ 2. flags that are not given
-@pytest.mark.parametrize("window, batch, per_half", [(32, 128, 50), (64, 64, 25), (128, 32, 12)])
+@pytest.mark.parametrize("window, batch, per_half", [(32, 128, 50), (64, 64, 25), (128, 32, 12),
+                                                     (16384, 1, 2)])
 def test_defaults_follow_the_window(window, batch, per_half):
     """App. A.5: as many frames a step and an epoch, whatever the window."""
     args, cfg = configured("--window", str(window))
@@ -326,14 +332,14 @@ def test_a_shape_that_the_checkpoint_does_not_have(stage, flag, value, message):
 
 
 def test_from_scratch_with_a_depth(matches, tmp_path):
-    """And epochs become steps: 8 windows each (2 of 4 halves), 4 a step."""
+    """And epochs become steps: 6 windows each (2 of 3 halves, one is shorter), 3 a step."""
     state = run(matches, tmp_path, "--temporal-depth", "1", "--head-steps", "0", "--steps", "0",
-                "--head-epochs", "1", "--epochs", "2", "--windows-per-half", "2",
-                "--save-every", "99")
+                "--head-epochs", "1", "--epochs", "2", "--windows-per-half", "2", "--batch", "3",
+                "--window", "21", "--save-every", "99")
     assert state["config"].temporal_depth == 1 and state["step"] == 2 + 4
     assert {name.split(".")[2] for name in state["model"] if "temporal.blocks" in name} == {"0"}
     assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(     # 4th of 4 steps
-        0.01 * 4 / 256 * 16 / 64 * (0.01 + 0.99 * (1 + math.cos(math.pi * 3 / 4)) / 2))
+        0.01 * 3 / 256 * 42 / 64 * (0.01 + 0.99 * (1 + math.cos(math.pi * 3 / 4)) / 2))
 
 
 @pytest.mark.parametrize("how", ["copy", "random"])
@@ -349,6 +355,15 @@ def test_from_stage_1(how, matches, tmp_path):
               for name, value in three["model"].items()
               if re.fullmatch(r"temporal\.blocks\.\d\.(attn|mlp)\.\w+\.weight", name)]
     assert len(copied) == 3 * 4 and set(copied) == {how == "copy"}
+
+
+def test_from_a_swin_of_stage_1(matches, tmp_path):
+    """It has no blocks that the temporal transformer could begin with."""
+    one = write_init(tmp_path / "one.pt", 1, spatial="swin", image_size=56, patch_size=4,
+                     embed_dim=8, depth=(2, 2), num_heads=(1, 1), temporal_heads=2)
+    three = run(matches, tmp_path / "run", "--init", str(tmp_path / "one.pt"), "--window", "8",
+                "--lr", "0", "--head-steps", "1", "--steps", "0", "--epochs", "0")
+    assert all(torch.equal(three["model"][name], value) for name, value in one.items())
 
 
 @pytest.mark.parametrize("stage", [2, 3])
@@ -658,11 +673,11 @@ def test_validation(flags, matches, tmp_path, monkeypatch):
     monkeypatch.setitem(model.MODELS, "vivit_micro",
                         replace(model.MODELS["vivit_micro"], drop_path=0.5))
     state = run(matches, tmp_path / "run", "--valid", str(matches), "--valid-every", "1",
-                "--windows-per-half", "2", *flags)
+                "--windows-per-half", "2", "--steps", "2", *flags)
     log = (tmp_path / "run" / "log.txt").read_text().splitlines()
-    pattern = r"stage 3 \| step (\d+)/6 \| valid t-AmAP (\d+\.\d\d) % \| best (\d+\.\d\d) %"
+    pattern = r"stage 3 \| step (\d+)/5 \| valid t-AmAP (\d+\.\d\d) % \| best (\d+\.\d\d) %"
     found = [re.fullmatch(pattern, line).groups() for line in log if "valid" in line]
-    assert [int(step) for step, *_ in found] == [2, 4, 6]             # 8 windows an epoch, 4 a step
+    assert [int(step) for step, *_ in found] == [2, 4, 5]    # every epoch (2 steps), and at the end
     scores = [float(score) for _, score, _ in found]
     assert [float(best) for *_, best in found] == [max(scores[:i + 1]) for i in range(3)]
     best_pt = tmp_path / "run" / "best.pt"
@@ -679,8 +694,9 @@ def test_validation(flags, matches, tmp_path, monkeypatch):
 
 
 def test_best_survives_a_resume(matches, tmp_path, monkeypatch):
-    """best.pt is replaced by better checkpoints only, the ones before a stop considered."""
-    scores, clip, steps = iter([0.5, 0.2, 0.3]), torch.nn.utils.clip_grad_norm_, []
+    """best.pt is replaced by better checkpoints only, the ones before a stop considered; equally
+    good is not better."""
+    scores, clip, steps = iter([0.5, 0.5, 0.3]), torch.nn.utils.clip_grad_norm_, []
     options = ["--valid", str(matches), "--valid-every", "1", "--windows-per-half", "2"]
     monkeypatch.setattr(infer, "validate", lambda *args: next(scores))           # steps 2, 4, 6
 
@@ -752,6 +768,16 @@ def test_labels_without_an_event_of_the_classes(valid, matches, tmp_path, monkey
         f"{matches}: none of its labels is one of the 2 classes; it has 'Goal' (11), 'Foul' (11), "
         "'Corner' (10); give --classes a file with these names, one per line")
     assert not (tmp_path / "run").exists()
+
+
+def test_matches_without_labels_are_left_out(matches, tmp_path, monkeypatch):
+    """They would teach the network that nothing happens in them."""
+    (tmp_path / "labels.csv").write_text("video,time,label\nleague/two/1_224p.mkv,3,Goal\n")
+    seen = record(monkeypatch, stage3, "frame_labels")
+    run(matches, tmp_path / "run", "--labels", str(tmp_path), "--head-steps", "0", "--head-epochs",
+        "0", "--steps", "1")
+    assert [(args[1].match, args[1].number) for args, _ in seen] == [("league/two", 1),
+                                                                     ("league/two", 2)]
 
 
 def test_labels_of_no_class_are_named(matches, tmp_path, capsys):
