@@ -22,21 +22,16 @@ Method  paper Sec. 3.4 (end), 4.1 and App. B: sliding windows with half overlap,
         window's edge ignored, maximum of what is left, non-maximum suppression. Several networks
         are averaged per second before it (Tab. 9).
 
-A clip's spatial token does not depend on the window it is seen in. So each clip is encoded once per
-half and only the temporal transformer runs per window: the same scores as window by window, for
-half the work. And a match of any length needs little memory: of a clip only its token stays, and
-with --show a small picture.
+A clip's spatial token does not depend on the window that it is seen in. So each clip is encoded
+once, and only the temporal transformer runs per window: the same scores as window by window, for
+half the work. A match of any length needs little memory: of a clip only its token stays.
 
-An action stands at the mean time of its token's two frames, token_s * (k + 1/4) for token k: the
-paper's "average timestamp", and the expected time of what the labels call token k. The official
-code rounds that time down to the second; here it stays. The official code drops the last seconds of
-a half (a unit bug); here they are scored.
+An action stands at the mean time of its token's two frames, token_s * (k + 1/4) for token k. What
+differs from the paper and the official code: docs/differences.md, docs/time.md. The letters stand
+in model.py; N is the windows of a half, S the tokens of all halves of a match in one row.
 """
-import argparse
 import collections
-import hashlib
 import itertools
-import os
 import sys
 import time
 from operator import itemgetter
@@ -44,16 +39,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 # These come first: they say in one line what is not installed.
-from comedian import (
-    DataError, __version__, augment, bank, evaluate, ops, report, run, soccernet, video)
+from comedian import DataError, augment, bank, evaluate, ops, report, run, soccernet, video
 from comedian.checkpoint import load_parts, trained_parts
-from comedian.command import ENCODING_HELP, text_encoding
 from comedian.frames import (
-    CLIP_FRAMES, DEFAULT_FPS, FrameReader, ahead, describe, find_halves, in_split, of_length)
-from comedian.run import device_name, file_name, number
-from comedian.soccernet import (
-    PREDICTIONS, SCORES, Detections, check_games, games_of, match_title, read_labels,
-    write_predictions, write_scores, write_zip)
+    CLIP_FRAMES, FrameReader, ahead, describe, find_halves, in_split, of_length)
+from comedian.run import file_name, number
 from model import Comedian, load_checkpoint
 
 import numpy as np
@@ -65,14 +55,6 @@ SHOW = 0.3                            # ours: on the demo as many rows as events
 
 
 # ------------------------------------------------------------------ options
-def clock_s(text):
-    """For argparse: seconds, mm:ss or h:mm:ss -> seconds."""
-    try:
-        return soccernet.clock_s(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"wants seconds or mm:ss, got {text[:40]!r}") from None
-
-
 def add_post_flags(parser, title="scores -> actions"):
     """How scores become actions: the same flags here and for stage 3's validation."""
     add = parser.add_argument_group(title).add_argument
@@ -110,9 +92,10 @@ def parse_args(argv=None):
     add("--checkpoint", required=True, nargs="+", metavar="FILE",
         help="stage 3's best.pt or last.pt, or official weights; several: their scores are "
         "averaged")
-    add("--start", type=clock_s, default=0.0, metavar="MM:SS",
+    add("--start", type=soccernet.clock_flag, default=0.0, metavar="MM:SS",
         help="begin here in every video; plain seconds do, too")
-    add("--end", type=clock_s, metavar="MM:SS", help="end here; default: where the video does")
+    add("--end", type=soccernet.clock_flag, metavar="MM:SS",
+        help="end here; default: where the video does")
     add("--split", help="of --data, the games of these lists only: train, valid, test, challenge, "
         "several joined by +, or a text file")
     add_post_flags(p)
@@ -123,9 +106,7 @@ def parse_args(argv=None):
     add("--show", type=number(0.0, 1.0), metavar="CONFIDENCE",
         help="print each action of this confidence or more when its half is done, and draw a "
         f"timeline per half; default: {SHOW} for --video, nothing for --data")
-    add("--labels", help="root of the labels, or a labels.csv; default: where the frames or videos "
-        "are")
-    add("--encoding", type=text_encoding, help=ENCODING_HELP)
+    run.add_label_flags(add, "where the frames or videos are")
     add("--chance", action="store_true", help="beside the table, what chance reaches "
         "(comedian.evaluate)")
     add("--json", metavar="FILE", help="write every number of the table here")
@@ -136,10 +117,7 @@ def parse_args(argv=None):
     add = p.add_argument_group("the machine").add_argument
     add("--batch", type=number(1, 65536), help="clips encoded at a time; default: 64 on a GPU, "
         "and on a CPU 16, whose images its caches hold")
-    add("--bf16", action=argparse.BooleanOptionalAction, default=None, help=run.BF16_HELP)
-    add("--workers", type=number(0, 1024), default=0, help="decoding threads; 0 = one per core")
-    add("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu",
-        help="cpu, cuda, cuda:1, ...")
+    run.add_machine_flags(add)
     args = p.parse_args(argv)
     if args.data and (args.start or args.end is not None):
         p.error("--start and --end cut videos; --data has frames")
@@ -151,28 +129,8 @@ def parse_args(argv=None):
         p.error("--zip wants --split: the games that the submission must hold")
     if args.features and (not args.data or len(args.checkpoint) > 1):
         p.error("--features wants --data and one --checkpoint")
-    if args.show is None and args.video:
-        args.show = SHOW
-    args.out = args.out or (args.data if args.features else "runs/infer")
-    args.batch = args.batch or clips_at_a_time(args.device)
-    return args
-
-
-# ------------------------------------------------------------------ what there is to spot
-def wanted_halves(args):
-    """The halves that `args` ask for; prints what they are."""
-    if args.video:
-        halves = video.halves(args.video, args.start, args.end)
-        for match, group in itertools.groupby(halves, key=lambda half: half.match):
-            print(f"data: {match}: " + ", ".join(
-                f"half {half.number} {half.path} ({video.clock(half.n_tokens * half.token_s)})"
-                for half in group))
-        return halves
-    halves = find_halves(args.data)
-    if args.split:
-        halves = in_split(halves, args.split, args.data, complete=bool(args.zip))
-    print(describe(halves, args.data))
-    return of_length(halves, 1, "one clip")
+    return run.complete(args, show=SHOW if args.video else None, batch=clips_at_a_time(args.device),
+                        out=args.data if args.features else "runs/infer")
 
 
 # ------------------------------------------------------------------ frames -> clips
@@ -182,34 +140,6 @@ def frame_clips(halves, reader, batch):
         for first in range(0, half.n_tokens, batch):
             clips = range(first, min(first + batch, half.n_tokens))
             yield half, reader.read([(half, CLIP_FRAMES * k) for k in clips], CLIP_FRAMES)
-
-
-def video_clips(halves, batch, broken):
-    """The same of halves that are videos; an odd last frame has no partner and is left out.
-
-    Frames are shrunk to the size of SoccerNet's first, so that what a network sees of a video and
-    of the frames extracted from it is the same. The DataError of a video that breaks off joins the
-    list `broken`: what came before is spotted, and the other videos too.
-    """
-    def stack(frames):
-        n = len(frames) // CLIP_FRAMES * CLIP_FRAMES
-        return torch.from_numpy(np.stack(frames[:n])).unflatten(0, (-1, CLIP_FRAMES))
-
-    for half in halves:
-        frames, n_clips = [], 0
-        try:
-            for frame in video.sample(half.path, DEFAULT_FPS, half.start_s, half.end_s, half.size):
-                frames.append(frame)
-                if len(frames) == CLIP_FRAMES * batch:
-                    yield half, stack(frames)                                 # (b, 2, H, W, 3)
-                    frames, n_clips = [], n_clips + batch
-        except DataError as error:
-            broken.append(DataError(f"{error}; what came before is spotted"
-                                    if n_clips or frames else str(error)))
-        if len(frames) >= CLIP_FRAMES:
-            yield half, stack(frames)
-        elif not n_clips:
-            tqdm.write(f"data: {half.path}: shorter than one clip: left out")
 
 
 # ------------------------------------------------------------------ clips -> tokens
@@ -239,6 +169,15 @@ def encode_halves(models, clips, device, autocast, flip=False):
         parts = [[encode_clips(model, some, device, autocast, flip) for model in models]
                  for _, some in group]                                           # (b, D) each
         yield half, [torch.cat(of_model) for of_model in zip(*parts, strict=True)]
+
+
+def encode_both_ways(model, halves, reader, process):
+    """The spatial tokens of every half, plain and mirrored: a list of (2, n_tokens, D)."""
+    plain, mirrored = ([h for _, (h,) in encode_halves(
+        [model], frame_clips(halves, reader, clips_at_a_time(process.device)),
+        process.device, process.autocast(), flip)]
+        for flip in (False, True))
+    return [torch.stack(pair) for pair in zip(plain, mirrored, strict=True)]
 
 
 # ------------------------------------------------------------------ tokens -> scores
@@ -300,6 +239,16 @@ def merge_half(networks, windows, n_tokens, mode):
     return torch.stack(merged).mean(0)
 
 
+def score_halves(networks, encoded, autocast, mode):
+    """Yields (half, windows, merged): per network the scores of its windows and where they start,
+    and the scores per second (n_tokens, K) that all of them make. encoded: pairs (half, [h per
+    network]), as of `encode_halves`."""
+    for half, tokens in encoded:
+        windows = [window_scores(network, h, autocast)
+                   for network, h in zip(networks, tokens, strict=True)]
+        yield half, windows, merge_half(networks, windows, len(tokens[0]), mode)
+
+
 # ------------------------------------------------------------------ scores -> actions
 def spot(halves, merged, args, start_s=0.0):
     """The actions of one match as Detections, sorted by half, class and time.
@@ -315,31 +264,10 @@ def spot(halves, merged, args, start_s=0.0):
     half_number = np.array([half.number for half in halves])[index]              # (n,)
     token_s = np.array([half.token_s for half in halves])[index]
     position_ms = evaluate.token_ms(token, token_s, start_s)
-    return Detections(half_number, label, position_ms, confidence.astype(np.float64))
-
-
-def show_half(half, merged, classes, args):
-    """Prints the rows of a half: time, class and confidence of each action of --show or more.
-    Classes and halves never mix in NMS, so these are the rows of the whole match."""
-    found = spot([half], [merged], args, args.start)
-    tqdm.write(f"\n{half.match}, half {half.number}")
-    for i in np.lexsort((found.label, found.position_ms)).tolist():
-        if found.confidence[i] >= args.show:
-            tqdm.write(f"{video.clock(found.position_ms[i] / 1000):>7}  "
-                       f"{classes[found.label[i]]:{max(map(len, classes))}}  "
-                       f"{found.confidence[i]:.2f}")
+    return soccernet.Detections(half_number, label, position_ms, confidence.astype(np.float64))
 
 
 # ------------------------------------------------------------------ for stage 3
-def encode_both_ways(model, halves, reader, process):
-    """The spatial tokens of every half, plain and mirrored: a list of (2, n_tokens, D)."""
-    plain, mirrored = ([h for _, (h,) in encode_halves(
-        [model], frame_clips(halves, reader, clips_at_a_time(process.device)),
-        process.device, process.autocast(), flip)]
-        for flip in (False, True))
-    return [torch.stack(pair) for pair in zip(plain, mirrored, strict=True)]
-
-
 def open_validation(model, args):
     """(halves, {match: events}) for `validate`; what it would refuse is refused now."""
     as_network(model, args)
@@ -350,16 +278,12 @@ def open_validation(model, args):
 
 def validate(model, halves, events, reader, process, args):
     """t-AmAP in [0, 1] of the model as it stands, spotted as `main` does with these flags."""
-    autocast, predictions = process.autocast(), {}
-    network = as_network(model.eval(), args)
+    network, autocast, predictions = as_network(model.eval(), args), process.autocast(), {}
     clips = frame_clips(halves, reader, clips_at_a_time(process.device))
     encoded = encode_halves([model], clips, process.device, autocast)
-    for match, group in itertools.groupby(encoded, key=lambda pair: pair[0].match):
-        of_match, merged = [], []
-        for half, (h,) in group:                                      # (n_tokens, D)
-            windows = window_scores(network, h, autocast)
-            of_match.append(half)
-            merged.append(merge_half([network], [windows], len(h), args.merge))
+    scored = score_halves([network], encoded, autocast, args.merge)
+    for match, rows in itertools.groupby(scored, key=lambda row: row[0].match):
+        of_match, _, merged = zip(*rows, strict=True)
         predictions[match] = spot(of_match, merged, args)
     return evaluate.score(events, predictions, model.cfg.classes)["tight"]["a_mAP"]
 
@@ -388,13 +312,12 @@ def write_features(args, halves, process):
     model = Comedian(checkpoint["config"])
     load_parts(model, checkpoint, trained_parts(checkpoint), path)
     model = model.to(device).eval()
-    autocast, bf16 = choose_autocast(args.bf16, device, [model])
+    autocast, bf16 = run.choose_autocast(args.bf16, device, [model])
     has_context = checkpoint["stage"] > 1
     print(f"features: {model.cfg.model}, {model.cfg.width} wide, "
           + (f"tokens of the temporal transformer, windows of {model.cfg.window_tokens}"
              if has_context else "tokens of the spatial encoder"))
-    made_by = {"checkpoint_sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
-               "bf16": bf16}
+    made_by = bank.made_by(path, bf16)
     mine = bank.missing_features(args.out, args.features, made_by, halves,
                                  model.cfg.width)[rank::ranks]
     run.barrier()                                          # all have looked before one writes
@@ -411,15 +334,6 @@ def write_features(args, halves, process):
 
 
 # ------------------------------------------------------------------ run
-def choose_autocast(bf16, device, models):
-    """The context that the networks run in, and whether that is bfloat16; says so. bf16: --bf16 or,
-    where it was not given, None."""
-    if bf16 is None:
-        bf16 = run.bf16_pays(device, min(model.cfg.width for model in models))
-    print(f"network: on {device.type}, bf16 {'on' if bf16 else 'off'}")
-    return torch.autocast(device.type, torch.bfloat16, enabled=bf16), bf16
-
-
 def load_networks(args, device):
     """A Network per checkpoint of stage 3; all must have the same classes."""
     networks = []
@@ -437,98 +351,25 @@ def load_networks(args, device):
     return networks
 
 
-def check_output(args, halves, labels):
-    """Refuses, before the work begins, what could not be written or scored at its end. labels: of
-    the matches that have any.
-
-    Returns the submission's {match: game}; without --zip, {}.
-    """
-    out, matches = Path(args.out), sorted({half.match for half in halves})
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be made a folder ({error.strerror}); "
-                        "choose another --out") from None
-    if args.chance and len(labels) < 2:
-        raise DataError("--chance scores each match with another one's predictions, and "
-                        f"{len(labels)} match here has labels; leave it out, or give more matches")
-    again = [match for match in matches if (out / match / PREDICTIONS).exists()]
-    if again:
-        print(f"{out}: results of {len(again)} of these matches are there and will be replaced")
-    evaluate.check_writable(out / PREDICTIONS)
-    if args.json:
-        evaluate.check_writable(args.json, ".json")
-    if args.zip:
-        evaluate.check_writable(args.zip, ".zip")
-    if not args.zip:
-        return {}
-    names, there = games_of(halves, args.data, args.split), {(h.match, h.number) for h in halves}
-    check_games([match for match in names if {(match, 1), (match, 2)} <= there], names,
-                f"{args.data}, halves 1 and 2")
-    before = {file.parent.relative_to(out).as_posix() for file in out.rglob(PREDICTIONS)}
-    check_games(before | names.keys(), names, out)
-    return names
-
-
-def about(args, halves, folder):
-    """What the results of a match in `folder` say about themselves; the paths begin there."""
-    return {"program": f"comedian {__version__}", "checkpoint": args.checkpoint,
-            "settings": {name: vars(args)[name] for name in
-                         ("stride", "ignore", "merge", "nms", "nms_window", "threshold")},
-            "fps": CLIP_FRAMES / halves[0].token_s,
-            "videos": {str(half.number): os.path.relpath(
-                half.path if args.video else half.folder, folder) for half in halves}}
-
-
-def spot_match(match, encoded, networks, autocast, bf16, args, labels, seen):
-    """Spots a match and writes its files. encoded: pairs (half, [h per network]), all its halves.
-    labels: of this match, or None; seen: {(match, half): {s: small JPEG}} of what was encoded.
-    Returns how many tokens that were."""
-    out, classes = Path(args.out) / match, networks[0].model.cfg.classes
-    halves, merged, stored = [], [], []
-    for half, tokens in encoded:
-        windows = [window_scores(network, h, autocast)
-                   for network, h in zip(networks, tokens, strict=True)]
-        table = merge_half(networks, windows, len(tokens[0]), args.merge)        # (n_tokens, K)
-        if args.show is not None:
-            show_half(half, table, classes, args)
-        halves.append(half)
-        merged.append(table)
-        stored.append(windows[0] if len(networks) == 1 else None)
-    found = spot(halves, merged, args, args.start)
-    write_scores(out / SCORES, match, classes, halves, merged, stored, args.start, bf16)
-    write_predictions(out / PREDICTIONS, match, found, classes,
-                      about(args, halves, out) | {"classes": classes})
-    if args.show is not None:
-        events = read_labels(labels, classes) if labels else None
-        for half, table in zip(halves, merged, strict=True):
-            report.draw_timeline(out / f"timeline_{half.number}.png", match_title(match),
-                                 half.number, table.numpy(), half.token_s, args.start, classes,
-                                 found, events, args.show)
-        report.write_page(out, match, labels, args.show,
-                          {half.number: seen.pop((match, half.number), {}) for half in halves})
-    return sum(map(len, merged))
-
-
-def together(done, n_tokens, broken):
-    """What all processes have done: their matches, how many tokens, the errors of broken videos."""
-    everyone = run.all_gather_objects((done, n_tokens, [str(error) for error in broken]))
-    done, n_tokens, broken = zip(*everyone, strict=True)
-    return sorted(itertools.chain(*done)), sum(n_tokens), [
-        DataError(error) for error in itertools.chain(*broken)]
-
-
 def main(args):
     # -- set-up
     rank, ranks, device = process = run.join_processes(args.device)    # under torchrun, one of many
-    halves = wanted_halves(args)
+    if args.video:
+        halves = video.halves(args.video, args.start, args.end)
+        video.describe(halves)
+    else:
+        halves = find_halves(args.data)
+        if args.split:
+            halves = in_split(halves, args.split, args.data, complete=bool(args.zip))
+        print(describe(halves, args.data))
+        halves = of_length(halves, 1, "one clip")
     if args.features:
         return write_features(args, halves, process)
     networks = load_networks(args, device)
-    models = [network.model for network in networks]
-    autocast, bf16 = choose_autocast(args.bf16, device, models)
-    labels = evaluate.labels_to_score(args, halves, networks[0].model.cfg.classes)
-    submission = check_output(args, halves, labels)
+    models, classes = [network.model for network in networks], networks[0].model.cfg.classes
+    autocast, bf16 = run.choose_autocast(args.bf16, device, models)
+    labels = evaluate.labels_to_score(args, halves, classes)
+    submission = evaluate.check_output(args, halves, labels)
     run.barrier()                                          # all have looked before one writes
     matches = list(dict.fromkeys(half.match for half in halves))
     mine = [half for half in halves if matches.index(half.match) % ranks == rank]
@@ -546,37 +387,49 @@ def main(args):
                 yield half, some
                 bar.update(len(some))
 
-        clips = (video_clips(mine, args.batch, broken) if args.video else
+        clips = (video.clips(mine, args.batch, broken) if args.video else
                  frame_clips(mine, FrameReader(args.workers), args.batch))
         encoded = encode_halves(models, counted(clips), device, autocast)
+        scored = score_halves(networks, encoded, autocast, args.merge)
         try:
-            for match, group in itertools.groupby(encoded, key=lambda pair: pair[0].match):
-                n_tokens += spot_match(match, group, networks, autocast, bf16, args,
-                                       labels.get(match), seen)
+            for match, rows in itertools.groupby(scored, key=lambda row: row[0].match):
+                spotted = []
+                for half, windows, merged in rows:
+                    spotted.append((half, windows, merged))
+                    n_tokens += len(merged)
+                    if args.show is not None:              # classes and halves never mix in NMS:
+                        found = spot([half], [merged], args, args.start)      # the match's own rows
+                        report.print_actions(half, found, classes, args.show)
+                of_match, _, merged = zip(*spotted, strict=True)
+                found = spot(of_match, merged, args, args.start)
+                report.write_match(out / match, spotted, found, classes, args, bf16,
+                                   labels.get(match), seen)
                 done.append(match)
         except KeyboardInterrupt:
             bar.close()
             print(f"error: stopped; {len(done)} matches are finished in {out}", file=sys.stderr)
             sys.exit(130)
-    done, n_tokens, broken = together(done, n_tokens, broken)
+    everyone = run.all_gather_objects((done, n_tokens, [str(error) for error in broken]))
     if rank:                                               # the first process says the rest
         return
+    done, n_tokens, broken = (list(itertools.chain(*of_all)) for of_all in zip(
+        *((names, [n], errors) for names, n, errors in everyone), strict=True))
     if not done:
-        raise broken[0] if broken else DataError(
-            "--video: nothing to spot, no video lasts a second; see --start and --end")
+        raise DataError(broken[0] if broken else "--video: nothing to spot, no video lasts a "
+                        "second; see --start and --end")
     where = out / (done[0] if len(done) == 1 else "<match>")
-    print(f"infer: {n_tokens * halves[0].token_s / 60:.1f} min of video in "
-          f"{time.time() - since:.1f} s; {where}/{PREDICTIONS}"
+    print(f"infer: {sum(n_tokens) * halves[0].token_s / 60:.1f} min of video in "
+          f"{time.time() - since:.1f} s; {where}/{soccernet.PREDICTIONS}"
           + (f", {where}/page.html" if args.show is not None else ""))
 
     # -- score, if there is a truth
-    evaluate.score_spotted(args, labels, networks[0].model.cfg.classes, done)
+    evaluate.score_spotted(args, labels, classes, sorted(done))
     for error in broken[:-1]:
         print(f"error: {error}", file=sys.stderr)
     if broken:                                             # one error ends the command; no zip then
-        raise broken[-1]
+        raise DataError(broken[-1])
     if args.zip:
-        write_zip(args.zip, out, submission)
+        soccernet.write_zip(args.zip, out, submission)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from pathlib import Path
 import infer
 from comedian import DataError, augment, run
 from comedian.checkpoint import load_parts, restore, trained_parts
-from comedian.command import ENCODING_HELP, text_encoding
 from comedian.frames import CLIP_FRAMES, FrameReader, of_length
 from comedian.run import number
 from comedian.soccernet import labelled_halves, read_classes
@@ -44,8 +43,7 @@ def parse_args(argv=None):
     p = run.Parser(__doc__)
     add = run.add_data_flags(p, MODELS, "network, if there is no --init; otherwise that "
                              "checkpoint decides")
-    add("--labels", help="root of the labels, or a labels.csv; default: --data")
-    add("--encoding", type=text_encoding, help=ENCODING_HELP)
+    run.add_label_flags(add, "--data")
     add("--classes", help="file with a class per line; default: those of --init if that is of "
         "stage 3, else the 17 of SoccerNet-v2; but the names in the labels if most are others")
     run.add_init_flags(add, "the transformers: last.pt of stage 2 (or 1, or 3)")

@@ -167,6 +167,12 @@ def n_seconds(n_tokens, half):
     return max(1, math.floor(n_tokens * half.token_s + 1e-6))
 
 
+def made_by(checkpoint, bf16):
+    """What says which network made features: the file of its weights, and how it computed."""
+    return {"checkpoint_sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
+            "bf16": bf16}
+
+
 def missing_features(out, name, made_by, halves, width):
     """The halves whose features <out>/<match>/<half>_<name>.npy are missing or not whole. made_by:
     what says which network made them, a dict; it is kept in <out>/<name>.json. DataError if there

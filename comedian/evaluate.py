@@ -493,6 +493,40 @@ def score_spotted(args, labels, classes, done):
               f"{describe_content(args.labels)}.")
 
 
+def check_output(args, halves, labels):
+    """Refuses, before the work begins, what could not be written or scored at its end. labels: of
+    the matches that have any.
+
+    Returns the submission's {match: game}; without --zip, {}.
+    """
+    out, matches = Path(args.out), sorted({half.match for half in halves})
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be made a folder ({error.strerror}); "
+                        "choose another --out") from None
+    if args.chance and len(labels) < 2:
+        raise DataError("--chance scores each match with another one's predictions, and "
+                        f"{len(labels)} match here has labels; leave it out, or give more matches")
+    again = [match for match in matches if (out / match / PREDICTIONS).exists()]
+    if again:
+        print(f"{out}: results of {len(again)} of these matches are there and will be replaced")
+    check_writable(out / PREDICTIONS)
+    if args.json:
+        check_writable(args.json, ".json")
+    if args.zip:
+        check_writable(args.zip, ".zip")
+    if not args.zip:
+        return {}
+    names = soccernet.games_of(halves, args.data, args.split)
+    there = {(half.match, half.number) for half in halves}
+    soccernet.check_games([match for match in names if {(match, 1), (match, 2)} <= there], names,
+                          f"{args.data}, halves 1 and 2")
+    before = {file.parent.relative_to(out).as_posix() for file in out.rglob(PREDICTIONS)}
+    soccernet.check_games(before | names.keys(), names, out)
+    return names
+
+
 def check_writable(path, *endings):
     """Raises DataError if no file can be written at `path`: before hours of work, not after. A file
     that is there is replaced only if its name says that it is of the same kind, one of `endings`

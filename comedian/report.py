@@ -25,13 +25,15 @@ import collections
 import contextlib
 import difflib
 import math
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from comedian import DataError, command, export, formats, soccernet, write_file, write_text
+from comedian import (
+    DataError, __version__, command, export, formats, frames, soccernet, write_file, write_text)
 
 WIDTH_IN, DPI = 10, 120                         # 1200 pixels; 9 points are then 15 pixels
 CURVE, SPOTTED, TRUTH, FAINT = "#7c9cbf", "#c8553d", "#222222", "#8a8a8a"
@@ -321,6 +323,49 @@ def write_page(folder, match, labels=None, threshold=0.3, pictures=None):
     page.write_page(folder / "page.html", match, curves, classes, actions, about, events, pictures,
                     threshold)
     return folder / "page.html"
+
+
+def print_actions(half, found, classes, least):
+    """Prints the rows of a half: time, class and confidence of each action of `least` or more."""
+    from tqdm import tqdm
+    tqdm.write(f"\n{half.match}, half {half.number}")
+    for i in np.lexsort((found.label, found.position_ms)).tolist():
+        if found.confidence[i] >= least:
+            minute, second = divmod(int(found.position_ms[i] / 1000), 60)
+            tqdm.write(f"{f'{minute:02d}:{second:02d}':>7}  "
+                       f"{classes[found.label[i]]:{max(map(len, classes))}}  "
+                       f"{found.confidence[i]:.2f}")
+
+
+def write_match(folder, spotted, found, classes, args, bf16, labels, seen):
+    """What infer.py leaves of a match: scores.npz, results_spotting.json and, with --show, a
+    timeline per half and the page.
+
+    spotted: per half (half, windows, merged), as of infer.score_halves; found: the Detections;
+    labels: of this match, or None; seen: {(match, half): {s: small JPEG}}, which is emptied.
+    """
+    halves, windows, merged = zip(*spotted, strict=True)
+    match = halves[0].match
+    about = {"program": f"comedian {__version__}", "checkpoint": args.checkpoint,
+             "settings": {name: vars(args)[name] for name in
+                          ("stride", "ignore", "merge", "nms", "nms_window", "threshold")},
+             "fps": frames.CLIP_FRAMES / halves[0].token_s,
+             "videos": {str(half.number): os.path.relpath(
+                 half.path if args.video else half.folder, folder) for half in halves},
+             "classes": classes}
+    soccernet.write_scores(folder / soccernet.SCORES, match, classes, halves, merged,
+                           [of_half[0] if len(of_half) == 1 else None for of_half in windows],
+                           args.start, bf16)
+    soccernet.write_predictions(folder / soccernet.PREDICTIONS, match, found, classes, about)
+    if args.show is None:
+        return
+    events = soccernet.read_labels(labels, classes) if labels else None
+    for half, table in zip(halves, merged, strict=True):
+        draw_timeline(folder / f"timeline_{half.number}.png", soccernet.match_title(match),
+                      half.number, table.numpy(), half.token_s, args.start, classes, found, events,
+                      args.show)
+    write_page(folder, match, labels, args.show,
+               {half.number: seen.pop((match, half.number), {}) for half in halves})
 
 
 def pages(args):

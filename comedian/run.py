@@ -29,7 +29,7 @@ from comedian import DataError, augment, lock, need, write_file, write_text
 from comedian.checkpoint import save_checkpoint
 # The stages find these here too: all that they take from the plumbing is `run`.
 from comedian.command import (  # noqa: F401
-    Parser, device_name, file_name, launcher, number, run_as_command)
+    ENCODING_HELP, Parser, device_name, file_name, launcher, number, run_as_command, text_encoding)
 
 need("av", "cv2", "matplotlib", "tqdm")                    # some are imported only after hours
 from tqdm import tqdm  # noqa: E402
@@ -47,8 +47,20 @@ FREE_FLAGS = {"out", "accumulate", "workers", "device", "log_every", "save_every
               "compile"}
 
 
-BF16_HELP = ("bfloat16 autocast; default: on a GPU that has it, and on a processor with AMX or "
+def add_machine_flags(add):
+    """Where and how a network computes: of the stages and of infer.py."""
+    add("--bf16", action=argparse.BooleanOptionalAction, default=None,
+        help="bfloat16 autocast; default: on a GPU that has it, and on a processor with AMX or "
              "AVX512-BF16 for networks from ViT-T's width on")
+    add("--workers", type=number(0, 1024), default=0, help="decoding threads; 0 = one per core")
+    add("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda, cuda:1, ...")
+
+
+def add_label_flags(add, default):
+    """Where labels are: of stage 3 and infer.py."""
+    add("--labels", help=f"root of the labels, or a labels.csv; default: {default}")
+    add("--encoding", type=text_encoding, help=ENCODING_HELP)
 
 
 def add_data_flags(parser, models, model_help):
@@ -95,11 +107,8 @@ def add_flags(parser, out):
     add("--accumulate", type=number(1), default=1,
         help="split the batch into this many passes, for less memory: the same result but for "
              "rounding and the draws of drop path (stage 1, --negatives batch: fewer negatives)")
-    add("--bf16", action=argparse.BooleanOptionalAction, default=None, help=BF16_HELP)
     add("--compile", action="store_true", help="torch.compile: slow to start, then faster")
-    add("--workers", type=number(0, 1024), default=0, help="decoding threads; 0 = one per core")
-    add("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu",
-        help="cpu, cuda, cuda:1, ...")
+    add_machine_flags(add)
     add("--seed", type=number(0, 2 ** 32 - 1), default=0,
         help="of weights, sampling and augmentation")
     add("--log-every", type=number(1), default=20, help="steps per log line")
@@ -252,6 +261,15 @@ def micro_batches(args, rank, ranks):
                         f"{2 * ranks * args.accumulate}, a smaller --accumulate, or --mixup 0")
     first = rank * args.accumulate
     return [slice(i * n, (i + 1) * n) for i in range(first, first + args.accumulate)]
+
+
+def choose_autocast(bf16, device, models):
+    """The context that networks run in, and whether that is bfloat16; says so. bf16: --bf16 or,
+    where it was not given, None."""
+    if bf16 is None:
+        bf16 = bf16_pays(device, min(model.cfg.width for model in models))
+    print(f"network: on {device.type}, bf16 {'on' if bf16 else 'off'}")
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16), bf16
 
 
 def bf16_pays(device, width):

@@ -11,6 +11,7 @@ predictions, submissions. And scores.npz, the windows' scores that infer.py leav
 A match is called after its folder below the root. Below one root labels and predictions of a match
 are found by that name, in a folder or in a zip.
 """
+import argparse
 import codecs
 import collections
 import csv
@@ -407,6 +408,14 @@ def clock_s(text):
         raise ValueError(f"{text[:40]!r} is no time: seconds, mm:ss or h:mm:ss from the start of "
                          f"the video{meant}")
     return sum(60 ** i * part for i, part in enumerate(reversed(numbers)))
+
+
+def clock_flag(text):
+    """`clock_s` for argparse."""
+    try:
+        return clock_s(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"wants seconds or mm:ss, got {text[:40]!r}") from None
 
 
 # ------------------------------------------------------------------ labels and videos

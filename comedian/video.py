@@ -645,3 +645,43 @@ def halves(paths, start_s=0.0, end_s=None):
 def clock(seconds):
     """754.0 -> 12:34."""
     return f"{int(seconds) // 60:02d}:{int(seconds) % 60:02d}"
+
+
+def describe(halves):
+    """Prints the halves of each match, their files and how long they are."""
+    for match, group in itertools.groupby(halves, key=lambda half: half.match):
+        print(f"data: {match}: " + ", ".join(
+            f"half {half.number} {half.path} ({clock(half.n_tokens * half.token_s)})"
+            for half in group))
+
+
+def clips(halves, batch, broken):
+    """Yields (half, clips (b, 2, H, W, 3) uint8) of halves that are videos, `batch` clips at a time
+    or fewer; an odd last frame has no partner and is left out.
+
+    Frames are shrunk to the size of SoccerNet's first, so that what a network sees of a video and
+    of the frames extracted from it is the same. The DataError of a video that breaks off joins the
+    list `broken`: what came before is spotted, and the other videos too.
+    """
+    import torch                      # here: `prepare frames` needs neither
+    from tqdm import tqdm
+
+    def stack(frames):
+        n = len(frames) // CLIP_FRAMES * CLIP_FRAMES
+        return torch.from_numpy(np.stack(frames[:n])).unflatten(0, (-1, CLIP_FRAMES))
+
+    for half in halves:
+        frames, n_clips = [], 0
+        try:
+            for frame in sample(half.path, DEFAULT_FPS, half.start_s, half.end_s, half.size):
+                frames.append(frame)
+                if len(frames) == CLIP_FRAMES * batch:
+                    yield half, stack(frames)                                 # (b, 2, H, W, 3)
+                    frames, n_clips = [], n_clips + batch
+        except DataError as error:
+            broken.append(DataError(f"{error}; what came before is spotted"
+                                    if n_clips or frames else str(error)))
+        if len(frames) >= CLIP_FRAMES:
+            yield half, stack(frames)
+        elif not n_clips:
+            tqdm.write(f"data: {half.path}: shorter than one clip: left out")

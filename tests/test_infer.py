@@ -841,7 +841,7 @@ def test_stage_2_learns_from_these_features(matches, tmp_path):
 @pytest.mark.parametrize("text, seconds", [("754", 754), ("12:34", 754), ("1:02:03", 3723),
                                            ("0:10.5", 10.5)])
 def test_times_are_seconds_or_minutes(text, seconds):
-    assert infer.clock_s(text) == seconds and video.clock(754.9) == "12:34"
+    assert soccernet.clock_flag(text) == seconds and video.clock(754.9) == "12:34"
 
 
 @pytest.mark.parametrize("options, message", [
@@ -910,14 +910,14 @@ def test_a_full_disk_leaves_what_is_finished(matches, checkpoint, tmp_path, monk
 
 
 def test_stopping_is_one_line(matches, checkpoint, tmp_path, monkeypatch, capsys):
-    spot_match = infer.spot_match
+    write_match = report.write_match
 
-    def stopped_at_the_second(match, *more):
-        if match == "league/two":
+    def stopped_at_the_second(folder, *more):
+        if folder.name == "two":
             raise KeyboardInterrupt
-        return spot_match(match, *more)
+        return write_match(folder, *more)
 
-    monkeypatch.setattr(infer, "spot_match", stopped_at_the_second)
+    monkeypatch.setattr(report, "write_match", stopped_at_the_second)
     with pytest.raises(SystemExit) as stop:
         infer_main("--data", matches, "--checkpoint", checkpoint, "--out", tmp_path)
     assert stop.value.code == 130
