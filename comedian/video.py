@@ -39,7 +39,7 @@ SUFFIXES = set(".mkv .webm .mp4 .m4v .mov .qt .3gp .3g2 .flv .f4v .avi .divx .wm
 BESIDE = set(".json .csv .xml .txt .md .pdf .ini .db .log .npy .npz .zip .jpg .jpeg .png .srt .vtt "
              ".ass .wav .mp3 .m4a .aac".split())           # labels, features, sound: not mentioned
 EARLY_S = 1.0                   # a video may end this much before its header says
-UNKNOWN = 1 << 30               # frames of an AVI that was never finished, as FFmpeg writes them
+UNKNOWN = 2 ** 30               # frames of an AVI that was never finished, as FFmpeg writes them
 CLOCK_JUMPS = av.format.Flags.ts_discont.value             # formats where that may happen
 SEEK_MARGIN_S = 2               # begin to decode this much before the start, then go by time stamp
 MOST_WAITING = 2000             # compressed pictures kept on the way to the start
@@ -51,6 +51,7 @@ FRAME_SIZE = (398, 224)         # width, height of SoccerNet's frames
 STILL_S = 120                   # no football match shows one picture for so long
 CHUNKS = {"mkv": b"\x1aE\xdf\xa3", "avi": b"RIFF", "flv": b"FLV", "asf": b"0&\xb2u",   # how files
           "mp4": b"....(ftyp|styp|moov|mdat|wide|free|skip)"}                          # begin
+PACK = b"\0\0\1\xba"            # begins MPEG program streams, and every pack in them
 ENDS = 2 ** 16                  # bytes looked at of either end of a file: a page of Ogg, or more
 MXF = b"\x06\x0e+4\x02\x05\x01\x01\r\x01\x02\x01\x01"      # begins all parts; then what kind it is
 ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -467,6 +468,8 @@ def is_whole(path, short):
         for kind, beginning in CHUNKS.items():
             if re.match(beginning, head, re.DOTALL):
                 return ends_with_chunk(file, size, kind)
+        if head.startswith(PACK):                          # after any of these it may go on, or not
+            return ends_with_chunk(file, size, "mpg", size - len(tail) + tail.find(PACK)) and None
     if head.startswith(b"OggS"):                           # the last page is whole, and says so
         last = tail[tail.rfind(b"OggS"):].ljust(27, b"\0")
         return last[5] & 4 > 0 and 27 + last[26] + sum(last[27:27 + last[26]]) <= len(last)
@@ -479,10 +482,9 @@ def is_whole(path, short):
     return None
 
 
-def ends_with_chunk(file, size, kind):
-    """Whether a file of a container in CHUNKS ends where the last of its chunks does; None if one
-    of them does not say how long it is, as in a stream, or if damage hides it."""
-    at = 0
+def ends_with_chunk(file, size, kind, at=0):
+    """Whether a file ends where the last of its chunks from byte `at` on does; None if one of them
+    does not say how long it is, as in a stream, or if damage hides it."""
     while at < size:
         file.seek(at)
         length = chunk_length(kind, file.read(24).ljust(24, b"\0"))
@@ -493,11 +495,13 @@ def ends_with_chunk(file, size, kind):
 
 
 def chunk_length(kind, head):
-    """Bytes of the chunk that begins with these 24, or None. Of one that was written live, or never
-    finished, only those before its content: the next chunk is the first in there."""
+    """Bytes of the chunk that begins with these 24; None if it is none, or does not tell. Of one
+    that was written live, or never finished, those before its content: there the next begins."""
     if kind == "mkv":
+        known = re.match(rb"[\xa0\xa3\xa7\xab\xbf\xe7\xec]|\x1aE|\x18S|[\x10\x1f]C|[\x12\x16]T|"
+                         rb"\x11M|\x15I|\x19A|\x1cS", head)
         n_id = 9 - head[0].bit_length()                    # leading zero bits: bytes
-        n_size = 9 - head[n_id].bit_length() if n_id <= 4 else 9
+        n_size = 9 - head[n_id].bit_length() if known else 9
         length = int.from_bytes(head[n_id:n_id + n_size], "big") & (most := (1 << 7 * n_size) - 1)
         return n_id + n_size + length % most if n_size <= 8 else None
     if kind == "avi":
@@ -509,6 +513,10 @@ def chunk_length(kind, head):
     if kind == "flv":
         tag = 15 + int.from_bytes(head[1:4], "big") if head[0] in (8, 9, 18) else None
         return 13 if head.startswith(b"FLV") else tag
+    if kind == "mpg":                                      # end code, pack of MPEG-2 or 1, packet
+        if head.startswith((PACK, b"\0\0\1\xb9")):
+            return 4 if head[3] == 0xB9 else 14 + head[13] % 8 if head[4] >> 6 == 1 else 12
+        return 6 + int.from_bytes(head[4:6], "big") if head[:3] == PACK[:3] else None
     if kind == "asf":
         length, = struct.unpack_from("<Q", head, 16)
         return length if length > 50 else None

@@ -1407,6 +1407,8 @@ def surroundings():
             short=stage == "stage1")
     add(group, "frames, leftovers of a killed run", COMMANDS["frames"], lambda base: [
         os.makedirs("frames/game/.1_224p.unfinished")], must=True)
+    add(group, "frames, two at once", COMMANDS["frames"], lambda base: hold("frames"),
+        line="another run", short=True)
     own = [*swap("infer", out="f"), "--features", "own"]
     add(group, "infer --features, another checkpoint's", own, writes(
         "f/own.json", '{"checkpoint_sha256": "0"}'), line=r"own\.json", short=True)

@@ -12,10 +12,13 @@ Pictures carry their time as a bar code. Matroska files are written here, block 
 time stamps; H.264 and MP4 need ffmpeg.
 """
 import argparse
+import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -24,7 +27,7 @@ import pytest
 import torch
 
 import infer
-from comedian import DataError, evaluate, prepare, soccernet, video
+from comedian import DataError, evaluate, lock, prepare, soccernet, video
 from comedian.frames import FrameReader, find_halves, read_frame
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -310,15 +313,27 @@ def test_matches_of_a_tree(tmp_path, capsys):
     touch(tmp_path, "l/s/a b/1_224p.mkv", "l/s/a b/2_224p.mkv", "l/s/a b/1_720p.mkv",
           "l/s/c/1.mp4", "l/s/c/2.MP4", "l/s/c/highlights.mp4", "l/s/c/Labels-v2.json",
           "l/s/d/2_HQ.mkv", "l/s/d/1_720p.mkv", "l/s/d/1_360p.mkv", "l/s/d/._1_224p.mkv",
-          "cup final.webm", "3_points.avi")
+          "cup final.webm", "3_points.avi", "l/s/e/1_720p.mxf", "l/s/e/2.OGV", "labels.csv",
+          "l/s/e/video.ini", "l/s/e/thumb.JPG", "list.m3u8", "l/s/e/2.ogv.part", "a.part", "README")
     found = [[Path(half).relative_to(tmp_path).as_posix() for half in match]
              for match in video.find_videos(tmp_path)]
     assert found == [["3_points.avi"], ["cup final.webm"],
                      ["l/s/a b/1_224p.mkv", "l/s/a b/2_224p.mkv"],
                      ["l/s/c/1.mp4", "l/s/c/2.MP4"], ["l/s/c/highlights.mp4"],
-                     ["l/s/d/1_360p.mkv", "l/s/d/2_HQ.mkv"]]
-    said = capsys.readouterr().out
-    assert "1_224p.mkv, not 1_720p.mkv (2 left out)" in said and said.count("\n") == 1
+                     ["l/s/d/1_360p.mkv", "l/s/d/2_HQ.mkv"], ["l/s/e/1_720p.mxf", "l/s/e/2.OGV"]]
+    left_out, passed_over = capsys.readouterr().out.splitlines()
+    assert "1_224p.mkv, not 1_720p.mkv (2 left out)" in left_out
+    assert passed_over == (f"video: {tmp_path}: passed over 4 files that are no videos by name: "
+                           ".part 2, without a suffix 1, .m3u8 1")
+
+
+def test_a_match_has_the_name_that_labels_give_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "probe", lambda path: video.Video(path, 60, 25, 64, 48))
+    for suffix in video.SUFFIXES:
+        touch(tmp_path, "final v1.2" + suffix)
+        half, = video.halves([tmp_path / ("final v1.2" + suffix)])
+        assert ("final v1.2", 1) == (half.match, half.number) == soccernet.video_of(
+            "final v1.2" + suffix)
 
 
 def test_matches_of_files(tmp_path):
@@ -453,21 +468,52 @@ def test_a_disk_that_takes_nothing_more(problem, library, monkeypatch):
     assert not list((library / "frames").rglob(".*"))
 
 
-def test_ctrl_c_leaves_what_is_finished(library, monkeypatch):
-    waited = prepare.concurrent.futures.as_completed
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_what_is_finished(number, library, monkeypatch, capsys):
+    waited, before = prepare.concurrent.futures.as_completed, signal.getsignal(number)
 
     def interrupted(running):
         yield next(waited(running))
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
+        time.sleep(9)
 
     monkeypatch.setattr(prepare.concurrent.futures, "as_completed", interrupted)
-    with pytest.raises(DataError, match="stopped; .* the same command goes on"):
+    with pytest.raises(SystemExit) as ended:
         frames(library, jobs=1)
     monkeypatch.undo()
-    assert len(find_halves(library / "frames")) >= 1
+    line, = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    done = len(find_halves(library / "frames"))
+    assert ended.value.code == 128 + number and signal.getsignal(number) == before
+    assert line == (f"error: stopped; {done} of 3 halves are finished in {library / 'frames'}; "
+                    "the same command goes on from there")
     assert not list((library / "frames").rglob(".*"))
     frames(library)
     assert len(find_halves(library / "frames")) == 3
+
+
+def test_one_folder_is_written_by_one_process(library):
+    (library / "frames").mkdir()
+    held = lock(library / "frames")
+    with pytest.raises(DataError, match="frames: another run is writing there; wait for its end"):
+        frames(library)
+    assert not list((library / "frames").iterdir())
+    os.close(held)
+    frames(library)
+
+
+def test_a_half_that_lacks_its_end_is_named_in_every_run(library, capsys):
+    """Half a second is missing: it gives frames. With a second it would be refused."""
+    path = library / "videos/l/a b/1_224p.mkv"
+    content = path.read_bytes()
+    path.write_bytes(content[:len(content) * 9 // 10])
+    for new in (23, 0):
+        frames(library)
+        printed = capsys.readouterr()
+        note, = (line for line in printed.err.splitlines() if line.startswith("note: "))
+        assert note == (f"note: {path}: is cut off at 4.5 of 5.0 s; if more is missing, copy or "
+                        "download it again")
+        last = printed.out.splitlines()[-1]
+        assert f"{new} new frames" in last and "; of 1 halves the video is cut off" in last
 
 
 def test_two_videos_for_one_folder_are_refused(tmp_path):

@@ -13,6 +13,7 @@ with ffmpeg itself.
 """
 import json
 import re
+import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -49,10 +50,12 @@ def picture(i, flat=False):
 
 
 def write(path, images, codec="libx264", fps=25, pixels="yuv420p", fields=None, offset_s=0,
-          options=None, stream_options=None, flags=None, transfer=None):
-    """A video by FFmpeg's encoders. fields: "tff" flags all pictures as interlaced."""
+          options=None, stream_options=None, flags=None, transfer=None, sound=None):
+    """A video by FFmpeg's encoders. fields: "tff" flags all pictures as interlaced. sound: its
+    codec."""
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=Fraction(fps), options=stream_options or {})
+        noise = container.add_stream(sound, rate=48000, bit_rate=64000) if sound else None
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixels
         if transfer:
             stream.codec_context.color_trc = transfer
@@ -69,8 +72,14 @@ def write(path, images, codec="libx264", fps=25, pixels="yuv420p", fields=None, 
             frame.pts, frame.time_base = i, 1 / Fraction(fps)
             for packet in [*stream.encode(frame)]:
                 write_packet(container, packet, offset_s)
+            if sound:
+                samples = np.random.default_rng(i).integers(-999, 999, (1, 48000 // fps), np.int16)
+                heard = av.AudioFrame.from_ndarray(samples, "s16", "mono")
+                heard.rate, heard.pts, heard.time_base = 48000, i * 48000 // fps, Fraction(1, 48000)
+                container.mux(noise.encode(heard))
         for packet in stream.encode():
             write_packet(container, packet, offset_s)
+        container.mux(noise.encode() if sound else [])
     return path
 
 
@@ -280,55 +289,76 @@ def test_a_recording_that_begins_between_key_pictures(recording, tmp_path, capsy
 
 
 # ------------------------------------------------------------------ 5. damage
-LIVE = {"v.ts": ("libx264", None), "v.mpg": ("mpeg2video", None),
-        "v.mkv": ("libx264", {"live": "1"}), "v.avi": ("mpeg4", None), "v.flv": ("flv", None)}
+CONTAINERS = {      # codecs of picture and sound, options, whether the header has the full length
+    "v.mp4": ("libx264", "aac", {"movflags": "faststart"}, True),
+    "frag.mp4": ("libx264", "aac", {"movflags": "frag_keyframe+empty_moov"}, False),
+    "v.3gp": ("mpeg4", "aac", {"movflags": "faststart"}, True),
+    "v.mkv": ("libx264", "aac", {}, True), "live.mkv": ("libx264", "aac", {"live": "1"}, False),
+    "v.webm": ("libvpx", "opus", {}, True), "v.avi": ("mpeg4", "mp2", {}, True),
+    "silent.avi": ("mjpeg", None, {}, True), "v.wmv": ("wmv2", "wmav2", {}, True),
+    "v.flv": ("flv", "libmp3lame", {}, True), "v.mxf": ("mpeg2video", "pcm_s16le", {}, True),
+    "live.flv": ("libx264", "aac", {"flvflags": "no_duration_filesize"}, False),
+    "v.ogv": ("libvpx", "opus", {}, False), "v.ts": ("libx264", "mp2", {}, False),
+    "v.m2ts": ("mpeg2video", "ac3", {"mpegts_m2ts_mode": "1"}, False),
+    "v.mpg": ("mpeg2video", None, {}, False), "v.vob": ("mpeg2video", "ac3", {}, False),
+    "v.rm": ("rv10", None, {}, True)}
 
 
-def write_live(folder, name):
-    codec, options = LIVE[name]
-    if name != "v.mkv":
-        return write(folder / name, map(picture, range(250)), codec,
-                     stream_options={"g": "25"})
-    write(folder / "whole.mkv", map(picture, range(250)), stream_options={"g": "25"})
-    content = (folder / "whole.mkv").read_bytes()
-    for master in (b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"):      # sizes unknown, as written live
-        parts = content.split(master)
-        content = parts[0] + b"".join(master + unknown(part) for part in parts[1:])
-    (folder / name).write_bytes(content)
-    return folder / name
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """make(name): the path of a whole file of six seconds; libx264 makes B-frames."""
+    folder = tmp_path_factory.mktemp("whole")
+
+    def make(name):
+        codec, sound, options, _ = CONTAINERS[name]
+        if not (folder / name).exists():
+            write(folder / name, map(picture, range(150)), codec, sound=sound, options=options,
+                  pixels="yuvj420p" if codec == "mjpeg" else "yuv420p",
+                  stream_options={"g": "25", "b": "200k", "cpu-used": "8", "threads": "1"})
+        return folder / name
+    return make
 
 
-def unknown(part):
-    """An element's size, in as many bytes, set to what means unknown; and its content."""
-    n = 9 - part[0].bit_length()
-    return bytes([(1 << 9 - n) - 1]) + b"\xff" * (n - 1) + part[n:]
-
-
-@pytest.mark.parametrize("name", LIVE)
-def test_what_is_whole_has_no_note(name, tmp_path, capsys):
-    path = write_live(tmp_path, name)
-    assert numbers(path) == by_rule(250) and capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize("name", LIVE)
-def test_a_file_cut_anywhere_is_told_in_one_line(name, tmp_path, capsys):
-    whole = write_live(tmp_path, name).read_bytes()
-    path = tmp_path / f"cut_{name}"
-    for part in (0.5, 0.61803, 0.77):
-        path.write_bytes(whole[:int(len(whole) * part) // 4 * 4 + 3])
-        images, broken = [], []
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_file_that_is_cut_off_is_told(name, whole, tmp_path, capsys):
+    """In one line, as an error if the header tells that more than a second is missing; of a whole
+    file not a word."""
+    assert len(numbers(whole(name))) == 12 and capsys.readouterr().err == ""
+    content, path = whole(name).read_bytes(), tmp_path / name
+    for part in (0.3, 0.55, 0.8, 0.95):
+        path.write_bytes(content[:int(len(content) * part) + 77 | 1])  # not between two packets
+        images, errors = [], []
         try:
             images.extend(map(number, video.sample(path)))
         except DataError as error:
-            broken = [str(error)]
-        said = capsys.readouterr().err.splitlines() + broken
-        assert said and all(str(path) in line for line in said)
-        assert any(word in line for line in said for word in ("cut off", "damaged"))
+            errors = [f"error: {error}"]
+        line, = capsys.readouterr().err.splitlines() + errors
+        found = re.fullmatch(r"(note|error): (.*): is cut off at (\d\.\d)( of 6\.\d)? s; .*", line)
+        assert found and found[2] == str(path), line
+        assert abs(2 * float(found[3]) - len(images)) <= 0.6 and abs(6 * part - len(images) / 2) < 1
+        if CONTAINERS[name][3]:
+            assert found[4] or float(found[3]) > 5.8, line             # all pictures, not all sound
+            assert (found[1] == "error") == (float(found[3]) < 5), line
 
 
-@pytest.mark.parametrize("name", [name for name in LIVE if name != "v.avi"])   # AVI has no stamps
+@pytest.mark.parametrize("name, more", [
+    ("v.mp4", struct.pack(">I4s", 8200, b"free") + bytes(8192)), ("v.avi", b"made with a tool"),
+    ("v.ts", (b"G\x1f\xff\x10" + b"\xff" * 184) * 50), ("v.mp4", bytes(8192)),
+    ("v.avi", bytes(8192))])
+def test_what_follows_a_whole_file_makes_no_note(name, more, whole, tmp_path, capsys):
+    (tmp_path / name).write_bytes(whole(name).read_bytes() + more)
+    assert len(numbers(tmp_path / name)) == 12 and capsys.readouterr().err == ""
+
+
+LIVE = {"v.ts": ("libx264", None), "v.mpg": ("mpeg2video", None),
+        "v.mkv": ("libx264", {"live": "1"}), "v.flv": ("flv", None)}
+
+
+@pytest.mark.parametrize("name", LIVE)                                         # AVI has no stamps
 def test_damage_is_told_and_stepped_over(name, tmp_path, capsys):
-    path = write_live(tmp_path, name)
+    codec, options = LIVE[name]
+    path = write(tmp_path / name, map(picture, range(250)), codec, options=options,
+                 stream_options={"g": "25"})
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
     content[middle:middle + 1200] = np.random.default_rng(1).bytes(1200)
