@@ -66,6 +66,9 @@ COMMANDS = {
               "--ignored", "0", "1", "--windows", "2", "3"],
     "curves": ["report", "curves", "{base}/stage1", "--out", "curves.png"],
     "timeline": ["report", "timeline", "{base}/spots", "--out", "timeline.png"],
+    "page": ["report", "page", "new"],
+    "export": ["report", "export", "{base}/spots", "--format", "csv", "--threshold", "0", "--out",
+               "tables"],
     "pca": ["prepare", "pca", "--features", "{data}", "--name", "teacher", "--width", "4", "--out",
             "reduced", "--out-name", "four"],
     "synthetic": ["prepare", "synthetic", "--out", "small", "--train", "1", "--labelled", "1",
@@ -91,7 +94,15 @@ class Case(NamedTuple):
 CASES = []
 
 
+def results_here(base):
+    """A step: new/, a copy of the base's results, if it is not there yet."""
+    if not Path("new").exists():
+        shutil.copytree(base / "spots", "new")
+
+
 def add(group, name, argv, make=None, **more):
+    if argv[:3] == COMMANDS["page"]:                       # it writes beside what it reads
+        make = then(*([make] if make else []), results_here)
     CASES.append(Case(group, name, [str(arg) for arg in argv], make, **more))
 
 
@@ -589,19 +600,25 @@ def documents(key, good):
     yield "an entry deep", json.dumps({key: [good]}).replace('"Goal"', "[" * deep + "]" * deep)
 
 
-def documents_tried(where, name, key, good, argv, make, group="json"):
-    """Cases of a JSON file: entries, documents, cut and flipped."""
+def documents_tried(where, name, key, good, argv, make, group="json", proves=None, about=None):
+    """Cases of a JSON file: entries, what it says `about` itself, documents, cut and flipped."""
     content, path = (BASE / where).read_bytes(), f"new/{where.split('/', 1)[1]}"
-    short, line = name == "labels", re.escape(Path(where).name)
-    for i, (what, entry) in enumerate(odd_entries(good)):
-        add(group, f"{name}: {what}", argv, then(make, writes(
-            path, json.dumps({key: [entry]}))), ok=True, line=line, short=short and i % 6 == 0)
+    short, line = name in ("labels", "page"), re.escape(Path(where).name)
+    bodies = [(what, {key: [entry]}) for what, entry in odd_entries(good)]
+    bodies += [(f"about: {what}", {key: [good], "about": entry})
+               for what, entry in odd_entries(about or {}) if about]
+    for i, (what, body) in enumerate(bodies):
+        add(group, f"{name}: {what}", argv, then(make, writes(path, json.dumps(body))), ok=True,
+            line=line, proves=proves, short=short and i % 6 == 0)
+    if name.startswith(("export", "timeline")):            # they read as the page does
+        return
     for what, text in documents(key, good):
         add(group, f"{name}: {what}", argv, then(make, writes(path, text)), line=line,
             short=short)
     for i, (what, body) in enumerate(spoilt(content, 2, cuts=40, flips=80)):
         add(group, f"{name}: {what}", argv, then(make, writes(path, body)),
-            ok="flipped" in what, line=r"new|Goal|Foul", short=short and i % 20 == 0)
+            ok="flipped" in what, line=r"new|Goal|Foul", proves=proves,
+            short=short and i % 20 == 0)
     for what, step in (("fifo", lambda path: os.mkfifo(path)),
                        ("/dev/zero", lambda path: os.symlink("/dev/zero", path)),
                        ("folder", lambda path: os.mkdir(path)),
@@ -624,8 +641,57 @@ def jsons():
                     {"gameTime": "1 - 00:02", "label": "Goal", "position": "2000",
                      "visibility": "visible"}, swap("evaluate", labels="new"), labels)
     documents_tried(f"spots/{SPOTS}", "results", "predictions",
-                    {"gameTime": "1 - 00:02", "label": "Goal", "position": "2000", "half": "1",
-                     "confidence": 0.5}, swap("evaluate", predictions="new"), spots)
+                    SPOT, swap("evaluate", predictions="new"), spots)
+    for name, argv in REPORTS.items():
+        if name in ("page", "timeline", "export csv", "export osl"):     # the rest read as these
+            documents_tried(f"spots/{SPOTS}", name, "predictions", SPOT, argv, results_here,
+                            proves=well_formed, about=ABOUT if name != "timeline" else None)
+        for i, (key, value, ok) in enumerate(ODD_RESULTS):
+            body = {"predictions": [SPOT | {key: value}], "about": ABOUT} if key in SPOT else {
+                "predictions": [SPOT], "about": ABOUT | {key: value}}
+            add("json", f"{name}: {key} {ascii(value)[:40]} ({i})", argv, then(results_here, writes(
+                f"new/{SPOTS}", json.dumps(body))), must=ok, line=r"spotting\.json", short=True,
+                proves=well_formed)
+
+
+SPOT = {"gameTime": "1 - 00:02", "label": "Goal", "position": "2000", "half": "1",
+        "confidence": 0.5}
+ABOUT = {"program": "comedian", "checkpoint": ["best.pt"], "classes": ["Goal", "Foul"],
+         "settings": {"nms": "soft"}, "videos": {"1": "1.mp4"}}
+REPORTS = {"page": COMMANDS["page"], "timeline": ["report", "timeline", "new", "--out", "t.png"],
+           **{f"export {kind}": ["report", "export", "new", "--format", kind, "--threshold", "0"]
+              for kind in ("csv", "vtt", "srt", "sportscode", "osl")}}
+ODD_RESULTS = [                       # what is changed, into what, whether it must succeed
+    *(("confidence", value, False) for value in (1e400, None, "nan", "-Infinity", 1.0001, -1e-9)),
+    *(("position", value, False) for value in (-1, -99999999999, 2 ** 52)),
+    *(("label", value, False) for value in ("x\ud800", "\udce9")),
+    *(("label", value, True) for value in (
+        "", "=1+1", "\tx", "a\rb\nc\0", "\xa0\u3000\u2028\x85\ufffe", "]]>&<", "<!--", "-->")),
+    ("checkpoint", 5, True), ("checkpoint", {"a": [1]}, True), ("settings", {"a": [{}]}, True),
+    ("settings", {"a": 1e400}, False), ("program", ["\ud800"], False),
+    ("videos", {"1": "\ud800"}, False), *(("videos", {"1": value}, True) for value in (
+        "", ".", "..", "/", "/..", "a\0b", "caf\udce9", "/dev/zero", "javascript:alert(1)"))]
+
+
+def well_formed():
+    """What the reports wrote, read as strictly as other programs do."""
+    from xml.etree import ElementTree
+
+    def refuse(name):
+        raise ValueError(f"{name} is not JSON")
+
+    for path in (*Path("new").rglob("actions*"), *Path("new").rglob("page.html")):
+        try:
+            text = path.read_text(encoding="utf-8")
+            if path.suffix == ".html":
+                text = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1]
+            if path.suffix in (".html", ".json"):
+                json.loads(text, parse_constant=refuse)
+            elif path.suffix == ".xml":
+                ElementTree.fromstring(text)
+        except (ValueError, SyntaxError) as error:         # ParseError is one
+            return f"{path}: {error}"
+    return None
 
 
 # ------------------------------------------------------------------ zips
@@ -853,12 +919,11 @@ def npz_tried(group, where, argv, allowed, short):
 def scores():
     # What is not read may be anything; another time or class is only another time or class.
     free = r"url_local|start_s: (all 0|bool|all 1e-300|float16)|no start_s|bf16|no curve_" \
-           r"|classes: text|token_s: float16|curve_2" \
-           r"|(windows_\d|curve_1): (float16|all 0|all 1e-300|one (0|1e-300))"
-    for command in ("sweep", "timeline"):                  # the timeline is that of half 1
+           r"|classes: text|token_s: float16" \
+           r"|(windows|curve)_\d: (float16|all 0|all 1e-300|one (0|1e-300))"
+    for command, more in {"sweep": "|curve_", "timeline": "|curve_2", "page": ""}.items():
         argv = [arg.replace("{base}/spots", "new") for arg in COMMANDS[command]]
-        npz_tried("scores", "spots/league/one/scores.npz", argv,
-                  free + ("|curve_1" if command == "sweep" else ""), command == "sweep")
+        npz_tried("scores", "spots/league/one/scores.npz", argv, free + more, command == "sweep")
 
 
 def bases():
@@ -1295,8 +1360,9 @@ def outputs():
                 ("stage3", "out", "run"), ("infer", "out", "spots"), ("infer", "json", "all.json"),
                 ("evaluate", "json", "all.json"), ("sweep", "json", "all.json"),
                 ("sweep", "plot", "plot.png"), ("curves", "out", "curves.png"),
-                ("timeline", "out", "timeline.png"), ("pca", "out", "reduced"),
-                ("synthetic", "out", "small"), ("frames", "out", "frames"))
+                ("timeline", "out", "timeline.png"), ("export", "out", "tables"),
+                ("pca", "out", "reduced"), ("synthetic", "out", "small"),
+                ("frames", "out", "frames"))
 
 
 def full_disks():
