@@ -1,5 +1,5 @@
 """
-Builds the kernels: csrc/*.cpp -> comedian/_C.*.so, beside ops.py. All else is in pyproject.toml.
+Builds the kernels: csrc/*.cpp -> comedian/_C.*.so, for ops.py. All else is in pyproject.toml.
 
     pip install --no-build-isolation -e .     # into this environment, or, installing nothing:
     python setup.py build_ext --inplace
