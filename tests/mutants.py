@@ -573,7 +573,7 @@ MUTANTS = [
      "test_infer.py::test_features_go_on_where_they_were_stopped"),
     # -- the metric and the sweep
     ("comedian/bank.py", "(frame / half.fps * fps)", "(frame / half.fps)",
-     "test_bank.py::test_feature_of_a_token_at_another_rate_of_features"),
+     "test_bank.py::test_feature_of_a_token"),
     ("comedian/bank.py", "f.shape[0], align, f.fps)", "f.shape[0], align)",
      "test_bank.py::test_a_bank_of_two_features_per_second"),
     ("stage2_distill.py", "half, args.features_name, args.features_fps)",
