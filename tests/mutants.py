@@ -685,11 +685,11 @@ MUTANTS = [
      "test_augment.py::test_a_sample_gets_the_same_however_its_batch_is_split"),
     # -- the network
     ("model.py", "LN_EPS = 1e-6 ", "LN_EPS = 1e-5 ",
-     "test_model.py::test_equals_timm_on_a_still_image"),
+     "test_weights.py::test_image_network_sees_a_still_image_as_before"),
     ("model.py", "h + self.pos_embed[:, :h.shape[1]]", "h",
      "test_model.py::test_positions_are_added_after_the_mask_tokens"),
     ("model.py", "x = self.blocks[:-1](x + self.pos_embed)", "x = self.blocks[:-1](x)",
-     "test_model.py::test_equals_timm_on_a_still_image"),
+     "test_weights.py::test_image_network_sees_a_still_image_as_before"),
     ("model.py", "h = masked.scatter(1,", "h = torch.zeros_like(masked).scatter(1,",
      "test_model.py::test_dropping_masked_clips_equals_replacing_their_tokens"),
     ("model.py", "rates = torch.linspace(0, drop_path, depth,",
