@@ -284,7 +284,7 @@ def test_labels_that_reach_no_frame(matches, checkpoint, tmp_path, capsys, monke
     assert "1 of the videos that it names are not here: 'Two' (did you mean 'two'?)" in out
     assert "1 of 1 labels reach no frame: 1 after the end (first: Goal at 12:34:00" in out
     assert re.search(r"\nall +1 +0.00", out)
-    monkeypatch.setattr(infer, "spot_match", lambda *a: pytest.fail("work began"))
+    monkeypatch.setattr(infer, "encode_clips", lambda *a: pytest.fail("work began"))
     with pytest.raises(DataError, match="labels.csv: none of its 1 labels reaches a frame: 1 aft"):
         infer_main(*common, "--labels", tmp_path / "data/labels.csv")
 
@@ -668,7 +668,7 @@ def test_a_submission_must_be_complete(split, checkpoint, tmp_path, monkeypatch)
     """All of it is refused before anything is encoded."""
     root, games = split
     out = tmp_path / "out"
-    monkeypatch.setattr(infer, "spot_match", lambda *a: pytest.fail("work began"))
+    monkeypatch.setattr(infer, "encode_clips", lambda *a: pytest.fail("work began"))
 
     def refuses(message):
         with pytest.raises(DataError, match=message):
@@ -872,7 +872,7 @@ def test_options_that_do_not_fit(options, message, capsys):
 
 def test_chance_wants_two_matches_before_the_work_begins(matches, checkpoint, tmp_path,
                                                          monkeypatch):
-    monkeypatch.setattr(infer, "spot_match", lambda *a: pytest.fail("work began"))
+    monkeypatch.setattr(infer, "encode_clips", lambda *a: pytest.fail("work began"))
     shutil.copytree(matches / "league", tmp_path / "data")
     (tmp_path / "data/two" / LABELS).unlink()
     for root in (matches / "league/one", tmp_path / "data"):           # one match; one with labels
@@ -882,7 +882,7 @@ def test_chance_wants_two_matches_before_the_work_begins(matches, checkpoint, tm
 
 
 def test_what_cannot_be_written_is_said_first(matches, checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(infer, "spot_match", lambda *a: pytest.fail("work began"))
+    monkeypatch.setattr(infer, "encode_clips", lambda *a: pytest.fail("work began"))
     (tmp_path / "file").touch()
     for options, message in [(["--out", tmp_path / "file"], "file: cannot be made a folder"),
                              (["--out", tmp_path / "o", "--json", tmp_path / "no/x"],

@@ -1,7 +1,8 @@
 """
 What these tests prove about model.py:
   1. its sizes and costs are the paper's
-  2. it computes what the official model and timm's compute on the same (synthetic) weights
+  2. it computes what the official model computes on the same (synthetic) weights, from pixels on
+     (timm's image networks: test_weights.py)
   3. masked clips may be dropped before the spatial encoder; windows of any length go through
   4. initialisation, drop path, weight-decay groups, copied temporal blocks: as the official code
 The weights, the frames and the expected numbers are explained in fixtures/weights/SPEC.md.
@@ -120,32 +121,18 @@ def n_parameters(module):
     return sum(p.numel() for p in module.parameters())
 
 
-@pytest.mark.parametrize("name, depth, window, total", [
-    ("vivit_tiny", 4, 32, 7_458_048), ("vivit_tiny", 6, 64, 8_353_920),
-    ("vivit_small", 4, 32, 29_071_872), ("viswin_tiny", 4, 32, 55_902_330),
-    ("viswin_tiny", 6, 64, 70_102_650)])
-def test_parameter_counts(name, depth, window, total):
+@pytest.mark.parametrize("name, depth, window, total, spatial", [
+    ("vivit_tiny", 4, 32, 7_458_048, 5_671_872), ("vivit_tiny", 6, 64, 8_353_920, 5_671_872),
+    ("vivit_small", 4, 32, 29_071_872, None), ("viswin_tiny", 4, 32, 55_902_330, 27_523_962),
+    ("viswin_tiny", 6, 64, 70_102_650, 27_523_962)])
+def test_parameter_counts(name, depth, window, total, spatial):
     """Tab. 1, 2, 11, to the last parameter: without head, mask token included."""
     with torch.device("meta"):
         model = Comedian(with_changes(name, temporal_depth=depth, window_tokens=window))
+    assert n_parameters(model.spatial) + n_parameters(model.temporal) == total
     assert n_parameters(model) - n_parameters(model.head) == total
-
-
-def test_parameters_of_the_parts():
-    with torch.device("meta"):
-        tiny = Comedian(with_changes("vivit_tiny", temporal_depth=4, window_tokens=32))
-        swin = Comedian(with_changes("viswin_tiny", temporal_depth=4, window_tokens=32))
-    assert n_parameters(tiny.spatial) == 5_671_872
-    assert n_parameters(tiny.temporal) == 1_785_984 + tiny.temporal.mask_token.numel()
-    assert tiny.temporal.mask_token.numel() == 192
-    assert n_parameters(swin.spatial) == 27_523_962
-    assert n_parameters(swin.temporal) == 28_377_600 + 768
-
-
-def test_defaults_are_the_papers_best():
-    """Tab. 6: depth 6 and 64-s windows for ViViT-T."""
-    assert MODELS["vivit_tiny"].temporal_depth == 6 and MODELS["vivit_tiny"].window_tokens == 64
-    assert MODELS["vivit_small"].temporal_depth == MODELS["viswin_tiny"].temporal_depth == 4
+    assert spatial in (None, n_parameters(model.spatial))
+    assert model.temporal.mask_token.numel() == model.cfg.width
 
 
 def cost(module, *inputs, **options):
@@ -161,34 +148,23 @@ def cost(module, *inputs, **options):
     return counter.get_total_flops() // 2 + sum(norms)
 
 
-@pytest.mark.parametrize("name, printed_g", [("vivit_tiny", 41.19), ("vivit_small", 149.30)])
-def test_cost_of_vit(name, printed_g):
-    """Tab. 11, to its digits: 64 frames are 32 clips."""
-    with torch.device("meta"):
-        encoder, clip = spatial_encoder(MODELS[name]), torch.empty(1, CLIP_FRAMES, 3, 224, 224)
-        per_clip = cost(encoder, clip, all_tokens=True)
-        only_cls = cost(encoder, clip)
-    if name == "vivit_tiny":
-        assert per_clip == 1_287_120_576
-    assert f"{32 * per_clip / 1e9:.2f}" == f"{printed_g:.2f}"
-    assert only_cls < 0.95 * per_clip                     # what we run computes less
-
-
-def test_cost_of_swin():
-    with torch.device("meta"):
-        clip = torch.empty(1, CLIP_FRAMES, 3, 224, 224)
-        per_clip = cost(spatial_encoder(MODELS["viswin_tiny"]), clip)
-    assert 32 * per_clip / 1e9 == pytest.approx(144.68, rel=0.005)
-
-
-@pytest.mark.parametrize("name, g", [
-    ("vivit_tiny", 0.058), ("vivit_small", 0.230), ("viswin_tiny", 0.914)])
-def test_cost_of_the_temporal_transformer(name, g):
-    """The same rule; the paper prints 0.06 / 0.24 / 0.96, and what it counted there is unknown."""
+@pytest.mark.parametrize("name, printed_g, within, temporal_g", [
+    ("vivit_tiny", 41.19, 0.005, 0.058), ("vivit_small", 149.30, 0.005, 0.230),
+    ("viswin_tiny", 144.68, 0.7, 0.914)])
+def test_costs(name, printed_g, within, temporal_g):
+    """Tab. 11: 64 frames are 32 clips; ViT to its digits, Swin within 0.5 %. For the temporal
+    transformer the paper prints 0.06 / 0.24 / 0.96, and what it counted there is unknown."""
     with torch.device("meta"):
         model = Comedian(with_changes(name, temporal_depth=4, window_tokens=32))
-        n = cost(model.temporal, torch.empty(1, 32, model.cfg.width))
-    assert n / 1e9 == pytest.approx(g, abs=1e-3)
+        clip, whole = torch.empty(1, CLIP_FRAMES, 3, 224, 224), {}
+        if model.cfg.spatial == "vit":                     # what we run computes less
+            whole = {"all_tokens": True}
+            assert cost(model.spatial, clip) < 0.95 * cost(model.spatial, clip, **whole)
+        per_clip = cost(model.spatial, clip, **whole)
+        temporal = cost(model.temporal, torch.empty(1, 32, model.cfg.width))
+    assert 32 * per_clip / 1e9 == pytest.approx(printed_g, abs=within)
+    assert per_clip == 1_287_120_576 or name != "vivit_tiny"
+    assert temporal / 1e9 == pytest.approx(temporal_g, abs=1e-3)
 
 
 # ------------------------------------------------------------------ 2. equal to the official model
@@ -231,33 +207,6 @@ def test_equals_the_official_model(tag, dtype):
             tolerance = 1e-10 if name == "logits_f64" else 5e-7  # stored as float32
         off = (got[name].double() - value[:B]).abs().max().item()
         assert off <= tolerance, name
-
-
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_224",
-                                  "swin_tiny_patch4_window7_224"])
-@torch.no_grad()
-def test_equals_timm_on_a_still_image(name):
-    """An image network inflated to 2 frames (kernel repeated over time, halved) sees a still image
-    shown twice as the image network does. eps 1e-6: the official ViSwin has it, timm's not."""
-    ours_name = {"vit_t": "vivit_tiny", "vit_s": "vivit_small", "swin_": "viswin_tiny"}[name[:5]]
-    encoder = spatial_encoder(MODELS[ours_name]).double().eval()
-    weights = {}
-    for key, shape, _, fill_name, _ in key_list(f"timm1_{name}"):
-        if fill_name is None or key.startswith("head"):
-            continue
-        value = fill(fill_name, shape).double()
-        if key == "patch_embed.proj.weight":
-            value = value[:, :, None].expand(-1, -1, 2, -1, -1) / 2               # (D, 3, 2, P, P)
-        stage = key.split(".")
-        if "downsample" in key:         # timm 1.0 opens a stage with it, 0.6 ends one
-            stage[1] = str(int(stage[1]) - 1)
-        weights[".".join(stage)] = value
-    encoder.load_state_dict(weights)
-    image = torch.from_numpy(fixture_frames("timm_image", 2, 1)).transpose(1, 2)   # (2, 1, 3, H, W)
-    image = ((image.double() / 255 - 0.45) / 0.225).expand(-1, 2, -1, -1, -1)
-    with np.load(WEIGHTS / "timm_expected.npz") as stored:
-        expected = stored[f"{name}/feature{'_eps1e-6' * name.startswith('swin')}"]
-    torch.testing.assert_close(encoder(image), torch.from_numpy(expected), rtol=0, atol=1e-10)
 
 
 def test_preprocessing_is_the_official_one():
@@ -408,13 +357,8 @@ def test_initialisation():
             std = 0.02
         assert p.std().item() == pytest.approx(std, rel=5 / (2 * p.numel()) ** 0.5, abs=1e-6), name
         assert abs(p.mean().item()) <= 5 * std / p.numel() ** 0.5, name
-
-
-def test_swin_initialisation():
-    torch.manual_seed(0)
     attention = spatial_encoder(MODELS["viswin_tiny"]).layers[0].blocks[0].attn
-    table = attention.relative_position_bias_table
-    assert table.std().item() == pytest.approx(0.02, rel=0.2)
+    assert attention.relative_position_bias_table.std().item() == pytest.approx(0.02, rel=0.2)
 
 
 def test_temporal_blocks_start_as_the_first_spatial_ones():
@@ -462,6 +406,7 @@ def test_projector():
 
 def test_config_with_changes():
     cfg = with_changes("vivit_tiny", window_tokens=32, temporal_depth=None)
-    assert cfg.window_tokens == 32 and cfg.temporal_depth == MODELS["vivit_tiny"].temporal_depth
+    assert cfg.window_tokens == 32 and cfg.temporal_depth == 6        # Tab. 6: the paper's best
     assert MODELS["vivit_tiny"].window_tokens == 64       # the table is untouched
+    assert MODELS["vivit_small"].temporal_depth == MODELS["viswin_tiny"].temporal_depth == 4
     assert with_changes("viswin_tiny").width == 768 and with_changes("vivit_small").width == 384

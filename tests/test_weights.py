@@ -12,12 +12,10 @@ import functools
 import json
 from dataclasses import asdict
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from conftest import write_half
 from test_model import CASES, WEIGHTS, fill, fixture_frames, key_list
 
 import infer
@@ -65,21 +63,6 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
         save(path, model, step=8)
     assert path.read_bytes() == old and load_checkpoint(path)["step"] == 7
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
-
-
-@pytest.mark.parametrize("damage, message", [
-    (None, "no such checkpoint"),
-    (lambda b: b[:len(b) // 2], "damaged"),
-    (lambda b: b"", "damaged"),
-    (lambda b: b"GIF89a" + b[:100], "damaged")])
-def test_damaged_checkpoint(tmp_path, damage, message):
-    path = tmp_path / "last.pt"
-    if damage:
-        save(path, Comedian(with_changes("vivit_micro", window_tokens=8)))
-        path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match=message) as error:
-        load_checkpoint(path)
-    assert str(path) in str(error.value)
 
 
 def test_what_does_not_fit_is_named(tmp_path):
@@ -309,6 +292,8 @@ IMAGE_FILES = {
     "timm ViT-S.pth": ("vit_small_patch16_224",
                        lambda: image_weights("timm1_vit_small_patch16_224")),
     "timm ViT-T.safetensors": (VIT_T, lambda: image_weights(f"timm1_{VIT_T}")),
+    "half ViT-T.safetensors": (VIT_T, lambda: {
+        key: value.half() for key, value in image_weights(f"timm1_{VIT_T}").items()}),
     "timm 0.6 Swin.pth": (SWIN, lambda: image_weights(f"timm06_{SWIN}")),
     "timm 1.0 Swin.pth": (SWIN, lambda: image_weights(f"timm1_{SWIN}")),
     "Microsoft Swin.pth": (SWIN, lambda: {"model": image_weights(f"timm06_{SWIN}")}),
@@ -325,8 +310,8 @@ IMAGE_FILES = {
                                   "AugReg.npz"])
 @torch.no_grad()
 def test_image_network_sees_a_still_image_as_before(tmp_path, capsys, file):
-    """Inflated to 2 frames and shown the image twice. Swin: at our eps of 1e-6, not its own 1e-5,
-    which would be 2e-3 off."""
+    """Inflated to 2 frames (kernel repeated over time, halved) and shown the image twice. Swin: at
+    our eps of 1e-6, which the official ViSwin has, not timm's 1e-5, which would be 2e-3 off."""
     kind, make = IMAGE_FILES[file]
     write(tmp_path / file, make())
     model = loaded(tmp_path / file)
@@ -338,17 +323,13 @@ def test_image_network_sees_a_still_image_as_before(tmp_path, capsys, file):
     clips = ((image.double() / 255 - 0.45) / 0.225).expand(-1, 2, -1, -1, -1)
     with np.load(WEIGHTS / "timm_expected.npz") as stored:
         expected = torch.from_numpy(stored[f"{kind}/feature{'_eps1e-6' * (kind == SWIN)}"])
-    off = model.encode(clips.float()).double() - expected
-    assert off.abs().max() <= 5e-5
-    if kind == VIT_T:
-        off = model.double().encode(clips) - expected
-        assert off.abs().max() <= 1e-10
+    torch.testing.assert_close(model.double().encode(clips), expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("file, same_as", [
     ("timm ViT-T.safetensors", "timm ViT-T.pth"), ("timm 0.6 Swin.pth", "timm 1.0 Swin.pth"),
     ("Microsoft Swin.pth", "timm 1.0 Swin.pth"), ("AugReg with prefix.npz", "timm ViT-T.pth"),
-    ("AugReg 21k.npz", "timm ViT-T.pth")])
+    ("AugReg 21k.npz", "timm ViT-T.pth"), ("half ViT-T.safetensors", "timm ViT-T.pth")])
 def test_the_same_weights_from_another_file(tmp_path, capsys, file, same_as):
     for name in (same_as, file):
         write(tmp_path / name, IMAGE_FILES[name][1]())
@@ -358,7 +339,8 @@ def test_the_same_weights_from_another_file(tmp_path, capsys, file, same_as):
     assert ("1 pre_logits" in said) == ("21k" in file)
     assert set(got["model"]) == set(expected["model"])
     for name, value in got["model"].items():
-        assert torch.equal(value, expected["model"][name]), name
+        off = 1e-3 * ("half" in file)                      # float32 nevertheless
+        torch.testing.assert_close(value, expected["model"][name], rtol=off, atol=off / 1000)
 
 
 def test_what_a_checkpoint_says_about_itself(tmp_path):
@@ -373,13 +355,6 @@ def test_what_a_checkpoint_says_about_itself(tmp_path):
     kernel = image["model"]["spatial.patch_embed.proj.weight"]
     still = fill("patch_embed.proj.weight", (192, 3, 16, 16))
     assert torch.equal(kernel[:, :, 0], kernel[:, :, 1]) and torch.equal(kernel.sum(2), still)
-
-
-def test_half_precision_becomes_float32(tmp_path):
-    weights = {key: value.half() for key, value in image_weights(f"timm1_{VIT_T}").items()}
-    write_safetensors(tmp_path / "half.safetensors", weights)
-    got = load_checkpoint(tmp_path / "half.safetensors")["model"]
-    assert torch.equal(got["spatial.norm.weight"], weights["norm.weight"].float())
 
 
 # ------------------------------------------------------------------ 3. refusals
@@ -398,8 +373,6 @@ def official_vivit():
 REFUSED = {                           # what is in the file -> what the line must say
     "a block is missing": (lambda: without(timm_vit(), "blocks.7.mlp.fc1.weight"),
                            ["vivit_tiny", "spatial.blocks.7.mlp.fc1.weight missing"]),
-    "deeper": (lambda: timm_vit() | {"blocks.12.norm1.weight": torch.ones(192)},
-               ["spatial.blocks.12.norm1.weight unknown"]),
     "a distilled DeiT": (lambda: timm_vit() | {"dist_token": torch.zeros(1, 1, 192)},
                          ["spatial.dist_token unknown"]),
     "for 384 pixels": (lambda: timm_vit() | {"pos_embed": torch.zeros(1, 577, 192)},
@@ -412,26 +385,17 @@ REFUSED = {                           # what is in the file -> what the line mus
         name.replace("layers.0.downsample", "layers.0.merge"): value
         for name, value in image_weights(f"timm06_{SWIN}").items()},
         ["downsample", "missing", "unknown"]),
-    "AugReg without a key": (lambda: without({
-        key: torch.from_numpy(value) for key, value in augreg_arrays().items()},
-        "Transformer/encoderblock_3/MultiHeadDotProductAttention_1/key/kernel"),
-        ["spatial.blocks.3.attn.qkv.weight missing"]),
     "COMEDIAN without head": (lambda: without(official_vivit(), "head_class.layers.0.weight"),
                               ["official COMEDIAN", "head.weight missing"]),
     "COMEDIAN of 4 classes": (lambda: official_vivit() | {
         "head_class.layers.0.weight": torch.zeros(4, 192)},
         ["head.weight is (4, 192), model has (17, 192)"]),
-    "COMEDIAN, block 0 missing": (lambda: {
-        key.replace("temporal_transformer.blocks.0.", "temporal_transformer.blocks.1."): value
-        for key, value in official_vivit().items()},
-        ["temporal.blocks.0", "missing"]),
     "COMEDIAN with an unknown part": (lambda: official_vivit() | {
         "trunk.transformer.temporal_cls_token": torch.zeros(1, 1, 192)},
         ["spatial.temporal_cls_token unknown"]),
     "something else": (lambda: {"conv1.weight": torch.zeros(3), "bn1.bias": torch.zeros(3)},
                        ["not recognised", "2 entries", "conv1.weight, bn1.bias"]),
     "nothing": (dict, ["other things than tensors"]),
-    "a list": (lambda: [1, 2], ["other things than tensors"]),
     "a tensor": (lambda: torch.zeros(3), ["other things than tensors"]),
     "an optimizer": (lambda: {"model": {"lr": 0.1}, "state_dict": timm_vit()},
                      ["other things than tensors"]),
@@ -454,46 +418,34 @@ def test_refused_with_the_list(tmp_path, case):
 @pytest.mark.parametrize("name, damage", [
     ("cut.npz", lambda b: b[:len(b) // 2]), ("cut.safetensors", lambda b: b[:len(b) // 2]),
     ("empty.safetensors", lambda b: b""), ("header.safetensors", lambda b: b"\xff" * 64),
-    ("cut.pth", lambda b: b[:-30])])
-def test_damaged_public_files(tmp_path, name, damage):
-    write(tmp_path / name, {key: torch.from_numpy(np.asarray(value))
-                            for key, value in augreg_arrays().items()})
-    (tmp_path / name).write_bytes(damage((tmp_path / name).read_bytes()))
-    with pytest.raises(DataError, match="not a checkpoint, or damaged") as error:
-        load_checkpoint(tmp_path / name)
-    assert str(tmp_path / name) in str(error.value)
+    ("cut.pth", lambda b: b[:-30]), ("half.pth", lambda b: b[:len(b) // 2]),
+    ("empty.pt", lambda b: b""), ("other.pt", lambda b: b"GIF89a" + b[:100])])
+def test_damaged_files(tmp_path, name, damage):
+    path = tmp_path / name
+    with pytest.raises(DataError, match=f"{path}: no such checkpoint"):
+        load_checkpoint(path)
+    write(path, {key: torch.from_numpy(value) for key, value in augreg_arrays().items()})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=f"{path}: .*not a checkpoint, or damaged"):
+        load_checkpoint(path)
 
 
-@functools.lru_cache(maxsize=1)
-def small_files():
-    """Weights of each origin, as lists of (name, shape): tensors of zeros do for names."""
-    return [[(name, tuple(value.shape)) for name, value in make().items()]
-            for make in (timm_vit, official_vivit, lambda: image_weights(f"timm06_{SWIN}"),
-                         lambda: {k: torch.from_numpy(v) for k, v in augreg_arrays().items()})]
-
-
-@settings(max_examples=12, deadline=None)
-@given(st.integers(0, 3), st.data())
-def test_any_name_lost_or_shape_changed_is_refused(which, draws):
-    """Whatever single thing is wrong with a file, it ends in one line: no traceback, no success."""
-    content = {name: torch.zeros(shape) for name, shape in small_files()[which]}
+@pytest.mark.parametrize("make", [
+    timm_vit, official_vivit, lambda: image_weights(f"timm06_{SWIN}"), lambda: {
+        key: torch.from_numpy(value) for key, value in augreg_arrays().items()}])
+def test_any_name_lost_or_shape_changed_is_refused(make):
+    """Every 25th one: it ends in one line, no traceback, no success."""
+    content = make()
     needed = [name for name in content if "_transform." not in name and
               not name.endswith(("relative_position_index", "attn_mask")) and
               not name.startswith(("head.", "head/"))]
-    name = draws.draw(st.sampled_from(needed))
-    value = content.pop(name)
-    change = draws.draw(st.sampled_from(["gone", "longer", "flat", "scalar", "renamed"]))
-    if change == "longer":
-        content[name] = torch.zeros(value.shape[0] + 1, *value.shape[1:])
-    elif change == "flat" and value.dim() > 1 and not name.endswith("bias"):    # ours are flat
-        content[name] = value.flatten()
-    elif change == "scalar":
-        content[name] = torch.zeros(())
-    elif change == "renamed":
-        content[name + "x"] = value
-    with pytest.raises(DataError) as error:
-        from_public(content, MODELS, Comedian, "x.pth")
-    assert str(error.value).startswith("x.pth: ") and "\n" not in str(error.value)
+    for name in needed[::25]:
+        value = content[name]
+        for change in ({}, {name + "x": value}, {name: torch.zeros(())},
+                       {name: torch.zeros(value.shape[0] + 1, *value.shape[1:])}):
+            with pytest.raises(DataError) as error:
+                from_public(without(content, name) | change, MODELS, Comedian, "x.pth")
+            assert str(error.value).startswith("x.pth: ") and "\n" not in str(error.value)
 
 
 # ------------------------------------------------------------------ 4. in the scripts
@@ -501,11 +453,8 @@ def test_any_name_lost_or_shape_changed_is_refused(which, draws):
 def half(tmp_path_factory):
     """A match of one half of 12 frames, with labels and teacher features."""
     root = tmp_path_factory.mktemp("match")
-    (root / "m" / "1_224p").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for i in range(12):
-        cv2.imwrite(str(root / "m" / "1_224p" / f"{i + 1:08d}.png"),
-                    rng.integers(0, 256, (24, 32, 3), np.uint8))
+    write_half(root / "m" / "1_224p", 12, rng)
     np.save(root / "m" / "1_teacher.npy", rng.standard_normal((6, 8)).astype(np.float32))
     (root / "m" / "Labels-v2.json").write_text(json.dumps({"annotations": [
         {"gameTime": "1 - 00:02", "label": "Goal", "position": "2000", "visibility": "visible"}]}))
