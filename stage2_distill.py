@@ -54,8 +54,7 @@ def parse_args(argv=None):
     add("--window", type=number(1, 16384), default=64,
         help="T_l, tokens per window, one a second at 2 fps; paper: 32, best results with 64")
     add("--windows-per-half", type=number(1, 100_000),
-        help="per epoch; default: 75 * 32 / --window (paper: per match 150 windows of 32 s, or "
-             "75 of 64 s)")
+        help="per epoch; default: 75 of 32 s, in proportion (paper: 150 per match, 75 of 64 s)")
     add("--sampling", choices=["random", "bins"], default="random",
         help="random: anywhere in the half (paper); bins: once in each equal bin (official code)")
     add("--mask", type=number(0.0, 0.99), default=0.25, help="share of tokens masked, alpha_1")
@@ -64,9 +63,8 @@ def parse_args(argv=None):
 
     add = p.add_argument_group("distillation, Eq. 3-6").add_argument
     add("--align", choices=["middle", "first"], default="middle",
-        help="a clip gets the feature of the second in which its later frame lies (middle, paper) "
-             "or its earlier frame (first, official code); they differ where a window starts on an "
-             "odd frame")
+        help="a clip gets the feature of the second of its later frame (middle, paper) or of its "
+             "earlier one (first, official code); they differ in windows from an odd frame on")
     add("--bank", choices=["complete", "queue"], default="complete",
         help="complete: every feature of all halves in use (paper); queue: the features of its own "
              "window and the last 65,536 of earlier ones (official code)")
@@ -81,8 +79,7 @@ def parse_args(argv=None):
     add = p.add_argument_group("optimisation").add_argument
     add("--epochs", type=number(1), default=100, help="of --windows-per-half windows of every half")
     add("--batch", type=number(1, 65536),
-        help="windows per step, of all processes together; default: 64 windows of 32 s, half as "
-             "many if twice as long (paper)")
+        help="windows per step, of all processes; default: 64 of 32 s, in proportion (paper)")
     add("--lr", type=number(0.0), default=2e-3,
         help="peak for 256 windows of 32 tokens (64 frames); scales with both")
     run.add_schedule_flags(add)

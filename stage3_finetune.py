@@ -52,36 +52,30 @@ def parse_args(argv=None):
     add("--window", type=number(1, 16384),
         help="T_l, tokens (seconds at 2 fps) per window; default: that of --init, else 64")
     add("--windows-per-half", type=number(2, 100_000),
-        help="per epoch, its first and last among them; default: 50 windows of 32 s, half as many "
-             "if twice as long (paper)")
-    add("--radius", type=number(0.0), default=0.5,
-        help="seconds from an action to the frames it labels")
+        help="per epoch, its first and last among them; default: 50 of 32 s, in proportion (paper)")
+    add("--radius", type=number(0.0), default=0.5, help="seconds from an action to its frames")
     add("--mask", type=number(0.0, 0.99), default=0.25,
         help="share of tokens masked in the second phase, alpha_2")
-    add("--mixup", type=number(0.0), default=0.1,
-        help="Beta(a, a), one coefficient per window; 0 = off")
+    add("--mixup", type=number(0.0), default=0.1, help="Beta(a, a), one per window; 0 = off")
     add("--color", type=number(0.0, 10.0), nargs=4, default=[0.4, 0.4, 0.4, 0.0],
         help="jitter of brightness, contrast, saturation, hue (0: cards keep their colour)")
 
     add = p.add_argument_group("two phases").add_argument
     add("--head-epochs", type=number(0), default=30, help="first phase: the head alone")
-    add("--head-steps", type=number(0), default=0,
-        help="optimiser steps, instead of --head-epochs; 0 = off")
+    add("--head-steps", type=number(0), default=0, help="steps, instead of --head-epochs; 0 = off")
     add("--head-lr", type=number(0.0), help="as --lr, for the first phase; default: --lr")
     add("--head-phase", choices=["head", "temporal"], default="head",
         help="head: the frozen rest sees augmented frames (paper); temporal: the temporal "
-             "transformer learns too, on spatial tokens that are computed once per half, plain "
-             "and mirrored (ours, cheap)")
+             "transformer learns too, on tokens computed once, plain and mirrored (ours, cheap)")
     add("--prior", type=number(0.000001, 0.999999), default=0.5,
-        help="score of every class before training; 0.5 = head bias 0 (official code), "
-             "the share of positive tokens is a better start for few steps (ours)")
+        help="score of every class before training; 0.5 = head bias 0 (official code); the share "
+             "of positive tokens is a better start for few steps (ours)")
     add("--epochs", type=number(0), help="second phase: everything; default: 20, ViSwin 10 (paper)")
     add("--steps", type=number(0), default=0, help="optimiser steps, instead of --epochs; 0 = off")
 
     add = p.add_argument_group("optimisation").add_argument
     add("--batch", type=number(1, 65536),
-        help="windows per step, of all processes together; default: 128 windows of 32 s, half as "
-             "many if twice as long (paper)")
+        help="windows per step, of all processes; default: 128 of 32 s, in proportion (paper)")
     add("--lr", type=number(0.0), help="peak for 256 windows of 64 frames; scales with both; "
         "default: 5e-4, ViSwin 3e-4 (paper)")
     run.add_adamw_flags(add)
