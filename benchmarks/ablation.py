@@ -34,7 +34,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from comedian import report, write_text  # noqa: E402
+from comedian import draw, report, write_text  # noqa: E402
 from comedian.synthetic import CLASSES  # noqa: E402
 
 DATA, RUNS, CHOSEN = Path("data"), Path("runs/ablation"), ROOT / "benchmarks/ablation.json"
@@ -42,7 +42,7 @@ SEARCH_SEEDS, FIRST_SEED = (100, 101), 10
 N_SEEDS = {"table5": 5}                                    # the other tables have three
 COLOR = "--color 0.2 0.2 0.1 0"
 FEW = (5, 2)                          # labelled matches, instead of 10
-COLORS = report.SPOTTED, report.CURVE, report.TRUTH       # of the curves of a picture, at most 3
+COLORS = draw.SPOTTED, draw.CURVE, draw.TRUTH       # of the curves of a picture, at most 3
 HARD = "table5", "table3", "table7"                       # also on hard matches, as table5-hard
 MORE_SEEDS = 201, 202                 # of an ensemble's weights and draws: no table has these
 
@@ -342,11 +342,11 @@ def draw(path, title, rows):
     names = [re.fullmatch(r"(.*), ([\d.]+) (s|steps)", line) for line, *_ in rows]
     if all(names):
         return draw_curves(path, title, names, rows)
-    with report.picture(path, 8, 0.9 + 0.42 * len(rows)) as figure:
+    with draw.picture(path, 8, 0.9 + 0.42 * len(rows)) as figure:
         axes = figure.subplots()
         for y, (_, mean, deviation, values) in enumerate(rows):
-            axes.plot([mean, mean], [y - 0.3, y + 0.3], color=report.SPOTTED, lw=2.5)
-            axes.plot(values, [y] * len(values), "o", color=report.CURVE, ms=6, alpha=0.8)
+            axes.plot([mean, mean], [y - 0.3, y + 0.3], color=draw.SPOTTED, lw=2.5)
+            axes.plot(values, [y] * len(values), "o", color=draw.CURVE, ms=6, alpha=0.8)
             axes.annotate(f"{mean:.1f} ± {deviation:.1f}", (1.01, y), va="center",
                           xycoords=("axes fraction", "data"))
         axes.set_yticks(range(len(rows)), [line for line, *_ in rows])
@@ -361,7 +361,7 @@ def draw_curves(path, title, names, rows):
     curves, unit = collections.defaultdict(list), names[0][3]
     for name, (_, mean, _, values) in zip(names, rows, strict=True):
         curves[name[1]].append((float(name[2]), mean, values))
-    with report.picture(path, 8, 4) as figure:
+    with draw.picture(path, 8, 4) as figure:
         axes = figure.subplots()
         for color, (method, points) in zip(COLORS[:len(curves)], curves.items(), strict=True):
             x, means, values = zip(*sorted(points), strict=True)

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 
-from comedian import DataError, command, formats, report, soccernet, write_text
+from comedian import DataError, command, draw, formats, soccernet, write_text
 from comedian.command import number, text_encoding
 from comedian.frames import describe_content
 from comedian.soccernet import (
@@ -293,9 +293,9 @@ def per_class_windows(per_class, kind):
     return m, e, np.where(curves[m, e].max(0) > curves[m, e, common], window, common)
 
 
-def draw(path, overall, merges, ignored_s, windows_s):
+def draw_sweep(path, overall, merges, ignored_s, windows_s):
     """The curves of Fig. 5 (over NMS windows) and Tab. 12 (over ignored seconds), one per NMS."""
-    with report.picture(path, 10, 4) as figure:
+    with draw.picture(path, 10, 4) as figure:
         axes = figure.subplots(1, 2)
         for n, kind in enumerate(NMS):
             m, e, w = np.unravel_index(overall[:, :, n].argmax(), overall[:, :, n].shape)
@@ -369,7 +369,7 @@ def run_sweep(args):
              "a_mAP": overall[m, e, n, w], "a_mAP_per_class": per_class[m, e, n, w].tolist()}
             for n, kind in enumerate(NMS) for m, e, w in np.ndindex(overall[:, :, n].shape)])
     if args.plot:
-        draw(args.plot, overall, merges, ignored_s, windows_s)
+        draw_sweep(args.plot, overall, merges, ignored_s, windows_s)
         print(f"curves: {args.plot}")
 
 

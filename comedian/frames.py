@@ -64,6 +64,11 @@ class Half:
 IMAGE = re.compile(r".*\.(?:jpg|jpeg|png)", re.IGNORECASE)
 IMAGE_NAME = re.compile(r"(.*?)(\d+)(\.(?:jpg|jpeg|png))", re.IGNORECASE)
 HALF_NAME = re.compile(r"(?:half[_-]?)?(\d{1,2})(?:_.*)?", re.IGNORECASE)       # 1_224p, 1, half1
+VIDEO_NAME = re.compile(r"(?:half[_-]?)?([12])(?:_(\d+p|HQ))?|(\d{3,4}p)",        # 1_224p, 1, half1
+                        re.IGNORECASE)                     # 224p: the ball-action set's only half
+VIDEO_SUFFIXES = set(
+    ".mkv .webm .mp4 .m4v .mov .qt .3gp .3g2 .flv .f4v .avi .divx .wmv .asf .mxf .gxf "
+    ".ts .mts .m2ts .m2t .mpg .mpeg .vob .m2v .ogv .ogm .dv .h264 .h265 .hevc".split())
 
 
 def walk(root):
@@ -96,6 +101,13 @@ def describe_content(folder):
                    if path.name[0] != ".")
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
     return f"; {folder}/ holds {', '.join(names[:6]) + more if names else 'nothing'}"
+
+
+def half_number(path):
+    """1 or 2 if the file is named as the half of a match (1_224p.mkv, 2.mp4; 224p.mp4 is 1), else
+    None."""
+    name = VIDEO_NAME.fullmatch(Path(path).stem)
+    return int(name[1] or 1) if name else None
 
 
 def natural(name):

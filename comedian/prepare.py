@@ -33,7 +33,8 @@ import numpy as np
 
 from comedian import DataError, command, formats, lock, write_file
 from comedian.command import device_name, file_name, number
-from comedian.frames import DEFAULT_FPS, in_split, opencv, read_frame, read_rate, walk
+from comedian.frames import (
+    DEFAULT_FPS, half_number, in_split, opencv, read_frame, read_rate, walk)
 
 JPEG_QUALITY = 95               # files as large as those of ffmpeg -q:v 1 -qmin 1, and truer
 
@@ -58,7 +59,7 @@ def plan(root, out, fps, size):
     for match in video.find_videos(root):
         jobs.append([])
         for path in map(Path, match):
-            place, number = Path(os.path.relpath(path, base)), video.half_number(path)
+            place, number = Path(os.path.relpath(path, base)), half_number(path)
             place = place.parent if number else place.with_suffix("")
             folder = Path(out) / place / f"{number or 1}_{size[1]}p"
             if folder in taken:

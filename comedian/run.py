@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from comedian import DataError, augment, lock, need, write_file, write_text
+from comedian import DataError, augment, draw, lock, need, write_file, write_text
 from comedian.checkpoint import save_checkpoint
 # The stages find these here too: all that they take from the plumbing is `run`.
 from comedian.command import (  # noqa: F401
@@ -633,9 +633,8 @@ class Journal(Log):
     def finish(self, use):
         """After the loop: draws the curves and says what the checkpoint is for. A run that was
         asked to stop says how to resume it, and ends the process."""
-        from comedian import report   # here: it is needed only now
         self.close()
         if self.rank == 0 and self.lines:
-            report.curves([self.args.out], Path(self.args.out, "curves.png"))
+            draw.curves([self.args.out], Path(self.args.out, "curves.png"))
         self.stop.exit_if_asked(f"{self.name}: stopped after step {self.step}")
         print(f"{self.name}: done; {self.args.out}/{use}")

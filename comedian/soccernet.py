@@ -31,7 +31,9 @@ from typing import NamedTuple
 import numpy as np
 
 from comedian import DataError, formats, write_file, write_text
-from comedian.frames import describe, describe_content, find_halves, in_split, read_games, walk
+from comedian.frames import (
+    VIDEO_SUFFIXES, describe, describe_content, find_halves, half_number, in_split, read_games,
+    walk)
 
 LABELS, PREDICTIONS, SCORES = "Labels-v2.json", "results_spotting.json", "scores.npz"
 BALL_LABELS = "Labels-ball.json"      # the ball action data set's, beside 224p.mp4; the same schema
@@ -373,14 +375,13 @@ def video_of(name):
     A path that begins elsewhere (/videos/, C:/videos/, //server/ with either slash, https://) stays
     whole: `same_names` finds its match by the end of the path.
     """
-    from comedian import video        # here: it needs PyAV, which is not there only to score
     if re.match(r"[a-z][a-z\d+.-]+://", name, re.IGNORECASE):
         name = urllib.parse.unquote(re.split("[?#]", name)[0])
     path = PurePosixPath(name.replace("\\", "/"))
     if not name or ".." in path.parts:
         raise ValueError(f"{name[:80]!r} is not the path of a video")
-    half = video.half_number(path)
-    if not half and path.suffix.lower() not in video.SUFFIXES:
+    half = half_number(path)
+    if not half and path.suffix.lower() not in VIDEO_SUFFIXES:
         return path.as_posix(), 1     # a match's name, dots and all; or a suffix: see `same_names`
     return (path.parent if half else path.with_suffix("")).as_posix(), half or 1
 

@@ -32,10 +32,9 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from comedian import DataError
-from comedian.frames import CLIP_FRAMES, DEFAULT_FPS, describe_content, walk
+from comedian.frames import (
+    CLIP_FRAMES, DEFAULT_FPS, VIDEO_NAME, VIDEO_SUFFIXES, describe_content, half_number, walk)
 
-SUFFIXES = set(".mkv .webm .mp4 .m4v .mov .qt .3gp .3g2 .flv .f4v .avi .divx .wmv .asf .mxf .gxf "
-               ".ts .mts .m2ts .m2t .mpg .mpeg .vob .m2v .ogv .ogm .dv .h264 .h265 .hevc".split())
 BESIDE = set(".json .csv .xml .txt .md .pdf .ini .db .log .npy .npz .zip .jpg .jpeg .png .srt .vtt "
              ".ass .wav .mp3 .m4a .aac".split())           # labels, features, sound: not mentioned
 EARLY_S = 1.0                   # a video may end this much before its header says
@@ -534,15 +533,6 @@ def asf_duration(path):
 
 
 # ------------------------------------------------------------------ many files
-VIDEO_NAME = re.compile(r"(?:half[_-]?)?([12])(?:_(\d+p|HQ))?|(\d{3,4}p)",        # 1_224p, 1, half1
-                        re.IGNORECASE)                     # 224p: the ball-action set's only half
-
-
-def half_number(path):
-    """1 or 2 if the file is named as the half of a match (1_224p.mkv, 2.mp4; 224p.mp4 is 1), else
-    None."""
-    name = VIDEO_NAME.fullmatch(Path(path).stem)
-    return int(name[1] or 1) if name else None
 
 
 def resolution(path):
@@ -581,7 +571,7 @@ def matches_below(root):
         halves = defaultdict(list)
         for name in sorted(names):
             path, suffix = os.path.join(folder, name), Path(name).suffix.lower()
-            if suffix in SUFFIXES:
+            if suffix in VIDEO_SUFFIXES:
                 halves[half_number(path) or path].append(path)
             elif suffix not in BESIDE:
                 others[suffix or "without a suffix"] += 1
@@ -592,7 +582,7 @@ def matches_below(root):
             matches.append(match)
         matches += [same for half, same in ranked.items() if half not in (1, 2)]
     if not matches:
-        raise DataError(f"{root}: no video below it ({', '.join(sorted(SUFFIXES))})"
+        raise DataError(f"{root}: no video below it ({', '.join(sorted(VIDEO_SUFFIXES))})"
                         f"{describe_content(root)}")
     if left_out:
         print("video: of several files for one half, the 224p or else smallest is read: "

@@ -28,9 +28,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import infer  # noqa: E402
 from comedian import (  # noqa: E402
-    DataError, bank, evaluate, ops, reference, report, run, soccernet, write_file)
+    DataError, bank, draw, evaluate, ops, reference, report, run, soccernet, write_file)
 from comedian.frames import CLIP_FRAMES, FrameReader, find_halves  # noqa: E402
-from comedian.report import CURVE, FAINT, SPOTTED, TRUTH, clock  # noqa: E402
+from comedian.draw import CURVE, FAINT, SPOTTED, TRUTH, clock  # noqa: E402
 from comedian.checkpoint import load_parts  # noqa: E402
 from model import Comedian, Projector, load_checkpoint  # noqa: E402
 
@@ -41,7 +41,7 @@ AUTOCAST = torch.autocast("cpu", torch.bfloat16, enabled=False)
 @contextlib.contextmanager
 def picture(path, height_in):
     """A figure in the style of comedian.report, with larger letters."""
-    with report.picture(path, WIDTH_IN, height_in) as figure:
+    with draw.picture(path, WIDTH_IN, height_in) as figure:
         matplotlib.rcParams.update({"font.size": LETTERS, "axes.titlesize": LETTERS + 1,
                                     "lines.linewidth": 2.5, "legend.fontsize": LETTERS - 2})
         yield figure
@@ -238,14 +238,14 @@ def curves(demo, path):
     """The loss of the three stages, from their log.txt."""
     with picture(path, 8) as figure:
         for axes, stage in zip(figure.subplots(3, 1), (1, 2, 3), strict=True):
-            log = report.read_log(demo.run / f"stage{stage}")
+            log = draw.read_log(demo.run / f"stage{stage}")
             step, loss, lr = log.loss.T
             rate = axes.twinx()
             rate.fill_between(step, lr, color=FAINT, alpha=0.18, lw=0)
             rate.set(ylim=(0, 1.6 * lr.max() or 1), yticks=[])
             rate.spines.right.set_visible(False)
             axes.plot(step, loss, color=CURVE, marker="o", ms=5)
-            axes.set_title(report.TITLES[stage])
+            axes.set_title(draw.TITLES[stage])
             axes.set(ylabel="loss", xlim=(0, 1.02 * log.total))
             axes.set_zorder(1)
             axes.patch.set_visible(False)

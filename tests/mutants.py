@@ -688,7 +688,7 @@ MUTANTS = [
      "test_page.py::test_pictures_are_of_their_time"),
     ("comedian/export.py", "clock(ms - lead_ms, ',', True)", "clock(ms, ',', True)",
      "test_page.py::test_ffmpeg_reads_the_subtitles"),
-    ("comedian/report.py", "from_s = start_s + strip * strip_s", "from_s = start_s",
+    ("comedian/draw.py", "from_s = start_s + strip * strip_s", "from_s = start_s",
      "test_report.py::test_time_is_token_s_and_ticks_read_as_a_clock"),
     ("comedian/soccernet.py", "(BALL_LABELS, LABELS)):", "(LABELS, BALL_LABELS)):",
      "test_soccernet.py::test_labels_of_the_ball"),
@@ -783,7 +783,7 @@ MUTANTS = [
      'for part in ("key", "query", "value")]',
      "test_weights.py::test_the_same_weights_from_another_file"),
     # -- pictures
-    ("comedian/report.py", "(np.arange(len(scores)) + 0.25)", "np.arange(len(scores))",
+    ("comedian/draw.py", "(np.arange(len(scores)) + 0.25)", "np.arange(len(scores))",
      "test_report.py::test_marks_stand_where_things_happened"),
     # -- what no test noticed until somebody tried
     ("stage1_spatial.py", '"--queue", type=number(1, 2 ** 24), default=65536',

@@ -1,5 +1,5 @@
 """
-What these tests prove about report.py:
+What these tests prove about report.py and draw.py:
   1. a log is read as the stages write it, resumed runs too, and drawn with the numbers in it
   2. a timeline's marks stand at the times and heights of what infer.py stored, merged as there
   3. the pictures are there and 1200 pixels wide; wrong input is one line
@@ -15,7 +15,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgba
 
-from comedian import DataError, reference, report, soccernet
+from comedian import DataError, draw, reference, report, soccernet
 from comedian.run import Log
 from comedian.soccernet import LABELS, PREDICTIONS, SCORES, Detections, Event
 
@@ -93,17 +93,17 @@ def timeline(out, spotted, **options):
     scores, labels = spotted
     read = report.read_half(scores / MATCHES[0], 1)
     options.setdefault("events", soccernet.read_labels(labels / MATCHES[0] / LABELS, CLASSES))
-    return report.draw_timeline(
+    return draw.timeline(
         out, "Dale 1 - 4 Castle", 1, *read,
         soccernet.read_predictions(scores / MATCHES[0] / PREDICTIONS, CLASSES), **options)
 
 
 # ------------------------------------------------------------------ curves
 def test_log_as_the_stages_write_it(tmp_path):
-    log = report.read_log(write_run(tmp_path / "two", STAGE2))
+    log = draw.read_log(write_run(tmp_path / "two", STAGE2))
     assert (log.stage, log.total) == (2, 350) and log.valid.shape == (0, 2)
     assert log.loss.tolist() == [[50, 10.3766, 1.99e-3], [100, 10.2483, 1.81e-3]]
-    log = report.read_log(write_run(tmp_path / "three", STAGE3))
+    log = draw.read_log(write_run(tmp_path / "three", STAGE3))
     assert (log.stage, log.total) == (3, 8)
     assert log.loss[:, 1].tolist() == [0.2345, 0.1234]
     assert log.valid.tolist() == [[4, 1.85], [8, 1.25]]
@@ -117,7 +117,7 @@ def test_the_stages_still_write_such_lines(tmp_path):
     written.line(4, 1.5e-3)
     written.write("step 4/8 | valid t-AmAP 1.85 % | best 1.85 %")
     written.close()
-    log = report.read_log(tmp_path)
+    log = draw.read_log(tmp_path)
     assert (log.stage, log.total) == (3, 8)
     assert log.loss.tolist() == [[4, 0.2345, 1.5e-3]] and log.valid.tolist() == [[4, 1.85]]
     for script in ("stage1_spatial", "stage2_distill", "stage3_finetune"):
@@ -130,15 +130,15 @@ def test_log_of_a_resumed_run_counts_a_step_once(tmp_path):
     """Killed after step 100, resumed from a checkpoint at 50: the later line of step 100 holds."""
     again = STAGE2.splitlines()[1].replace("10.2483", "10.2000")
     more = again.replace("step 100/350", "step 150/400")
-    log = report.read_log(write_run(tmp_path / "run", f"{STAGE2}{again}\n{more}\nstage 2 | step 2"))
+    log = draw.read_log(write_run(tmp_path / "run", f"{STAGE2}{again}\n{more}\nstage 2 | step 2"))
     assert log.total == 400
     assert log.loss[:, :2].tolist() == [[50, 10.3766], [100, 10.2], [150, 10.2]]
 
 
 def test_curves(tmp_path):
-    logs = [report.read_log(write_run(tmp_path / name, text))
+    logs = [draw.read_log(write_run(tmp_path / name, text))
             for name, text in (("two", STAGE2), ("three", STAGE3))]
-    figure = report.draw_curves(tmp_path / "new/curves.png", logs, ["runs/two", "runs/three"])
+    figure = draw.panels(tmp_path / "new/curves.png", logs, ["runs/two", "runs/three"])
     height, width, _ = cv2.imread(str(tmp_path / "new/curves.png")).shape
     assert width == 1200 and 400 < height < 500
     lines = {(line.get_label().split(",")[0], *line.get_xdata()): line.get_ydata().tolist()
@@ -151,8 +151,8 @@ def test_curves(tmp_path):
 
 
 def test_curves_of_many_runs_take_another_row(tmp_path):
-    log = report.read_log(write_run(tmp_path / "run", STAGE2))
-    figure = report.draw_curves(tmp_path / "four.png", [log] * 4, list("abcd"))
+    log = draw.read_log(write_run(tmp_path / "run", STAGE2))
+    figure = draw.panels(tmp_path / "four.png", [log] * 4, list("abcd"))
     assert cv2.imread(str(tmp_path / "four.png")).shape[1] == 1200
     panels = [axes for axes in figure.axes if axes.get_title(loc="left")]
     assert [panel.get_subplotspec().rowspan.start for panel in panels] == [0, 0, 0, 1]
@@ -160,8 +160,8 @@ def test_curves_of_many_runs_take_another_row(tmp_path):
 
 # ------------------------------------------------------------------ timeline
 def test_names_that_are_not_utf_8_are_drawn_escaped(tmp_path):
-    log = report.read_log(write_run(tmp_path / "a", STAGE2))
-    figure = report.draw_curves(tmp_path / "odd.png", [log], ["caf\udce9/x"])
+    log = draw.read_log(write_run(tmp_path / "a", STAGE2))
+    figure = draw.panels(tmp_path / "odd.png", [log], ["caf\udce9/x"])
     assert r"caf\udce9/x" in [text.get_text() for text in figure.axes[0].texts]
 
 
@@ -188,15 +188,15 @@ def test_marks_stand_where_things_happened(tmp_path, spotted):
     assert axes.get_title(loc="left") == "Dale 1 - 4 Castle, first half"
     found = marks(figure)                 # the rows' feet are 0, -1, -2
     np.testing.assert_allclose(found["spotted"],
-                               [[12.25, 0.9 * report.ROW], [30.25, -1 + 0.5 * report.ROW]])
-    np.testing.assert_allclose(found["true"], [[12.4, report.FLAG], [20, -2 + report.FLAG]])
+                               [[12.25, 0.9 * draw.ROW], [30.25, -1 + 0.5 * draw.ROW]])
+    np.testing.assert_allclose(found["true"], [[12.4, draw.FLAG], [20, -2 + draw.FLAG]])
     curves = [c for c in axes.collections if c.get_label().startswith("score")]
     tops = [curve.get_paths()[0].vertices for curve in curves]
     assert [tuple(top[top[:, 1].argmax()].round(4)) for top in tops[:2]] == [
-        (12.25, round(0.9 * report.ROW, 4)), (30.25, round(-1 + 0.5 * report.ROW, 4))]
+        (12.25, round(0.9 * draw.ROW, 4)), (30.25, round(-1 + 0.5 * draw.ROW, 4))]
     assert [text.get_text().split()[0].rstrip(":,") for text in axes.get_legend().get_texts()] == [
         "score", "spotted", "true"]
-    lines = [c for c in axes.collections if np.allclose(c.get_edgecolor(), to_rgba(report.TRUTH))
+    lines = [c for c in axes.collections if np.allclose(c.get_edgecolor(), to_rgba(draw.TRUTH))
              and len(c.get_paths()) == 2]
     assert [path.vertices[:, 0].tolist() for path in lines[0].get_paths()] == [[12.4] * 2, [20] * 2]
     image = cv2.imread(str(tmp_path / "timeline.png"))
@@ -214,7 +214,7 @@ def test_time_is_token_s_and_ticks_read_as_a_clock(tmp_path):
     """A half of 45 minutes, tokens of 2 s, and no event at all: then every class has its row. It is
     wrapped into three strips."""
     none = Detections(*(np.zeros(0, int),) * 3, np.zeros(0))
-    figure = report.draw_timeline(tmp_path / "t.png", "m", 2, np.zeros((1350, 17)), 2.0, 0.0,
+    figure = draw.timeline(tmp_path / "t.png", "m", 2, np.zeros((1350, 17)), 2.0, 0.0,
                                   soccernet.SOCCERNET_CLASSES, none)
     axes = figure.axes[0]
     assert [one.get_xlim() for one in figure.axes] == [
@@ -224,7 +224,7 @@ def test_time_is_token_s_and_ticks_read_as_a_clock(tmp_path):
     assert len(axes.get_yticklabels()) == 17 and "true" not in marks(figure)
     ticks = [text.get_text() for text in axes.get_xticklabels() if text.get_text()]
     assert ticks[ticks.index("0:00"):][:8] == [f"{m}:00" for m in range(0, 16, 2)]
-    assert report.clock(125) == "2:05"
+    assert draw.clock(125) == "2:05"
     assert cv2.imread(str(tmp_path / "t.png")).shape[1] == 1200
 
 
@@ -257,15 +257,15 @@ def test_sure_ones_have_their_time(tmp_path, spotted):
     figure = timeline(tmp_path / "t.png", spotted, threshold=0)
     assert [text.get_text() for text in figure.axes[0].texts] == ["0:12", "0:30"]
     both = Detections(np.ones(3, int), np.zeros(3, int), np.array([5e3, 6e3, 9e3]), np.ones(3))
-    figure = report.draw_timeline(tmp_path / "t.png", "m", 1, np.zeros((60, 1)), 1.0, 0.0, ("a",),
+    figure = draw.timeline(tmp_path / "t.png", "m", 1, np.zeros((60, 1)), 1.0, 0.0, ("a",),
                                   both)
     assert [text.get_text() for text in figure.axes[0].texts] == ["0:05", "0:09"]
 
 
 def test_runs_on_one_axis(tmp_path):
     runs = [write_run(tmp_path / name, STAGE3) for name in "ab"]
-    logs = [report.read_log(run) for run in runs]
-    figure = report.draw_together(tmp_path / "c.png", logs, ["a", "b"])
+    logs = [draw.read_log(run) for run in runs]
+    figure = draw.overlay(tmp_path / "c.png", logs, ["a", "b"])
     assert [[line.get_label() for line in panel.lines] for panel in figure.axes] == [
         ["a", "b"], ["a, best 1.9 %", "b, best 1.9 %"]]
     run("curves", *runs, "--together", "--out", tmp_path / "c.svg")

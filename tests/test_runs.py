@@ -43,7 +43,7 @@ import model
 import stage1_spatial as stage1
 import stage2_distill as stage2
 import stage3_finetune as stage3
-from comedian import DataError, report
+from comedian import DataError, draw
 from comedian import run as plumbing
 from comedian.checkpoint import save_checkpoint
 
@@ -57,7 +57,7 @@ PER_STEP = {1: 2, 2: 1, 3: 2}         # how often a step computes a loss
 SECOND = {1: "top-1", 2: "divergence", 3: "base"}         # what is logged beside the loss
 SMALL = replace(model.MODELS["vivit_micro"], embed_dim=32, num_heads=(2,), temporal_heads=2,
                 head_width=64)
-DRAW = report.curves
+DRAW = draw.curves
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def quick(monkeypatch):
     """Runs train a small network and do not draw, unless a shell starts them. Signals do again what
     they did before a run that was broken off."""
     monkeypatch.setitem(model.MODELS, "vivit_micro", SMALL)
-    monkeypatch.setattr(report, "curves", lambda *args: None)
+    monkeypatch.setattr(draw, "curves", lambda *args: None)
     before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield
     for number, handler in before.items():
@@ -96,7 +96,7 @@ def child(argv, printed, environment):
     signal.signal(signal.SIGINT, signal.default_int_handler)          # a shell's background ignores
     signal.signal(signal.SIGHUP, signal.SIG_DFL)                      # one, nohup the other
     torch.set_num_threads(1)
-    model.MODELS["vivit_micro"], report.curves = SMALL, lambda *args: None
+    model.MODELS["vivit_micro"], draw.curves = SMALL, lambda *args: None
     sys.argv = argv
     script = __import__(argv[0].removesuffix(".py"))
     with open(printed, "a") as file, contextlib.redirect_stdout(file), \
@@ -485,7 +485,7 @@ LINE = (r"stage {} \| step \d+/6 \| loss \d+\.\d{{4}} \| {} \d+\.\d{{4}} \| lr \
 
 @pytest.mark.parametrize("stage", SCRIPTS)
 def test_log_and_checkpoint(stage, matches, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "curves", DRAW)
+    monkeypatch.setattr(draw, "curves", DRAW)
     state = run(stage, matches, tmp_path / "run")
     lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
     assert all(re.fullmatch(LINE.format(stage, SECOND[stage]), line) for line in lines)

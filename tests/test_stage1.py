@@ -21,7 +21,7 @@ from conftest import copied, record
 
 import model
 import stage1_spatial as stage1
-from comedian import augment, report
+from comedian import augment, draw
 from comedian.frames import Half, find_halves
 
 SMALL = replace(model.MODELS["vivit_micro"], embed_dim=48, head_width=96)
@@ -31,7 +31,7 @@ SMALL = replace(model.MODELS["vivit_micro"], embed_dim=48, head_width=96)
 def quick(monkeypatch):
     """Runs train a small network and draw no curves."""
     monkeypatch.setitem(model.MODELS, "vivit_micro", SMALL)
-    monkeypatch.setattr(report, "curves", lambda *args: None)
+    monkeypatch.setattr(draw, "curves", lambda *args: None)
 
 
 def unit(*shape, seed=0):

@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import model
 import stage2_distill as stage2
-from comedian import DataError, augment, bank, report, run
+from comedian import DataError, augment, bank, draw, run
 from comedian.checkpoint import save_checkpoint
 from comedian.frames import Half, find_halves
 
@@ -44,7 +44,7 @@ HALVES = [("one", 1), ("one", 2), ("two", 1), ("two", 2)]          # of conftest
 def small_and_quick(monkeypatch):
     """A smaller network than any of MODELS; no picture at the end of a run."""
     monkeypatch.setitem(model.MODELS, "vivit_micro", SMALL)
-    monkeypatch.setattr(report, "curves", lambda folders, out: None)
+    monkeypatch.setattr(draw, "curves", lambda folders, out: None)
 
 
 def unit(*shape, seed=0):

@@ -26,7 +26,7 @@ from conftest import N_FRAMES, record
 import infer
 import model
 import stage3_finetune as stage3
-from comedian import DataError, augment, evaluate, report, soccernet
+from comedian import DataError, augment, draw, evaluate, soccernet
 from comedian.checkpoint import save_checkpoint
 from comedian.frames import Half, find_halves
 from comedian.soccernet import (
@@ -65,7 +65,7 @@ def write_init(path, stage, **changes):
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Curves have their own tests, and matplotlib takes its time."""
-    monkeypatch.setattr(report, "curves", lambda *args: None)
+    monkeypatch.setattr(draw, "curves", lambda *args: None)
 
 
 # ------------------------------------------------------------------ 1. the loss

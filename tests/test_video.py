@@ -28,7 +28,7 @@ import torch
 
 import infer
 from comedian import DataError, evaluate, lock, prepare, soccernet, video
-from comedian.frames import FrameReader, find_halves, read_frame
+from comedian.frames import VIDEO_SUFFIXES, FrameReader, find_halves, read_frame
 
 ROOT = Path(__file__).resolve().parents[1]
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")
@@ -329,7 +329,7 @@ def test_matches_of_a_tree(tmp_path, capsys):
 
 def test_a_match_has_the_name_that_labels_give_it(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "probe", lambda path: video.Video(path, 60, 25, 64, 48))
-    for suffix in video.SUFFIXES:
+    for suffix in VIDEO_SUFFIXES:
         touch(tmp_path, "final v1.2" + suffix)
         half, = video.halves([tmp_path / ("final v1.2" + suffix)])
         assert ("final v1.2", 1) == (half.match, half.number) == soccernet.video_of(

@@ -25,7 +25,7 @@ import pytest
 from test_video import steady, touch, write_mkv
 
 from comedian import video
-from comedian.frames import DataError
+from comedian.frames import DataError, half_number
 
 VIDEOS = Path(__file__).parent / "fixtures" / "videos"
 WIDTH, HEIGHT = 160, 96
@@ -419,7 +419,7 @@ def test_the_ball_action_layout_and_what_macs_leave(tmp_path):
           "__MACOSX/l/s/one/224p.mp4", "l/s/two/224p.mp4")
     found = video.find_videos(tmp_path)
     assert found == [[str(tmp_path / "l/s/one/224p.mp4")], [str(tmp_path / "l/s/two/224p.mp4")]]
-    assert video.half_number("l/s/one/224p.mp4") == 1
+    assert half_number("l/s/one/224p.mp4") == 1
 
 
 def test_a_loop_of_links_is_visited_once(tmp_path):
