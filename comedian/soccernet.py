@@ -133,7 +133,7 @@ def warn_unknown_labels(files, key, classes):
 
 def folded(name):
     """A name without what the eye may miss: case, kinds of blanks, how an accent is stored."""
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
 
 
 def whole_ms(value):

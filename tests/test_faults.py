@@ -652,6 +652,18 @@ def jsons():
             add("json", f"{name}: {key} {ascii(value)[:40]} ({i})", argv, then(results_here, writes(
                 f"new/{SPOTS}", json.dumps(body))), must=ok, line=r"spotting\.json", short=True,
                 proves=well_formed)
+    head = "video,time,label\nleague/one/1.mkv,"
+    for i, (name, text) in enumerate({
+            "no time": head + "45+2,Goal", "beyond the end": head + "12:34:00,Goal",
+            "two labels": head.replace("\n", ",label\n") + "1,Goal,Foul",
+            "a cell more": head + "1,5,Goal",
+            "another match": head.replace("one", "One") + "1,Goal",
+            "half 2.0": head.replace("\n", ",half\n") + "1,Goal,2.0",
+            "cp1252": (head + "1,Fo\xfcl").encode("cp1252"),
+            "no mark": (head + "1,Goal").encode("utf-16-le")}.items()):
+        for command in ("evaluate", "stage3"):
+            add("json", f"table: {command}, {name}", swap(command, labels="t.csv"),
+                writes("t.csv", text), line=r"t\.csv|'league/One' \(did", short=i % 4 == 1)
 
 
 SPOT = {"gameTime": "1 - 00:02", "label": "Goal", "position": "2000", "half": "1",
