@@ -582,14 +582,15 @@ def test_a_truncated_mkv_gives_what_it_has(tail, tmp_path):
 
 
 @needs_ffmpeg
-@pytest.mark.parametrize("tail", ["missing", "zeros"])
+@pytest.mark.parametrize("tail", ["missing", "zeros", "noise"])
 def test_a_truncated_mp4_gives_what_it_has(tail, tmp_path):
     path = tmp_path / "v.mp4"
     ffmpeg("-i", write_mkv(tmp_path / "s.mkv", steady(25, 20)), "-c:v", "libx264", "-preset",
            "ultrafast", "-g", "25", "-pix_fmt", "yuv420p", "-movflags", "faststart", path)
     whole, content = times(path), path.read_bytes()
     half = len(content) * 2 // 3
-    path.write_bytes(content[:half] + bytes(len(content) - half) * (tail == "zeros"))
+    rest = {"zeros": bytes, "noise": np.random.default_rng(0).bytes, "missing": lambda n: b""}[tail]
+    path.write_bytes(content[:half] + rest(len(content) - half))
     got = until_it_breaks(path)
     assert 10 < len(got) < 36 and got[:-1] == whole[:len(got) - 1]
     path.write_bytes(content[:100])                       # the index is gone, too
