@@ -134,6 +134,8 @@ def test_equals_official_evaluator(seed, tmp_path):
     ("soccernet_netvlad_v2_5games", "labels.zip", "predictions.zip"),
     ("soccernet_netvlad_v2", "labels_test_reconstructed.zip", "results_spotting_test.zip")])
 def test_published_netvlad(folder, labels, predictions, tmp_path, capsys):
+    """A published result, on real matches. Their labels are SoccerNet's, not ours to publish; the
+    cases above, which are made up, prove the same equality to everybody."""
     fixture = SHARED / folder
     if not fixture.is_dir():
         pytest.skip(f"{fixture} is absent: SoccerNet's labels are not ours to publish")
