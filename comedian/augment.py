@@ -4,7 +4,7 @@ Images in batch: what every stage's views are made of.
 Each operation takes x (B, T, 3, H, W), float in [0, 1], and one number per sample: all T frames of
 a clip or window share it, so that the only motion the network sees is the match's own. `p` is the
 probability with which it touches each sample; only those are worked on, and x is changed in place
-where it keeps its size. Letters as in frames.py.
+where it keeps its size. Letters as in model.py.
 """
 import math
 

@@ -8,11 +8,7 @@ Layout (SoccerNet's own; any depth of folders above a match):
 A folder of images is a half; the folder that holds it is a match. `1/000000.jpg` (with
 `fps.txt` beside the images) and `half1/frame0.jpg` are read as well: frames sort by number, and
 the first number is whatever it is. Other files that lie in the folder of a match (labels: see
-soccernet.py; teacher features: see bank.py) do not disturb.
-
-Letters, here and in all files: B batch, T frames, L tokens per window (the paper's T_l),
-D width, K classes, H W pixels. A clip is T_s = 2 frames and becomes one token: at 2 fps token k
-of a half covers seconds [k, k+1).
+soccernet.py; teacher features: see bank.py) do not disturb. Letters as in model.py.
 """
 import collections
 import concurrent.futures
