@@ -626,7 +626,8 @@ def jsons():
     for i, (name, text) in enumerate({
             "no time": head + "45+2,Goal", "beyond the end": head + "12:34:00,Goal",
             "two labels": head.replace("\n", ",label\n") + "1,Goal,Foul",
-            "a cell more": head + "1,5,Goal", "another match": head.replace("one", "One") + "1,Goal",
+            "a cell more": head + "1,5,Goal",
+            "another match": head.replace("one", "One") + "1,Goal",
             "half 2.0": head.replace("\n", ",half\n") + "1,Goal,2.0",
             "cp1252": (head + "1,Fo\xfcl").encode("cp1252"),
             "no mark": (head + "1,Goal").encode("utf-16-le")}.items()):
