@@ -272,13 +272,13 @@ def resume(s):
 
 STOPPED = """
 import sys, os, signal, stage1_spatial as stage1
-asked, count = stage1.run.Stop.asked, []
+asked, count = stage1.run.Stop.requested, []
 def after_two(self):
     count.append(1)
     if len(count) == 2:
         self.noted = signal.SIGTERM
     return asked(self)
-stage1.run.Stop.asked = after_two
+stage1.run.Stop.requested = after_two
 stage1.main(stage1.parse_args(sys.argv[1:]))
 """
 

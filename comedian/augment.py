@@ -38,7 +38,7 @@ class Draws:
         drawn = self.rng.random((self.batch, *shape), np.float32)[self.rows]
         return torch.from_numpy(drawn) * (high - low) + low
 
-    def touched(self, p):
+    def chosen(self, p):
         """Which samples an operation changes: indices on the CPU, each there with probability p."""
         return torch.nonzero(self.uniform(0, 1) < p)[:, 0]
 
@@ -201,7 +201,7 @@ def color_jitter(x, draw, strength, p):
 
     strength: four numbers (0 = off). The order is one per batch.
     """
-    i = draw.touched(p)
+    i = draw.chosen(p)
     part = x[i]
     for k in draw.order(4):
         change = draw.uniform(-strength[k], strength[k])[i]
@@ -214,7 +214,7 @@ def color_jitter(x, draw, strength, p):
 
 def grayscale(x, draw, p):
     """Same luminance in all channels."""
-    i = draw.touched(p)
+    i = draw.chosen(p)
     x[i] = luminance(x[i]).expand(-1, -1, 3, -1, -1)
     return x
 
@@ -237,7 +237,7 @@ def blur_matrix(sigma, n, radius):
 
 def gaussian_blur(x, draw, p, sigma=(0.1, 2.0), radius=11):
     """sigma and radius (11: 23 taps) in pixels of a 224-pixel frame, scaled to x's width."""
-    i = draw.touched(p)
+    i = draw.chosen(p)
     width = draw.uniform(*sigma)[i] * (x.shape[4] / 224)
     radius = max(1, round(radius * x.shape[4] / 224))
     x[i] = separable(x[i], *(blur_matrix(width, n, radius) for n in x.shape[3:]),
@@ -247,7 +247,7 @@ def gaussian_blur(x, draw, p, sigma=(0.1, 2.0), radius=11):
 
 def solarize(x, draw, p):
     """Inverts the values from 0.5 on: the smaller of a value and its inverse."""
-    i = draw.touched(p)
+    i = draw.chosen(p)
     part = x[i]
     x[i] = torch.minimum(part, 1 - part)
     return x
@@ -255,7 +255,7 @@ def solarize(x, draw, p):
 
 def hflip(x, draw, p):
     """Mirrors left and right."""
-    i = draw.touched(p)
+    i = draw.chosen(p)
     x[i] = x[i].flip(4)
     return x
 

@@ -252,7 +252,7 @@ def load_or_make(path, bank, make):
       - the checksum (SHA-256) that ends the file is not that of its values.
     """
     path = Path(path)
-    wrong = path.exists() and what_is_wrong(path, bank, make)
+    wrong = path.exists() and table_fault(path, bank, make)
     if wrong:
         print(f"data: {path}: {wrong}; it is made again")
     if wrong or not path.exists():
@@ -280,7 +280,7 @@ def mapped(path, header):
     return np.memmap(path, header.dtype, "r", header.data_start, header.shape)
 
 
-def what_is_wrong(path, bank, make):
+def table_fault(path, bank, make):
     """Why a stored table is not believed, in words; None if it is."""
     try:
         header = open_array(path)

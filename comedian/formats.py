@@ -127,7 +127,7 @@ def open_zip(path, what, name=None):
     except ZIP_ERRORS as error:
         raise refused(path, what, f"as a zip it is damaged: {shown(error)}") from None
     members = [Member(archive, info) for info in archive.infolist()
-               if not info.is_dir() and (name is None or is_called(info.filename, name))]
+               if not info.is_dir() and (name is None or is_file_named(info.filename, name))]
     names = set()
     for info in (member.info for member in members):
         parts = info.filename.replace("\\", "/").split("/")
@@ -147,7 +147,7 @@ def open_zip(path, what, name=None):
     return members
 
 
-def is_called(entry, name):
+def is_file_named(entry, name):
     """Whether an entry of a zip is a file of this name; what macOS adds beside files is none."""
     *folders, last = entry.split("/")
     return last == name and "__MACOSX" not in folders
@@ -252,7 +252,7 @@ def read_npz(path, what):
     return arrays
 
 
-def take(arrays, name, kinds, n_dims):
+def checked_array(arrays, name, kinds, n_dims):
     """arrays[name], checked: of a type in `kinds` ("f", "iu", "U"), of n_dims dimensions, finite.
     ValueError says what is not so."""
     if name not in arrays:

@@ -362,9 +362,9 @@ def read_basis(path):
     arrays = formats.read_npz(path, what)
     try:
         mean, scale, components, explained, total = (
-            formats.take(arrays, name, "f", n_dims).astype(np.float64)
+            formats.checked_array(arrays, name, "f", n_dims).astype(np.float64)
             for name, n_dims in zip(Basis._fields[:5], (1, 1, 2, 1, 0), strict=True))
-        sources = formats.take(arrays, "sources", "U", 1)
+        sources = formats.checked_array(arrays, "sources", "U", 1)
         width, D = components.shape
         if not 0 < width <= D or mean.shape != (D,) or scale.shape != (D,) or explained.shape != (
                 width,):

@@ -148,8 +148,8 @@ def pages(args):
     """The page of every match below args.scores, or of args.match."""
     matches = ([find_match(args.scores, args.match)] if args.match else
                list(soccernet.find_files(args.scores, soccernet.SCORES)))
-    labels = (soccernet.same_names(soccernet.find_labels(args.labels), matches)
-              if args.labels else {})
+    labels = args.labels and soccernet.same_names(
+        soccernet.find_labels(args.labels, encoding=args.encoding), matches) or {}
     for match in matches:
         print(f"report: {write_page(Path(args.scores, match), match, labels.get(match))}")
 
@@ -238,6 +238,7 @@ def parse_args(argv=None):
     timeline = commands.add_parser("timeline", help="what was spotted in a half, and what happened")
     timeline.add_argument("scores", help="folder that infer.py wrote, its --out")
     timeline.add_argument("--labels", help="root of the labels; none: the truth is not drawn")
+    timeline.add_argument("--encoding", type=command.text_encoding, help=command.ENCODING_HELP)
     timeline.add_argument("--match", help="its name or a part of it; none: the first match")
     timeline.add_argument("--half", type=int, choices=(1, 2), default=1, help="of the match")
     timeline.add_argument("--threshold", type=command.number(0.0, 1.0), default=0.2,
@@ -246,6 +247,7 @@ def parse_args(argv=None):
     page = commands.add_parser("page", help="a page per match: its video, actions and scores")
     page.add_argument("scores", help="folder that infer.py wrote, its --out")
     page.add_argument("--labels", help="root of the labels, or a labels.csv; none: no truth")
+    page.add_argument("--encoding", type=command.text_encoding, help=command.ENCODING_HELP)
     page.add_argument("--match", help="its name or a part of it; none: every match")
     export = commands.add_parser("export", help="spotted actions for other programs")
     export.add_argument("results", help="folder of results_spotting.json, of any program")
@@ -278,7 +280,8 @@ def main(args):
         spotted, *_ = export.read_results(folder / soccernet.PREDICTIONS, classes)
         events = None
         if args.labels:
-            files = soccernet.same_names(soccernet.find_labels(args.labels), [match])
+            files = soccernet.same_names(
+                soccernet.find_labels(args.labels, encoding=args.encoding), [match])
             if match not in files:
                 raise DataError(f"{args.labels}: no {soccernet.LABELS} for {match!r}; leave "
                                      "--labels out to draw without the truth")

@@ -329,9 +329,9 @@ class Stop:
 
         stop = Stop()
         for step in ...:
-            stopping = stop.asked()       # once a step, in every process
+            stopping = stop.requested()       # once a step, in every process
             ...                           # if stopping: save and break
-        stop.exit_if_asked("stopped after step 7")             # says how to go on
+        stop.exit_if_requested("stopped after step 7")             # says how to go on
     """
 
     def __init__(self):
@@ -344,7 +344,7 @@ class Stop:
         self.noted = number
         signal.signal(number, self.before[number])
 
-    def asked(self):
+    def requested(self):
         """Whether to stop after this step; all processes get the same answer."""
         answer = torch.tensor(self.noted)
         if dist.is_initialized():
@@ -352,7 +352,7 @@ class Stop:
         self.signal = int(answer)
         return self.signal != 0
 
-    def exit_if_asked(self, what):
+    def exit_if_requested(self, what):
         """After the loop: signals do again what they did before. If the loop was left early, says
         how to go on and ends the process."""
         for noted, handler in self.before.items():
@@ -458,7 +458,7 @@ class Log:
         if state:                     # a line's mean reaches back over the stop
             self.sums = {key: value.to(device) for key, value in state["sums"].items()}
             self.steps = state["steps"]
-        self.spoilt = torch.zeros((), dtype=torch.long, device=device)       # first bad step, or 0
+        self.not_finite = torch.zeros((), dtype=torch.long, device=device)    # first bad step, or 0
         self.norm, self.clips, self.step = None, 0, first
         self.since, self.since_step = time.time(), first
         self.bar = tqdm(total=last, initial=first, desc=name, unit="step", mininterval=1,
@@ -484,8 +484,8 @@ class Log:
     def add(self, step, values, norm, clips):
         """After every step: its values {name: tensor ()}, "loss" first; its gradient's norm; and
         how many clips all processes saw."""
-        self.spoilt = torch.where((self.spoilt == 0) & ~torch.isfinite(values["loss"] + norm), step,
-                                  self.spoilt)
+        is_first = (self.not_finite == 0) & ~torch.isfinite(values["loss"] + norm)
+        self.not_finite = torch.where(is_first, step, self.not_finite)
         for key, value in values.items():
             self.sums[key] = self.sums.get(key, 0) + value
         self.steps += 1
@@ -532,20 +532,20 @@ class Log:
         """For the checkpoint: the sums since the last line, averaged over all processes, each of
         which must call it.
 
-        Raises DataError if one of the steps so far was spoilt, and lists its files.
+        Raises DataError if one of the steps so far was not finite, and lists its files.
         """
-        spoilt = self.spoilt.clone()
+        not_finite = self.not_finite.clone()
         if dist.is_initialized():
-            dist.all_reduce(spoilt, dist.ReduceOp.MAX)
+            dist.all_reduce(not_finite, dist.ReduceOp.MAX)
             for value in self.sums.values():
                 dist.all_reduce(value)
                 value /= dist.get_world_size()
-        if spoilt:
-            raise self.spoilt_by(int(spoilt))
+        if not_finite:
+            raise self.not_finite_error(int(not_finite))
         return {"sums": {key: value.cpu().clone() for key, value in self.sums.items()},
                 "steps": self.steps}
 
-    def spoilt_by(self, step):
+    def not_finite_error(self, step):
         """The DataError that names the batch of a step whose loss or gradient is not finite."""
         files = self.files(step)
         listed, last = (self.path.with_name(name)
@@ -614,7 +614,7 @@ class Journal(Log):
     def is_due(self, step):
         """Whether to save after a step: the last, one of --save-every, one that was validated, or
         the one after which the run stops."""
-        self.stopping = self.stop.asked()
+        self.stopping = self.stop.requested()
         return (self.stopping or self.validated or (step + 1) % self.args.save_every == 0
                 or step + 1 == self.last)
 
@@ -636,5 +636,5 @@ class Journal(Log):
         self.close()
         if self.rank == 0 and self.lines:
             draw.curves([self.args.out], Path(self.args.out, "curves.png"))
-        self.stop.exit_if_asked(f"{self.name}: stopped after step {self.step}")
+        self.stop.exit_if_requested(f"{self.name}: stopped after step {self.step}")
         print(f"{self.name}: done; {self.args.out}/{use}")

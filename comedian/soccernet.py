@@ -259,7 +259,7 @@ def read_list_of_matches(path, encoding=None):
 
 COLUMNS = ("video", "time", "label", "half", "visibility")       # of a table, those that are read
 EXPORTED = ["video", "half", "time", "label", "confidence"]      # the head that export.py writes
-GUARD = re.compile(r"^'(?=[=+\-@\t\r])")     # what it writes before a cell that is no formula
+GUARD = re.compile(r"^'(?='*[=+\-@\t\r])")   # what it writes before a cell that is no formula
 
 
 def read_csv(path, encoding=None):
@@ -693,8 +693,8 @@ def read_curve(folder, half):
     if f"curve_{half}" not in arrays:
         return None
     try:
-        curve = formats.take(arrays, f"curve_{half}", "f", 2)
-        n_tokens = int(formats.take(arrays, f"tokens_{half}", "iu", 0))
+        curve = formats.checked_array(arrays, f"curve_{half}", "f", 2)
+        n_tokens = int(formats.checked_array(arrays, f"tokens_{half}", "iu", 0))
         if curve.shape != (n_tokens, len(classes_and_times(arrays)[0])):
             raise ValueError(f"curve_{half} has shape {curve.shape}")
         if curve.size and not 0 <= curve.min() <= curve.max() <= 1:
@@ -706,11 +706,12 @@ def read_curve(folder, half):
 
 def classes_and_times(arrays):
     """(classes, token_s, start_s) of a scores.npz; ValueError if they are none."""
-    classes = tuple(formats.take(arrays, "classes", "U", 1).tolist())
+    classes = tuple(formats.checked_array(arrays, "classes", "U", 1).tolist())
     if not classes or len(set(classes)) < len(classes):
         raise ValueError("classes are not names, each once")
-    token_s = float(formats.take(arrays, "token_s", "fiu", 0))
-    start_s = float(formats.take(arrays, "start_s", "fiu", 0)) if "start_s" in arrays else 0.0
+    token_s = float(formats.checked_array(arrays, "token_s", "fiu", 0))
+    start_s = (float(formats.checked_array(arrays, "start_s", "fiu", 0))
+               if "start_s" in arrays else 0.0)
     if not 0.001 <= token_s <= 1000 or not 0 <= start_s <= 1e7:
         raise ValueError(f"token_s {token_s:g} or start_s {start_s:g} is no time in a half")
     return classes, token_s, start_s
@@ -720,9 +721,9 @@ def stored_half(arrays, name, h, n_classes):
     """Windows of half h: scores (N, L, K) float32, start (N,) int64, and how many tokens it has.
     ValueError unless windows follow each other without a gap and end with the half, or, as the only
     one, later: then they say no more than the file holds."""
-    scores = formats.take(arrays, name, "f", 3)                                   # (N, L, K)
-    start = formats.take(arrays, f"starts_{h}", "iu", 1).astype(np.int64)         # (N,)
-    n_tokens = int(formats.take(arrays, f"tokens_{h}", "iu", 0))
+    scores = formats.checked_array(arrays, name, "f", 3)                         # (N, L, K)
+    start = formats.checked_array(arrays, f"starts_{h}", "iu", 1).astype(np.int64)    # (N,)
+    n_tokens = int(formats.checked_array(arrays, f"tokens_{h}", "iu", 0))
     if 0 in scores.shape or scores.shape[2] != n_classes or len(start) != len(scores):
         raise ValueError(f"{name} of shape {scores.shape} does not fit {len(start)} starts and "
                          f"{n_classes} classes")

@@ -168,7 +168,7 @@ MUTANTS = [
      "test_runs.py::test_a_folder_belongs_to_one_run"),
     ("comedian/run.py", '~torch.isfinite(values["loss"] + norm)', '~torch.isfinite(values["loss"])',
      "test_runs.py::test_what_is_not_finite_is_remembered"),
-    ("comedian/run.py", "torch.where((self.spoilt == 0) & ~torch", "torch.where(~torch",
+    ("comedian/run.py", "is_first = (self.not_finite == 0) & ~torch", "is_first = ~torch",
      "test_runs.py::test_what_is_not_finite_is_remembered"),
     ("comedian/run.py",
      "dist.all_reduce(answer, dist.ReduceOp.MAX)    # between the CPUs: no GPU waits", "pass",

@@ -296,11 +296,11 @@ def test_a_second_signal_ends_the_process_at_once(number, monkeypatch, capsys):
     before, own = others(), signal.getsignal(number)
     monkeypatch.setattr(sys, "argv", ["stage1_spatial.py", "--data", "a b", "--resume"])
     stop = plumbing.Stop()
-    assert not stop.asked() and signal.getsignal(number) == stop.note
+    assert not stop.requested() and signal.getsignal(number) == stop.note
     os.kill(os.getpid(), number)
-    assert stop.asked() and signal.getsignal(number) == own
+    assert stop.requested() and signal.getsignal(number) == own
     with pytest.raises(SystemExit) as ended:
-        stop.exit_if_asked("stage 1: stopped after step 3")
+        stop.exit_if_requested("stage 1: stopped after step 3")
     assert ended.value.code == 128 + number and others() == before
     assert capsys.readouterr().out == ("stage 1: stopped after step 3; saved. To go on: python "
                                        "stage1_spatial.py --data 'a b' --resume\n")
