@@ -896,6 +896,8 @@ MUTANTS = [
      "test_evaluate.py::test_chance_is_the_score_on_the_other_matches"),
     ("comedian/evaluate.py", "round(ignored_s / stored.token_s)", "round(ignored_s)",
      "test_evaluate.py::test_sweep_equals_doing_it_by_hand"),
+    ("comedian/soccernet.py", "one[-n:] == other[-n:]", "one[-1:] == other[-1:]",
+     "test_soccernet.py::test_matches_of_other_roots_are_the_same"),
     ("docs/differences.md", "| 6 | 12 | Tab. 8, 12 |", "| 6 | 6 | Tab. 8, 12 |",
      "test_docs.py::test_what_differs_from_the_base_setting_is_said"),
     ("docs/differences.md", "`--clip-grad`, `--momentum`, `--radius`", "`--clip-grad`, `--radius`",

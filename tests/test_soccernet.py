@@ -295,6 +295,7 @@ def test_matches_of_other_roots_are_the_same():
         "a": 1, "x/b": 2, "c": 3}
     assert soccernet.same_names({"x/a": 1, "y/a": 2}, ["a"]) == {"x/a": 1, "y/a": 2}
     assert soccernet.same_names({"a": 1}, ["x/a", "y/a"]) == {"a": 1}
+    assert soccernet.same_names({"x/a": 1}, ["y/a"]) == {"x/a": 1}     # two leagues, two matches
 
 
 def test_a_message_says_what_lies_there(tmp_path):
