@@ -3,8 +3,8 @@ Ten lines about this installation, which belong into every report of a bug.
 
     python -m comedian.check
 
-Each line stands alone: what is missing or broken is told in its line, and the others follow. Exit
-code 0 if everything that the stages need is installed and works, else 1.
+Each line stands alone: an error is the text of its line, and the others follow. Exit code
+0 if everything that the stages need is installed and works, else 1.
 """
 import os
 import platform
@@ -83,15 +83,15 @@ def disk():
 
 
 def main():
-    sys.stderr, well = open(os.devnull, "w"), True         # packages mutter while they are imported
-    for ask in (system, python, packages, optional, kernels, cpu, torch, ffmpeg, memory, disk):
+    sys.stderr, failed = open(os.devnull, "w"), False      # packages warn while they are imported
+    for check in (system, python, packages, optional, kernels, cpu, torch, ffmpeg, memory, disk):
         try:
-            line = f"{ask.__name__:9} {ask()}"
+            line = f"{check.__name__:9} {check()}"
         except (Exception, SystemExit) as error:           # whatever it is: it is the answer
-            well, words = False, " ".join(str(error).split())[:300]
-            line = f"{ask.__name__:9} NOT WELL: {type(error).__name__}: {words}"
+            failed, words = True, " ".join(str(error).split())[:300]
+            line = f"{check.__name__:9} FAILED: {type(error).__name__}: {words}"
         print(line.encode("ascii", "backslashreplace").decode(), flush=True)
-    sys.exit(not well)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -1718,14 +1718,14 @@ def test_check_never_crashes(tmp_path):
         environment = os.environ | {"PYTHONPATH": f"{folder}:{HERE}"}
         code, lines, error = check(cwd=tmp_path, env=environment)
         assert code == 1 and len(lines) == 10 and not error, (name, lines, error)
-        assert any("NOT WELL" in line for line in lines[2:4])
+        assert any("FAILED" in line for line in lines[2:4])
     unbuilt = tmp_path / "unbuilt"                         # a checkout before its first make
     shutil.copytree(HERE / "comedian", unbuilt / "comedian", ignore=lambda *_: {
         file.name for file in (HERE / "comedian").glob("_C*.so")})
     shutil.copytree(HERE / "csrc", unbuilt / "csrc")
     code, lines, error = check(cwd=unbuilt, env=os.environ | {"PYTHONPATH": str(unbuilt)})
     assert code == 1 and len(lines) == 10 and not error
-    assert "NOT WELL" in lines[4] and "not built" in lines[4]
+    assert "FAILED" in lines[4] and "not built" in lines[4]
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-m", "comedian.check"], stdout=full, check=False,
                               cwd=HERE, stderr=subprocess.PIPE, text=True)

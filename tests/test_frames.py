@@ -6,6 +6,7 @@ What these tests prove about frames.py:
   4. the official lists of games are the official ones; a game is found in every layout by its name
 """
 import os
+import re
 import struct
 import threading
 import time
@@ -58,32 +59,21 @@ def test_layouts(tmp_path, folder, names, fps_txt, first, fps):
     assert read[1, :, 5, 7].tolist() == [[0, 100, 255], [1, 100, 254]]
 
 
-def test_order_of_halves_and_matches(tmp_path):
-    for match, folder in (("b/x", "2_224p"), ("b/x", "1_224p"), ("a", "half2"), ("a", "half1")):
-        make_half(tmp_path / match / folder, ["1.png", "2.png"])
-    found = [(half.match, half.number) for half in frames.find_halves(tmp_path)]
-    assert found == [("a", 1), ("a", 2), ("b/x", 1), ("b/x", 2)]
-
-
-def test_folders_with_other_names_count_in_order(tmp_path):
-    """Other sports: <root>/<video>/000000.jpg. A folder of frames alone is a match of its own."""
-    for video in ("routine", "balance", "vault"):
-        make_half(tmp_path / "games" / video, ["0.png"])
-    found = [(half.match, half.number, half.folder.rsplit("/", 1)[1])
-             for half in frames.find_halves(tmp_path)]
-    assert found == [("games", 1, "balance"), ("games", 2, "routine"), ("games", 3, "vault")]
-    alone, = frames.find_halves(tmp_path / "games" / "vault")
-    assert (alone.match, alone.number, alone.n_frames) == (".", 1, 1)
-
-
-def test_folders_count_as_people_do(tmp_path):
-    """2 before 10, by number and, in other names, by the number in them."""
-    for folder in ("m/10", "m/2", "m/1", "n/set 10", "n/set 9"):
+@pytest.mark.parametrize("folders, found", [
+    (["b/x/2_224p", "b/x/1_224p", "a/half2", "a/half1"],
+     [("a", 1, "half1"), ("a", 2, "half2"), ("b/x", 1, "1_224p"), ("b/x", 2, "2_224p")]),
+    (["games/routine", "games/balance", "games/vault"],    # other sports: a folder for each video
+     [("games", 1, "balance"), ("games", 2, "routine"), ("games", 3, "vault")]),
+    (["m/10", "m/2", "m/1", "n/set 10", "n/set 9"],        # 2 before 10
+     [("m", 1, "1"), ("m", 2, "2"), ("m", 10, "10"), ("n", 1, "set 9"), ("n", 2, "set 10")])])
+def test_folders_count_as_people_do(tmp_path, folders, found):
+    """A folder of frames alone is a match of its own."""
+    for folder in folders:
         make_half(tmp_path / folder, ["1.png"])
-    found = [(half.match, half.number, half.folder.rsplit("/", 1)[1])
-             for half in frames.find_halves(tmp_path)]
-    assert found == [("m", 1, "1"), ("m", 2, "2"), ("m", 10, "10"),
-                     ("n", 1, "set 9"), ("n", 2, "set 10")]
+    assert found == [(half.match, half.number, half.folder.rsplit("/", 1)[1])
+                     for half in frames.find_halves(tmp_path)]
+    alone, = frames.find_halves(tmp_path / folders[0])
+    assert (alone.match, alone.n_frames) == (".", 1)
 
 
 def test_extra_time_is_told(tmp_path):
@@ -138,13 +128,6 @@ def test_a_hint_where_frames_are_much_larger_than_what_the_network_sees(tmp_path
     assert "comedian.prepare frames" in line
 
 
-def test_no_frames_says_what_lies_there(tmp_path):
-    (tmp_path / "match.mp4").write_text("")
-    with pytest.raises(DataError, match="prepare frames makes them from videos; .*/ holds "
-                                        "match.mp4"):
-        frames.find_halves(tmp_path)
-
-
 def test_description(tmp_path):
     for number in (1, 2):
         make_half(tmp_path / "m" / f"{number}_224p", [f"{i}.png" for i in range(9)])
@@ -155,45 +138,24 @@ def test_description(tmp_path):
 
 
 # ------------------------------------------------------------------ 2. what is broken
-@pytest.mark.parametrize("names, missing", [
-    ([f"{i:04d}.png" for i in (1, 2, 4)], 3),
-    ([f"frame{i}.png" for i in (0, 1, 2, 9, 10, 12)], 3),
-    (["1.png", "01.png", "3.png"], 2)])                  # as many images as numbers, and yet a hole
-def test_a_hole_in_the_numbering(tmp_path, names, missing):
-    make_half(tmp_path / "m" / "1", names)
-    with pytest.raises(DataError, match=f"1: frame number {missing} is missing"):
-        frames.find_halves(tmp_path)
-
-
-def test_two_images_with_one_number(tmp_path):
-    make_half(tmp_path / "m" / "1", ["1.png", "01.png", "2.png"])
-    with pytest.raises(DataError, match="frame number 1 is .*there twice"):
-        frames.find_halves(tmp_path)
-
-
-def test_two_folders_for_one_half(tmp_path):
-    make_half(tmp_path / "m" / "1_224p", ["1.png"])
-    make_half(tmp_path / "m" / "1_720p", ["1.png"])
-    with pytest.raises(DataError, match="two folders for one half .1_224p, 1_720p.; keep one"):
-        frames.find_halves(tmp_path)
-
-
-def test_no_frames(tmp_path):
-    (tmp_path / "m" / "1").mkdir(parents=True)
-    (tmp_path / "m" / "1" / "notes.txt").write_text("")
-    with pytest.raises(DataError, match="no folder of .jpg or .png frames"):
+@pytest.mark.parametrize("files, message", [
+    ([f"m/1/{i:04d}.png" for i in (1, 2, 4)], "1: frame number 3 is missing"),
+    ([f"m/1/frame{i}.png" for i in (0, 1, 2, 9, 10, 12)], "1: frame number 3 is missing"),
+    (["m/1/1.png", "m/1/01.png", "m/1/3.png"], "1: frame number 2 is missing"),   # and one is twice
+    (["m/1/1.png", "m/1/01.png", "m/1/2.png"], "frame number 1 is .*there twice"),
+    (["m/1_224p/1.png", "m/1_720p/1.png"], "two folders for one half .1_224p, 1_720p.; keep one"),
+    (["m/1/notes.txt"], "no folder of .jpg or .png frames"),
+    (["match.mp4"], "prepare frames makes them from videos; .*/ holds match.mp4"),
+    *(([f"m/1/{name}"], rf"m/1/{re.escape(name)}: the name of a frame must end in its number")
+      for name in ("frame (1).jpg", "frame.png", "7_.jpeg"))])
+def test_what_is_wrong_in_a_folder_is_one_line(tmp_path, files, message):
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    with pytest.raises(DataError, match=message):
         frames.find_halves(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         frames.find_halves(tmp_path / "nothing")
-
-
-@pytest.mark.parametrize("name", ["frame (1).jpg", "frame.png", "7_.jpeg"])
-def test_a_name_without_its_number_is_named(tmp_path, name):
-    (tmp_path / "m" / "1").mkdir(parents=True)
-    (tmp_path / "m" / "1" / name).touch()
-    with pytest.raises(DataError) as error:
-        frames.find_halves(tmp_path)
-    assert f"m/1/{name}: the name of a frame must end in its number" in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["fast", "", "-2", "0", "nan", "inf", "1001", "2 2"])
