@@ -255,11 +255,12 @@ def spot(halves, merged, args, start_s=0.0):
 
     halves: its halves; merged: per half the scores per second (n_tokens, K); args: --nms,
     --nms-window, --threshold; start_s: where token 0 stands in its video. Token k is reported at
-    start_s + token_s * (k + 1/4).
+    start_s + token_s * (k + 1/4). Half by half, for their rates may differ.
     """
-    length, token_s = torch.tensor([len(scores) for scores in merged]), halves[0].token_s
-    kept = ops.NMS[args.nms](torch.cat(merged), length, args.nms_window / token_s,
-                             args.threshold)                                # (S, K)
+    length = torch.tensor([len(scores) for scores in merged])
+    kept = torch.cat([ops.NMS[args.nms](scores, n[None], args.nms_window / half.token_s,
+                                        args.threshold)
+                      for half, scores, n in zip(halves, merged, length, strict=True)])    # (S, K)
     index, label, token, confidence = (column.numpy() for column in ops.detections(kept, length))
     half_number = np.array([half.number for half in halves])[index]              # (n,)
     token_s = np.array([half.token_s for half in halves])[index]

@@ -333,10 +333,10 @@ def score_table(runner, name, n_seeds):
             f"{mean:{len(name)}.1f}" for name, mean in zip(CLASSES, means, strict=True)))
     print("\n".join(text))
     write_text(ROOT / f"benchmarks/ablation-{name}.txt", "\n".join(text) + "\n")
-    draw(ROOT / f"docs/ablation-{name}.png", title, rows)
+    draw_dots(ROOT / f"docs/ablation-{name}.png", title, rows)
 
 
-def draw(path, title, rows):
+def draw_dots(path, title, rows):
     """A line per method: every seed a dot, the mean a bar with its number. Where every name is a
     method and a number, "soft, 10 s", a curve per method and seed."""
     names = [re.fullmatch(r"(.*), ([\d.]+) (s|steps)", line) for line, *_ in rows]

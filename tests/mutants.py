@@ -599,7 +599,9 @@ MUTANTS = [
      "return F.pad(scores, (0, 0, 0, length - scores.shape[1]), value=0.5), "
      "torch.tensor(starts)",
      "test_infer.py::test_a_half_shorter_than_the_window"),
-    ("infer.py", "args.nms_window / token_s,", "args.nms_window,",
+    ("infer.py", "args.nms_window / half.token_s,", "args.nms_window / halves[0].token_s,",
+     "test_infer.py::test_the_nms_window_is_in_seconds"),
+    ("infer.py", "args.nms_window / half.token_s,", "args.nms_window,",
      "test_infer.py::test_the_nms_window_is_in_seconds"),
     ("infer.py", "position_ms = evaluate.token_ms(token, token_s, start_s)",
      "position_ms = evaluate.token_ms(token, token_s)",
