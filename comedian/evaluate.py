@@ -543,7 +543,7 @@ def check_writable(path, *endings):
 
 
 def write_json(path, content):
-    write_text(path, json.dumps(content, indent=1))
+    write_text(path, json.dumps(content, indent=1, allow_nan=False))
 
 
 def parse_args(argv=None):

@@ -38,13 +38,13 @@ def read_results(path, classes=None):
     soccernet.read_predictions(path, ())                   # a DataError for what is none
     names = soccernet.count_names([path], "predictions")
     about = soccernet.about_results(path)
+    classes = classes or tuple(about.get("classes") or sorted(map(str, names)))
+    found = soccernet.read_predictions(path, classes)
     try:
         for name in names:            # half a surrogate pair is no text either
             if not isinstance(name, str) or re.search("[\ud800-\udfff]", name):
                 raise ValueError(f"the label {name!r} is no text")
         json.dumps(about, ensure_ascii=False, allow_nan=False).encode(errors="surrogateescape")
-        classes = classes or tuple(about.get("classes") or sorted(names))
-        found = soccernet.read_predictions(path, classes)
         for what, values, most in (("confidence", found.confidence, 1),
                                    ("position", found.position_ms, LATEST_MS)):
             wrong = values[~((values >= 0) & (values <= most))]               # nan is, too

@@ -1544,7 +1544,8 @@ LEFT = """\
   stage, the system ends the process (SIGBUS). It is the stage's own file; features are read without
   a map. `prepare pca` maps features while it reads them.
 - A process of torchrun whose companions never come waits 12 hours for them: the first validates
-  alone.
+  alone. (torchrun ends it when one of them dies; after the start the others end by themselves, with
+  a line, and torchrun's own report follows it.)
 - Numbers within their bounds may still be foolish: a rate of 10^6 ends in losses that are not
   finite, which is one line.
 - A zip or a JSON that is small and legal, but full of as many entries as its bound allows, takes
