@@ -186,7 +186,7 @@ def video_clips(halves, batch, broken):
     """The same of halves that are videos; an odd last frame has no partner and is left out.
 
     Frames are shrunk to the size of SoccerNet's first, so that what a network sees of a video and
-    of the frames extracted from it is the same. The DataError of a video that breaks off joins the
+    of the frames extracted from it is the same. The DataError of a video that is cut off joins the
     list `broken`: what came before is spotted, and the other videos too.
     """
     def stack(frames):
