@@ -340,7 +340,7 @@ def sample(path, fps=2.0, start_s=0.0, end_s=None, size=None, threads=0, note=sa
     file. Memory does not grow with the length.
 
     Raises DataError at once for what is not a video, and after the last good frame if the file
-    breaks off more than a second before its end.
+    is cut off more than a second before its end.
     """
     if not 0 <= start_s < (math.inf if end_s is None else end_s):
         raise DataError(f"{path}: wants 0 <= start < end, got {start_s:g} and "
