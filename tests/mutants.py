@@ -502,6 +502,8 @@ MUTANTS = [
      "test_layout.py::test_main_is_short_before_its_loop"),
     ("stage3_finetune.py", "Proved by test_equation_7", "Proved by test_equation_8",
      "test_layout.py::test_named_tests_exist[stage3_finetune]"),
+    ("stage1_spatial.py", "Proved by test_learning_rate", "See test_learning_rate",
+     "test_layout.py::test_the_method_is_proved[stage1_spatial]"),
     ("stage3_finetune.py", 'help="root of the labels, or a labels.csv; default: --data")',
      ')',
      "test_layout.py::test_every_flag_has_a_help_text"),
