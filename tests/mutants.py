@@ -553,6 +553,8 @@ MUTANTS = [
      'help=f"root of the labels, or a labels.csv; default: {default}")',
      ")",
      "test_docs.py::test_every_flag_has_a_help_text"),
+    ("stage1_spatial.py", "Proved by test_learning_rate", "See test_learning_rate",
+     "test_layout.py::test_the_method_is_proved[stage1_spatial]"),
     ("comedian/evaluate.py", "import numpy as np\n\nfrom comedian import DataError",
      "import numpy as np\nimport torch\n\nfrom comedian import DataError",
      "test_layout.py::test_help_and_refusals_import_no_torch[evaluate-flags0-0]"),
