@@ -40,11 +40,10 @@ from typing import NamedTuple
 
 # These come first: they say in one line what is not installed.
 from comedian import DataError, augment, bank, evaluate, ops, report, run, soccernet, video
-from comedian.checkpoint import load_parts, trained_parts
 from comedian.frames import (
     CLIP_FRAMES, FrameReader, ahead, describe, find_halves, in_split, of_length)
 from comedian.run import file_name, number
-from model import Comedian, load_checkpoint
+from model import Comedian, load_network
 
 import numpy as np
 import torch
@@ -305,29 +304,23 @@ def in_context(model, h):
 
 
 def write_features(args, halves, process):
-    """--features: what the network makes of every second, <out>/<match>/<half>_NAME.npy. Continues
-    where it was stopped."""
+    """--features: what the network makes of every second, <out>/<match>/<half>_NAME.npy."""
     rank, ranks, device = process
-    path, = args.checkpoint
-    checkpoint = load_checkpoint(path)
-    model = Comedian(checkpoint["config"])
-    load_parts(model, checkpoint, trained_parts(checkpoint), path)
-    model = model.to(device).eval()
+    model, stage = load_network(args.checkpoint[0], device)
     autocast, bf16 = run.choose_autocast(args.bf16, device, [model])
-    has_context = checkpoint["stage"] > 1
     print(f"features: {model.cfg.model}, {model.cfg.width} wide, "
           + (f"tokens of the temporal transformer, windows of {model.cfg.window_tokens}"
-             if has_context else "tokens of the spatial encoder"))
-    made_by = bank.made_by(path, bf16)
-    mine = bank.missing_features(args.out, args.features, made_by, halves,
-                                 model.cfg.width)[rank::ranks]
+             if stage > 1 else "tokens of the spatial encoder"))
+    made_by = bank.made_by(args.checkpoint[0], bf16)
+    missing = bank.missing_features(args.out, args.features, made_by, halves, model.cfg.width)
     run.barrier()                                          # all have looked before one writes
+    mine = missing[rank::ranks]
     clips = frame_clips(mine, FrameReader(args.workers), args.batch)
     encoded = encode_halves([model], clips, device, autocast)
     for half, (h,) in tqdm(encoded, desc="features", total=len(mine), unit="half",
                            disable=None if rank == 0 else True):
         with autocast:
-            tokens = in_context(model, h) if has_context else h                  # (n_tokens, D)
+            tokens = in_context(model, h) if stage > 1 else h                    # (n_tokens, D)
         bank.write_features(args.out, args.features, made_by, half, tokens.float().cpu().numpy())
     run.barrier()
     print(f"features: {args.out}/<match>/<half>_{args.features}.npy; "
@@ -339,16 +332,14 @@ def load_networks(args, device):
     """A Network per checkpoint of stage 3; all must have the same classes."""
     networks = []
     for path in args.checkpoint:
-        checkpoint = load_checkpoint(path)
-        if checkpoint["stage"] != 3:
-            raise DataError(f"{path}: comes from stage {checkpoint['stage']} and has no trained "
-                            "head; --checkpoint wants one of stage 3")
-        model = Comedian(checkpoint["config"])
-        if networks and model.cfg.classes != networks[0].model.cfg.classes:
+        model, stage = load_network(path, device)
+        if stage != 3:
+            raise DataError(f"{path}: comes from stage {stage} and has no trained head; "
+                            "--checkpoint wants one of stage 3")
+        networks.append(as_network(model, args))
+        if model.cfg.classes != networks[0].model.cfg.classes:
             raise DataError(f"{path}: has other classes than {args.checkpoint[0]}, or in another "
                             "order; only networks of the same classes can be averaged")
-        load_parts(model, checkpoint, [""], path)
-        networks.append(as_network(model.to(device).eval(), args))
     return networks
 
 

@@ -443,6 +443,15 @@ def load_checkpoint(path):
     return checkpoint.load_checkpoint(path, MODELS, Comedian)
 
 
+def load_network(path, device):
+    """The network of a checkpoint on `device`, in evaluation mode, and the stage that trained it:
+    what that stage did not train is random."""
+    state = load_checkpoint(path)
+    model = Comedian(state["config"])
+    checkpoint.load_parts(model, state, checkpoint.trained_parts(state), path)
+    return model.to(device).eval(), state["stage"]
+
+
 def start_from(init, parts, cfg, temporal_init, path):
     """A new Comedian with the `parts` ("spatial.", ...) of `init`, the checkpoint at `path` or
     None. Temporal blocks that are not among them start as --temporal-init says."""
