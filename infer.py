@@ -28,7 +28,7 @@ half the work. A match of any length needs little memory: of a clip only its tok
 
 An action stands at the mean time of its token's two frames, token_s * (k + 1/4) for token k. What
 differs from the paper and the official code: docs/differences.md, docs/time.md. The letters stand
-in model.py; N is the windows of a half, S the tokens of all halves of a match in one row.
+in model.py; N is the windows of a half, R the tokens of all halves of a match in one row.
 """
 import collections
 import itertools
@@ -38,7 +38,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-# These come first: they say in one line what is not installed.
+# Before torch: importing comedian checks that the packages are installed.
 from comedian import DataError, augment, bank, evaluate, ops, report, run, soccernet, video
 from comedian.frames import (
     CLIP_FRAMES, FrameReader, ahead, describe, find_halves, in_split, of_length)
@@ -50,7 +50,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-SHOW = 0.3                            # ours: on the demo as many rows as events, 3 of 4 right
+SHOW = 0.3      # ours: at 0.3 the demo lists about as many actions as there are; 3 of 4 are right
 
 
 # ------------------------------------------------------------------ options
@@ -165,18 +165,21 @@ def encode_halves(models, clips, device, autocast, flip=False):
     ahead while the networks work. flip: mirror the frames (stage 3 caches both).
     """
     for half, group in itertools.groupby(ahead(clips), key=itemgetter(0)):
-        parts = [[encode_clips(model, some, device, autocast, flip) for model in models]
-                 for _, some in group]                                           # (b, D) each
-        yield half, [torch.cat(of_model) for of_model in zip(*parts, strict=True)]
+        tokens = [[] for _ in models]                                            # (b, D) each
+        for _, of_half in group:
+            for model, parts in zip(models, tokens, strict=True):
+                parts.append(encode_clips(model, of_half, device, autocast, flip))
+        yield half, [torch.cat(parts) for parts in tokens]
 
 
 def encode_both_ways(model, halves, reader, process):
     """The spatial tokens of every half, plain and mirrored: a list of (2, n_tokens, D)."""
-    plain, mirrored = ([h for _, (h,) in encode_halves(
-        [model], frame_clips(halves, reader, clips_at_a_time(process.device)),
-        process.device, process.autocast(), flip)]
-        for flip in (False, True))
-    return [torch.stack(pair) for pair in zip(plain, mirrored, strict=True)]
+    def encode(flip):
+        clips = frame_clips(halves, reader, clips_at_a_time(process.device))
+        encoded = encode_halves([model], clips, process.device, process.autocast(), flip)
+        return [h for _, (h,) in encoded]
+
+    return [torch.stack(pair) for pair in zip(encode(False), encode(True), strict=True)]
 
 
 # ------------------------------------------------------------------ tokens -> scores
@@ -230,10 +233,12 @@ def window_scores(network, h, autocast, batch=64):
 
 
 def merge_half(networks, windows, n_tokens, mode):
-    """Scores per second (n_tokens, K): the windows of each network merged, then their mean. The
-    networks' windows may differ in length and stride."""
-    merged = [ops.merge_windows(scores, starts, torch.zeros_like(starts), torch.tensor([n_tokens]),
-                                network.ignore, mode)
+    """Scores per second (n_tokens, K): the maximum (--merge mean: the mean) over the windows of each
+    network that score the second, but for their outer `ignore` tokens, which count at the ends of
+    the half alone; then the mean of the networks. windows: per network (scores, starts), which may
+    differ in length and stride."""
+    merged = [ops.merge_windows(scores, starts, half=torch.zeros_like(starts),
+                                length=torch.tensor([n_tokens]), edge=network.ignore, mode=mode)
               for network, (scores, starts) in zip(networks, windows, strict=True)]
     return torch.stack(merged).mean(0)
 
@@ -250,7 +255,9 @@ def score_halves(networks, encoded, autocast, mode):
 
 # ------------------------------------------------------------------ scores -> actions
 def spot(halves, merged, args, start_s=0.0):
-    """The actions of one match as Detections, sorted by half, class and time.
+    """The actions of one match as Detections, sorted by half, class and time: of each class the best
+    score is an action; its neighbours within half of --nms-window lose score (hard: all of it), the
+    nearer the more; and so on with the best of what is left, down to --threshold.
 
     halves: its halves; merged: per half the scores per second (n_tokens, K); args: --nms,
     --nms-window, --threshold; start_s: where token 0 stands in its video. Token k is reported at
@@ -259,7 +266,7 @@ def spot(halves, merged, args, start_s=0.0):
     length = torch.tensor([len(scores) for scores in merged])
     kept = torch.cat([ops.NMS[args.nms](scores, n[None], args.nms_window / half.token_s,
                                         args.threshold)
-                      for half, scores, n in zip(halves, merged, length, strict=True)])    # (S, K)
+                      for half, scores, n in zip(halves, merged, length, strict=True)])    # (R, K)
     index, label, token, confidence = (column.numpy() for column in ops.detections(kept, length))
     half_number = np.array([half.number for half in halves])[index]              # (n,)
     token_s = np.array([half.token_s for half in halves])[index]
@@ -267,10 +274,22 @@ def spot(halves, merged, args, start_s=0.0):
     return soccernet.Detections(half_number, label, position_ms, confidence.astype(np.float64))
 
 
+def spot_match(rows, classes, args):
+    """The rows of a match, (half, windows, merged) as of `score_halves`, in a list, and its actions.
+    With --show prints those of a half as soon as it is scored."""
+    spotted = []
+    for half, windows, merged in rows:
+        spotted.append((half, windows, merged))
+        if args.show is not None:     # the same actions as below: NMS never crosses halves
+            report.print_actions(half, spot([half], [merged], args, args.start), classes, args.show)
+    halves, _, merged = zip(*spotted, strict=True)
+    return spotted, spot(halves, merged, args, args.start)
+
+
 # ------------------------------------------------------------------ for stage 3
 def open_validation(model, args):
-    """(halves, {match: events}) for `validate`; what it would refuse is refused now."""
-    as_network(model, args)
+    """(halves, {match: events}) for `validate`."""
+    as_network(model, args)                    # refuses --stride and --ignore now, before training
     return soccernet.labelled_halves(
         args.valid, args.valid_labels or args.valid, args.valid_split, model.cfg.classes,
         image_size=model.cfg.image_size, encoding=args.encoding)[:2]
@@ -345,7 +364,8 @@ def load_networks(args, device):
 
 def main(args):
     # -- set-up
-    rank, ranks, device = process = run.join_processes(args.device)    # under torchrun, one of many
+    process = run.join_processes(args.device)              # under torchrun, one of many
+    rank, ranks, device = process
     if args.video:
         halves = video.halves(args.video, args.start, args.end)
         video.describe(halves)
@@ -367,7 +387,8 @@ def main(args):
     mine = [half for half in halves if matches.index(half.match) % ranks == rank]
 
     # -- spot, match by match
-    out, since, done, n_tokens, broken = Path(args.out), time.time(), [], 0, []
+    out, since = Path(args.out), time.time()
+    done, n_tokens, broken = [], 0, []                     # matches, their tokens, DataErrors
     seen = collections.defaultdict(dict)                   # (match, half) -> {s: small JPEG}
     with tqdm(total=sum(half.n_tokens for half in mine) or None, desc="infer", unit=" clips",
               disable=None if rank == 0 else True) as bar:
@@ -385,18 +406,11 @@ def main(args):
         scored = score_halves(networks, encoded, autocast, args.merge)
         try:
             for match, rows in itertools.groupby(scored, key=lambda row: row[0].match):
-                spotted = []
-                for half, windows, merged in rows:
-                    spotted.append((half, windows, merged))
-                    n_tokens += len(merged)
-                    if args.show is not None:              # classes and halves never mix in NMS:
-                        found = spot([half], [merged], args, args.start)      # the match's own rows
-                        report.print_actions(half, found, classes, args.show)
-                of_match, _, merged = zip(*spotted, strict=True)
-                found = spot(of_match, merged, args, args.start)
+                spotted, found = spot_match(rows, classes, args)
                 report.write_match(out / match, spotted, found, classes, args, bf16,
                                    labels.get(match), seen)
                 done.append(match)
+                n_tokens += sum(len(merged) for _, _, merged in spotted)
         except KeyboardInterrupt:
             bar.close()
             print(f"error: stopped; {len(done)} matches are finished in {out}", file=sys.stderr)
@@ -404,18 +418,19 @@ def main(args):
     everyone = run.all_gather_objects((done, n_tokens, [str(error) for error in broken]))
     if rank:                                               # the first process says the rest
         return
-    done, n_tokens, broken = (list(itertools.chain(*of_all)) for of_all in zip(
-        *((names, [n], errors) for names, n, errors in everyone), strict=True))
+    done = sorted(match for matches, _, _ in everyone for match in matches)
+    n_tokens = sum(n for _, n, _ in everyone)
+    broken = [error for _, _, errors in everyone for error in errors]
     if not done:
         raise DataError(broken[0] if broken else "--video: nothing to spot, no video lasts a "
                         "second; see --start and --end")
     where = out / (done[0] if len(done) == 1 else "<match>")
-    print(f"infer: {sum(n_tokens) * halves[0].token_s / 60:.1f} min of video in "
+    print(f"infer: {n_tokens * halves[0].token_s / 60:.1f} min of video in "
           f"{time.time() - since:.1f} s; {where}/{soccernet.PREDICTIONS}"
           + (f", {where}/page.html" if args.show is not None else ""))
 
     # -- score, if there is a truth
-    evaluate.score_spotted(args, labels, classes, sorted(done))
+    evaluate.score_spotted(args, labels, classes, done)
     for error in broken[:-1]:
         print(f"error: {error}", file=sys.stderr)
     if broken:                                             # one error ends the command; no zip then

@@ -5,20 +5,22 @@ the tokens of a window see each other, a linear head spots the actions of each t
     frames (B, T, 3, H, W)
         -> clips of T_s = 2 frames -> spatial encoder, one token per clip      (B, L, D)
         -> masked tokens replaced, positions added -> temporal transformer     (B, L, D)
-        -> projector (stage 2) or head (stage 3)                               (B, L, K)
+        -> projector (stage 2)                                                 (B, L, D_t)
+           or head (stage 3)                                                   (B, L, K)
 
 Paper Sec. 3 and App. A.1. Modules carry timm's parameter names (patch_embed, cls_token,
 pos_embed, blocks.i.attn.qkv, ...), so that timm's weights need little renaming. Nothing here reads
 data or trains.
 
 Letters, here and in every file: B batch, T frames, H W pixels, D width of a token, K classes, and L
-tokens of a window (the paper's T_l). Here N is the patches of a frame. A clip is T_s = 2 frames and
-becomes one token: at 2 fps token k of a half covers the second [k, k + 1).
+tokens of a window (the paper's T_l); in a function B is the batch that it is given. Here N is the
+positions of an attention, of a clip its patches. A clip is T_s = 2 frames and becomes one token: at
+2 fps token k of a half covers the second [k, k + 1).
 """
 import dataclasses
 from dataclasses import dataclass
 
-# These come first: they say in one line what is not installed.
+# Before torch: importing comedian checks that the packages are installed.
 from comedian import checkpoint
 from comedian.frames import CLIP_FRAMES
 from comedian.soccernet import SOCCERNET_CLASSES
@@ -56,7 +58,7 @@ class Config:
 
     @property
     def width(self):
-        """D, the width of a token."""
+        """D, the width of a token. Swin doubles it from resolution to resolution."""
         return self.embed_dim * (2 ** (len(self.depth) - 1))
 
 
@@ -120,7 +122,8 @@ class DropPath(nn.Module):
         if not self.training or self.p == 0:
             return x
         keep = 1 - self.p
-        return x * x.new_empty(len(x), *[1] * (x.dim() - 1)).bernoulli_(keep).div_(keep)
+        kept = x.new_empty(len(x), *[1] * (x.dim() - 1)).bernoulli_(keep)     # (B, 1, ...): 0 or 1
+        return x * kept.div_(keep)
 
 
 class Block(nn.Module):
@@ -184,8 +187,8 @@ class ViT(nn.Module):
         self.norm = nn.LayerNorm(cfg.embed_dim, eps=LN_EPS)
 
     def forward(self, clips, all_tokens=False):                           # (B, 2, 3, H, W)
-        """(B, D); with all_tokens (B, 1 + N, D), the patches' too. As only the CLS token is wanted,
-        the last block computes nothing else: the same result for 6 % less work (ViT-T)."""
+        """(B, D); with all_tokens (B, 1 + N, D), the patches' too, for tests. As only the CLS token
+        is wanted, the last block computes nothing else: the same for 6 % less work (ViT-T)."""
         x = self.patch_embed(clips)                                       # (B, N, D)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)      # (B, 1 + N, D)
         x = self.blocks[:-1](x + self.pos_embed)
@@ -237,8 +240,8 @@ class SwinBlock(nn.Module):
         opposite borders of the map, 0 elsewhere."""
         band = torch.zeros(self.side)                                     # three bands per axis
         band[-self.window:-self.shift], band[-self.shift:] = 1, 2
-        region = self.to_windows(
-            (3 * band[:, None] + band)[None, :, :, None])[:, :, 0]        # (windows, 49)
+        region = 3 * band[:, None] + band                                 # (side, side): up to 9
+        region = self.to_windows(region[None, :, :, None])[:, :, 0]       # (windows, 49)
         return (region[:, :, None] != region[:, None]).float() * -100.0
 
     def to_windows(self, x):                                              # (B, side, side, D)
@@ -279,8 +282,8 @@ class PatchMerging(nn.Module):
 
 
 class Swin(nn.Module):
-    """Swin-T; a clip's token is the mean of the last 7 x 7 map. Names as in timm 0.6: a stage
-    ends with its `downsample`."""
+    """Swin-T; a clip's token is the mean of the last 7 x 7 map. Names as in timm 0.6: `layers` are
+    the resolutions, and each but the last ends with its `downsample`."""
 
     def __init__(self, cfg, window=7):
         super().__init__()
@@ -355,7 +358,7 @@ class Comedian(nn.Module):
         self.spatial = spatial_encoder(cfg)
         self.temporal = initialize(Temporal(cfg))
         self.head = initialize(nn.Linear(cfg.width, len(cfg.classes)))
-        nn.init.normal_(self.head.weight, std=0.01)                       # official code
+        nn.init.normal_(self.head.weight, std=0.01)            # smaller than others (official code)
 
     def encode(self, clips):
         """f_s: clips (B, 2, 3, H, W) -> tokens (B, D). Clips never see each other."""
@@ -366,7 +369,7 @@ class Comedian(nn.Module):
         return self.temporal(h)
 
     def tokens(self, frames, keep=None):
-        """frames (B, T, 3, H, W) -> (B, L, D), L = T / 2.
+        """t_s(f_s(X)), the tokens in context: frames (B, T, 3, H, W) -> (B, L, D), L = T / 2.
 
         keep (B, n) int64: the tokens of each window that are *not* masked (see `random_keep`). The
         masked ones are dropped before the spatial encoder and replaced by the mask token after it:
@@ -389,7 +392,8 @@ class Comedian(nn.Module):
         return self.head(tokens)
 
     def forward(self, x, keep=None):
-        """Logits (B, L, K) from frames (B, T, 3, H, W), or from spatial tokens (B, L, D)."""
+        """Logits (B, L, K) from frames (B, T, 3, H, W), or from spatial tokens (B, L, D), which
+        stage 3 may have cached."""
         return self.spot(self.tokens(x, keep) if x.dim() == 5 else self.contextualize(x))
 
     def copy_spatial_to_temporal(self):
@@ -419,7 +423,7 @@ class Projector(nn.Sequential):
         layers = []
         for i in range(len(dims) - 1):
             last = i == len(dims) - 2
-            layers += [nn.Linear(dims[i], dims[i + 1], bias=last_bias or not last), nn.GELU()]
+            layers += [nn.Linear(dims[i], dims[i + 1], bias=last_bias if last else True), nn.GELU()]
         super().__init__(*layers[:-1])
         initialize(self)
 
@@ -452,9 +456,11 @@ def load_network(path, device):
     return model.to(device).eval(), state["stage"]
 
 
-def start_from(init, parts, cfg, temporal_init, path):
-    """A new Comedian with the `parts` ("spatial.", ...) of `init`, the checkpoint at `path` or
-    None. Temporal blocks that are not among them start as --temporal-init says."""
+def start_from(cfg, init, parts, path, temporal_init):
+    """A new Comedian. init: the checkpoint at `path` (--init), of which the weights whose names
+    begin with one of `parts` ("spatial.", ...) are copied; None: all weights are random. Temporal
+    blocks that are not among them start as copies of spatial ones ("copy", a ViT's alone) or at
+    random."""
     model = Comedian(cfg)
     if init:
         checkpoint.load_parts(model, init, parts, path)

@@ -10,7 +10,7 @@ Writes  <out>/last.pt, log.txt, curves.png     stage 2 starts from last.pt
 Method  paper Sec. 3.2, App. A.3: MoCo (projector, predictor, momentum encoder, queue), Eq. 1-2.
 
 What differs from the paper, and why: docs/differences.md. The letters stand in model.py; b is the
-clips of one pass (--accumulate), S the side of the network's image.
+clips of one pass (--accumulate), S the side of the network's image, M the length of the queue.
 """
 import copy
 import functools
@@ -18,7 +18,7 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
-# These come first: they say in one line what is not installed.
+# Before torch: importing comedian checks that the packages are installed.
 from comedian import DataError, augment, run
 from comedian.checkpoint import restore
 from comedian.frames import CLIP_FRAMES, FrameReader, describe, find_halves
@@ -90,9 +90,9 @@ def pick_clips(step, args, halves):
         epoch, i = divmod(step, n_clips // args.batch)
         order = epoch_order(args.seed, epoch, n_clips)
         clips = order[i * args.batch:(i + 1) * args.batch]                            # (B,)
-    of_half = np.searchsorted(begins, clips, side="right") - 1
+    half_index = np.searchsorted(begins, clips, side="right") - 1     # (B,) where each clip lies
     return [(halves[h], CLIP_FRAMES * int(clip - begins[h]))
-            for h, clip in zip(of_half, clips, strict=True)]
+            for h, clip in zip(half_index, clips, strict=True)]
 
 
 def count_steps(args, halves):
@@ -107,10 +107,10 @@ def count_steps(args, halves):
 
 # ------------------------------------------------------------------ views
 def views(frames, draw, cfg, args, device):
-    """Two views X^1 ~ A^1, X^2 ~ A^2 of each clip: (B, 2, H, W, 3) uint8 -> twice (B, 2, 3, S, S).
-
-    The two distributions differ in blur (always / rarely) and solarisation (never / sometimes).
-    Proved by test_the_views_recipe.
+    """Two views of each clip, augmented by draws from A^1 and from A^2: (B, 2, H, W, 3) uint8 ->
+    twice (B, 2, 3, S, S). The two distributions differ in blur (always / rarely) and solarisation
+    (never / sometimes). draw: the random numbers of these clips (augment.Draws); the two frames of
+    a clip share theirs. Proved by test_the_views_recipe.
     """
     x = augment.to_float(frames, device)                              # (B, 2, 3, H, W)
     height, width = x.shape[3:]
@@ -129,23 +129,27 @@ def views(frames, draw, cfg, args, device):
 
 
 # ------------------------------------------------------------------ the loss
-def moco_loss(z, k, queue, tau, own=None):
-    """Minus l_M of Eq. 2, averaged over the batch, and how often the positive is the nearest:
+# z: a view of a clip in the online branch. k: its other view in the target branch.
+#
+#     L           = -(l_M(z1, k2) + l_M(z2, k1)) / 2                                          (1)
+#     l_M(z, k)   = log  exp(z.k / tau) / (exp(z.k / tau) + sum_j exp(z.Q_j / tau))           (2)
 
-        l_M(z, k) = log  exp(z.k / tau) / (exp(z.k / tau) + sum_j exp(z.Q_j / tau))
+def moco_loss(z, k, queue, tau):
+    """Minus l_M of Eq. 2, averaged over the batch, and how often the positive k is the nearest.
+    z, k (B, 256) unit vectors, k without gradient; queue (M, 256) unit vectors, the negatives Q.
+    Proved by test_equation_1_and_2."""
+    positive = (z * k).sum(1, keepdim=True)                           # (B, 1)
+    logits = torch.cat([positive, z @ queue.T], 1) / tau              # (B, 1 + M), positives first
+    first = torch.zeros(len(z), dtype=torch.long, device=z.device)
+    nearest = (logits.argmax(1) == first).float().mean()              # top-1 accuracy
+    return F.cross_entropy(logits, first), nearest.detach()
 
-    z, k (B, D) unit vectors, k without gradient, of two views of the same clips; queue (M, D) unit
-    vectors, the negatives Q. Or, with own (B,): queue is the keys of the whole batch, and the one
-    of clip i, its positive, is row own[i]. Proved by test_equation_1_and_2 and
-    test_equation_2_with_the_batch_as_negatives.
-    """
-    if own is None:
-        positive = (z * k).sum(1, keepdim=True)                       # (B, 1)
-        logits = torch.cat([positive, z @ queue.T], 1) / tau          # (B, 1 + M), positives first
-        own = torch.zeros(len(z), dtype=torch.long, device=z.device)
-    else:
-        logits = z @ queue.T / tau                                    # (B, M)
-    nearest = (logits.argmax(1) == own).float().mean()                # top-1 accuracy
+
+def batch_loss(z, keys, own, tau):
+    """The same with the other clips of the batch as negatives: keys (B * ranks, 256), of which that
+    of clip i is row own[i], own (B,). Proved by test_equation_2_with_the_batch_as_negatives."""
+    logits = z @ keys.T / tau                                         # (B, B * ranks)
+    nearest = (logits.argmax(1) == own).float().mean()
     return F.cross_entropy(logits, own), nearest.detach()
 
 
@@ -153,7 +157,7 @@ def moco_loss(z, k, queue, tau, own=None):
 def lr_at(step, total, args):
     """Linear warm-up from 0, then a cosine to 0. Proved by test_learning_rate."""
     peak, warmup = args.lr * args.batch / 256, total * args.warmup_epochs / args.epochs
-    if step < warmup:                 # of no whole number of steps, too: min() keeps to the peak
+    if step < warmup:                 # which may be a fraction of a step: min() keeps to the peak
         return peak * min(1, (step + 1) / warmup)
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
@@ -180,7 +184,7 @@ def main(args):
     first = run.steps_done(state, total, args.out)
     reader = FrameReader(args.workers, for_gpu=device.type == "cuda")
 
-    # -- network: student f_s with projector and predictor; its target, a slow copy of the first two
+    # -- network: f_s with projector and predictor; the target, a slow copy of the first two
     torch.manual_seed(args.seed)
     encoder = spatial_encoder(cfg).to(device)
     projector = Projector(cfg.width, cfg.head_width, cfg.head_width, 256).to(device)
@@ -195,7 +199,7 @@ def main(args):
              "predictor": predictor, "target": target, "optimizer": optimizer}
     if state:
         restore(saved | {"queue": queue}, state, last_pt)
-    student = process.wrap(nn.Sequential(encoder, projector, predictor), args.compile)
+    online = process.wrap(nn.Sequential(encoder, projector, predictor), args.compile)
     run_target = torch.compile(target) if args.compile else target
     print(f"stage 1: {cfg.model}, {sum(p.numel() for p in encoder.parameters()):,} spatial "
           f"parameters, {total:,} steps of {args.batch} clips {process}")
@@ -213,10 +217,11 @@ def main(args):
         for group in optimizer.param_groups:
             group["lr"] = lr
         keys, losses, nearest = [], [], []
-        for draw, part in process.passes(args, step, student, frames):
+        # One pass over the batch, or --accumulate; draw: the random numbers of a pass's clips.
+        for draw, part in process.passes(args, step, online, frames):
             both = torch.cat(views(part, draw, cfg, args, device))    # (2b, 2, 3, S, S)
             with autocast:
-                z = student(both)                                     # (2b, 256)
+                z = online(both)                                      # (2b, 256)
                 with torch.no_grad():
                     k = run_target(both)                              # (2b, 256)
             z1, z2 = F.normalize(z.float(), dim=1).chunk(2)           # (b, 256) each
@@ -226,8 +231,8 @@ def main(args):
                 l2, top2 = moco_loss(z2, k1, queue, args.tau)
             else:                                                     # the pass, of all processes
                 own = torch.arange(len(z1), device=device) + process.rank * len(z1)
-                l1, top1 = moco_loss(z1, k2, run.all_gather(k2), args.tau, own)
-                l2, top2 = moco_loss(z2, k1, run.all_gather(k1), args.tau, own)
+                l1, top1 = batch_loss(z1, run.all_gather(k2), own, args.tau)
+                l2, top2 = batch_loss(z2, run.all_gather(k1), own, args.tau)
             loss = (l1 + l2) / 2                                      # Eq. 1
             (loss / args.accumulate).backward()
             losses.append(loss.detach())
@@ -244,7 +249,7 @@ def main(args):
         if len(queue):          # a ring buffer: the oldest key lies at step * 2B, modulo its size
             new = run.all_gather(torch.cat(keys)).flatten(0, 1)       # (2B, 256), of all processes
             place = torch.arange(step * len(new), (step + 1) * len(new), device=device)
-            newest = slice(-len(queue), None)                         # a step may bring more
+            newest = slice(-len(queue), None)              # should a step bring more than it holds
             queue[place[newest] % len(queue)] = new[newest]
         # -- everything below is bookkeeping ---------------------------
         journal.note(step, lr, norm, args.batch, {"loss": losses, "top-1": nearest})

@@ -24,7 +24,7 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
-# These come first: they say in one line what is not installed.
+# Before torch: importing comedian checks that the packages are installed.
 from comedian import augment, run
 from comedian.bank import SoftTargets, open_bank, open_soft_targets
 from comedian.checkpoint import restore
@@ -54,7 +54,7 @@ def parse_args(argv=None):
     add("--window", type=number(1, 16384), default=64,
         help="T_l, tokens per window, one a second at 2 fps; paper: 32, best results with 64")
     add("--windows-per-half", type=number(1, 100_000),
-        help="per epoch; default: 75 of 32 s, in proportion (paper: 150 per match, 75 of 64 s)")
+        help="per epoch; default: 75 * 32 / --window (paper: per match 150 of 32 s, 75 of 64 s)")
     add("--sampling", choices=["random", "bins"], default="random",
         help="random: anywhere in the half (paper); bins: once in each equal bin (official code)")
     add("--mask", type=number(0.0, 0.99), default=0.25, help="share of tokens masked, alpha_1")
@@ -64,11 +64,11 @@ def parse_args(argv=None):
     add = p.add_argument_group("distillation, Eq. 3-6").add_argument
     add("--align", choices=["middle", "first"], default="middle",
         help="a clip gets the feature of the second of its later frame (middle, paper) or of its "
-             "earlier one (first, official code); they differ in windows from an odd frame on")
+             "earlier one (first, official code); they differ if a window starts on an odd frame")
     add("--bank", choices=["complete", "queue"], default="complete",
         help="complete: every feature of all halves in use (paper); queue: the features of its own "
              "window and the last 65,536 of earlier ones (official code)")
-    # From 0.03 on, exponentials need no maximum taken off: see `attend`.
+    # At 0.03 and more exp(1 / tau), summed over the bank, fits float32: see `attend`.
     add("--tau", type=number(0.03), default=0.1, help="temperature of the student, Eq. 3")
     add("--tau-m", type=number(0.03), default=0.07,
         help="temperature of the teacher, Eq. 4 (official YAML: 0.05)")
@@ -79,7 +79,7 @@ def parse_args(argv=None):
     add = p.add_argument_group("optimisation").add_argument
     add("--epochs", type=number(1), default=100, help="of --windows-per-half windows of every half")
     add("--batch", type=number(1, 65536),
-        help="windows per step, of all processes; default: 64 of 32 s, in proportion (paper)")
+        help="windows per step, of all processes; default: 64 * 32 / --window (paper)")
     add("--lr", type=number(0.0), default=2e-3,
         help="peak for 256 windows of 32 tokens (64 frames); scales with both")
     run.add_schedule_flags(add)
@@ -108,7 +108,7 @@ def pick_windows(step, args, halves):
     """
     per_epoch = len(halves) * args.windows_per_half
     numbers = np.arange(step * args.batch, (step + 1) * args.batch)   # windows since the start
-    rng = np.random.default_rng([args.seed, step, 1])      # 1: augment.Draws draws from others
+    rng = np.random.default_rng([args.seed, step, 1])      # 1: another stream than augment.Draws
     places = rng.random(args.batch)                        # in [0, 1)
     picks = []
     for n, u in zip(numbers, places, strict=True):
@@ -147,10 +147,11 @@ def view(frames, draw, cfg, args, device):
 # z_i: projected token i of the student. P_k: row k of the bank. P_i: the row of token i's second.
 #
 #     s1_ik = softmax over k of z_i.P_k / tau                    student                     (3)
-#     s2_ik = softmax over k, without P_i, of P_i.P_k / tau_m    teacher                     (4)
-#     w_ik  = lam [P_k = P_i] + (1 - lam) s2_ik                  target                      (5)
+#     s2_ik = softmax over k, without P_k = P_i, of P_i.P_k / tau_m      teacher             (4)
+#     w_ik  = lam [P_k = P_i] / n_i + (1 - lam) s2_ik            target                      (5)
 #     L     = mean over i of  -sum_k w_ik log s1_ik                                          (6)
 #
+# n_i: how many rows equal P_i, itself included; almost always 1, and not in the paper.
 # Over the complete bank, without ever storing tokens x bank: the logits are linear in P_k and w_i
 # sums to 1, so with the soft centroid c_i = sum_k s2_ik P_k Eq. 6 is
 #
@@ -170,7 +171,7 @@ def attend(q, bank, tau, q_id=None, bank_id=None):
     """log sum_k exp(q_i.P_k / tau) and the mean row sum_k softmax_k(q_i.P_k / tau) P_k: (n,),
     (n, D_t). Proved by test_equations_3_to_6 and test_soft_targets.
 
-    q (n, D_t), bank (M, D_t), both of unit vectors. No maximum is taken off before the exponential:
+    q (n, D_t), bank (M, D_t), both of unit vectors. No maximum is subtracted in the exponential:
     logits are at most 1 / tau, and exp(1 / 0.03) times ten million rows fits float32. Rows of the
     bank with bank_id equal to q_id are left out: P_i and its equals, in Eq. 4. Sums are kept in
     float32, or in float64 for float64 vectors.
@@ -230,12 +231,11 @@ def sce_loss(z, p, soft, bank, lam, tau):
     z (n, D_t) student tokens, p (n, D_t) their own features P_i, soft their SoftTargets,
     bank (M, D_t). z, p and bank are unit vectors.
 
-    Several seconds may have the very same feature. Eq. 5's indicator, which is by value, holds for
-    all n_i of them; each gets lam / n_i, so that w_i sums to 1, and
+    Several seconds may have the very same feature. Eq. 5's indicator holds for all n_i of them; as
+    each gets lam / n_i, w_i sums to 1, and
         H(w_i) = -lam log lam - (1 - lam) log(1 - lam) + lam log n_i + (1 - lam) H(s2_i)
     The cross-entropy of Eq. 6 cannot fall below H(w_i): the divergence is what is left to learn,
-    and 0 only for a student that equals the target. A broken table of c_i and H(s2_i) shows in it:
-    one of zeros raises it from the first step on, one of other rows once the student has learned.
+    and 0 only for a student that equals the target. Wrong soft targets raise it.
     Proved by test_equations_3_to_6, test_the_divergence and test_a_broken_teacher_shows.
     """
     w_mean = lam * p + (1 - lam) * soft.centroid                      # (n, D_t) sum_k w_ik P_k
@@ -267,7 +267,7 @@ def lr_at(step, total, args):
     n_frames = CLIP_FRAMES * args.window                   # T_g of App. A.2
     peak = args.lr * args.batch / 256 * n_frames / 64
     warmup = total * args.warmup_epochs / args.epochs
-    if step < warmup:                 # of no whole number of steps, too: min() keeps to the peak
+    if step < warmup:                 # which may be a fraction of a step: min() keeps to the peak
         return peak * (0.01 + 0.99 * min(1, (step + 1) / warmup))
     cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
     return peak * (0.01 + 0.99 * cosine)
@@ -281,7 +281,7 @@ class Student(nn.Module):
         super().__init__()
         self.model, self.projector = model, projector
 
-    def forward(self, x, keep):                                       # (B, T, 3, S, S), (B, n)
+    def forward(self, x, keep):                           # (B, T, 3, S, S), (B, L - masked) or None
         return self.projector(self.model.tokens(x, keep))             # (B, L, D_t)
 
 
@@ -290,9 +290,9 @@ def main(args):
     last_pt = Path(args.out, "last.pt")
     state = load_checkpoint(last_pt) if args.resume else None
     init = load_checkpoint(args.init) if args.init and not state else None
-    cfg = state["config"] if state else with_changes(
-        init["config"] if init else args.model, window_tokens=args.window,
-        temporal_depth=args.temporal_depth)
+    start = init["config"] if init else args.model
+    cfg = state["config"] if state else with_changes(start, window_tokens=args.window,
+                                                     temporal_depth=args.temporal_depth)
     run.check_out(args, state, stage=2, free=("data", "features", "centroids", "init"))
     process = run.init_processes(args, state, cfg.width)   # under torchrun, one of several
     device, autocast = process.device, process.autocast()
@@ -304,25 +304,27 @@ def main(args):
     total = count_steps(args, halves)
     first = run.steps_done(state, total, args.out)
     reader = FrameReader(args.workers, for_gpu=device.type == "cuda")
-    root, complete = args.features or args.data, args.bank == "complete"
-    bank = open_bank(root, args.features_name, args.features_fps, halves, process)    # (M, D_t)
-    soft_table = open_soft_targets(
-        args.centroids or root, bank, f"{args.features_name}_tau{args.tau_m:g}", process,
-        lambda index: soft_targets(index, bank.rows, args.tau_m, bank.ids)) if complete else None
+    root = args.features or args.data
+    bank = open_bank(root, args.features_name, args.features_fps, halves, process)
+    rows, complete = bank.rows, args.bank == "complete"               # P (M, D_t)
+    if complete:
+        soft_table = open_soft_targets(                               # (M, D_t + 2), on disk
+            args.centroids or root, bank, f"{args.features_name}_tau{args.tau_m:g}", process,
+            lambda index: soft_targets(index, rows, args.tau_m, bank.ids))
 
     # -- network: both transformers and a projector into the teacher's space
     torch.manual_seed(args.seed)
-    model = start_from(init, ["spatial."], cfg, args.temporal_init, args.init).to(device)
+    model = start_from(cfg, init, ["spatial."], args.init, args.temporal_init).to(device)
     if init:
         print(f"init: {args.init}: {cfg.model}, the spatial encoder of stage {init['stage']}")
     model.head.requires_grad_(False)                                  # stage 3 trains it
     model.temporal.mask_token.requires_grad_(int(args.window * args.mask) > 0)    # if it is used
-    width = bank.rows.shape[1]                                        # D_t
+    width = rows.shape[1]                                             # D_t
     projector = Projector(cfg.width, cfg.head_width, cfg.head_width, width).to(device)
     groups = decay_groups(model.spatial, model.temporal, projector, weight_decay=args.weight_decay)
     optimizer = torch.optim.AdamW(groups, fused=True)
     n_queue = 0 if complete else 65536                                # official code
-    queue = F.normalize(torch.randn(n_queue, width), dim=1).to(device, bank.rows.dtype)
+    queue = F.normalize(torch.randn(n_queue, width), dim=1).to(device, rows.dtype)
     saved = {"model": model, "projector": projector, "optimizer": optimizer}
     if state:
         restore(saved | {"queue": queue}, state, last_pt)
@@ -335,9 +337,8 @@ def main(args):
         picks = pick_windows(step, args, halves)[process.samples]
         frames = reader.read([(halves[h], frame) for h, frame in picks],
                              CLIP_FRAMES * args.window)               # (B / ranks, T, H, W, 3)
-        p, index = bank.of_windows(picks, args.window, args.align)    # (B / ranks, L, D_t), (.., L)
-        soft = SoftTargets.unpack(torch.from_numpy(soft_table[index])) if complete else ()
-        return frames, p, *soft
+        p, index = bank.of_windows(picks, args.window, args.align)    # P_i, i: (B / ranks, L, ...)
+        return frames, p, torch.from_numpy(soft_table[index]) if complete else p
 
     journal = run.Journal(args, 2, process, first, total, state, files=lambda step: [
         halves[h].path(frame) for h, frame in pick_windows(step, args, halves)])
@@ -347,8 +348,10 @@ def main(args):
         for group in optimizer.param_groups:
             group["lr"] = lr
         losses, divergences, seen = [], [], []
-        for draw, frames, *of_teacher in process.passes(args, step, student, *batch):
-            p, *soft = (x.to(device, non_blocking=True) for x in of_teacher)      # p (b, L, D_t)
+        # One pass over the batch, or --accumulate; draw: the random numbers of a pass's windows.
+        for draw, frames, p, soft in process.passes(args, step, student, *batch):
+            p = p.to(device, non_blocking=True)                       # (b, L, D_t)
+            soft = soft.to(device, non_blocking=True)                 # (b, L, D_t + 2)
             x = view(frames, draw, cfg, args, device)                 # (b, T, 3, S, S)
             noise = draw.uniform(0, 1, args.window)                   # (b, L)
             keep = random_keep(noise, args.mask, device)              # (b, L - masked)
@@ -356,22 +359,23 @@ def main(args):
                 z = student(x, keep)                                  # (b, L, D_t)
             z = F.normalize(z.float(), dim=2)
             if complete:
-                z, p, *soft = (x.flatten(0, 1) for x in (z, p, *soft))        # (n, ...)
-                loss, divergence = sce_loss(z, p, SoftTargets(*soft), bank.rows, args.lam, args.tau)
+                soft = SoftTargets.unpack(soft.flatten(0, 1))         # (n, D_t), (n,), (n,)
+                loss, divergence = sce_loss(z.flatten(0, 1), p.flatten(0, 1), soft, rows, args.lam,
+                                            args.tau)
             else:
                 loss, divergence = sce_loss_queue(z, p, queue.float(), args.lam, args.tau,
                                                   args.tau_m)
             (loss / args.accumulate).backward()
             losses.append(loss.detach())
             divergences.append(divergence.detach())
-            seen.append(p.reshape(-1, width))                         # (n, D_t)
+            seen.append(p.flatten(0, 1))                              # (n, D_t)
         norm = nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], args.clip_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if len(queue):          # a ring buffer: the oldest row lies at step * B L, modulo its size
             new = run.all_gather(torch.cat(seen))                     # (B L, D_t), of all processes
             place = torch.arange(step * len(new), (step + 1) * len(new), device=device)
-            newest = slice(-len(queue), None)                         # a step may bring more
+            newest = slice(-len(queue), None)              # should a step bring more than it holds
             queue[place[newest] % len(queue)] = new[newest].to(queue.dtype)
         # -- everything below is bookkeeping ---------------------------
         journal.note(step, lr, norm, args.batch * args.window,

@@ -12,9 +12,9 @@ Reads   <data>/**/1_224p/00000001.jpg ...      frames of the matches with labels
 Writes  <out>/last.pt, best.pt, log.txt, curves.png      infer.py spots with either checkpoint
 Method  paper Sec. 3.4, App. A.5: a linear head, Eq. 7; first the head alone, then everything.
 
-It imports infer.py, which comes after it: it validates exactly as that spots. What differs from the
-paper, and why: docs/differences.md. The letters stand in model.py; b is the windows of one pass
-(--accumulate), S the side of the network's image.
+Validation is infer.py's spotting, so that is imported here; only `validate` needs it. What differs
+from the paper, and why: docs/differences.md. The letters stand in model.py; b is the windows of one
+pass (--accumulate), S the side of the network's image.
 """
 import functools
 import math
@@ -22,7 +22,7 @@ from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
-# These come first: they say in one line what is not installed.
+# Before torch: importing comedian checks that the packages are installed.
 import infer
 from comedian import DataError, augment, run
 from comedian.checkpoint import load_parts, restore, trained_parts
@@ -44,15 +44,15 @@ def parse_args(argv=None):
     add = run.add_data_flags(p, MODELS, "network, if there is no --init; otherwise that "
                              "checkpoint decides")
     run.add_label_flags(add, "--data")
-    add("--classes", help="file with a class per line; default: those of --init if that is of "
-        "stage 3, else the 17 of SoccerNet-v2; but the names in the labels if most are others")
+    add("--classes", help="file with a class per line; default: those of a stage-3 --init, else "
+        "SoccerNet's 17; unless most labels have other names: then those names")
     run.add_init_flags(add, "the transformers: last.pt of stage 2 (or 1, or 3)")
 
     add = p.add_argument_group("windows, labels and view").add_argument
     add("--window", type=number(1, 16384),
         help="T_l, tokens (seconds at 2 fps) per window; default: that of --init, else 64")
     add("--windows-per-half", type=number(2, 100_000),
-        help="per epoch, its first and last among them; default: 50 of 32 s, in proportion (paper)")
+        help="per epoch, the first and the last among them; default: 50 * 32 / --window (paper)")
     add("--radius", type=number(0.0), default=0.5, help="seconds from an action to its frames")
     add("--mask", type=number(0.0, 0.99), default=0.25,
         help="share of tokens masked in the second phase, alpha_2")
@@ -75,7 +75,7 @@ def parse_args(argv=None):
 
     add = p.add_argument_group("optimisation").add_argument
     add("--batch", type=number(1, 65536),
-        help="windows per step, of all processes; default: 128 of 32 s, in proportion (paper)")
+        help="windows per step, of all processes; default: 128 * 32 / --window (paper)")
     add("--lr", type=number(0.0), help="peak for 256 windows of 64 frames; scales with both; "
         "default: 5e-4, ViSwin 3e-4 (paper)")
     run.add_adamw_flags(add)
@@ -86,8 +86,8 @@ def parse_args(argv=None):
 
 
 def configure(args, given, path):
-    """The Config of this run, and the options with what was not given. given: the checkpoint at
-    `path` to resume or to start from, or None. App. A.5: batch and windows are inversely
+    """The Config of this run, and the options with their defaults filled in. given: the checkpoint
+    at `path` to resume or to start from, or None. App. A.5: batch and windows are inversely
     proportional to a window's length; ViSwin has its own rate and epochs.
 
     Classes are those of --classes, else those that the checkpoint's head has learned, else none
@@ -102,7 +102,8 @@ def configure(args, given, path):
     args = run.complete(args, batch=max(1, round(128 * 32 / args.window)),
                         windows_per_half=max(2, round(50 * 32 / args.window)),
                         lr=3e-4 if swin else 5e-4, epochs=10 if swin else 20)
-    classes = learned = cfg.classes if "head." in trained else ()
+    learned = cfg.classes if "head." in trained else ()
+    classes = learned
     if args.classes:
         classes = read_classes(args.classes)
         if args.resume and learned and classes != learned:
@@ -133,8 +134,9 @@ def epoch_windows(seed, epoch, n_frames, window_frames, per_half):
 def pick_windows(step, args, n_frames):
     """The windows of a step: a function of (seed, step) alone. Epochs follow without a seam.
     Proved by test_the_steps_walk_through_the_epochs."""
-    length, per_half, picks = CLIP_FRAMES * args.window, args.windows_per_half, []
+    length, per_half = CLIP_FRAMES * args.window, args.windows_per_half
     per_epoch = len(epoch_windows(args.seed, 0, n_frames, length, per_half))
+    picks = []
     while len(picks) < args.batch:
         epoch, i = divmod(step * args.batch + len(picks), per_epoch)
         windows = epoch_windows(args.seed, epoch, n_frames, length, per_half)
@@ -157,10 +159,10 @@ def count_steps(args, n_frames):
 def frame_labels(events, half, radius_s, n_classes):
     """(n_frames, K) bool: frame i has class c iff an event of c lies within `radius_s` of i / fps.
 
-    The bound is inclusive and the same for all classes, visible or not (the paper's epsilon). In
-    fractions, so that a bound is met at any rate. Proved by test_labels_of_a_frame.
+    The bound is inclusive and the same for all classes, visible or not (the paper's epsilon). Exact
+    fractions: floats would miss it at some rates. Proved by test_labels_of_a_frame.
     """
-    fps = Fraction(half.fps).limit_denominator(1001)       # 2.0833 is 25 / 12
+    fps = Fraction(half.fps).limit_denominator(1001)       # 2.0833 = 25 / 12, 29.97 = 30000 / 1001
     radius_s = Fraction(radius_s).limit_denominator(10 ** 6)
     labels = np.zeros((half.n_frames, n_classes), bool)
     for event in events:
@@ -180,9 +182,10 @@ def token_labels(labels, first_frame, n_tokens):
 
 
 def base_logits(truth):
-    """(K,): for every class the log-odds of its share of positive tokens.
-    truth: per half its frame_labels. A class without events counts as half a token, and one that
-    is everywhere lacks half a token: logits stay finite. Proved by test_base_logits."""
+    """(K,): the log-odds of each class's share of positive tokens. The loss of always saying these
+    is logged as "base": training must beat it. truth: per half its frame_labels. A class
+    without events counts as half a token, and one that is everywhere lacks half a token: logits
+    stay finite. Proved by test_base_logits."""
     tokens = np.concatenate([token_labels(labels, 0, len(labels) // CLIP_FRAMES)
                              for labels in truth])                    # (n, K)
     half_token = 0.5 / len(tokens)
@@ -207,7 +210,7 @@ def mixup(x, y, lam):
 
     BCE is linear in its labels: mixed labels give the mixed loss lam BCE(y1) + (1 - lam) BCE(y2).
     The batch is in random order, so that neighbours (0 with 1, 2 with 3, ...) are as good as a
-    permutation, and stay together when it is split (run.micro_batches refuses to part them); the
+    permutation, and stay together when it is split, as no pass separates a pair; the
     last of an odd number stays as it is. Proved by test_mixup, test_accumulation_changes_nothing.
     """
     other = torch.arange(len(x)) ^ 1                                  # 1, 0, 3, 2, ...
@@ -224,9 +227,10 @@ def mixup(x, y, lam):
 def bce_loss(logits, y):
     """Eq. 7 with both terms, the classes independent of each other:
 
-        L = -1/(T_l C) sum_t sum_c  y_tc log sigma(l_tc) + (1 - y_tc) log (1 - sigma(l_tc))
+        -1/(L K) sum_t sum_c [ y_tc log sigma(l_tc) + (1 - y_tc) log (1 - sigma(l_tc)) ]
 
-    logits, y (B, L, K); the mean over windows too. Proved by test_equation_7.
+    The paper prints the first term alone. logits l, y (B, L, K); the mean over windows too.
+    Proved by test_equation_7.
     """
     return F.binary_cross_entropy_with_logits(logits, y)
 
@@ -236,28 +240,30 @@ def lr_at(step, head_steps, total, args):
     """In each phase a cosine from the scaled peak to 1 % of it; no warm-up. Proved by
     test_learning_rate."""
     peak = args.lr
-    if step < head_steps:
-        total, peak = head_steps, args.lr if args.head_lr is None else args.head_lr
-    else:
+    if step >= head_steps:
         step, total = step - head_steps, total - head_steps
+    else:
+        total = head_steps
+        peak = args.lr if args.head_lr is None else args.head_lr
     peak = peak * args.batch / 256 * CLIP_FRAMES * args.window / 64    # App. A.2: x T_g / 64
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / total)))
 
 
-def start_phase(model, head_phase, args, process):
-    """Sets what learns in a phase: the head, with --head-phase temporal the temporal transformer
-    too; or everything. Returns the model, wrapped for DDP and torch.compile, and a new AdamW."""
+def start_phase(model, first_phase, args, process):
+    """Sets what learns: in the first phase the head, with --head-phase temporal the temporal
+    transformer too; in the second everything. Returns the model, wrapped for DDP and torch.compile,
+    and a new AdamW."""
     learning = [model]
-    if head_phase:
+    if first_phase:
         learning = [model.head]
         if args.head_phase == "temporal":
             learning.append(model.temporal)
     model.requires_grad_(False)
     for part in learning:
         part.requires_grad_(True)
-    masks = not head_phase and int(args.window * args.mask) > 0       # whether any token is masked
+    masks = not first_phase and int(args.window * args.mask) > 0       # whether any token is masked
     model.temporal.mask_token.requires_grad_(masks)
-    model.train(not head_phase)                            # drop path in the second phase alone
+    model.train(not first_phase)                           # drop path in the second phase alone
     groups = decay_groups(*learning, weight_decay=args.weight_decay)
     return process.wrap(model, args.compile), torch.optim.AdamW(groups, fused=True)
 
@@ -276,8 +282,8 @@ def main(args):
 
     # -- data: windows of the matches that have labels, and what happens in every frame
     halves, events, classes = labelled_halves(
-        args.data, args.labels, args.split, cfg.classes, args.classes or state, args.radius,
-        cfg.image_size, args.encoding)
+        args.data, args.labels, args.split, cfg.classes, fixed=bool(args.classes or state),
+        radius_s=args.radius, image_size=cfg.image_size, encoding=args.encoding)
     halves = of_length(halves, args.window, "a window")
     cfg = with_changes(cfg, classes=classes)
     truth = [frame_labels(events[half.match], half, args.radius, len(classes))
@@ -290,19 +296,19 @@ def main(args):
 
     # -- network: both transformers and the head
     torch.manual_seed(args.seed)
-    parts = trained_parts(init)[:2] if init else []        # never a head: the classes may differ
-    model = start_from(init, parts, cfg, args.temporal_init, args.init)
+    parts = [part for part in (trained_parts(init) if init else []) if part != "head."]
+    model = start_from(cfg, init, parts, args.init, args.temporal_init)
     nn.init.constant_(model.head.bias, math.log(args.prior / (1 - args.prior)))
     if init:
         print(f"init: {args.init}: {cfg.model}, {' and '.join(part.strip('.') for part in parts)} "
               f"transformer of stage {init['stage']}; the head starts anew")
     if state:
-        load_parts(model, state, [""], last_pt)
+        load_parts(model, state, [""], last_pt)            # all of them
     else:
-        run.hint_at_low_rate(lr_at(0, 0, 1, args), args)
+        run.hint_at_low_rate(lr_at(step=0, head_steps=0, total=1, args=args), args)
     model = model.to(device)
     valid = args.valid and infer.open_validation(model, args)
-    student, optimizer = start_phase(model, first < head_steps, args, process)
+    wrapped, optimizer = start_phase(model, first < head_steps, args, process)
     if state and first != head_steps:          # at that step the second phase has a new AdamW
         restore({"optimizer": optimizer}, state, last_pt)
     cached = args.head_phase == "temporal" and first < head_steps     # tokens instead of frames
@@ -328,30 +334,32 @@ def main(args):
         halves[h].path(frame) for h, frame in pick_windows(step, args, n_frames)])
     for step, batch in reader.batches(load, range(first, total)):
         # -- what this stage is about ----------------------------------
-        head_phase = step < head_steps
-        if step == head_steps > 0:             # without a first phase it has begun above
-            student, optimizer = start_phase(model, False, args, process)
+        first_phase = step < head_steps
+        if step == head_steps and head_steps > 0:          # the second phase begins
+            wrapped, optimizer = start_phase(model, False, args, process)
         lr = lr_at(step, head_steps, total, args)
         for group in optimizer.param_groups:
             group["lr"] = lr
         losses, base_losses = [], []
-        for draw, x, y in process.passes(args, step, student, *batch):
+        # One pass over the batch, or --accumulate; draw: the random numbers of a pass's windows.
+        for draw, x, y in process.passes(args, step, wrapped, *batch):
             y = y.to(device, non_blocking=True)                       # (b, L, K)
-            if head_phase and cached:
+            if first_phase and cached:
                 mirrored = (draw.uniform(0, 1) < 0.5).long()          # (b,)
                 x, keep = x[torch.arange(len(x)), mirrored], None     # (b, L, D)
             else:
                 x = view(x, draw, cfg, args, device)                  # (b, T, 3, S, S)
                 noise = draw.uniform(0, 1, args.window)               # (b, L)
-                keep = random_keep(noise, 0 if head_phase else args.mask, device)  # (b, L - masked)
+                share = 0 if first_phase else args.mask
+                keep = random_keep(noise, share, device)              # (b, L - masked)
             if args.mixup:
                 x, y = mixup(x, y, draw.beta(args.mixup))
             with autocast:
-                logits = student(x, keep)                             # (b, L, K)
+                logits = wrapped(x, keep)                             # (b, L, K)
             loss = bce_loss(logits.float(), y)                        # Eq. 7
             (loss / args.accumulate).backward()
             losses.append(loss.detach())
-            base_losses.append(bce_loss(base.expand_as(y), y))        # of the classes' frequencies
+            base_losses.append(bce_loss(base.expand_as(y), y))
         learning = [p for group in optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(learning, args.clip_grad)
         optimizer.step()
@@ -361,7 +369,7 @@ def main(args):
                      {"loss": losses, "base": base_losses})
         if valid and ((step + 1) % valid_steps == 0 or step + 1 == total):
             journal.validate(step, lambda: infer.validate(model, *valid, reader, process, args))
-            model.train(not head_phase)
+            model.train(not first_phase)                   # validating has left it in eval mode
         if journal.is_due(step):
             journal.save(step, config=asdict(cfg), model=model.state_dict(),
                          optimizer=optimizer.state_dict())

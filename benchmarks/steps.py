@@ -70,8 +70,8 @@ def make_stage1(cfg, clips, device, autocast, n_negatives=65536, fused=True, for
             losses = [stage1.moco_loss(z1, k2, queue, args.tau),
                       stage1.moco_loss(z2, k1, queue, args.tau)]
         else:
-            losses = [stage1.moco_loss(z1, k2, k2, args.tau, own),
-                      stage1.moco_loss(z2, k1, k1, args.tau, own)]
+            losses = [stage1.batch_loss(z1, k2, own, args.tau),
+                      stage1.batch_loss(z2, k1, own, args.tau)]
         (sum(loss for loss, _ in losses) / 2).backward()
         nn.utils.clip_grad_norm_(weights, args.clip_grad)
         optimizer.step()

@@ -699,7 +699,7 @@ def test_a_swin_has_no_blocks_to_copy(tmp_path):
                                  if name.startswith("spatial.")})
     init = model.load_checkpoint(tmp_path / "1.pt")
     cfg = replace(cfg, window_tokens=8)
-    got = model.start_from(init, ["spatial."], cfg, "copy", "1.pt")
+    got = model.start_from(cfg, init, ["spatial."], "1.pt", "copy")
     assert torch.equal(got.spatial.norm.weight, net.spatial.norm.weight)
     assert torch.equal(got.spatial.patch_embed.proj.weight, net.spatial.patch_embed.proj.weight)
     assert got.cfg.window_tokens == 8 and len(got.temporal.blocks) == cfg.temporal_depth
