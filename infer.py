@@ -233,8 +233,8 @@ def window_scores(network, h, autocast, batch=64):
 
 
 def merge_half(networks, windows, n_tokens, mode):
-    """Scores per second (n_tokens, K): the maximum (--merge mean: the mean) over the windows of each
-    network that score the second, but for their outer `ignore` tokens, which count at the ends of
+    """Scores per second (n_tokens, K): per network the maximum (--merge mean: the mean) over the
+    windows that have the second, but for their outer `ignore` tokens, which count at the ends of
     the half alone; then the mean of the networks. windows: per network (scores, starts), which may
     differ in length and stride."""
     merged = [ops.merge_windows(scores, starts, half=torch.zeros_like(starts),
@@ -255,9 +255,9 @@ def score_halves(networks, encoded, autocast, mode):
 
 # ------------------------------------------------------------------ scores -> actions
 def spot(halves, merged, args, start_s=0.0):
-    """The actions of one match as Detections, sorted by half, class and time: of each class the best
-    score is an action; its neighbours within half of --nms-window lose score (hard: all of it), the
-    nearer the more; and so on with the best of what is left, down to --threshold.
+    """The actions of one match as Detections, sorted by half, class and time. Of each class the
+    best score is an action; its neighbours within half of --nms-window lose score, the nearer the
+    more (hard NMS: all of it); then the best of what is left, and so on down to --threshold.
 
     halves: its halves; merged: per half the scores per second (n_tokens, K); args: --nms,
     --nms-window, --threshold; start_s: where token 0 stands in its video. Token k is reported at
@@ -275,8 +275,8 @@ def spot(halves, merged, args, start_s=0.0):
 
 
 def spot_match(rows, classes, args):
-    """The rows of a match, (half, windows, merged) as of `score_halves`, in a list, and its actions.
-    With --show prints those of a half as soon as it is scored."""
+    """The rows of a match, (half, windows, merged) as of `score_halves`, in a list, and its
+    actions. With --show prints those of a half as soon as it is scored."""
     spotted = []
     for half, windows, merged in rows:
         spotted.append((half, windows, merged))
