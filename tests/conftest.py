@@ -1,18 +1,24 @@
 """
-Two tiny matches in SoccerNet's layout, for the tests that run whole stages; a spy; which tests are
-proofs (pytest -m proof); and what tests say whose kernels are not built.
+Two tiny matches in SoccerNet's layout, for the tests that run whole stages; spies; AdamW by hand
+and what else the stages' own tests share; which tests are proofs (pytest -m proof); and what tests
+say whose kernels are not built.
 """
 import json
 import os
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from comedian import ops
+import model
+from comedian import augment, draw, ops
+from comedian.checkpoint import save_checkpoint
+from comedian.frames import Half
 
 # Processes that a test starts find the scripts and comedian/ from any folder.
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,3 +113,158 @@ def copied(value):
     if isinstance(value, (list, tuple)):
         return [copied(v) for v in value]
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+
+# ------------------------------------------------------------------ for the tests of the stages
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Curves have their own tests, and matplotlib takes its time."""
+    monkeypatch.setattr(draw, "curves", lambda *args: None)
+
+
+def unit(*shape, seed=0):
+    """Random unit vectors, float64."""
+    gen = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(*shape, generator=gen, dtype=torch.float64), dim=-1)
+
+
+def halves_of(*n_frames, fps=2.0):
+    return [Half(f"m{i}", 1, "f", "", 8, ".jpg", 1, n, fps) for i, n in enumerate(n_frames)]
+
+
+def write_init(path, stage, **changes):
+    """Writes a checkpoint as stage 1, 2 or 3 leaves it, every weight away from its first value;
+    returns its weights. The network: vivit_micro with some drop path, 8 tokens a window."""
+    cfg = model.with_changes("vivit_micro", **({"window_tokens": 8, "drop_path": 0.2} | changes))
+    torch.manual_seed(17)
+    weights = {name: value + 0.02 * torch.randn_like(value)
+               for name, value in model.Comedian(cfg).state_dict().items()
+               if stage > 1 or name.startswith("spatial.")}
+    save_checkpoint(path, stage=stage, step=9, config=asdict(cfg), model=weights)
+    return weights
+
+
+def logged(out, key="loss"):
+    """One number of every line of a run's log.txt: [float]."""
+    return [float(number) for number in
+            re.findall(rf"\| {key} (\S+)", Path(out, "log.txt").read_text())]
+
+
+def record_augmentations(monkeypatch):
+    """The list of what is done to images, as (name, *arguments) without tensors and draws."""
+    calls = []
+
+    def spy(name, original):
+        def called(x, *args, **kwargs):
+            calls.append((name, *(a for a in (*args, *kwargs.values())
+                                  if not isinstance(a, (augment.Draws, torch.Tensor)))))
+            return original(x, *args, **kwargs)
+        return called
+
+    for name in ("resize", "crop_resize", "color_jitter", "grayscale", "gaussian_blur", "solarize",
+                 "hflip", "normalize"):
+        monkeypatch.setattr(augment, name, spy(name, getattr(augment, name)))
+    return calls
+
+
+def record_gradients(monkeypatch):
+    """The list of every step's gradients before they are clipped, None where there is none."""
+    steps, clip = [], torch.nn.utils.clip_grad_norm_
+
+    def spy(parameters, max_norm):
+        parameters = list(parameters)
+        steps.append([p.grad if p.grad is None else p.grad.clone() for p in parameters])
+        return clip(parameters, max_norm)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+    return steps
+
+
+def check_accumulation(run, out, monkeypatch, passes, keys):
+    """run(out, *flags), of one step, has the same gradients and logs the same from one pass and
+    from several, but for rounding."""
+    steps = record_gradients(monkeypatch)
+    for n in passes:
+        run(out / n, "--accumulate", n)
+        for key in keys:
+            assert logged(out / n, key) == pytest.approx(logged(out / passes[0], key), abs=2e-4)
+    first, *others = ([g for g in gradients if g is not None] for gradients in steps)
+    assert len(steps) == len(passes) and sum(map(torch.count_nonzero, first)) > 0
+    scale = torch.stack([g.norm() for g in first]).norm()
+    for other in others:
+        for one, split in zip(first, other, strict=True):             # float32: small sums cancel
+            assert (one - split).norm() <= 1e-3 * one.norm() + 1e-5 * scale
+
+
+def check_function_of_step(pick):
+    """pick(step, seed) is the same in any order of asking, whatever else was drawn in between."""
+    forward = [pick(step, 5) for step in range(12)]
+    np.random.seed(1)
+    torch.manual_seed(1)
+    assert [pick(step, 5) for step in reversed(range(12))] == forward[::-1]
+    assert [pick(step, 6) for step in range(12)] != forward and forward[0] != forward[1]
+
+
+def frames_by_hand(half, first, n):
+    """(n, H, W, 3) uint8, red first."""
+    files = [f"{half.folder}/{first + i + 1:08d}.png" for i in range(n)]
+    return torch.from_numpy(np.stack([cv2.imread(file)[:, :, ::-1] for file in files]))
+
+
+class AdamW:
+    """AdamW for one parameter, as its paper has it."""
+
+    def __init__(self, parameter, decay):
+        self.parameter, self.decay, self.t = parameter, decay, 0
+        self.m = self.v = torch.zeros_like(parameter)
+
+    @torch.no_grad()
+    def step(self, gradient, lr):
+        self.t += 1
+        self.m = 0.9 * self.m + 0.1 * gradient
+        self.v = 0.999 * self.v + 0.001 * gradient ** 2
+        m, v = self.m / (1 - 0.9 ** self.t), self.v / (1 - 0.999 ** self.t)
+        self.parameter.mul_(1 - lr * self.decay).sub_(lr * m / (v.sqrt() + 1e-8))
+
+
+def adamw_by_hand(parameters, decay):
+    """{name: AdamW} for {name: parameter}, first those that decay, as a checkpoint has them."""
+    free = [name for name, p in parameters.items() if p.dim() < 2
+            or name.split(".")[-1] in ("cls_token", "pos_embed", "mask_token")]
+    return {name: AdamW(parameters[name], 0 if name in free else decay)
+            for name in sorted(parameters, key=free.__contains__)}
+
+
+def clipped_step(adams, gradients, clip_grad, lr):
+    """A step with gradients {name: tensor}, clipped together; returns their norm."""
+    norm = torch.stack([g.double().norm() for g in gradients.values()]).norm().item()
+    assert norm > 2 * clip_grad, "clipping must bite"
+    for name, gradient in gradients.items():
+        adams[name].step(gradient * (clip_grad / norm), lr)
+    return norm
+
+
+def assert_optimizer(saved, adams, lr):
+    """An optimiser's state_dict is what the AdamWs {name: AdamW} have by now."""
+    decays, of_step = [adam.decay for adam in adams.values()], list(adams.items())
+    groups = saved["param_groups"]
+    assert [(g["lr"], g["weight_decay"]) for g in groups] == [
+        (pytest.approx(lr, rel=1e-9), decay) for decay in (decays[0], 0)]
+    assert [len(g["params"]) for g in groups] == [len(decays) - decays.count(0), decays.count(0)]
+    assert sum((g["params"] for g in groups), []) == list(range(len(adams)))
+    assert set(saved["state"]) == {i for i, (_, adam) in enumerate(of_step) if adam.t}
+    for i, moments in saved["state"].items():
+        name, adam = of_step[i]
+        assert moments["step"] == adam.t
+        for got, expected in ((moments["exp_avg"], adam.m), (moments["exp_avg_sq"], adam.v)):
+            assert got.shape == expected.shape
+            assert (got - expected).norm() <= 1e-3 * expected.norm() + 1e-9, name
+
+
+def assert_near(got, expected, most, name):
+    """No further apart than `most`. Attention's bias of the keys does not count: a softmax does not
+    see it, so that its gradient is rounding, of which Adam makes steps."""
+    assert got.shape == expected.shape, name
+    if name.endswith("qkv.bias"):
+        got, expected = (value.view(3, -1)[[0, 2]] for value in (got, expected))
+    assert (got - expected).norm() <= most, name

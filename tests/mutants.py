@@ -60,15 +60,15 @@ MUTANTS = [
      "return peak * 0.5 * (1 + math.cos(math.pi * step / total))",
      "test_stage1.py::test_learning_rate"),
     ("stage1_spatial.py", "m = momentum_at(step, total, args)",
-     "m = momentum_at(step + 1, total, args)", "test_stage1.py::test_momentum_encoder"),
+     "m = momentum_at(step + 1, total, args)", "test_stage1.py::test_two_steps_by_hand"),
     ("stage1_spatial.py", "slow.lerp_(new, 1 - m)", "slow.lerp_(new, m)",
-     "test_stage1.py::test_momentum_encoder"),
+     "test_stage1.py::test_two_steps_by_hand"),
     ("stage1_spatial.py",
      "fast = [*encoder.parameters(), *projector.parameters()]\n            for slow, new in "
      "zip(target.parameters(), fast, strict=True):",
      "fast = [*encoder.parameters()]\n            for slow, new in zip(target.parameters(), "
      "fast, strict=False):",
-     "test_stage1.py::test_momentum_encoder"),
+     "test_stage1.py::test_two_steps_by_hand"),
     ("stage1_spatial.py",
      "        optimizer.step()\n        optimizer.zero_grad(set_to_none=True)\n        with "
      "torch.no_grad():\n            m = momentum_at(step, total, args)                        # "
