@@ -8,8 +8,7 @@ digit. And searches the post-processing that lies between window scores and dete
 
 Reads   Labels-v2.json and results_spotting.json, one of each per match, below a folder or in a zip
         (or labels of many matches in one file: soccernet.read_csv, read_osl);
-        with --sweep the scores.npz that infer.py leaves per match. Of several networks (an
-        ensemble) it stores what they say together, merged: then only NMS is left to search.
+        with --sweep the scores.npz that infer.py leaves per match.
 Writes  a table to the screen; --json, every number under the official names (the sweep: every
         setting); --plot, the curves of Fig. 5.
 
@@ -20,8 +19,7 @@ area under mAP over delta = 1, 2, .. 5 s (tight: t-AmAP, the paper's) or 5, 10, 
 ops.average_map computes AP; here is what the official program does with times before it and with
 means after it, quirks included.
 
-Torch, the kernels and tqdm are imported in the functions that use them: they take more than a
-second, and neither --help nor a wrong path should wait for that.
+Torch, the kernels and tqdm are imported where they are used: --help should not wait for them.
 """
 import itertools
 import json
@@ -128,13 +126,11 @@ def average(ap, deltas):
 
 
 def score(labels, predictions, classes, framerate=FRAMERATE):
-    """All metrics of the official evaluator: {"tight": {"a_mAP": ..., ...}, "loose": ..., ...}.
+    """All metrics of SoccerNet 0.2.0's `evaluate(version=2)`, equal to the last digit: {"tight":
+    {"a_mAP": ..., ...}, "loose": ..., ...}, in [0, 1], not per cent; lists have an entry per class.
 
-    labels       {match: [soccernet.Event, ...]}
-    predictions  {match: soccernet.Detections}, at least for the matches of `labels`
-    framerate    int, rows per second on which times are compared; SoccerNet-v2's is 2
-    Lists have one entry per class. Numbers are in [0, 1], not per cent. Raises DataError if a match
-    was not predicted. Equal to SoccerNet 0.2.0's `evaluate(version=2)` on the same files.
+    labels: {match: [soccernet.Event]}; predictions: {match: soccernet.Detections}, DataError if a
+    labelled match has none; framerate: int, rows per second on which times are compared.
     """
     missing = [match for match in labels if match not in predictions]
     if missing:
@@ -159,11 +155,10 @@ def chance(labels, predictions, classes, framerate=FRAMERATE, max_shifts=10):
     if len(matches) < 2:
         raise DataError("--chance scores predictions against another match's labels: "
                              "it needs two matches or more")
-    runs = []
-    for shift in range(1, min(max_shifts, len(matches) - 1) + 1):
-        shifted = dict(zip(matches, matches[shift:] + matches[:shift], strict=True))
-        runs.append(score(labels, {match: predictions[other] for match, other in shifted.items()},
-                          classes, framerate))
+    shifted = (zip(matches, matches[shift:] + matches[:shift], strict=True)
+               for shift in range(1, min(max_shifts, len(matches) - 1) + 1))
+    runs = [score(labels, {match: predictions[other] for match, other in pairs}, classes, framerate)
+            for pairs in shifted]
     return {metric: {key: np.mean([run[metric][key] for run in runs], axis=0).tolist()
                      for key in runs[0][metric]} for metric in METRICS}
 
@@ -177,16 +172,20 @@ def count_events(labels, n_classes):
     return count
 
 
+def has_events(count, seen=""):
+    """Which classes (K,) have events of a kind of SEEN, from `count_events`."""
+    return {"": count.any(0), "_visible": count[0] > 0, "_unshown": count[1] > 0}[seen]
+
+
 def mean_with_events(result, count, seen=""):
     """The mean of a metric over the classes that have events; the official one has all classes."""
-    there = {"": count.any(0), "_visible": count[0] > 0, "_unshown": count[1] > 0}[seen]
+    there = has_events(count, seen)
     return float(np.mean(result["a_mAP_per_class" + seen], where=there)) if there.any() else 0.0
 
 
 def table(results, labels, classes, by_chance=None):
     """The results of `score` (and of `chance`, beside them) for people: a row per class, in %, and
-    below them what the columns mean. Columns about events that the broadcast does not show are left
-    out where there is no such event."""
+    below them what the columns mean. What says nothing is left out."""
     count = count_events(labels, len(classes))                            # (visible / not, K)
     columns = [("t-AmAP", results["tight"], ""),
                *((f"+-{s / 2:g} s", results[f"at{s}"], "") for s in METRICS["tight"]),
@@ -203,21 +202,21 @@ def table(results, labels, classes, by_chance=None):
         return name.ljust(width) + "".join(
             cell.rjust(max(7, len(title) + 2)) for cell, title in zip(cells, titles, strict=True))
 
+    def means(name, mean):
+        return row(name, [f"{count.sum():,}", *(f"{100 * mean(result, seen):.2f}"
+                                                for _, result, seen in columns)])
+
     hidden = f", {count[1].sum():,} of them not shown by the broadcast" if count[1].any() else ""
     lines = [f"matches: {len(labels)}, events: {count.sum():,}{hidden}; average precision in %",
-             row("", titles),
-             row("all", [f"{count.sum():,}", *(f"{100 * result['a_mAP' + seen]:.2f}"
-                                               for _, result, seen in columns)])]
+             row("", titles), means("all", lambda result, seen: result["a_mAP" + seen])]
     absent = int((count.sum(0) == 0).sum())
     if 0 < absent < len(classes):
-        lines.append(row("with events", [f"{count.sum():,}", *(
-            f"{100 * mean_with_events(result, count, seen):.2f}"
-            for _, result, seen in columns)]))
+        lines.append(means("with events", lambda result, seen: mean_with_events(
+            result, count, seen)))
     gaps = False
     for k, name in enumerate(classes):
-        there = {"": count[:, k].any(), "_visible": count[0, k], "_unshown": count[1, k]}
-        cells = [f"{100 * result['a_mAP_per_class' + seen][k]:.1f}" if there[seen] else "-"
-                 for _, result, seen in columns]
+        cells = [f"{100 * result['a_mAP_per_class' + seen][k]:.1f}" if has_events(count, seen)[k]
+                 else "-" for _, result, seen in columns]
         lines.append(row(name, [f"{count[:, k].sum():,}", *cells]))
         gaps |= "-" in cells
     lines.append("+-1 s: an action counts if it is at most 1 s off. t-AmAP: the average of +-0.5 s "
@@ -259,8 +258,7 @@ def merge(stored, ignored_s, mode):
 def sweep(stored, truth, merges, ignored_s, windows_s):
     """t-AmAP of every setting: (M, E, N, W) over all classes, and (M, E, N, W, K) per class.
 
-    stored as from read_scores, truth as from label_columns; N runs over NMS. Nothing is encoded
-    again: per merge and ignored span one merge, per setting one NMS and one metric.
+    stored as from read_scores, truth as from label_columns; N runs over NMS.
     """
     from tqdm import tqdm
 
@@ -270,10 +268,9 @@ def sweep(stored, truth, merges, ignored_s, windows_s):
     with tqdm(total=overall.size, desc="sweep", unit=" settings", disable=None) as bar:
         for m, e in np.ndindex(grid[:2]):
             merged = merge(stored, ignored_s[e], merges[m])               # (S, K)
-            for (n, kind), (w, window_s) in itertools.product(enumerate(NMS),
-                                                              enumerate(windows_s)):
-                kept = ops.NMS[kind](merged, stored.windows[-1],
-                                     window_s / stored.token_s)           # (S, K)
+            for n, w in np.ndindex(grid[2:]):
+                kept = ops.NMS[NMS[n]](merged, stored.windows[-1],
+                                       windows_s[w] / stored.token_s)     # (S, K)
                 overall[m, e, n, w], per_class[m, e, n, w] = tight(kept, stored, truth)
                 bar.update()
     return overall, per_class
@@ -327,8 +324,7 @@ def run_sweep(args):
     _, told = unreachable(events, spans, stored.classes, args.labels)
     if told:
         print(f"warning: {told}")
-    truth = label_columns(events)
-    windows_s = args.windows
+    truth, windows_s = label_columns(events), args.windows
     merges, ignored_s = (MERGES[:1], (0,)) if stored.merged else (MERGES, args.ignored)
     overall, per_class = sweep(stored, truth, merges, ignored_s, windows_s)
 
@@ -350,13 +346,12 @@ def run_sweep(args):
             break
     if args.per_class:
         n = int(overall.max((0, 1, 3)).argmax())
-        kind = NMS[n]
         m, e, w = per_class_windows(per_class, n)
         window_s = torch.tensor(windows_s, dtype=torch.float64)[w]        # (K,)
-        kept = ops.NMS[kind](merge(stored, ignored_s[e], merges[m]), stored.windows[-1],
-                             window_s / stored.token_s)
+        kept = ops.NMS[NMS[n]](merge(stored, ignored_s[e], merges[m]), stored.windows[-1],
+                               window_s / stored.token_s)
         together, alone = tight(kept, stored, truth)
-        print(f"\nA window for each class, {kind}, {merges[m]}, {ignored_s[e]:g} s ignored: "
+        print(f"\nA window for each class, {NMS[n]}, {merges[m]}, {ignored_s[e]:g} s ignored: "
               f"t-AmAP {100 * together:.2f} %")
         for name, seconds, value in zip(stored.classes, window_s, alone, strict=True):
             print(f"{name:{max(map(len, stored.classes))}} {seconds:3g} s {100 * value:6.1f} %")
@@ -375,13 +370,11 @@ def run_sweep(args):
 
 def score_files(predictions, labels, classes=None, matches=None, only_predicted=False,
                 with_chance=False, json=None, encoding=None, label_files=None):
-    """Prints the table of the results below `predictions` against the truth below `labels` (folders
-    or zips; labels in any form that soccernet.find_labels knows).
+    """Prints the table of the results below `predictions` against the truth below `labels`.
 
     classes: None: those that the results were made with, else those of the labels. matches: the
-    only ones to score, whatever else lies there; None: all. only_predicted: labelled matches
-    without predictions are left out, else they are an error. json: where every number goes.
-    label_files: what find_labels found there, if that is known.
+    only ones to score; None: all. only_predicted: labelled matches without predictions are left
+    out, else they are an error. label_files: what find_labels found there, if that is known.
     """
     is_asked = label_files is None    # and not found beside a video
     label_files = label_files or find_labels(labels, matches, encoding)
@@ -403,7 +396,6 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
     truth = {match: read_labels(path, classes) for match, path in label_files.items()}
     counted = {match: [event for event in events if event.half in (1, 2)]
                for match, events in truth.items()}
-    n_beyond = sum(len(truth[match]) - len(counted[match]) for match in truth)
     _, told = unreachable(counted, spans_of({match: found[match] for match in truth}), classes,
                           labels if is_asked else None)
     if told:
@@ -419,7 +411,7 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
     if only_predicted and missing and matches is None:
         print(f"{len(missing)} of {len(missing) + len(truth)} labelled matches: no predictions, "
               f"left out of every number: {names}")
-    if n_beyond:
+    if n_beyond := sum(len(truth[match]) - len(counted[match]) for match in truth):
         print(f"{n_beyond} labels are of other halves than 1 and 2, which the metric does not "
               "count.")
     if len(found) > len(truth):
@@ -438,7 +430,7 @@ def spans_of(files):
     spans = {}
     for match, path in files.items():
         try:
-            arrays = formats.read_npz(path.parent / SCORES, "scores that infer.py stored")
+            arrays = formats.read_npz(path.parent / SCORES, soccernet.STORED)
             _, token_s, start_s = soccernet.classes_and_times(arrays)
             spans |= {(match, half): (start_s, start_s + token_s * (int(arrays[key]) + 1))
                       for half in (1, 2) if (key := f"tokens_{half}") in arrays}
@@ -448,24 +440,17 @@ def spans_of(files):
     return spans
 
 
-def labels_root(given, half):
-    """The folder or file where labels are looked for, or None: what is given, or the folder below
-    which a video has its match's name (<root>/<match>.mp4, <root>/<match>/1_224p.mkv)."""
-    if given:
-        return given
-    path, names = Path(half.path).absolute(), Path(half.match).parts
-    places = [place for place in (path.parent, path.with_suffix(""))
-              if place.parts[-len(names):] == names]
-    return places[0].parents[len(names) - 1] if places else None
-
-
 def labels_to_score(args, halves, classes):
     """{match: labels} of infer.py's halves, with its flags. Says which names of a table fit none.
     DataError before the work begins, if --labels has some of which none reaches a frame."""
-    root = labels_root(args.labels or args.data, halves[0])
-    if not root:
-        return {}
-    matches = {half.match for half in halves}
+    matches, root = {half.match for half in halves}, args.labels or args.data
+    if not root:                      # below which a video has its match's name: <root>/<match>.mp4
+        path, names = Path(halves[0].path).absolute(), Path(halves[0].match).parts
+        places = [place.parents[len(names) - 1] for place in (path.parent, path.with_suffix(""))
+                  if place.parts[-len(names):] == names]     # or <root>/<match>/1_224p.mkv
+        if not places:
+            return {}
+        root = places[0]
     found, others = match_labels(root, matches, args.encoding)
     warn_unmatched(others, matches, found)
     if args.labels and not args.start and args.end is None:
@@ -495,10 +480,7 @@ def score_spotted(args, labels, classes, done):
 
 def check_output(args, halves, labels):
     """Refuses, before the work begins, what could not be written or scored at its end. labels: of
-    the matches that have any.
-
-    Returns the submission's {match: game}; without --zip, {}.
-    """
+    the matches that have any. Returns the submission's {match: game}; without --zip, {}."""
     out, matches = Path(args.out), sorted({half.match for half in halves})
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -514,10 +496,9 @@ def check_output(args, halves, labels):
     check_writable(out / PREDICTIONS)
     if args.json:
         check_writable(args.json, ".json")
-    if args.zip:
-        check_writable(args.zip, ".zip")
     if not args.zip:
         return {}
+    check_writable(args.zip, ".zip")
     names = soccernet.games_of(halves, args.data, args.split)
     there = {(half.match, half.number) for half in halves}
     soccernet.check_games([match for match in names if {(match, 1), (match, 2)} <= there], names,
@@ -528,9 +509,8 @@ def check_output(args, halves, labels):
 
 
 def check_writable(path, *endings):
-    """Raises DataError if no file can be written at `path`: before hours of work, not after. A file
-    that is there is replaced only if its name says that it is of the same kind, one of `endings`
-    if there are any."""
+    """DataError if no file can be written at `path`: before hours of work, not after. A file that
+    is there is replaced only if its name says that it is of the same kind, one of `endings`."""
     path = Path(path)
     if not path.parent.is_dir():
         raise DataError(f"{path}: its folder does not exist; make it, or name another")

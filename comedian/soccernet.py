@@ -14,6 +14,7 @@ are found by that name, in a folder or in a zip.
 import argparse
 import codecs
 import collections
+import contextlib
 import csv
 import datetime
 import difflib
@@ -49,7 +50,7 @@ SOCCERNET_CLASSES = (
 
 
 def read_classes(path=None):
-    """Class names: SoccerNet's 17, or one per line of the file `path`. Returns a tuple of str."""
+    """The class names, a tuple: SoccerNet's 17, or one per line of the file `path`."""
     if path is None:
         return SOCCERNET_CLASSES
     names = tuple(formats.read_lines(path, "a list of classes"))
@@ -62,12 +63,9 @@ def read_classes(path=None):
 
 # ------------------------------------------------------------------ files in a folder or a zip
 def find_files(source, *names):
-    """{match: path} of every file called `name` below a folder or in a zip, sorted by match; of
-    several names the first that a folder has.
-
-    The match is the file's folder relative to `source`.
-    In a zip the paths are formats.Member: all that formats.py reads takes either.
-    """
+    """{match: path} of every file of this name below a folder or in a zip, sorted by match; of
+    several names the first that a folder has. The match is the file's folder relative to `source`.
+    In a zip the paths are formats.Member: all that formats.py reads takes either."""
     source, found = Path(source), {}
     if source.is_dir():
         for folder, below, files in walk(source):
@@ -97,6 +95,16 @@ def read_list(path, key, what):
     return content[key]
 
 
+@contextlib.contextmanager
+def malformed(path, which, wants):
+    """DataError, naming the entry `which` of a file, where it lacks what it must have."""
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
+        raise DataError(f"{path}: {which} has a malformed or missing {wants} "
+                        f"({type(error).__name__}: {error})") from None
+
+
 def count_names(files, key="annotations", without=()):
     """How often each name of a label is in these files, but those in `without`: a Counter."""
     return collections.Counter(
@@ -106,29 +114,32 @@ def count_names(files, key="annotations", without=()):
         if name not in without)
 
 
+def first_of(words, n, comma=", ", others="more"):
+    """The first n of these words, and how many others there are: "a, b and 3 more"."""
+    more = f" and {len(words) - n} {others}" if len(words) > n else ""
+    return comma.join(words[:n]) + more
+
+
 def label_names(files, key="annotations", without=()):
     """These names in words, the commonest first: "'Foul' (11), 'Goal' (9) and 3 other names"; "" if
     there is none."""
-    names = count_names(files, key, without)
-    more = f" and {len(names) - 6} other names" if len(names) > 6 else ""
-    return ", ".join(f"{name!r} ({n:,})" for name, n in names.most_common(6)) + more
+    names = count_names(files, key, without).most_common()
+    return first_of([f"{name!r} ({n:,})" for name, n in names], 6, others="other names")
 
 
 def warn_unknown_labels(files, key, classes):
     """Says which names in these files, already read, are no class. Nobody else would: such entries
     are left out, here and in the official evaluator, and a misspelt class looks like a bad one. And
     which annotations are perhaps one class under two names."""
-    names = label_names(files, key, without=classes)
-    if names:
+    if names := label_names(files, key, without=classes):
         print(f"warning: {key} of no class are left out: {names}")
     alike = collections.defaultdict(list)
     for name in sorted({*classes, *map(str, count_names(files, key))}):
         alike[folded(name)].append(repr(name))
     alike = [" and ".join(same) for same in alike.values() if len(same) > 1]
     if alike and key == "annotations":
-        more = f" and {len(alike) - 4} more" if len(alike) > 4 else ""
-        print(f"note: {', '.join(alike[:4])}{more} differ only by case, by blanks or by how an "
-              "accent is stored: one class?")
+        print(f"note: {first_of(alike, 4)} differ only by case, by blanks or by how an accent is "
+              "stored: one class?")
 
 
 def folded(name):
@@ -171,11 +182,11 @@ class Listed(NamedTuple):
 
 
 def find_labels(source, matches=None, encoding=None):
-    """{match: its labels, for `read_labels`} in a folder, in a file of many matches, or in a zip.
+    """{match: its labels, for `read_labels`} in a folder, in a file of many matches, or in a zip;
+    what a match has in its own folder goes before a list at the root. encoding: of a table.
 
     matches: the names of those wanted, looked for at their places alone, and not in a zip; None:
-    all that are found, DataError if none is. What a match has in its own folder goes before a list
-    at the root, whose names are those of matches by `same_names`. encoding: of a table.
+    all that are found, DataError if none is.
     """
     if matches is not None:
         return match_labels(source, matches, encoding)[0]
@@ -209,10 +220,8 @@ def listed_labels(source, encoding=None):
 
 
 def read_labels(labels, classes):
-    """The [Event] of a match, in file order; labels outside `classes` are left out.
-
-    labels: a path of Labels-v2.json or Labels-ball.json, or a Listed. DataError if it is malformed.
-    """
+    """The [Event] of a match, in file order; those outside `classes` are left out. labels: a path
+    of Labels-v2.json or Labels-ball.json, or a Listed. DataError if it is malformed."""
     index = {name: k for k, name in enumerate(classes)}
     rows = labels.rows if isinstance(labels, Listed) else read_rows(labels)
     return [Event(row.half, index[row.name], row.position_ms, row.visible)
@@ -220,14 +229,12 @@ def read_labels(labels, classes):
 
 
 def read_rows(path):
-    """The [Row] of a Labels-v2.json as the official evaluator reads them, in file order.
-
-    `position` counts if there is one, else `gameTime`'s minutes and seconds (its last two
-    digits each, as there). Raises DataError for what that program crashes on.
-    """
+    """The [Row] of a Labels-v2.json as the official evaluator reads them, in file order: `position`
+    counts if there is one, else the minutes and seconds of `gameTime`, the last two digits of each.
+    DataError for what that program crashes on."""
     rows = []
     for number, annotation in enumerate(read_list(path, "annotations", "a SoccerNet label file")):
-        try:
+        with malformed(path, f"annotation {number}", "gameTime, position or label"):
             time = annotation["gameTime"]
             half, minutes, seconds = int(time[0]), int(time[-5:-3]), int(time[-2:])
             position_ms = (whole_ms(annotation["position"]) if "position" in annotation
@@ -235,9 +242,6 @@ def read_rows(path):
             hash(annotation["label"])                      # a list is no name
             rows.append(Row(half, annotation["label"], position_ms,
                             annotation.get("visibility") != "not shown"))
-        except (KeyError, ValueError, TypeError, IndexError, OverflowError) as error:
-            raise DataError(f"{path}: annotation {number} has a malformed or missing gameTime, "
-                            f"position or label ({type(error).__name__}: {error})") from None
     return rows
 
 
@@ -342,7 +346,7 @@ def read_osl(path):
         raise DataError(f"{path}: has predictions by its metadata.type, not labels; give what "
                         "people have labelled, or, if they have checked these, take that line out")
     for number, item in enumerate(entries):
-        try:
+        with malformed(path, f"entry {number} of data", "input, label, half or position_ms"):
             videos = [entry["path"] for entry in item.get("inputs") or ()
                       if entry.get("type", "video") == "video"]
             match, half = video_of(videos[0] if videos else item["id"])
@@ -360,11 +364,6 @@ def read_osl(path):
                 rows.append(Row(int(event.get("half") or time[1] or half), event["label"],
                                 whole_ms(position), event.get("visibility") != "not shown"))
                 is_spotted |= "confidence" in event or "confidence_score" in event
-        except (KeyError, ValueError, TypeError, IndexError, AttributeError,
-                OverflowError) as error:
-            raise DataError(f"{path}: entry {number} of data has a malformed or missing input, "
-                            f"label, half or position_ms ({type(error).__name__}: {error})"
-                            ) from None
     return found, is_spotted
 
 
@@ -424,17 +423,16 @@ def same_names(labels, matches):
     """`labels`, {match: ...}, under the names that other files give the same matches, where that is
     no question: the same name in Unicode NFC; else the same but for the suffix of a file; else one
     that is the end of the other, of folders further up."""
-    def parts(name, suffix=True):
-        path = PurePosixPath(unicodedata.normalize("NFC", name))
-        return path.parts if suffix or not path.suffix else path.with_suffix("").parts
+    def path_of(name):
+        return PurePosixPath(unicodedata.normalize("NFC", name))
 
     def ends_alike(one, other):
         n = min(len(one), len(other))
         return n > 0 and one[-n:] == other[-n:]
 
-    found, left, free = {}, dict.fromkeys(labels), {match: parts(match) for match in matches}
-    for name in labels:
-        left[name] = parts(name), parts(name, suffix=False)
+    found, free = {}, {match: path_of(match).parts for match in matches}
+    left = {name: (path.parts, (path.parent / path.stem).parts)          # and without a suffix
+            for name, path in zip(labels, map(path_of, labels), strict=True)}
     for are_same in (lambda own, other: own[0] == other, lambda own, other: own[1] == other,
                      lambda own, other: any(ends_alike(one, other) for one in own)):
         pairs = [(name, match) for name, own in left.items() for match, other in free.items()
@@ -461,8 +459,8 @@ def nearest_names(names, matches, labelled=()):
         near = [key(name)] if key(name) in every else difflib.get_close_matches(key(name), free, 1)
         return repr(name) + (f" (did you mean {every[near[0]]!r}?)" if near else "")
 
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(map(with_nearest, sorted(names)[:5])) + more
+    names = sorted(names)             # none is looked for that is not named
+    return first_of([*map(with_nearest, names[:5]), *names[5:]], 5)
 
 
 def warn_unmatched(listed, matches, labelled):
@@ -572,16 +570,14 @@ class Detections(NamedTuple):
 
 
 def read_predictions(path, classes):
-    """Detections of a results_spotting.json as the official evaluator reads them, in file order.
-
-    Numbers may be written as strings. Labels outside `classes` and halves other than 1 and 2
-    are left out. Raises DataError for what that program crashes on: `position` must be whole
-    milliseconds, for one.
-    """
+    """Detections of a results_spotting.json as the official evaluator reads them, in file order:
+    numbers may be strings; labels outside `classes` and halves other than 1 and 2 are left out.
+    DataError for what that program crashes on: a position that is not whole ms, for one."""
     index = {name: k for k, name in enumerate(classes)}
     rows = []
     for number, entry in enumerate(read_list(path, "predictions", "a SoccerNet prediction file")):
-        try:
+        with malformed(path, f"prediction {number}",
+                       "label, half, position (whole ms) or confidence"):
             position_ms, half = whole_ms(entry["position"]), int(entry["half"])
             label = index.get(entry["label"])
             if label is None or half not in (1, 2):
@@ -589,10 +585,6 @@ def read_predictions(path, classes):
             confidence = entry["confidence"]          # null is NaN there, and so never counts
             rows.append((half, label, position_ms,
                          float("nan") if confidence is None else float(confidence)))
-        except (KeyError, ValueError, TypeError, OverflowError) as error:
-            raise DataError(f"{path}: prediction {number} has a malformed or missing "
-                            "label, half, position (whole ms) or confidence "
-                            f"({type(error).__name__}: {error})") from None
     table = np.array(rows, np.float64).reshape(-1, 4)                    # (n, 4)
     return Detections(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64),
                       table[:, 2], table[:, 3])
@@ -622,8 +614,7 @@ def classes_of_results(paths):
 
 def write_predictions(path, url_local, detections, classes, about=None):
     """Writes results_spotting.json as the official evaluator and the challenge server take it,
-    sorted by half, then time. about: {name: value}, what they were made from and with; those two
-    do not look at it."""
+    sorted by half, then time. about: {name: value}, what they were made with, for ourselves."""
     predictions = []
     for i in np.lexsort((detections.position_ms, detections.half)).tolist():
         half, position_ms = int(detections.half[i]), int(detections.position_ms[i])
@@ -636,6 +627,9 @@ def write_predictions(path, url_local, detections, classes, about=None):
 
 
 # ------------------------------------------------------------------ scores
+STORED = "scores that infer.py stored"
+
+
 class Stored(NamedTuple):
     """Window scores of many matches, end to end for ops.merge_windows; 2 halves a match."""
     matches: list
@@ -647,16 +641,15 @@ class Stored(NamedTuple):
 
 
 def read_scores(root):
-    """The Stored of all scores.npz below `root`. Raises DataError if they are not of one model.
+    """The Stored of all scores.npz below `root`. DataError if they are not of one model.
 
-    Merged scores become one window per half. It begins and ends with the half (or, padded, later),
-    so merging it again returns it, whatever is ignored at a window's edges.
+    Merged scores become one window per half, from its start to its end (or, padded, later): merging
+    it again returns it, whatever is ignored at a window's edges.
     """
     files, parts, length, kinds = find_files(root, SCORES), [], [], []
     import torch                      # here: who reads labels and predictions need not wait for it
     for g, path in enumerate(files.values()):
-        what = "scores that infer.py stored"
-        arrays = formats.read_npz(path, what)
+        arrays = formats.read_npz(path, STORED)
         merged = any(f"merged_{h}" in arrays for h in (1, 2))
         name = "merged" if merged else "windows"
         halves = [h for h in (1, 2)
@@ -670,7 +663,7 @@ def read_scores(root):
                 length.append((2 * g + h - 1, n_tokens))
                 kinds.append((*common, merged, scores.shape[1 + merged:]))
         except ValueError as error:
-            raise formats.refused(path, what, error) from None
+            raise formats.refused(path, STORED, error) from None
         if len(set(kinds)) > 1:
             raise DataError(f"{path}: other classes, or another length of windows or tokens, "
                             "than the matches before; sweep over the scores of one model")
@@ -688,8 +681,8 @@ def read_scores(root):
 def read_curve(folder, half):
     """The merged scores (n_tokens, K) of a half that scores.npz in `folder` holds beside the
     windows, or None: of a file written before they were."""
-    path, what = Path(folder) / SCORES, "scores that infer.py stored"
-    arrays = formats.read_npz(path, what)
+    path = Path(folder) / SCORES
+    arrays = formats.read_npz(path, STORED)
     if f"curve_{half}" not in arrays:
         return None
     try:
@@ -700,7 +693,7 @@ def read_curve(folder, half):
         if curve.size and not 0 <= curve.min() <= curve.max() <= 1:
             raise ValueError(f"curve_{half} is not from 0 to 1")
     except ValueError as error:
-        raise formats.refused(path, what, error) from None
+        raise formats.refused(path, STORED, error) from None
     return curve
 
 
@@ -738,11 +731,10 @@ def stored_half(arrays, name, h, n_classes):
 
 
 def write_scores(path, match, classes, halves, merged, windows, start_s, bf16=False):
-    """scores.npz of a match. Per half: merged (n_tokens, K), and the windows of the one network
-    (scores (N, L, K), starts (N,)), or None of several; then the merged scores are stored as one
-    window (see `read_scores`). The merged scores are there in any case, as curve_1 and curve_2:
-    what NMS saw, a row per token. start_s: where token 0 stands in its video. bf16, for the record:
-    whether the network computed in bfloat16."""
+    """scores.npz of a match. Per half: merged (n_tokens, K), which is what NMS saw, stored as
+    curve_1 and curve_2; and the windows of the one network (scores (N, L, K), starts (N,)), or None
+    of several: then merged is the only window (see `read_scores`). start_s: where token 0 stands in
+    its video. bf16, for the record: whether the network computed in bfloat16."""
     arrays = {"classes": np.array(classes), "url_local": match, "token_s": halves[0].token_s,
               "start_s": start_s, "bf16": bf16}
     for half, table, of_half in zip(halves, merged, windows, strict=True):
@@ -777,10 +769,9 @@ def check_games(found, wanted, where):
     for matches, what in ((sorted(set(wanted) - set(found)), "missing"),
                           (sorted(set(found) - set(wanted)), "not of this split")):
         if matches:
-            more = f" and {len(matches) - 3} more" if len(matches) > 3 else ""
-            raise DataError(f"{where}: nothing is zipped, for {len(matches)} games are {what}:"
-                            f" {'; '.join(matches[:3])}{more}; a submission wants the games "
-                            "of its --split, and an --out of its own")
+            raise DataError(f"{where}: nothing is zipped, for {len(matches)} games are {what}: "
+                            f"{first_of(matches, 3, '; ')}; a submission wants the games of its "
+                            "--split, and an --out of its own")
 
 
 def write_zip(path, out, names):

@@ -14,6 +14,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,7 @@ import torch
 import comedian
 from comedian import DataError, evaluate, export, page, report, soccernet
 from comedian.frames import Half
-from comedian.soccernet import LABELS, PREDICTIONS, Detections
+from comedian.soccernet import LABELS, PREDICTIONS, SCORES, Detections
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("Goal", "Foul & hands", "Corner")
@@ -34,7 +35,7 @@ TRUTH = [(1, "Goal", 11_000), (1, "Corner", 35_000), (2, "Corner", 5_000)]
 
 def write_video(path, seconds=40):
     """Ten grey pictures a second, each brighter than the one before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True)
     with av.open(str(path), "w") as file:
         stream = file.add_stream("libx264", rate=10, options={"g": "10"})
         stream.width, stream.height, stream.pix_fmt = 64, 36, "yuv420p"
@@ -48,60 +49,57 @@ def write_video(path, seconds=40):
 def spotted(tmp_path_factory):
     """The root: out/<MATCH> as infer.py leaves it, labels/<MATCH>, the video of half 1 alone."""
     root = tmp_path_factory.mktemp("page")
-    match = MATCH
-    folder, labels = root / "out" / match, root / "labels" / match
-    write_video(root / "videos" / match / "1_224p.mp4")
-    halves = [Half(match, number, "", "", 8, ".jpg", 1, 80) for number in (1, 2)]
-    merged = []
-    for half in halves:
-        table = np.full((40, 3), 0.01, np.float32)
-        for number, label, ms, confidence in SPOTS:
-            if number == half.number:
-                table[ms // 1000, label] = confidence
-        merged.append(torch.from_numpy(table))
-    soccernet.write_scores(folder / soccernet.SCORES, match, CLASSES, halves, merged,
-                           [None, None], 0.0)
-    columns = map(np.array, zip(*SPOTS, strict=True))
+    folder, labels = root / "out" / MATCH, root / "labels" / MATCH / LABELS
+    write_video(root / "videos" / MATCH / "1_224p.mp4")
+    merged = torch.full((2, 40, 3), 0.01)
+    for half, label, ms, confidence in SPOTS:
+        merged[half - 1, ms // 1000, label] = confidence
+    soccernet.write_scores(folder / SCORES, MATCH, CLASSES, [
+        Half(MATCH, half, "", "", 8, ".jpg", 1, 80) for half in (1, 2)], merged, [None, None], 0.0)
     soccernet.write_predictions(
-        folder / PREDICTIONS, match, Detections(*columns), CLASSES, {
-            "program": "comedian", "checkpoint": ["best.pt"], "classes": CLASSES,
-            "settings": {"nms": "soft"},
-            "videos": {"1": f"../../../videos/{match}/1_224p.mp4"}})
-    labels.mkdir(parents=True)
-    (labels / LABELS).write_text(json.dumps({"annotations": [
+        folder / PREDICTIONS, MATCH, Detections(*map(np.array, zip(*SPOTS, strict=True))), CLASSES,
+        {"program": "comedian", "checkpoint": ["best.pt"], "classes": CLASSES,
+         "settings": {"nms": "soft"}, "videos": {"1": f"../../../videos/{MATCH}/1_224p.mp4"}})
+    labels.parent.mkdir(parents=True)
+    labels.write_text(json.dumps({"annotations": [
         {"gameTime": f"{half} - 00:{ms // 1000:02d}", "label": label, "position": str(ms)}
         for half, label, ms in TRUTH]}))
     command("page", root / "out", "--labels", root / "labels")
-    return root, match
+    return root
 
 
 def command(*arguments):
     report.main(report.parse_args([str(argument) for argument in arguments]))
 
 
-def exported(spotted, out, kind, *flags):
+def exported(root, out, kind, *flags):
     """{name: text} that the command writes."""
-    root, match = spotted
     command("export", root / "out", "--format", kind, "--out", out, *flags)
-    return {path.name: path.read_text() for path in sorted((out / match).iterdir())}
+    return {path.name: path.read_text() for path in sorted((out / MATCH).iterdir())}
+
+
+def same(kind, text, expected):
+    """Whether two exports are; of JSON the content counts."""
+    read = json.loads if kind == "osl" else str
+    return read(text) == read(expected)
 
 
 # ------------------------------------------------------------------ 1. exports
 def test_a_table_is_read_back(spotted, tmp_path):
     text, = exported(spotted, tmp_path, "csv").values()
     assert text.splitlines()[0] == "video,half,time,label,confidence" and text.count("\n") == 6
-    command("export", spotted[0] / "out", "--format", "csv", "--threshold", 0, "--out", tmp_path)
-    found = soccernet.find_labels(tmp_path / spotted[1] / "actions.csv")
-    assert [(row.half, row.name, row.position_ms) for row in found[spotted[1]].rows] == [
+    exported(spotted, tmp_path, "csv", "--threshold", 0)
+    found = soccernet.find_labels(tmp_path / MATCH / "actions.csv")
+    assert [(row.half, row.name, row.position_ms) for row in found[MATCH].rows] == [
         (half, CLASSES[label], ms) for half, label, ms, _ in SPOTS]
 
 
 def test_opensportslab_is_read_back(spotted, tmp_path):
     text, = exported(spotted, tmp_path, "osl").values()
     first, second = json.loads(text)["data"]
-    assert first["inputs"][0]["path"] == f"{spotted[1]}/1_224p.mp4"
+    assert first["inputs"][0]["path"] == f"{MATCH}/1_224p.mp4"
     assert [event["confidence"] for event in first["events"]] == [0.9, 0.4, 0.7]
-    rows = soccernet.find_labels(tmp_path / spotted[1] / "actions.json")[spotted[1]].rows
+    rows = soccernet.find_labels(tmp_path / MATCH / "actions.json")[MATCH].rows
     assert [row.half for row in rows] == [1, 1, 1, 2, 2] and rows[3].position_ms == 5_250
 
 
@@ -109,13 +107,12 @@ def test_opensportslab_is_read_back(spotted, tmp_path):
 def test_ffmpeg_reads_the_subtitles(spotted, tmp_path, kind):
     """Times and texts of half 1, 3 s before to 5 s after."""
     exported(spotted, tmp_path, kind, "--lag", 5)
-    with av.open(str(tmp_path / spotted[1] / f"actions_1.{kind}")) as file:
-        stream, = file.streams
-        cues = [(float(packet.pts * stream.time_base), float(packet.duration * stream.time_base),
-                 bytes(packet).decode()) for packet in file.demux() if packet.size]
-    assert [(start, length) for start, length, _ in cues] == [(7.25, 8), (9.25, 8), (17.25, 8)]
-    assert [text for _, _, text in cues][1] == (
-        "Foul &amp; hands 0.40" if kind == "vtt" else "Foul & hands 0.40")
+    with av.open(str(tmp_path / MATCH / f"actions_1.{kind}")) as file:
+        base, = (stream.time_base for stream in file.streams)
+        cues = [(packet.pts * base, packet.duration * base, bytes(packet).decode())
+                for packet in file.demux() if packet.size]
+    foul = "Foul &amp; hands" if kind == "vtt" else "Foul & hands"
+    assert cues == [(7.25, 8, "Goal 0.90"), (9.25, 8, f"{foul} 0.40"), (17.25, 8, "Corner 0.70")]
 
 
 def test_sportscode_is_xml(spotted, tmp_path):
@@ -136,18 +133,16 @@ def test_results_of_other_programs(tmp_path):
         assert actions == [(1, 1500, "Dive", 0.5)] and classes == ("Dive",) and not said
 
 
-ENTRY = {"half": "1", "label": "Dive", "position": "1500", "confidence": 0.5}
-UNFIT = {"inf": ENTRY | {"confidence": 1e400}, "nan": ENTRY | {"confidence": None},
-         "1.1": ENTRY | {"confidence": "1.1"}, "-0.1": ENTRY | {"confidence": -0.1},
-         "-5": ENTRY | {"position": -5}, "1e.11": ENTRY | {"position": 10 ** 11},
-         "ud800": ENTRY | {"label": "x\ud800"}, "7 is no text": ENTRY | {"label": 7},
-         "surrogates": {"videos": {"1": "\ud800"}}, "Out of range": {"settings": {"nms": 1e400}}}
-
-
-@pytest.mark.parametrize("reason, odd", UNFIT.items())
-def test_what_cannot_be_shown_is_one_line(reason, odd, tmp_path):
+@pytest.mark.parametrize("reason, odd, about", [
+    ("inf", {"confidence": 1e400}, {}), ("nan", {"confidence": None}, {}),
+    ("1.1", {"confidence": "1.1"}, {}), ("-0.1", {"confidence": -0.1}, {}),
+    ("-5", {"position": -5}, {}), ("1e.11", {"position": 10 ** 11}, {}),
+    ("ud800", {"label": "x\ud800"}, {}), ("7 is no text", {"label": 7}, {}),
+    ("surrogates", {}, {"videos": {"1": "\ud800"}}),
+    ("Out of range", {}, {"settings": {"nms": 1e400}})])
+def test_what_cannot_be_shown_is_one_line(reason, odd, about, tmp_path):
     """Results of other programs, that the official evaluator takes."""
-    entry, about = (odd, {}) if "half" in odd else (ENTRY, odd)
+    entry = {"half": "1", "label": "Dive", "position": "1500", "confidence": 0.5} | odd
     (tmp_path / PREDICTIONS).write_text(json.dumps({"predictions": [entry], "about": about}))
     with pytest.raises(DataError, match=f"{PREDICTIONS}: not results that can be shown .*{reason}"):
         export.actions_of(tmp_path / PREDICTIONS)
@@ -189,26 +184,21 @@ def test_the_page_is_small_and_calls_nobody(tmp_path):
 
 
 def test_a_damaged_half_is_told_not_left_out(spotted, tmp_path):
-    folder = tmp_path / "spots"
-    root, match = spotted
-    shutil.copytree(root / "out" / match, folder)
-    with np.load(folder / soccernet.SCORES) as stored:
-        arrays = dict(stored)
-    arrays["curve_2"] = arrays["curve_2"] + 2
-    np.savez(folder / soccernet.SCORES, **arrays)
+    folder = shutil.copytree(spotted / "out" / MATCH, tmp_path / "spots")
+    arrays = dict(np.load(folder / SCORES))
+    np.savez(folder / SCORES, **arrays | {"curve_2": arrays["curve_2"] + 2})
     with pytest.raises(DataError, match="scores.npz: .*curve_2 is not from 0 to 1"):
         report.write_page(folder, "m")
 
 
 def test_pictures_are_of_their_time(spotted):
-    """The video grows brighter: so do the pictures beside the actions."""
-    import cv2
-    _, data = data_of(spotted[0] / "out" / spotted[1] / "page.html")
-    grey = {ms: cv2.imdecode(np.frombuffer(base64.b64decode(picture), np.uint8), 0).mean()
-            for half, ms, _, _, picture in data["events"] if half == 1}
-    for ms, value in grey.items():
-        assert abs(value - 255 * ms / 40_000) < 8
-    assert not any(picture for half, _, _, _, picture in data["events"] if half == 2)
+    """The video grows brighter: so do the pictures beside the actions. Half 2 has none."""
+    _, data = data_of(spotted / "out" / MATCH / "page.html")
+    for half, ms, _, _, picture in data["events"]:
+        assert bool(picture) == (half == 1)
+        if picture:
+            grey = cv2.imdecode(np.frombuffer(base64.b64decode(picture), np.uint8), 0)
+            assert abs(grey.mean() - 255 * ms / 40_000) < 8
 
 
 # ------------------------------------------------------------------ 3. in a browser
@@ -226,18 +216,23 @@ def browser():
 
 @pytest.fixture
 def tab(browser, spotted):
-    """The page of the match, loaded; at the end it must have raised no error."""
+    """The page of the match, loaded; at the end it must have raised no error, and called nobody."""
     tab, errors = browser.new_page(viewport={"width": 1200, "height": 900}), []
     tab.on("pageerror", lambda error: errors.append(str(error)))
-    tab.on("console", lambda message: errors.append(message.text)
-           if message.type == "error" else None)
-    tab.on("request", lambda request: errors.append(request.url)
-           if request.url.startswith("http") else None)
-    tab.goto((spotted[0] / "out" / spotted[1] / "page.html").as_uri())
+    tab.on("console", lambda message: message.type == "error" and errors.append(message.text))
+    tab.on("request", lambda request: request.url.startswith("http") and errors.append(request.url))
+    tab.goto((spotted / "out" / MATCH / "page.html").as_uri())
     tab.wait_for_function("video.readyState >= 1")
     yield tab
     tab.close()
     assert errors == []
+
+
+def chosen(tab, keys):
+    """The time of the row that is chosen after these keys."""
+    for key in keys:
+        tab.keyboard.press(key)
+    return tab.text_content("#list li.on b")
 
 
 def listed(tab):
@@ -270,31 +265,22 @@ def test_a_click_goes_to_three_seconds_before(tab):
 
 
 def test_next_error_on_a_key(tab):
-    seen = []
-    for _ in range(4):
-        tab.keyboard.press("n")
-        seen.append(tab.text_content("#list li.on b"))
-    assert seen == ["0:12", "0:20", "0:35", "0:12"]
-    tab.keyboard.press("r")                                # a rejected one is no error any more
-    tab.keyboard.press("n")
-    tab.keyboard.press("n")
-    tab.keyboard.press("n")
-    assert tab.text_content("#list li.on b") == "0:20"
+    assert [chosen(tab, "n") for _ in range(4)] == ["0:12", "0:20", "0:35", "0:12"]
+    assert chosen(tab, "rnnn") == "0:20"                   # a rejected one is no error any more
 
 
 def test_filters_hold_for_list_and_exports(tab, spotted, tmp_path):
     """The same texts as the command's."""
     for kind in ("csv", "osl", "vtt", "srt", "sportscode"):
-        texts = exported(spotted, tmp_path / kind, kind, "--threshold", 0.3)
-        read = json.loads if kind == "osl" else str
-        assert read(saved(tab, kind)) == read(next(iter(texts.values()))), kind
+        text, *_ = exported(spotted, tmp_path / kind, kind, "--threshold", 0.3).values()
+        assert same(kind, saved(tab, kind), text), kind
     tab.fill("#least", "0.05")
     assert len(listed(tab)) == 5
     tab.click(".chip >> nth=0")                            # no goals
     assert [row.split()[1] for row in listed(tab)] == ["Foul", "Corner", "Corner"]
     assert "Goal" not in saved(tab, "csv") and saved(tab, "csv").count("Corner") == 2
     tab.click("#list .go >> nth=0")
-    tab.keyboard.press("r")
+    chosen(tab, "r")
     assert len(listed(tab)) == 3 and "Foul" not in saved(tab, "csv")  # rejected: shown, not saved
     tab.click("text=none")
     assert listed(tab) == [] and saved(tab, "vtt") == "WEBVTT\n"
@@ -304,24 +290,23 @@ def test_odd_names_and_numbers_are_saved_as_by_the_command(browser, tmp_path):
     """Formulas, line breaks, blanks of all kinds, two actions at one time, halves of a digit."""
     names = ("=1+1", "+a", "-b", "@c", "\td", "\re", "'=f", "g\nh", 'i",j;', "进\xa0!\u3000球",
              "k\u2028l\x85m\x1fn\ufffe", "<&> \u200d\u202eo", "'p")
-    folder, scores = tmp_path / "=1 - 2", torch.zeros(40, len(names))
-    half = Half("m", 1, "", "", 8, ".jpg", 1, 80)
-    found = Detections(np.ones(28, int), np.arange(28) % 13, np.arange(28) // 3 * 1001,
-                       np.tile([0.625, 0.29996, 0.9, 0.375], 7))
-    soccernet.write_scores(folder / soccernet.SCORES, "m", names, [half], [scores], [None], 0.0)
-    soccernet.write_predictions(folder / PREDICTIONS, "m", found, names, {
+    folder = tmp_path / "=1 - 2"
+    soccernet.write_scores(folder / SCORES, "m", names, [Half("m", 1, "", "", 8, ".jpg", 1, 80)],
+                           [torch.zeros(40, len(names))], [None], 0.0)
+    soccernet.write_predictions(folder / PREDICTIONS, "m", Detections(
+        np.ones(28, int), np.arange(28) % 13, np.arange(28) // 3 * 1001,
+        np.tile([0.625, 0.29996, 0.9, 0.375], 7)), names, {
         "classes": names, "videos": {"1": "caf\udce9/.."}})
     report.write_page(folder, ".")
     command("export", folder, "--format", "csv", "--threshold", "0.3")
     tab = browser.new_page()
     tab.goto((folder / "page.html").as_uri())
+    actions = export.actions_of(folder / PREDICTIONS, 0.3)
     for kind in ("csv", "osl", "vtt", "srt", "sportscode"):
-        text = next(iter(export.texts("=1 - 2", *export.actions_of(folder / PREDICTIONS, 0.3),
-                                      kind).values()))
-        read = json.loads if kind == "osl" else str
-        assert read(tab.evaluate(f"text('{kind}')")) == read(text), kind
-        if kind == "csv":
-            assert (folder / "actions.csv").read_bytes().decode() == text
+        text, *_ = export.texts("=1 - 2", *actions, kind).values()
+        assert same(kind, tab.evaluate(f"text('{kind}')"), text), kind
+    assert [(folder / "actions.csv").read_bytes().decode()] == [
+        *export.texts("=1 - 2", *actions, "csv").values()]
     tab.close()
 
 
@@ -329,21 +314,17 @@ def test_both_halves_and_the_keys(tab):
     tab.keyboard.press("2")
     assert listed(tab) == ["0:05 Corner hit 0.80", "0:15 Goal false alarm 0.35"]
     assert "the results do not say" in tab.inner_text("#why")        # that half has no video
-    tab.keyboard.press("j")
-    tab.keyboard.press("j")
-    assert tab.text_content("#list li.on b") == "0:15"
-    tab.keyboard.press("k")
-    assert tab.text_content("#list li.on b") == "0:05"
-    before = tab.evaluate("view[1] - view[0]")
-    tab.keyboard.press("+")
-    assert tab.evaluate("view[1] - view[0]") == before / 2
-    tab.keyboard.press("0")
-    assert tab.evaluate("view[1] - view[0]") == before
+    assert (chosen(tab, "jj"), chosen(tab, "k")) == ("0:15", "0:05")
+    shown = "view[1] - view[0]"
+    before = tab.evaluate(shown)
+    for key, wide in (("+", before / 2), ("0", before)):
+        tab.keyboard.press(key)
+        assert tab.evaluate(shown) == wide
 
 
 def test_the_file_picker_takes_a_video(tab, spotted):
     tab.keyboard.press("2")
-    tab.set_input_files("#file", str(spotted[0] / "videos" / spotted[1] / "1_224p.mp4"))
+    tab.set_input_files("#file", str(spotted / "videos" / MATCH / "1_224p.mp4"))
     tab.wait_for_function("video.readyState >= 1 && Math.round(video.duration) === 40")
     assert tab.locator("#none").is_hidden()
 
@@ -351,18 +332,16 @@ def test_the_file_picker_takes_a_video(tab, spotted):
 def test_labels_saved_in_the_page_are_read_by_evaluate(tab, spotted, tmp_path, capsys):
     """The alarm at 0:12 is accepted and moved, the missed corner at 0:35 is rejected."""
     tab.click("#list .go >> nth=1")
-    tab.keyboard.press("a")
-    for _ in range(3):
-        tab.keyboard.press("]")
+    chosen(tab, "a]]]")
     tab.click("#list .go >> nth=3")
-    tab.keyboard.press("r")
-    path = tmp_path / spotted[1] / LABELS
+    chosen(tab, "r")
+    path = tmp_path / MATCH / LABELS
     path.parent.mkdir(parents=True)
     path.write_text(saved(tab, "labels"))
     events = soccernet.read_labels(path, CLASSES)
     assert [(event.half, event.label, event.position_ms) for event in events] == [
         (1, 0, 11_000), (1, 1, 13_750), (2, 2, 5_000)]
-    evaluate.main(evaluate.parse_args(["--predictions", str(spotted[0] / "out"),
+    evaluate.main(evaluate.parse_args(["--predictions", str(spotted / "out"),
                                        "--labels", str(tmp_path)]))
     assert "matches: 1, events: 3" in capsys.readouterr().out
 

@@ -3,12 +3,10 @@ What these tests prove about report.py and draw.py:
   1. a log is read as the stages write it, resumed runs too, and drawn with the numbers in it
   2. a timeline's marks stand at the times and heights of what infer.py stored, merged as there
   3. the pictures are there and 1200 pixels wide; wrong input is one line
+  4. means of several seeds are those of the formulas
 """
 import inspect
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,7 +18,6 @@ from comedian import DataError, draw, reference, report, soccernet
 from comedian.run import Journal, Log
 from comedian.soccernet import LABELS, PREDICTIONS, SCORES, Detections, Event
 
-ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("Goal", "Foul", "Corner", "Kick-off")
 MATCHES = ("league/2031/Dale 1 - 4 Castle", "league/2031/Hill 2 - 1 North")
 STAGE2 = "".join(f"stage 2 | step {line} | 0.6 GB | 00:09 left\n" for line in (
@@ -49,31 +46,27 @@ def spotted(tmp_path):
     Of the second match there are 10 s of half 2 as well, with a Corner in second 6.
     """
     starts = np.array([0, 8, 16, 24])
-    windows = np.zeros((len(starts), 16, 4), np.float32)
+    windows, second = np.zeros((4, 16, 4), np.float32), np.zeros((1, 16, 4), np.float32)
     for w, start in enumerate(starts):
-        for second, label, score in ((12, 0, 0.9), (30, 1, 0.5)):
-            if 0 <= second - start < 16:
-                windows[w, second - start, label] = score
+        for token, label, score in ((12, 0, 0.9), (30, 1, 0.5)):
+            if 0 <= token - start < 16:
+                windows[w, token - start, label] = score
     windows[1, 15, 2] = 1                 # second 23 at the window's edge: merging ignores it
+    second[0, 6, 2] = 0.7
+    half_2 = {"windows_2": second, "starts_2": np.array([0]), "tokens_2": 10}
     found = Detections(np.array([1, 1, 1, 2]), np.array([0, 1, 2, 0]),
-                            np.array([12250, 30250, 5250, 7250]), np.array([0.9, 0.5, 0.1, 0.9]))
-    truth = [("1 - 00:12", "Goal", "12400", "visible"),
-             ("1 - 00:20", "Kick-off", "20000", "not shown"),
-             ("2 - 00:08", "Foul", "8000", "visible")]
-    for match in MATCHES:
-        for root in ("scores", "labels"):
-            (tmp_path / root / match).mkdir(parents=True)
-        folder = tmp_path / "scores" / match
-        second = np.zeros((1, 16, 4), np.float32)
-        second[0, 6, 2] = 0.7
-        half_2 = {"windows_2": second, "starts_2": np.array([0]), "tokens_2": 10}
-        np.savez(folder / SCORES, classes=np.array(CLASSES), token_s=1.0, url_local=match,
-                 windows_1=windows, starts_1=starts, tokens_1=40,
-                 **(half_2 if match == MATCHES[1] else {}))
+                       np.array([12250, 30250, 5250, 7250]), np.array([0.9, 0.5, 0.1, 0.9]))
+    for match, more in zip(MATCHES, ({}, half_2), strict=True):
+        folder, labels = tmp_path / "scores" / match, tmp_path / "labels" / match / LABELS
         soccernet.write_predictions(folder / PREDICTIONS, match, found, CLASSES)
-        (tmp_path / "labels" / match / LABELS).write_text(json.dumps({"annotations": [
-            dict(zip(("gameTime", "label", "position", "visibility"), row, strict=True))
-            for row in truth]}))
+        np.savez(folder / SCORES, classes=np.array(CLASSES), token_s=1.0, url_local=match,
+                 windows_1=windows, starts_1=starts, tokens_1=40, **more)
+        labels.parent.mkdir(parents=True)
+        labels.write_text(json.dumps({"annotations": [
+            {"gameTime": f"{half} - 00:00", "label": label, "position": ms, "visibility": seen}
+            for half, label, ms, seen in ((1, "Goal", "12400", "visible"),
+                                          (1, "Kick-off", "20000", "not shown"),
+                                          (2, "Foul", "8000", "visible"))]}))
     return tmp_path / "scores", tmp_path / "labels"
 
 
@@ -84,19 +77,26 @@ def run(*arguments):
 
 def marks(figure):
     """{first word of the legend: (x, y) of its marks, (n, 2)} of a timeline's dots and flags."""
-    axes = figure.axes[0]
     return {c.get_label().split()[0].rstrip(":,"): np.asarray(c.get_offsets())
-            for c in axes.collections if c.get_label().startswith(("spotted", "true"))}
+            for c in figure.axes[0].collections if c.get_label().startswith(("spotted", "true"))}
+
+
+def curves_of(figure):
+    """The outlines of a timeline's scores, a row each: [(n, 2)]."""
+    return [c.get_paths()[0].vertices for c in figure.axes[0].collections
+            if c.get_label().startswith("score")]
+
+
+def texts_of(texts):
+    return [text.get_text() for text in texts]
 
 
 def timeline(out, spotted, **options):
     """The Figure of half 1 of the first match."""
-    scores, labels = spotted
-    read = report.read_half(scores / MATCHES[0], 1)
-    options.setdefault("events", soccernet.read_labels(labels / MATCHES[0] / LABELS, CLASSES))
-    return draw.timeline(
-        out, "Dale 1 - 4 Castle", 1, *read,
-        soccernet.read_predictions(scores / MATCHES[0] / PREDICTIONS, CLASSES), **options)
+    scores, labels = spotted[0] / MATCHES[0], spotted[1] / MATCHES[0]
+    options.setdefault("events", soccernet.read_labels(labels / LABELS, CLASSES))
+    return draw.timeline(out, "Dale 1 - 4 Castle", 1, *report.read_half(scores, 1),
+                         soccernet.read_predictions(scores / PREDICTIONS, CLASSES), **options)
 
 
 # ------------------------------------------------------------------ curves
@@ -135,35 +135,37 @@ def test_log_of_a_resumed_run_counts_a_step_once(tmp_path):
 
 
 def test_curves(tmp_path):
+    """Of many runs some take another row; a name that is not UTF-8 is drawn escaped."""
     logs = [draw.read_log(write_run(tmp_path / name, text))
             for name, text in (("two", STAGE2), ("three", STAGE3))]
-    figure = draw.panels(tmp_path / "new/curves.png", logs, ["runs/two", "runs/three"])
+    figure = draw.panels(tmp_path / "new/curves.png", logs, ["runs/two", "caf\udce9/x"])
     height, width, _ = cv2.imread(str(tmp_path / "new/curves.png")).shape
     assert width == 1200 and 400 < height < 500
     lines = {(line.get_label().split(",")[0], *line.get_xdata()): line.get_ydata().tolist()
              for axes in figure.axes for line in axes.lines}
     assert lines == {("loss", 50, 100): [10.3766, 10.2483], ("loss", 4, 8): [0.2345, 0.1234],
                      ("t-AmAP", 4, 8): [1.85, 1.25]}
-    words = {text.get_text() for axes in figure.axes if axes.get_legend()
-             for text in axes.get_legend().get_texts()}
-    assert {"learning rate, logged up to 2.0e-03", "t-AmAP, best 1.9 %"} <= words
-
-
-def test_curves_of_many_runs_take_another_row(tmp_path):
-    log = draw.read_log(write_run(tmp_path / "run", STAGE2))
-    figure = draw.panels(tmp_path / "four.png", [log] * 4, list("abcd"))
+    words = {word for axes in figure.axes for word in texts_of(
+        [*axes.texts, *(axes.get_legend().get_texts() if axes.get_legend() else ())])}
+    assert {"learning rate, logged up to 2.0e-03", "t-AmAP, best 1.9 %", "runs/two",
+            r"caf\udce9/x"} <= words
+    figure = draw.panels(tmp_path / "four.png", [logs[0]] * 4, list("abcd"))
     assert cv2.imread(str(tmp_path / "four.png")).shape[1] == 1200
     panels = [axes for axes in figure.axes if axes.get_title(loc="left")]
     assert [panel.get_subplotspec().rowspan.start for panel in panels] == [0, 0, 0, 1]
 
 
+def test_runs_on_one_axis(tmp_path):
+    runs = [write_run(tmp_path / name, STAGE3) for name in "ab"]
+    figure = draw.overlay(tmp_path / "c.png", [draw.read_log(run) for run in runs], ["a", "b"])
+    assert [[line.get_label() for line in panel.lines] for panel in figure.axes] == [
+        ["a", "b"], ["a, best 1.9 %", "b, best 1.9 %"]]
+    run("curves", *runs, "--together", "--out", tmp_path / "c.svg")
+    with pytest.raises(DataError, match="wants runs of one stage, these are of stages 2 and 3"):
+        run("curves", runs[0], write_run(tmp_path / "two", STAGE2), "--together")
+
+
 # ------------------------------------------------------------------ timeline
-def test_names_that_are_not_utf_8_are_drawn_escaped(tmp_path):
-    log = draw.read_log(write_run(tmp_path / "a", STAGE2))
-    figure = draw.panels(tmp_path / "odd.png", [log], ["caf\udce9/x"])
-    assert r"caf\udce9/x" in [text.get_text() for text in figure.axes[0].texts]
-
-
 def test_scores_are_merged_as_infer_does(spotted):
     scores, token_s, start_s, classes = report.read_half(spotted[0] / MATCHES[0], 1)
     assert scores.shape == (40, 4) and (token_s, start_s) == (1, 0) and classes == CLASSES
@@ -172,9 +174,6 @@ def test_scores_are_merged_as_infer_does(spotted):
     stored = soccernet.read_scores(spotted[0] / MATCHES[0]).windows
     merged = reference.merge_windows(*stored, edge=3)        # 3 / 16 of a window, as infer.py
     assert torch.equal(torch.from_numpy(scores), merged)
-
-
-def test_the_other_half(spotted):
     scores, *_ = report.read_half(spotted[0] / MATCHES[1], 2)
     assert scores.shape == (10, 4) and np.argwhere(scores).tolist() == [[6, 2]]
 
@@ -182,18 +181,15 @@ def test_the_other_half(spotted):
 def test_marks_stand_where_things_happened(tmp_path, spotted):
     figure = timeline(tmp_path / "timeline.png", spotted)
     axes, = figure.axes
-    assert [text.get_text() for text in axes.get_yticklabels()] == [
-        "Goal  1 / 1", "Foul  1 / 0", "Kick-off  0 / 1"]
+    assert texts_of(axes.get_yticklabels()) == ["Goal  1 / 1", "Foul  1 / 0", "Kick-off  0 / 1"]
     assert axes.get_title(loc="left") == "Dale 1 - 4 Castle, first half"
     found = marks(figure)                 # the rows' feet are 0, -1, -2
     np.testing.assert_allclose(found["spotted"],
                                [[12.25, 0.9 * draw.ROW], [30.25, -1 + 0.5 * draw.ROW]])
     np.testing.assert_allclose(found["true"], [[12.4, draw.FLAG], [20, -2 + draw.FLAG]])
-    curves = [c for c in axes.collections if c.get_label().startswith("score")]
-    tops = [curve.get_paths()[0].vertices for curve in curves]
-    assert [tuple(top[top[:, 1].argmax()].round(4)) for top in tops[:2]] == [
+    assert [tuple(top[top[:, 1].argmax()].round(4)) for top in curves_of(figure)[:2]] == [
         (12.25, round(0.9 * draw.ROW, 4)), (30.25, round(-1 + 0.5 * draw.ROW, 4))]
-    assert [text.get_text().split()[0].rstrip(":,") for text in axes.get_legend().get_texts()] == [
+    assert [text.split()[0].rstrip(":,") for text in texts_of(axes.get_legend().get_texts())] == [
         "score", "spotted", "true"]
     lines = [c for c in axes.collections if np.allclose(c.get_edgecolor(), to_rgba(draw.TRUTH))
              and len(c.get_paths()) == 2]
@@ -205,8 +201,16 @@ def test_marks_stand_where_things_happened(tmp_path, spotted):
 @pytest.mark.parametrize("threshold, seconds", [
     (0.6, [12.25]), (0.5, [12.25, 30.25]), (0, [5.25, 12.25, 30.25])])
 def test_threshold_chooses_what_is_shown(tmp_path, spotted, threshold, seconds):
+    """The sure ones, from 0.5 on, with their time."""
     figure = timeline(tmp_path / "t.png", spotted, threshold=threshold)
     assert marks(figure)["spotted"][:, 0].tolist() == seconds
+    assert texts_of(figure.axes[0].texts) == ["0:12", "0:30"][:2 if threshold < 0.6 else 1]
+
+
+def test_times_are_written_where_there_is_room(tmp_path):
+    both = Detections(np.ones(3, int), np.zeros(3, int), np.array([5e3, 6e3, 9e3]), np.ones(3))
+    figure = draw.timeline(tmp_path / "t.png", "m", 1, np.zeros((60, 1)), 1.0, 0.0, ("a",), both)
+    assert texts_of(figure.axes[0].texts) == ["0:05", "0:09"]
 
 
 def test_time_is_token_s_and_ticks_read_as_a_clock(tmp_path):
@@ -214,14 +218,12 @@ def test_time_is_token_s_and_ticks_read_as_a_clock(tmp_path):
     wrapped into three strips."""
     none = Detections(*(np.zeros(0, int),) * 3, np.zeros(0))
     figure = draw.timeline(tmp_path / "t.png", "m", 2, np.zeros((1350, 17)), 2.0, 0.0,
-                                  soccernet.SOCCERNET_CLASSES, none)
-    axes = figure.axes[0]
+                           soccernet.SOCCERNET_CLASSES, none)
     assert [one.get_xlim() for one in figure.axes] == [
         pytest.approx((900 * i - 4.5, 900 * (i + 1) + 4.5)) for i in range(3)]
-    assert max(c.get_paths()[0].vertices[:, 0].max() for c in axes.collections
-               if c.get_label().startswith("score")) == 2698.5      # a quarter into the last token
-    assert len(axes.get_yticklabels()) == 17 and "true" not in marks(figure)
-    ticks = [text.get_text() for text in axes.get_xticklabels() if text.get_text()]
+    assert max(curve[:, 0].max() for curve in curves_of(figure)) == 2698.5    # 1/4 into the last
+    assert len(figure.axes[0].get_yticklabels()) == 17 and "true" not in marks(figure)
+    ticks = [text for text in texts_of(figure.axes[0].get_xticklabels()) if text]
     assert ticks[ticks.index("0:00"):][:8] == [f"{m}:00" for m in range(0, 16, 2)]
     assert draw.clock(125) == "2:05"
     assert cv2.imread(str(tmp_path / "t.png")).shape[1] == 1200
@@ -234,14 +236,13 @@ def test_a_part_of_a_half_stands_at_its_own_time(tmp_path, spotted):
     assert report.read_half(path.parent, 1)[2] == 12.4
     figure = timeline(tmp_path / "t.png", spotted, events=[
         Event(1, 0, 12_300, True), Event(1, 1, 12_500, True)])
-    axes, = figure.axes
-    assert axes.get_xlim() == pytest.approx((12.2, 52.6))
+    assert figure.axes[0].get_xlim() == pytest.approx((12.2, 52.6))
     assert marks(figure)["true"][:, 0].tolist() == [12.5]
-    curves = [c.get_paths()[0].vertices for c in axes.collections
-              if c.get_label().startswith("score")]
-    assert (curves[0][:, 0].min(), curves[0][:, 0].max()) == pytest.approx((12.65, 51.65))
+    time_s = curves_of(figure)[0][:, 0]
+    assert (time_s.min(), time_s.max()) == pytest.approx((12.65, 51.65))
 
 
+# ------------------------------------------------------------------ the command
 def test_the_command(tmp_path, spotted, capsys):
     scores, labels = spotted
     run("timeline", scores, "--labels", labels, "--match", "hill", "--out", tmp_path / "t.png")
@@ -251,36 +252,21 @@ def test_the_command(tmp_path, spotted, capsys):
     assert "Stage 3: spotting" in (tmp_path / "c.svg").read_text()
 
 
-def test_sure_ones_have_their_time(tmp_path, spotted):
-    """From 0.5 on, where there is room."""
-    figure = timeline(tmp_path / "t.png", spotted, threshold=0)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["0:12", "0:30"]
-    both = Detections(np.ones(3, int), np.zeros(3, int), np.array([5e3, 6e3, 9e3]), np.ones(3))
-    figure = draw.timeline(tmp_path / "t.png", "m", 1, np.zeros((60, 1)), 1.0, 0.0, ("a",),
-                                  both)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["0:05", "0:09"]
-
-
-def test_runs_on_one_axis(tmp_path):
-    runs = [write_run(tmp_path / name, STAGE3) for name in "ab"]
-    logs = [draw.read_log(run) for run in runs]
-    figure = draw.overlay(tmp_path / "c.png", logs, ["a", "b"])
-    assert [[line.get_label() for line in panel.lines] for panel in figure.axes] == [
-        ["a", "b"], ["a, best 1.9 %", "b, best 1.9 %"]]
-    run("curves", *runs, "--together", "--out", tmp_path / "c.svg")
-    with pytest.raises(DataError, match="wants runs of one stage, these are of stages 2 and 3"):
-        run("curves", runs[0], write_run(tmp_path / "two", STAGE2), "--together")
-
-
-# ------------------------------------------------------------------ what is refused
 def test_which_match(spotted):
-    assert report.find_match(spotted[0]) == MATCHES[0]
-    assert report.find_match(spotted[0], MATCHES[1]) == MATCHES[1]
-    assert report.find_match(spotted[0], "north") == MATCHES[1]
+    for name, match in ((None, MATCHES[0]), (MATCHES[1], MATCHES[1]), ("north", MATCHES[1])):
+        assert report.find_match(spotted[0], name) == match
     for name, message in (("2031/", "is in 2 of 2 names.*Dale.*Hill"),
                           ("Hull 2 - 1 North", "near it: 'league/2031/Hill")):
         with pytest.raises(DataError, match=message):
             report.find_match(spotted[0], name)
+
+
+def test_a_match_exported_from_its_own_folder_keeps_its_name(spotted):
+    """Not "./1": the folder may be given itself."""
+    folder = spotted[0] / MATCHES[0]
+    run("export", folder, "--format", "osl")
+    entry = json.loads((folder / "actions.json").read_text())["data"][0]
+    assert entry["inputs"][0]["path"].startswith(folder.name), entry
 
 
 def test_refuses(tmp_path, spotted):
@@ -305,63 +291,44 @@ def test_refuses(tmp_path, spotted):
             run(*arguments)
 
 
-@pytest.mark.slow                         # another process: a second or two of imports
-def test_a_mistake_is_one_line_and_code_2(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "comedian.report", "curves", str(tmp_path)],
-                          capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-
-
 # ------------------------------------------------------------------ several seeds
-def write_metrics(path, t_amap):
-    path.write_text(json.dumps({metric: {"a_mAP": t_amap / 100} for metric in
-                                report.NUMBERS.values()}))
-    return str(path)
+def write_metrics(folder, *t_amap):
+    """A file per seed."""
+    paths = [folder / f"{value}.json" for value in t_amap]
+    for path, value in zip(paths, t_amap, strict=True):
+        path.write_text(json.dumps(dict.fromkeys(report.NUMBERS.values(), {"a_mAP": value / 100})))
+    return paths
 
 
 def test_spread_by_hand():
     """Of 1, 2, 6: mean 3, sample deviation sqrt(7), interval 4.303 sqrt(7 / 3). With many values
     Student's t of the formula is that of the tables: 2.262 at 9, 2.086 at 20 degrees of freedom."""
-    mean, deviation, half = report.spread([1, 2, 6])
-    assert (mean, deviation) == (3, pytest.approx(7 ** 0.5))
-    assert half == pytest.approx(4.303 * (7 / 3) ** 0.5)
+    assert report.spread([1, 2, 6]) == (3, pytest.approx(7 ** 0.5),
+                                        pytest.approx(4.303 * (7 / 3) ** 0.5))
     for n, student in ((10, 2.262), (21, 2.086), (61, 2.000)):
-        values = np.arange(n)
-        _, deviation, half = report.spread(values)
+        _, deviation, half = report.spread(np.arange(n))
         assert half / deviation * n ** 0.5 == pytest.approx(student, abs=0.003)
 
 
 def test_means_of_seeds(tmp_path, capsys):
-    ours = [write_metrics(tmp_path / f"a{i}.json", value) for i, value in enumerate((80, 82, 84))]
-    theirs = [write_metrics(tmp_path / f"b{i}.json", value) for i, value in enumerate((70, 73, 73))]
-    report.main(report.parse_args(["mean", *ours, "--against", *theirs]))
+    ours, theirs = write_metrics(tmp_path, 80, 82, 84), write_metrics(tmp_path, 70, 73, 73)
+    run("mean", *ours, "--against", *theirs)
     first, row, *_ = capsys.readouterr().out.splitlines()
     assert first.startswith("n = 3")
     # Differences 10, 9, 11: their deviation is 1, half the interval 4.303 / sqrt(3) = 2.48.
     assert row.split("   ") == ["t-AmAP", "82.0 +- 2.0 (80.0, 82.0, 84.0)",
                                 "72.0 +- 1.7 (70.0, 73.0, 73.0)", "+10.0 (+7.5 to +12.5)"]
-    report.main(report.parse_args(["mean", *ours]))
+    run("mean", *ours)
     assert capsys.readouterr().out.splitlines()[1].endswith("(80.0, 82.0, 84.0)")
+    for wrong, message in ((ours[:1], "one seed has no spread"),
+                           ([*ours, "--against", *theirs[:2]], "--against: 2 files, and 3 before")):
+        with pytest.raises(DataError, match=message):
+            run("mean", *wrong)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"tight": 3}', '{"tight": {"a_mAP": "x"}}',
                                      '{"tight": {"a_mAP": 2}}', '{"tight": {"a_mAP": NaN}}', "no"])
 def test_means_of_something_else(tmp_path, content):
-    good, bad = write_metrics(tmp_path / "good.json", 80), tmp_path / "bad.json"
-    bad.write_text(content)
+    (tmp_path / "bad.json").write_text(content)
     with pytest.raises(DataError, match=r"bad\.json: "):
-        report.main(report.parse_args(["mean", good, str(bad)]))
-    with pytest.raises(DataError, match="one seed has no spread"):
-        report.main(report.parse_args(["mean", good]))
-    with pytest.raises(DataError, match="--against: 1 files, and 2 before it"):
-        report.main(report.parse_args(["mean", good, good, "--against", good]))
-
-
-def test_a_match_exported_from_its_own_folder_keeps_its_name(spotted):
-    """Not "./1": the folder may be given itself."""
-    scores, _ = spotted
-    folder = Path(scores, MATCHES[0])
-    report.main(report.parse_args(["export", str(folder), "--format", "osl"]))
-    entry = json.loads((folder / "actions.json").read_text())["data"][0]
-    assert entry["inputs"][0]["path"].startswith(folder.name), entry
+        run("mean", *write_metrics(tmp_path, 80), tmp_path / "bad.json")

@@ -21,14 +21,14 @@ from comedian.soccernet import LABELS, PREDICTIONS, SCORES, Detections
 
 # ------------------------------------------------------------------ 1. classes, labels
 def test_classes(tmp_path):
-    names = soccernet.read_classes()
-    assert len(names) == 17 and names[16] == "Yellow->red card"
-    (tmp_path / "classes.txt").write_text("jump\n\n spin \n")
-    assert soccernet.read_classes(tmp_path / "classes.txt") == ("jump", "spin")
+    path = tmp_path / "classes.txt"
+    assert soccernet.read_classes()[16:] == ("Yellow->red card",)
+    path.write_text("jump\n\n spin \n")
+    assert soccernet.read_classes(path) == ("jump", "spin")
     for text in ("", "jump\njump\n"):
-        (tmp_path / "classes.txt").write_text(text)
+        path.write_text(text)
         with pytest.raises(DataError, match="classes.txt: wants one class name per line"):
-            soccernet.read_classes(tmp_path / "classes.txt")
+            soccernet.read_classes(path)
     with pytest.raises(DataError, match="none.txt: not a list of classes"):
         soccernet.read_classes(tmp_path / "none.txt")
 
@@ -42,7 +42,7 @@ def annotation(time="1 - 00:31", label="Foul", **more):
     return {"gameTime": time, "label": label, "team": "home", "visibility": "visible"} | more
 
 
-LABEL_CASES = [                       # annotation -> half, position_ms, visible, as officially read
+@pytest.mark.parametrize("entry, expected", [    # half, position_ms, visible, as officially read
     (annotation(position="31480"), (1, 31480, True)),
     (annotation(position=31480), (1, 31480, True)),
     (annotation(position=31480.9), (1, 31480, True)),                # a JSON float is truncated
@@ -52,58 +52,50 @@ LABEL_CASES = [                       # annotation -> half, position_ms, visible
     (annotation(visibility="not shown"), (1, 31_000, False)),
     (annotation(visibility="Not shown"), (1, 31_000, True)),         # the exact string or nothing
     (annotation(position="-1500"), (1, -1500, True)),
-    (annotation("3 - 00:01"), (3, 1_000, True)),                     # a half that no video has
-]
-
-
-@pytest.mark.parametrize("entry, expected", LABEL_CASES)
+    (annotation("3 - 00:01"), (3, 1_000, True))])                    # a half that no video has
 def test_labels_as_the_official_evaluator_reads_them(tmp_path, entry, expected):
     event, = soccernet.read_labels(write_labels(tmp_path / "L.json", entry), ("Goal", "Foul"))
     assert (event.half, event.position_ms, event.visible) == expected and event.label == 1
 
 
 def test_labels_keep_file_order_and_leave_out_other_classes(tmp_path):
-    path = write_labels(tmp_path / "L.json", annotation(label="Foul", position=9000),
-                        annotation(label="Dance"), annotation(label="Goal", position=1000))
-    events = soccernet.read_labels(path, ("Goal", "Foul"))
-    assert [(e.label, e.position_ms) for e in events] == [(1, 9000), (0, 1000)]
-    missing = annotation(position=5)
-    del missing["visibility"]
-    assert soccernet.read_labels(write_labels(tmp_path / "L.json", missing), ("Foul",))[0].visible
+    last = annotation(label="Goal", position=1000)
+    del last["visibility"]
+    path = write_labels(tmp_path / "L.json", annotation(position=9000), annotation(label="Dance"),
+                        last)
+    assert soccernet.read_labels(path, ("Goal", "Foul")) == [
+        (1, 1, 9000, True), (1, 0, 1000, True)]
 
 
-@pytest.mark.parametrize("text, message", [
-    ("[1", "not a SoccerNet label file"), ("{}", "not a SoccerNet label file"),
-    ("[]", "not a SoccerNet label file"),
-    ('{"annotations": 3}', "not a SoccerNet label file"),
-    (json.dumps({"annotations": [annotation(), annotation("kick-off")]}), "annotation 1 has a mal"),
-    (json.dumps({"annotations": [annotation(position="12.5")]}), "annotation 0 has a malformed"),
-    (json.dumps({"annotations": [{"gameTime": "1 - 00:00"}]}), "annotation 0 has a malformed"),
-    (json.dumps({"annotations": [{"label": "Foul", "position": "3"}]}), "annotation 0 has a mal"),
-    (json.dumps({"annotations": ["Foul"]}), "annotation 0 has a malformed")])
-def test_bad_labels(tmp_path, text, message):
-    (tmp_path / "Labels-v2.json").write_text(text)
-    with pytest.raises(DataError, match=message) as error:
-        soccernet.read_labels(tmp_path / "Labels-v2.json", ("Foul",))
-    assert "Labels-v2.json" in str(error.value)
+@pytest.mark.parametrize("content, message", [
+    *((content, "not a SoccerNet label file") for content in ("no JSON", {}, [])),
+    ({"annotations": 3}, "not a SoccerNet label file"),
+    ({"annotations": [annotation(), annotation("kick-off")]}, "annotation 1 has a malformed"),
+    *(({"annotations": [entry]}, "annotation 0 has a malformed") for entry in (
+        annotation(position="12.5"), {"gameTime": "1 - 00:00"}, {"label": "Foul", "position": "3"},
+        "Foul"))])
+def test_bad_labels(tmp_path, content, message):
+    path = tmp_path / LABELS
+    path.write_text("[1" if content == "no JSON" else json.dumps(content))
+    with pytest.raises(DataError, match=f"{LABELS}: {message}"):
+        soccernet.read_labels(path, ("Foul",))
 
 
 # ------------------------------------------------------------------ labels of other layouts
-TABLE = """video,time,label
-derby.mp4,12:34.5,Tackle
-cup/2031/2_224p.mkv,754,Goal kick
-derby.mp4,1:02:03,Tackle
-quiet.mkv,,
-"""
+def listed(root, table):
+    """What is found in a labels.csv: {match: Listed}."""
+    (root / "labels.csv").write_text(table)
+    return soccernet.find_labels(root)
 
 
 def test_labels_of_a_table(tmp_path):
     """Videos are called as infer.py and prepare call them; a watched one may have no action."""
-    (tmp_path / "labels.csv").write_text(TABLE)
-    found = soccernet.find_labels(tmp_path)
-    assert list(found) == ["cup/2031", "derby", "quiet"] and found["quiet"].rows == []
-    assert found["derby"].rows == [(1, "Tackle", 754_500, True), (1, "Tackle", 3_723_000, True)]
-    assert found["cup/2031"].rows == [(2, "Goal kick", 754_000, True)]
+    found = listed(tmp_path, "video,time,label\nderby.mp4,12:34.5,Tackle\n"
+                   "cup/2031/2_224p.mkv,754,Goal kick\nderby.mp4,1:02:03,Tackle\nquiet.mkv,,\n")
+    assert {match: of_match.rows for match, of_match in found.items()} == {
+        "cup/2031": [(2, "Goal kick", 754_000, True)], "quiet": [],
+        "derby": [(1, "Tackle", 754_500, True), (1, "Tackle", 3_723_000, True)]}
+    assert list(found) == sorted(found)
     assert soccernet.find_labels(tmp_path / "labels.csv", ["derby", "none"]).keys() == {"derby"}
     classes = soccernet.classes_of(found.values())
     assert classes == ("Goal kick", "Tackle")
@@ -159,23 +151,21 @@ VIDEOS = {                            # in the column video: the match, of those
 @pytest.mark.parametrize("video, match", VIDEOS.items(), ids=ascii)
 def test_a_video_is_found_by_the_end_of_its_path(tmp_path, video, match):
     """Whatever it begins with, whatever its suffix is, and however ö is stored."""
-    (tmp_path / "labels.csv").write_text(
-        f"video,time,label\n{video},3,Goal\n{unicodedata.normalize('NFD', video)},3,Goal\n")
-    there = ["cup/derby", "Ko\u0308ln", "v1.5", "v1", "v2", "x/v2", "lg/2 - 1 Dons", "a/game",
-             "b/game"]
-    found, others = soccernet.match_labels(tmp_path, there)
-    assert len(found) == (match is not None) and len(others) == (match is None)
-    for name, labels in found.items():
-        assert unicodedata.normalize("NFC", name) == match
-        assert labels.rows == 2 * [(1 + ("2_224p" in video), "Goal", 3000, True)]
+    listed(tmp_path, f"video,time,label\n{video},3,Goal\n"
+                     f"{unicodedata.normalize('NFD', video)},3,Goal\n")
+    found, others = soccernet.match_labels(tmp_path, [
+        "cup/derby", "Ko\u0308ln", "v1.5", "v1", "v2", "x/v2", "lg/2 - 1 Dons", "a/game", "b/game"])
+    assert len(others) == (match is None)
+    assert {unicodedata.normalize("NFC", name): labels.rows for name, labels in found.items()} == (
+        {match: 2 * [(1 + ("2_224p" in video), "Goal", 3000, True)]} if match else {})
 
 
 def test_names_that_fit_no_video_are_told(capsys):
     """With the nearest that has no labels; case alone is offered whoever has it."""
     there = ["x/Spiel 1", "x/Spiel 2", "x/Finale"]
     names = "Spiel-2", "Finalle", "spiel 1", *"abcd"
-    listed = dict.fromkeys(names, soccernet.Listed("l.csv", []))
-    soccernet.warn_unmatched(listed, there, ["x/Spiel 1", "x/Finale"])
+    soccernet.warn_unmatched(dict.fromkeys(names, soccernet.Listed("l.csv", [])), there,
+                             ["x/Spiel 1", "x/Finale"])
     assert capsys.readouterr().out == (
         "warning: l.csv: 7 of the videos that it names are not here: 'Finalle', 'Spiel-2' (did you "
         "mean 'x/Spiel 2'?), 'a', 'b', 'c' and 2 more\n")
@@ -201,24 +191,21 @@ def osl(**changes):
         {"id": "g2", "events": []}]}
 
 
-def test_labels_of_opensportslab(tmp_path):
-    (tmp_path / "labels.json").write_text(json.dumps(osl()))
-    found = soccernet.find_labels(tmp_path)
-    assert found["train/g1"].rows == [(1, "PASS", 1500, True), (2, "GOAL", 3000, True)]
-    assert found["g2"].rows == []
-    for time, row in (("2 - 31:07", (2, 1_867_000)), ("00:07", (1, 7000))):    # its page says so
-        (tmp_path / "labels.json").write_text(json.dumps(osl(position_ms=None, gameTime=time)))
-        assert soccernet.find_labels(tmp_path)["train/g1"].rows[0] == (row[0], "PASS", row[1], True)
+def test_labels_of_opensportslab(tmp_path, capsys):
+    def found(content):
+        (tmp_path / "labels.json").write_text(json.dumps(content))
+        return {match: labels.rows for match, labels in soccernet.find_labels(tmp_path).items()}
 
-
-def test_predictions_are_no_labels(tmp_path, capsys):
-    (tmp_path / "labels.json").write_text(json.dumps(osl(confidence_score=0.5)))
-    soccernet.find_labels(tmp_path)
+    second = (2, "GOAL", 3000, True)
+    assert found(osl()) == {"train/g1": [(1, "PASS", 1500, True), second], "g2": []}
+    for time, row in (("2 - 31:07", (2, "PASS", 1_867_000, True)),    # its page says so
+                      ("00:07", (1, "PASS", 7000, True))):
+        assert found(osl(position_ms=None, gameTime=time))["train/g1"] == [row, second]
+    assert "confidences" not in capsys.readouterr().out
+    found(osl(confidence_score=0.5))
     assert "labels.json: has confidences, as predictions have; they" in capsys.readouterr().out
-    said = {"metadata": {"type": "Predictions"}}
-    (tmp_path / "labels.json").write_text(json.dumps(osl() | said))
     with pytest.raises(DataError, match="labels.json: has predictions by its metadata.type, not "):
-        soccernet.find_labels(tmp_path)
+        found(osl() | {"metadata": {"type": "Predictions"}})
 
 
 def test_labels_of_the_ball(tmp_path):
@@ -236,35 +223,33 @@ def test_labels_of_the_ball(tmp_path):
         assert soccernet.find_labels(tmp_path, matches)[f"lg/{LABELS}"].name == LABELS
 
 
+HEAD = "video,time,label"
+
+
 @pytest.mark.parametrize("text, message", [
     ("", "labels.csv: not a table of labels .no column is called video"),
     ("a.mp4,1,Goal\n", "line 1: no column is called video; its first line must be video,time,lab"),
-    ("video,time,label\na.mp4,later,Goal\n", "line 2: 'later' is no time: seconds, mm:ss or h:mm"),
-    ("video,time,label\na.mp4,45+2,Goal\n", "line 2: '45.2' is no .* for minute 45.2 write 47:00."),
-    ("video,time,label\na.mp4,12',Goal\n", "for minute 12' write 12:00.; correct it"),
-    ("video,time,label\na.mp4,12'34\"\"\"\",Goal\n", "is no time"),
-    ("video,time,label\na.mp4,3:75,Goal\n", "'3:75' is no time"),
-    ("video,time,label\na.mp4,1.5:30,Goal\n", "'1.5:30' is no time"),
-    ("video,time,label\na.mp4,1_000,Goal\n", "'1_000' is no time"),
-    ("video,time,label,half\na.mp4,5,Goal,2.0\n", "line 2: half '2.0': write 2.; correct it"),
-    ("video,time,label\na.mp4,62,5,X\n", "line 2: 4 cells under 3 columns; a cell that has a ','"),
-    ("video,time,label,,\na.mp4,62,5,X,\n", "line 2: 5 cells under 3 columns"),
-    ("video,time,label,Label\na.mp4,62,5,X\n", "line 1: 2 columns are called label"),
     ("v\0i\0d\0", "it has zero bytes, as UTF-16 .*save it as CSV UTF-8, or say what it is, "),
-    ("video,time,label\na.mp4,-1,Goal\n", "line 2: '-1' is no time"),
-    ("video,time,label\na.mp4,1:2:3:4,Goal\n", "line 2: '1:2:3:4' is no time"),
-    ("video,time,label\na.mp4,nan,Goal\n", "line 2: 'nan' is no time"),
-    ("video,time,label\n\na.mp4,5,\n", "line 3: a time without a label"),
-    ("video,time,label\na.mp4,5\n", "line 2: no 'label'"),
-    ("video,time,label\n../a.mp4,5,Goal\n", "line 2: '../a.mp4' is not the path of a video"),
-    ("video,time,label\n,5,Goal\n", "line 2: '' is not the path of a video"),
-    ('video,time,label\n"a.mp4,5,Goal\n', "line 2: unexpected end"),
-    ("video,time,label,half\na.mp4,5,Goal,first\n", "line 2: half 'first': write 1 or 2"),
-    ("video,time,label\n", "not a list of labels .no video is named in it")])
+    (f"{HEAD}\n", "not a list of labels .no video is named in it"),
+    (f"{HEAD}\na.mp4,later,Goal\n", "line 2: 'later' is no time: seconds, mm:ss or h:mm"),
+    (f"{HEAD}\na.mp4,45+2,Goal\n", "line 2: '45.2' is no .* for minute 45.2 write 47:00."),
+    (f"{HEAD}\na.mp4,12',Goal\n", "for minute 12' write 12:00.; correct it"),
+    (f"{HEAD}\na.mp4,12'34\"\"\"\",Goal\n", "is no time"),
+    *((f"{HEAD}\na.mp4,{time},Goal\n", f"line 2: '{time}' is no time") for time in (
+        "3:75", "1.5:30", "1_000", "-1", "1:2:3:4", "nan")),
+    (f"{HEAD},half\na.mp4,5,Goal,2.0\n", "line 2: half '2.0': write 2.; correct it"),
+    (f"{HEAD},half\na.mp4,5,Goal,first\n", "line 2: half 'first': write 1 or 2"),
+    (f"{HEAD}\na.mp4,62,5,X\n", "line 2: 4 cells under 3 columns; a cell that has a ','"),
+    (f"{HEAD},,\na.mp4,62,5,X,\n", "line 2: 5 cells under 3 columns"),
+    (f"{HEAD},Label\na.mp4,62,5,X\n", "line 1: 2 columns are called label"),
+    (f"{HEAD}\n\na.mp4,5,\n", "line 3: a time without a label"),
+    (f"{HEAD}\na.mp4,5\n", "line 2: no 'label'"),
+    (f"{HEAD}\n../a.mp4,5,Goal\n", "line 2: '../a.mp4' is not the path of a video"),
+    (f"{HEAD}\n,5,Goal\n", "line 2: '' is not the path of a video"),
+    (f'{HEAD}\n"a.mp4,5,Goal\n', "line 2: unexpected end")])
 def test_bad_tables(tmp_path, text, message):
-    (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(DataError, match=message) as error:
-        soccernet.find_labels(tmp_path)
+        listed(tmp_path, text)
     assert "\n" not in str(error.value)
 
 
@@ -279,23 +264,23 @@ def test_bad_labels_of_opensportslab(tmp_path, content):
 
 def test_classes_where_nobody_names_them(tmp_path, capsys):
     """SoccerNet's 17 as long as half of the annotations are of them."""
-    path = write_labels(tmp_path / "L.json", annotation(), annotation(label="Dance"))
-    assert soccernet.classes_of([path]) == soccernet.SOCCERNET_CLASSES
-    assert capsys.readouterr().out == (
-        "classes: SoccerNet's 17, for half of the labels or more have their names (1 of 2); "
-        "--classes FILE decides otherwise\n")
-    write_labels(path, annotation(), annotation(label="Dance"), annotation(label="Dance"))
-    assert soccernet.classes_of([path]) == ("Dance", "Foul")
-    assert capsys.readouterr().out == "classes: 2 from the labels: Dance, Foul\n"
+    for n, classes, said in (
+            (1, soccernet.SOCCERNET_CLASSES, "SoccerNet's 17, for half of the labels or more have "
+             "their names (1 of 2); --classes FILE decides otherwise"),
+            (2, ("Dance", "Foul"), "2 from the labels: Dance, Foul")):
+        path = write_labels(tmp_path / "L.json", annotation(), *n * [annotation(label="Dance")])
+        assert soccernet.classes_of([path]) == classes
+        assert capsys.readouterr().out == f"classes: {said}\n"
 
 
-def test_matches_of_other_roots_are_the_same():
+@pytest.mark.parametrize("labels, matches, found", [
+    (["lg/a", "b", "c"], ["a", "x/b", "c"], ["a", "x/b", "c"]),
+    (["x/a", "y/a"], ["a"], ["x/a", "y/a"]), (["a"], ["x/a", "y/a"], ["a"]),
+    (["x/a"], ["y/a"], ["x/a"])])                          # two leagues, two matches
+def test_matches_of_other_roots_are_the_same(labels, matches, found):
     """One name may lack folders that lie above; where two fit, neither is taken."""
-    assert soccernet.same_names({"lg/a": 1, "b": 2, "c": 3}, ["a", "x/b", "c"]) == {
-        "a": 1, "x/b": 2, "c": 3}
-    assert soccernet.same_names({"x/a": 1, "y/a": 2}, ["a"]) == {"x/a": 1, "y/a": 2}
-    assert soccernet.same_names({"a": 1}, ["x/a", "y/a"]) == {"a": 1}
-    assert soccernet.same_names({"x/a": 1}, ["y/a"]) == {"x/a": 1}     # two leagues, two matches
+    assert soccernet.same_names(dict(zip(labels, "123", strict=False)), matches) == dict(
+        zip(found, "123", strict=False))
 
 
 def test_a_message_says_what_lies_there(tmp_path):
@@ -315,8 +300,8 @@ def spots(*rows):
 
 
 def test_write_then_read(tmp_path):
-    path = tmp_path / "league" / "a match" / PREDICTIONS
-    classes = ("Goal", "Yellow->red card")
+    """Sorted by half, then by time; confidences are not rounded; nothing is left beside it."""
+    path, classes = tmp_path / "league/a match" / PREDICTIONS, ("Goal", "Yellow->red card")
     soccernet.write_predictions(path, "league/a match", spots(
         (2, 0, 61_000, 0.5), (1, 1, 5_999_500, np.float32(0.1)), (1, 0, 7_000, 1.0)), classes)
     content = json.loads(path.read_text())
@@ -324,18 +309,12 @@ def test_write_then_read(tmp_path):
     assert content["predictions"][0] == {"gameTime": "1 - 00:07", "label": "Goal",
                                          "position": "7000", "half": "1", "confidence": 1.0}
     assert [entry["gameTime"] for entry in content["predictions"]] == [
-        "1 - 00:07", "1 - 99:59", "2 - 01:01"]             # by half, then by time
-    back = soccernet.read_predictions(path, classes)
-    assert back.confidence.tolist() == [1.0, float(np.float32(0.1)), 0.5]     # not rounded
-    assert back.label.tolist() == [0, 1, 0]
-    assert back.position_ms.tolist() == [7000, 5_999_500, 61_000]
-    assert os.listdir(path.parent) == [PREDICTIONS]        # nothing left beside it
-
-
-def test_unwritable_place_is_one_line(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="file/x.json: cannot be written"):
-        soccernet.write_predictions(tmp_path / "file/x.json", "", spots((1, 0, 0, 0.5)), ("Goal",))
+        "1 - 00:07", "1 - 99:59", "2 - 01:01"]
+    assert [column.tolist() for column in soccernet.read_predictions(path, classes)] == [
+        [1, 1, 2], [0, 1, 0], [7000, 5_999_500, 61_000], [1.0, float(np.float32(0.1)), 0.5]]
+    assert os.listdir(path.parent) == [PREDICTIONS]
+    with pytest.raises(DataError, match=f"{PREDICTIONS}/x.json: cannot be written"):
+        soccernet.write_predictions(path / "x.json", "", spots((1, 0, 0, 0.5)), ("Goal",))
 
 
 def test_what_official_does_not_look_at_is_no_mistake(tmp_path):
@@ -343,8 +322,8 @@ def test_what_official_does_not_look_at_is_no_mistake(tmp_path):
     (tmp_path / PREDICTIONS).write_text(json.dumps({"predictions": [
         spot | {"half": "3", "confidence": "high"}, spot | {"label": "Dive", "confidence": "high"},
         spot]}))
-    found = soccernet.read_predictions(tmp_path / PREDICTIONS, ("Goal",))
-    assert found.confidence.tolist() == [0.9] and found.position_ms.tolist() == [50_000]
+    assert [*zip(*soccernet.read_predictions(tmp_path / PREDICTIONS, ("Goal",)), strict=True)] == [
+        (1, 0, 50_000, 0.9)]
 
 
 def test_matches_are_found_by_name_in_a_folder_or_a_zip(tmp_path):
@@ -359,12 +338,13 @@ def test_matches_are_found_by_name_in_a_folder_or_a_zip(tmp_path):
         for match in ("b/two", "a/one"):
             archive.write(found[match], f"{match}/{LABELS}")
     zipped = soccernet.find_files(tmp_path / "in.zip", LABELS)
-    assert list(zipped) == ["a/one", "b/two"] and zipped["b/two"].info.filename == f"b/two/{LABELS}"
-    assert zipped["b/two"].archive.read(zipped["b/two"].info) == b"in/b/two"
-    with pytest.raises(DataError, match="in: no results_spotting.json in it; it must lie at"):
-        soccernet.find_files(tmp_path / "in", PREDICTIONS)
-    with pytest.raises(DataError, match="other: no such folder, and not a zip"):
-        soccernet.find_files(tmp_path / "other", LABELS)
+    assert [(match, member.info.filename, member.archive.read(member.info).decode())
+            for match, member in zipped.items()] == [
+        (match, f"{match}/{LABELS}", f"in/{match}") for match in ("a/one", "b/two")]
+    for name, message in (("in", "no results_spotting.json in it; it must lie at"),
+                          ("other", "no such folder, and not a zip")):
+        with pytest.raises(DataError, match=f"{name}: {message}"):
+            soccernet.find_files(tmp_path / name, PREDICTIONS)
 
 
 # ------------------------------------------------------------------ 3. scores
@@ -414,12 +394,11 @@ def test_merged_scores_are_one_window_per_half(tmp_path):
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"classes": np.array(["Goal", "Foul", "Offside"])}, "other classes, or another length"),
-    ({"token_s": 0.5}, "other classes, or another length"),
-    ({"start_s": 3.0}, "other classes, or another length"),
-    ({"windows_2": np.zeros((4, 8, 3), np.float32)}, "not scores that infer.py stored"),
-    ({"merged_1": np.zeros((1, 61, 3), np.float32)}, "not scores that infer.py stored"),
-    ({"starts_1": np.array(["first"])}, "not scores that infer.py stored")])
+    *((changes, "other classes, or another length") for changes in (
+        {"classes": np.array(["Goal", "Foul", "Offside"])}, {"token_s": 0.5}, {"start_s": 3.0})),
+    *((changes, "not scores that infer.py stored") for changes in (
+        {"windows_2": np.zeros((4, 8, 3), np.float32)}, {"starts_1": np.array(["first"])},
+        {"merged_1": np.zeros((1, 61, 3), np.float32)}))])
 def test_scores_of_several_models_are_refused(tmp_path, changes, message):
     store(tmp_path, "a", [61, 40])
     store(tmp_path, "b", [61, 40], **changes)
@@ -428,16 +407,16 @@ def test_scores_of_several_models_are_refused(tmp_path, changes, message):
 
 
 def test_what_are_no_scores(tmp_path):
-    store(tmp_path, "a", [61])
+    windows, _ = store(tmp_path, "a", [61])[0]
     path = tmp_path / "a" / SCORES
-    stored, whole = dict(np.load(path)), path.read_bytes()
-    for damage in (lambda: np.savez(path, windows_1=stored["windows_1"]),
+    whole = path.read_bytes()
+    for damage in (lambda: np.savez(path, windows_1=windows),
                    lambda: path.write_bytes(b"PK\3\4 cut short"),
                    lambda: path.write_bytes(whole[:len(whole) // 2])):
         damage()
         with pytest.raises(DataError, match="a/scores.npz: not scores that infer.py stored"):
             soccernet.read_scores(tmp_path)
-    np.savez(path, classes=stored["classes"], token_s=1.0)
+    np.savez(path, classes=np.array(CLASSES), token_s=1.0)
     with pytest.raises(DataError, match="its scores.npz files hold no half 1 or 2"):
         soccernet.read_scores(tmp_path)
 
@@ -452,7 +431,8 @@ def test_a_match_gets_the_name_of_its_game(tmp_path):
         "test/lg/2031/game one": "lg/2031/game one", "lg/2031/game_two": "lg/2031/game two"}
 
 
-def test_a_submission_holds_each_game_once(tmp_path):
+def test_a_submission_holds_each_game_once(tmp_path, monkeypatch):
+    """And no zip is left half written."""
     names = {"test/x": "lg/x", "test/y": "lg/y"}
     for match in names:
         (tmp_path / "out" / match).mkdir(parents=True)
@@ -465,17 +445,11 @@ def test_a_submission_holds_each_game_once(tmp_path):
         soccernet.write_zip(tmp_path / "less.zip", tmp_path / "out", {"test/x": "lg/x"})
     with pytest.raises(DataError, match="for 5 games are missing: a; b; c and 2 more;"):
         soccernet.check_games([], list("abcde"), tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["out", "spots.zip"]
-
-
-def test_no_zip_is_left_half_written(tmp_path, monkeypatch):
-    (tmp_path / "out/x").mkdir(parents=True)
-    (tmp_path / "out/x" / PREDICTIONS).write_text("{}")
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(zipfile.ZipFile, "write", full)
-    with pytest.raises(DataError, match="spots.zip: cannot be written .No space left"):
-        soccernet.write_zip(tmp_path / "spots.zip", tmp_path / "out", {"x": "lg/x"})
-    assert os.listdir(tmp_path) == ["out"]
+    with pytest.raises(DataError, match="less.zip: cannot be written .No space left"):
+        soccernet.write_zip(tmp_path / "less.zip", tmp_path / "out", names)
+    assert sorted(os.listdir(tmp_path)) == ["out", "spots.zip"]
