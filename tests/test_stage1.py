@@ -33,16 +33,16 @@ def quick(no_pictures, monkeypatch):
     monkeypatch.setitem(model.MODELS, "vivit_micro", SMALL)           # a small network
 
 
-def parse(*more):
-    return stage1.parse_args(["--data", "x", *more])
+def parse(*flags):
+    """flags: each may hold several, with spaces between them."""
+    return stage1.parse_args(" ".join(["--data x", *map(str, flags)]).split())
 
 
 def run(matches, out, *more):
     """Runs the script's main for a few steps on the tiny matches; returns its last checkpoint."""
-    stage1.main(stage1.parse_args([
-        "--data", str(matches), "--out", str(out), "--model", "vivit_micro", "--workers", "1",
-        "--device", "cpu", "--seed", "5", "--lr", "0.01", "--batch", "8", "--queue", "40",
-        "--steps", "6", "--epochs", "6", "--warmup-epochs", "1", *more]))
+    stage1.main(parse(
+        f"--data {matches} --out {out} --model vivit_micro --workers 1 --device cpu --seed 5",
+        "--lr 0.01 --batch 8 --queue 40 --steps 6 --epochs 6 --warmup-epochs 1", *more))
     return model.load_checkpoint(out / "last.pt")
 
 
@@ -76,8 +76,7 @@ def test_equation_1_and_2(tau):
 
 @pytest.mark.parametrize("first", [0, 3, 5])
 def test_equation_2_with_the_batch_as_negatives(first):
-    """Clips first .. first + 3 of a batch of 8 keys, those of other processes around them: the
-    negatives are the other clips' keys, and nothing else."""
+    """The negatives of 3 clips of a batch of 8 keys: the other clips' keys, and nothing else."""
     keys, own = unit(8, 6, seed=1), torch.arange(first, first + 3)
     z = F.normalize(keys[own] + 0.9 * unit(3, 6, seed=5), dim=1)
     loss, top1 = stage1.batch_loss(z, keys, own, 0.2)
@@ -88,8 +87,7 @@ def test_equation_2_with_the_batch_as_negatives(first):
 
 # ------------------------------------------------------------------ 2. sampler, views, schedules
 def test_the_papers_setting_is_the_default():
-    """App. A.2 and A.3; momentum and the largest gradient are the official code's (facts,
-    section 2)."""
+    """App. A.2 and A.3; momentum and the largest gradient are the official code's."""
     args = parse()
     assert (args.model, args.negatives, args.halves_per_batch) == ("vivit_tiny", "queue", 0)
     assert (args.tau, args.queue, args.weight_decay) == (0.1, 65536, 0.05)
@@ -98,7 +96,7 @@ def test_the_papers_setting_is_the_default():
 
 
 def test_every_clip_once_an_epoch():
-    halves, args = halves_of(41, 10, 25), parse("--batch", "8")       # 20 + 5 + 12 clips: 4 steps
+    halves, args = halves_of(41, 10, 25), parse("--batch 8")       # 20 + 5 + 12 clips: 4 steps
     orders = []
     for epoch in range(3):
         picks = [pick for step in range(4 * epoch, 4 * epoch + 4)
@@ -107,7 +105,7 @@ def test_every_clip_once_an_epoch():
         assert all(first % 2 == 0 and first + 2 <= half.n_frames for half, first in picks)
         orders.append(picks)
     assert orders[0] != orders[1] != orders[2]
-    full = stage1.pick_clips(5, parse("--batch", "37"), halves)
+    full = stage1.pick_clips(5, parse("--batch 37"), halves)
     assert sorted((h.match, f) for h, f in full) == sorted(
         (h.match, 2 * k) for h in halves for k in range(h.n_tokens))
     assert [stage1.count_steps(parse("--batch", n), halves) for n in ("8", "37")] == [400, 100]
@@ -115,29 +113,28 @@ def test_every_clip_once_an_epoch():
 
 def test_few_halves_if_asked():
     halves = halves_of(*[40] * 10)
-    args = parse("--batch", "30", "--halves-per-batch", "2")
+    args = parse("--batch 30 --halves-per-batch 2")
     for step in range(20):
         picks = stage1.pick_clips(step, args, halves)
         assert len({half for half, _ in picks}) == 2 and len(set(picks)) == 30
     assert len({h for s in range(20) for h, _ in stage1.pick_clips(s, args, halves)}) == 10
-    more = stage1.pick_clips(0, parse("--batch", "30", "--halves-per-batch", "1"), halves)
+    more = stage1.pick_clips(0, parse("--batch 30 --halves-per-batch 1"), halves)
     assert len(more) == 30 and len(set(more)) <= 20                # a half of 20 clips repeats some
-    whole = stage1.pick_clips(0, parse("--batch", "200", "--halves-per-batch", "99"), halves)
+    whole = stage1.pick_clips(0, parse("--batch 200 --halves-per-batch 99"), halves)
     assert len(set(whole)) == 200                                  # all there is, each once
 
 
-@pytest.mark.parametrize("few", [[], ["--halves-per-batch", "1"]])
+@pytest.mark.parametrize("few", ["", "--halves-per-batch 1"])
 def test_sampling_is_a_function_of_seed_and_step(few):
     check_function_of_step(lambda step, seed: stage1.pick_clips(
-        step, parse("--batch", "9", "--seed", str(seed), *few), halves_of(50, 70)))
+        step, parse(f"--batch 9 --seed {seed}", few), halves_of(50, 70)))
     drawn = augment.Draws(5, 3, 9).uniform(0, 1)       # not from where the stages' samplers draw
     for own in ([5, 3], [5, 3, 1]):
         assert drawn.tolist() != np.random.default_rng(own).random(9, np.float32).tolist()
 
 
 def test_the_views_recipe(monkeypatch):
-    """Operations, strengths and probabilities of both distributions, in their order (official
-    code); crops of about the frame's aspect; normalised at the end, and only there."""
+    """Operations, strengths, probabilities of the official code, in order; crops of its aspect."""
     calls = record_augmentations(monkeypatch)
     boxes = record(monkeypatch, augment, "random_boxes")
     frames = torch.randint(0, 256, (3, 2, 56, 100, 3), dtype=torch.uint8)         # (B, T, H, W, 3)
@@ -161,16 +158,15 @@ def test_learning_rate():
     assert lr[0] == pytest.approx(2e-6) and lr[-1] < 1e-9
     np.testing.assert_allclose(np.diff(lr[:1000]), 2e-6)
     assert lr[1000 + 4500] == pytest.approx(1e-3)                     # half way down: half the peak
-    assert stage1.lr_at(999, total, parse("--batch", "256")) == pytest.approx(5e-4)
+    assert stage1.lr_at(999, total, parse("--batch 256")) == pytest.approx(5e-4)
 
 
 @pytest.mark.parametrize("warmup, expected", [       # of 10 epochs and 10 steps: a step an epoch
     (0, [1, 0.9755, 0.9045]), (0.3, [1, 0.9872, 0.9261]),
     (1.5, [2 / 3, 1, 0.9915]), (2, [0.5, 1, 1, 0.9619]), (2.5, [0.4, 0.8, 1, 0.9891])])
 def test_warmups_that_are_no_whole_number_of_steps(warmup, expected):
-    """The ramp goes on to its end at step 1.5, say: nothing beyond the peak, then the cosine from
-    there."""
-    args = parse("--epochs", "10", "--warmup-epochs", str(warmup), "--batch", "256", "--lr", "1")
+    """The ramp goes on to its end at step 1.5, say, never beyond the peak; then the cosine."""
+    args = parse("--epochs 10", f"--warmup-epochs {warmup}", "--batch 256 --lr 1")
     lr = [stage1.lr_at(step, 10, args) for step in range(10)]
     assert lr[:len(expected)] == pytest.approx(expected, abs=1e-4)
 
@@ -178,7 +174,7 @@ def test_warmups_that_are_no_whole_number_of_steps(warmup, expected):
 def test_the_learning_rate_never_exceeds_its_peak():
     """For every length of 1 to 60 steps and every warm-up of 0 to all 20 epochs."""
     for warmup in np.arange(0, 20.01, 0.25):
-        args = parse("--epochs", "20", "--warmup-epochs", str(warmup), "--batch", "256")
+        args = parse("--epochs 20", f"--warmup-epochs {warmup}", "--batch 256")
         for total in range(1, 61):
             lr = np.array([stage1.lr_at(step, total, args) for step in range(total)])
             assert lr.min() > 0 and lr.max() <= args.lr
@@ -187,24 +183,10 @@ def test_the_learning_rate_never_exceeds_its_peak():
 
 
 # ------------------------------------------------------------------ 3. step for step
-def clips_by_hand(step, args, halves):
-    """The clips of a step, pairs (half, token), from the list of all clips."""
-    clips = [(half, token) for half in halves for token in range(half.n_frames // 2)]
-    if args.halves_per_batch:
-        rng = np.random.default_rng([args.seed, step])
-        chosen = rng.choice(len(halves), args.halves_per_batch, replace=False)
-        pool = [clip for h in chosen for clip in clips if clip[0] == halves[h]]
-        return [pool[i] for i in rng.choice(len(pool), args.batch, replace=False)]
-    per_epoch = len(clips) // args.batch
-    order = np.random.default_rng([args.seed, step // per_epoch]).permutation(len(clips))
-    first = step % per_epoch * args.batch
-    return [clips[i] for i in order[first:first + args.batch]]
-
-
 def views_by_hand(step, args, halves):
     """Two views of all clips of a step, drawn for the whole batch: (B, 2, 3, 48, 48) each."""
-    x = torch.stack([frames_by_hand(half, 2 * token, 2)
-                     for half, token in clips_by_hand(step, args, halves)])   # (B, 2, H, W, 3)
+    picks = stage1.pick_clips(step, args, halves)                             # see 2.
+    x = torch.stack([frames_by_hand(half, first, 2) for half, first in picks])    # (B, 2, H, W, 3)
     x = x.permute(0, 1, 4, 2, 3).float()                                      # (B, 2, 3, H, W)
     height, width = x.shape[3:]
     draw, made = augment.Draws(args.seed, step, args.batch), []
@@ -283,11 +265,10 @@ def stage_1_by_hand(args, cfg, halves):
 
 
 BY_HAND = {          # every flag that changes a step has a value that is not its default
-    "the queue": ["--queue", "70", "--batch", "24"],                  # 4 steps, 48 keys each
-    "the queue, two passes": ["--queue", "20", "--accumulate", "2", "--steps", "3", "--batch",
-                              "16"],                                  # less than a step brings
-    "the batch, two passes": ["--negatives", "batch", "--halves-per-batch", "1", "--accumulate",
-                              "2", "--steps", "3", "--batch", "16"]}
+    "the queue": "--queue 70 --batch 24 --steps 0",                   # 4 steps, 48 keys each
+    "the queue, two passes": "--queue 20 --accumulate 2 --batch 16 --steps 3",    # less than a step
+    "the batch, two passes": "--negatives batch --halves-per-batch 1 --accumulate 2 --batch 16 "
+                             "--steps 3"}
 
 
 @pytest.mark.parametrize("options", BY_HAND.values(), ids=BY_HAND)
@@ -295,27 +276,20 @@ def test_two_steps_by_hand(options, matches, tmp_path, monkeypatch):
     """Three or four steps of the script's main, compared after each of them."""
     cfg = replace(SMALL, drop_path=0.3)
     monkeypatch.setitem(model.MODELS, "vivit_micro", cfg)
-    entered, build = [], stage1.spatial_encoder
-
-    def watched(cfg):                       # the target is a copy of it, hook and all
-        encoder = build(cfg)
-        encoder.register_forward_pre_hook(lambda module, x: entered.append(x[0].clone()))
-        return encoder
-
-    monkeypatch.setattr(stage1, "spatial_encoder", watched)
+    calls = record(monkeypatch, model.ViT, "forward")
     saved = record(monkeypatch, stage1.run, "save_checkpoint")
     (tmp_path / "games.txt").write_text("league/one")
-    options = ["--lr", "0.02", "--warmup-epochs", "0.75", "--weight-decay", "9", "--epochs", "2",
-               "--steps", "0", "--split", str(tmp_path / "games.txt"),
-               "--clip-grad", "0.05", "--tau", "0.2", "--momentum", "0.6", "--seed", "7",
-               "--crop-scale", "0.3", "0.9", "--color", "0.5", "0.3", "0.1", "0.2",
-               "--log-every", "1", "--save-every", "1", *options]
-    final = run(matches, tmp_path, *options)
-    args = parse(*options, "--data", str(matches))
+    options = ("--lr 0.02 --warmup-epochs 0.75 --weight-decay 9 --epochs 2 --clip-grad 0.05 "
+               "--tau 0.2 --momentum 0.6 --crop-scale 0.3 0.9 --color 0.5 0.3 0.1 0.2 --seed 7 "
+               f"--log-every 1 --save-every 1 --split {tmp_path}/games.txt {options}")
+    final = run(matches, tmp_path, options)
+    args = parse(options, f"--data {matches}")
     numbers = {key: logged(tmp_path, key) for key in ("loss", "top-1", "lr", "grad")}
-    entered, done = iter(zip(entered[::2], entered[1::2], strict=True)), 0
+    inputs, done = [x for (_, x), _ in calls], 0
+    entered = iter(zip(inputs[::2], inputs[1::2], strict=True))
     torch.manual_seed(args.seed)
-    before = {f"model.spatial.{name}": p.detach() for name, p in build(cfg).named_parameters()}
+    before = {f"model.spatial.{name}": p.detach() for name, p in
+              model.spatial_encoder(cfg).named_parameters()}
     for step in stage_1_by_hand(args, cfg, find_halves(matches, args.split)):
         # -- what entered the network: pass by pass, student and target alike
         for views in zip(*(view.split(args.batch // args.accumulate) for view in step["views"]),
@@ -345,7 +319,7 @@ def test_two_steps_by_hand(options, matches, tmp_path, monkeypatch):
 # ------------------------------------------------------------------ 4. inside a run
 def test_momentum_encoder():
     """m from 0.9 (here) to 1 on a cosine. What moves with it: test_two_steps_by_hand."""
-    args = parse("--momentum", "0.9")
+    args = parse("--momentum 0.9")
     m = [stage1.momentum_at(step, 100, args) for step in range(101)]
     assert m[0] == pytest.approx(0.9) and m[50] == pytest.approx(0.95) and m[100] == 1
     assert (np.diff(m) > 0).all()
@@ -353,15 +327,12 @@ def test_momentum_encoder():
 
 @pytest.mark.parametrize("accumulate, batch", [(1, 8), (2, 8), (1, 48)])
 def test_the_queue_is_first_in_first_out(accumulate, batch, matches, tmp_path, monkeypatch):
-    """16 keys a step, both views', go into a queue of 40: it always holds the last 40 keys (the
-    random ones it began with, until they are pushed out), and never those of the step itself. A
-    queue that is overfilled by the 96 keys of a step holds the newest 40, whatever the number of
-    threads that write there."""
+    """16 keys a step go into a queue of 40: it holds the last 40, and never those of the step. It
+    holds the newest 40 of 96 keys a step, too, whatever the number of threads that write there."""
     calls = record(monkeypatch, stage1, "moco_loss")
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    state = run(matches, tmp_path, "--accumulate", str(accumulate), "--batch", str(batch),
-                "--steps", "3")
+    state = run(matches, tmp_path, f"--accumulate {accumulate} --batch {batch} --steps 3")
     torch.set_num_threads(threads)
     first = calls[0][0][2]
     torch.testing.assert_close(first.norm(dim=1), torch.ones(40))
@@ -377,23 +348,18 @@ def test_the_queue_is_first_in_first_out(accumulate, batch, matches, tmp_path, m
 
 def test_accumulation_changes_nothing(matches, tmp_path, monkeypatch):
     """The augmentations are those of the whole batch."""
-    check_accumulation(lambda out, *more: run(matches, out, "--steps", "1", *more), tmp_path,
+    check_accumulation(lambda out, *more: run(matches, out, "--steps 1", *more), tmp_path,
                        monkeypatch, ["1", "4"], ["loss", "top-1", "lr"])
 
 
 def test_bf16(matches, tmp_path, monkeypatch):
     """The network computes in bfloat16; weights, unit vectors and the loss stay float32."""
-    kinds, build = set(), stage1.spatial_encoder
-
-    def watched(cfg):
-        encoder = build(cfg)
-        encoder.blocks[0].mlp.register_forward_hook(lambda module, x, y: kinds.add(y.dtype))
-        return encoder
-
-    monkeypatch.setattr(stage1, "spatial_encoder", watched)
+    kinds, mlp = set(), model.Mlp.forward
+    monkeypatch.setattr(model.Mlp, "forward",
+                        lambda self, x: kinds.add((y := mlp(self, x)).dtype) or y)
     calls = record(monkeypatch, stage1, "moco_loss")
-    run(matches, tmp_path / "float32", "--no-bf16", "--steps", "1")
-    state = run(matches, tmp_path / "bfloat16", "--bf16", "--steps", "1")
+    run(matches, tmp_path / "float32", "--no-bf16", "--steps 1")
+    state = run(matches, tmp_path / "bfloat16", "--bf16", "--steps 1")
     assert kinds == {torch.float32, torch.bfloat16}
     for (z, k, queue, _), _ in calls:
         for vectors in (z, k, queue):

@@ -13,10 +13,7 @@ The bank on disk: test_bank.py. Resume, processes, log, other mistakes: test_run
 import collections
 import copy
 import math
-import re
-import shlex
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,8 +39,26 @@ def small_and_quick(no_pictures, monkeypatch):
     monkeypatch.setitem(model.MODELS, "vivit_micro", SMALL)           # smaller than any of MODELS
 
 
-def args2(*more):
-    return stage2.parse_args(["--data", "x", *more])
+def args2(*flags):
+    """flags: each may hold several, with spaces between them."""
+    return stage2.parse_args(" ".join(["--data x", *map(str, flags)]).split())
+
+
+def run2(matches, out, *more):
+    """Runs stage 2 through its main; returns the checkpoint that it left."""
+    stage2.main(args2(f"--data {matches} --out {out} --model vivit_micro --workers 1 --device cpu "
+                      "--log-every 2 --lr 0.01 --seed 5 --batch 4 --steps 6 --window 8 "
+                      "--features-name teacher", *more))
+    return model.load_checkpoint(out / "last.pt")
+
+
+def other_features(matches, root, make=lambda rows: rows, name="teacher"):
+    """Teacher features in a folder of their own, make(rows) of every half's; returns the flag."""
+    for half in find_halves(matches):
+        path = root / half.match / f"{half.number}_{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, make(np.load(matches / half.match / f"{half.number}_teacher.npy")))
+    return f"--features {root}"
 
 
 # ------------------------------------------------------------------ 1. the equations
@@ -70,8 +85,7 @@ def target_by_loops(p, P, lam, tau_m):
 
 
 def loss_by_loops(logits, w):
-    """Eq. 3 and 6 for one token: -sum_k w_k log s1_k, and the divergence sum_k w_k log(w_k / s1_k),
-    where 0 log 0 = 0."""
+    """For one token Eq. 3 and 6, -sum_k w_k log s1_k; the divergence sum_k w_k log(w_k / s1_k)."""
     s1 = [math.exp(logit) / sum(map(math.exp, logits)) for logit in logits]
     return (-sum(w_k * math.log(s1_k) for w_k, s1_k in zip(w, s1, strict=True)),
             sum(w_k * math.log(w_k / s1_k) for w_k, s1_k in zip(w, s1, strict=True) if w_k))
@@ -110,18 +124,6 @@ def test_soft_targets(chunk, monkeypatch):
     assert [round(math.exp(n)) for n in got.log_n] == [1, 3, 3, 1, 2]
 
 
-def test_rows_that_are_almost_equal_are_not_equal():
-    """The indicator of Eq. 4 is exact: the last bit of one component tells two seconds apart."""
-    P = unit(6, 5).float()
-    P[1] = P[0]
-    P[1, 3] = torch.nextafter(P[0, 3], torch.tensor(9.0))
-    got = soft_of(P, 0.07)
-    weight = torch.exp(P @ P.T / 0.07).fill_diagonal_(0)
-    expected = weight @ P / weight.sum(1, keepdim=True)
-    torch.testing.assert_close(got.centroid, expected, rtol=1e-4, atol=1e-5)
-    assert (got.log_n == 0).all()
-
-
 @pytest.mark.parametrize("lam", [0.3, 0.5])
 def test_the_divergence(lam):
     """It is 0 for a student that equals the target, and for no other. Few rows in a wide space: for
@@ -147,7 +149,7 @@ def test_the_divergence(lam):
 def test_gradient_of_the_streamed_logsumexp(chunk, monkeypatch):
     """Against dense autograd, and by finite differences."""
     monkeypatch.setattr(stage2, "CHUNK", chunk)
-    P, z = unit(23, 6), unit(4, 6, seed=1).requires_grad_()
+    P, z = unit(23, 6).requires_grad_(), unit(4, 6, seed=1).requires_grad_()
     upstream = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
     streamed = stage2.BankLogSumExp.apply(z, P, 0.1)
     dense = torch.logsumexp(z @ P.T / 0.1, 1)
@@ -155,19 +157,12 @@ def test_gradient_of_the_streamed_logsumexp(chunk, monkeypatch):
     got, expected = (torch.autograd.grad(value, z, upstream)[0] for value in (streamed, dense))
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
     assert torch.autograd.gradcheck(lambda z: stage2.BankLogSumExp.apply(z, P, 0.1), (z,))
-
-
-def test_no_gradient_to_the_teacher():
-    """Neither to the bank nor to its soft targets: the loss has no gradient but the tokens'."""
-    P, z = unit(23, 6), unit(4, 6, seed=1)
-    assert not stage2.sce_loss(z, P[:4], soft_of(P, 0.07, range(4)), P, 0.5, 0.1)[0].requires_grad
-    stage2.BankLogSumExp.apply(z.requires_grad_(), P.requires_grad_(), 0.1).sum().backward()
-    assert z.grad.abs().min() > 0 and P.grad is None
+    stage2.BankLogSumExp.apply(z, P, 0.1).sum().backward()
+    assert z.grad.abs().min() > 0 and P.grad is None                  # the teacher does not learn
 
 
 def test_sums_of_half_precision_are_float32(monkeypatch):
-    """A bfloat16 bank of 40,000 rows: summed in bfloat16 the total would stop growing at 256
-    terms."""
+    """A bfloat16 bank of 40,000 rows: a total in bfloat16 would stop growing at 256 terms."""
     monkeypatch.setattr(stage2, "CHUNK", 256)
     P, z = unit(40_000, 8).bfloat16(), unit(3, 8, seed=1).float()
     value, read = stage2.attend(z, P, 1.0)
@@ -204,9 +199,8 @@ def test_tokens_times_bank_is_never_stored(monkeypatch):
 
 @pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
 def test_the_queue_version_of_equations_3_to_6(lam):
-    """The official code's comparison set: a token's own window and the queue, not the other
-    windows; only the aligned feature (by position) is left out of s2 and named by the one-hot.
-    The divergence is from this w."""
+    """The official code compares a token with its own window and the queue; only the feature at its
+    place is left out of s2 and named by the one-hot."""
     B, L, M, tau, tau_m = 2, 4, 6, 0.1, 0.05
     z, p, queue = unit(B, L, 5), unit(B, L, 5, seed=1), unit(M, 5, seed=2)
     queue[2] = p[0, 1]                                             # an old copy in the queue counts
@@ -226,16 +220,13 @@ def test_the_queue_version_of_equations_3_to_6(lam):
 def test_the_papers_setting_is_the_default():
     """Sec. 3.3 and App. A.4; batch and windows are inverse to their length."""
     args = args2()
-    assert (args.window, args.mask, args.tau, args.tau_m, args.lam) == (64, 0.25, 0.1, 0.07, 0.5)
-    assert (args.epochs, args.warmup_epochs, args.lr, args.weight_decay) == (100, 10, 2e-3, 0.05)
-    assert (args.bank, args.align, args.sampling, args.clip_grad) == ("complete", "middle",
-                                                                      "random", 1.0)
-    for window, batch, windows in ((32, 64, 75), (64, 32, 38), (128, 16, 19)):
-        args = args2("--window", str(window))
-        assert (args.batch, args.windows_per_half) == (batch, windows)
-    args = args2("--window", "128", "--batch", "7", "--windows-per-half", "5")
-    assert (args.batch, args.windows_per_half) == (7, 5)
-    assert args2("--window", "16384").batch == args2("--window", "16384").windows_per_half == 1
+    assert dict(window=64, mask=0.25, tau=0.1, tau_m=0.07, lam=0.5, epochs=100, warmup_epochs=10,
+                lr=2e-3, weight_decay=0.05, bank="complete", align="middle", sampling="random",
+                clip_grad=1.0).items() <= vars(args).items()
+    for flags, batch, windows in (("--window 32", 64, 75), ("", 32, 38), ("--window 128", 16, 19),
+                                  ("--window 128 --batch 7 --windows-per-half 5", 7, 5),
+                                  ("--window 16384", 1, 1)):
+        assert (args2(flags).batch, args2(flags).windows_per_half) == (batch, windows)
 
 
 def test_learning_rate():
@@ -249,7 +240,7 @@ def test_learning_rate():
     # 64 windows of 32, 32 of 64: as many tokens. With the batch alone, or the window, it scales.
     for flags, peak in (("--window 32", 5e-4), ("--batch 8", 1.25e-4),
                         ("--batch 32 --window 32", 2.5e-4)):
-        assert stage2.lr_at(999, total, args2(*flags.split())) == pytest.approx(peak)
+        assert stage2.lr_at(999, total, args2(flags)) == pytest.approx(peak)
 
 
 @pytest.mark.parametrize("warmup", ["0", "0.3", "2.5", "10", "33.3", "100", "250"])
@@ -265,10 +256,9 @@ def test_the_learning_rate_never_exceeds_its_peak(warmup):
 
 @pytest.mark.parametrize("sampling", ["random", "bins"])
 def test_windows(sampling):
-    """Inside their half, on any frame; every half as often as another; bins are filled once an
-    epoch."""
+    """Inside their half, on any frame; every half as often as another; each bin once an epoch."""
     halves = halves_of(200, 33, 120)
-    args = args2(*f"--window 16 --batch 6 --windows-per-half 4 --sampling {sampling}".split())
+    args = args2(f"--window 16 --batch 6 --windows-per-half 4 --sampling {sampling}")
 
     def picks_of(steps):
         return [pick for step in steps for pick in stage2.pick_windows(step, args, halves)]
@@ -283,7 +273,7 @@ def test_windows(sampling):
     starts = [first for h, first in picks_of(range(2000)) if h == 0]
     assert min(starts) == 0 and max(starts) == 168 and 0.45 < np.mean(np.array(starts) % 2) < 0.55
     assert {first for h, first in picks_of(range(200)) if h == 1} == {0, 1}
-    odd = args2("--batch", "5", "--windows-per-half", "4", "--epochs", "3")
+    odd = args2("--batch 5 --windows-per-half 4 --epochs 3")
     assert stage2.count_steps(odd, halves) == 36 // 5      # epochs follow without a seam
     orders = [[h for h, _ in picks_of((2 * epoch, 2 * epoch + 1))] for epoch in range(5)]
     assert len(set(map(tuple, orders))) > 1                           # another order every epoch
@@ -291,18 +281,16 @@ def test_windows(sampling):
 
 def test_sampling_is_a_function_of_seed_and_step():
     check_function_of_step(lambda step, seed: stage2.pick_windows(
-        step, args2("--window", "8", "--batch", "32", "--seed", str(seed)), halves_of(50, 70)))
+        step, args2(f"--window 8 --batch 32 --seed {seed}"), halves_of(50, 70)))
 
 
 def test_the_views_recipe(monkeypatch):
-    """The whole frame, squeezed; strengths and probabilities of the paper, in their order;
-    normalised at the end, and only there."""
+    """The whole frame, squeezed; then as in the paper, in its order; normalised only at the end."""
     calls = record_augmentations(monkeypatch)
     frames = torch.randint(0, 256, (3, 2, 48, 48, 3), dtype=torch.uint8)          # (B, T, H, W, 3)
-    for color, flags in (([0.8, 0.8, 0.4, 0.2], []),
-                         ([0.1, 0.2, 0.3, 0.4], ["--color", "0.1", "0.2", "0.3", "0.4"])):
+    for color, flags in (([0.8, 0.8, 0.4, 0.2], ""), ([0.1, 0.2, 0.3, 0.4], "--color .1 .2 .3 .4")):
         calls.clear()
-        made = stage2.view(frames, augment.Draws(0, 0, 3), SMALL, args2(*flags),
+        made = stage2.view(frames, augment.Draws(0, 0, 3), SMALL, args2(flags),
                            torch.device("cpu"))
         assert calls == [("resize", 48), ("color_jitter", color, 0.8), ("grayscale", 0.2),
                          ("gaussian_blur", 0.5), ("solarize", 0.2), ("hflip", 0.5),
@@ -311,30 +299,10 @@ def test_the_views_recipe(monkeypatch):
 
 
 # ------------------------------------------------------------------ 3. steps by hand
-COMMON = shlex.split("--model vivit_micro --workers 1 --device cpu --log-every 2 --lr 0.01 "
-                     "--seed 5 --batch 4 --steps 6 --window 8 --features-name teacher")
-
-
-def run2(matches, out, *more):
-    """Runs stage 2 through its main; returns the checkpoint that it left."""
-    stage2.main(stage2.parse_args(["--data", str(matches), "--out", str(out), *COMMON, *more]))
-    return model.load_checkpoint(Path(out) / "last.pt")
-
-
-def other_features(matches, root, make=lambda rows: rows, name="teacher"):
-    """Teacher features in a folder of their own, make(rows) of every half's; returns the flags."""
-    for half in find_halves(matches):
-        path = root / half.match / f"{half.number}_{name}.npy"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, make(np.load(matches / half.match / f"{half.number}_teacher.npy")))
-    return ["--features", str(root)]
-
-
-HAND = shlex.split(
-    "--model vivit_tiny --windows-per-half 3 --sampling bins --steps 4 --epochs 8 --lr 5 --seed 4 "
-    "--warmup-epochs 3 --tau 0.2 --tau-m 0.11 --lam 0.3 --mask 0.4 --weight-decay 20 "
-    "--clip-grad 0.05 --color 0.3 0.2 0.5 0.1 --temporal-depth 3 --features-name other "
-    "--log-every 1 --save-every 1")
+HAND = ("--model vivit_tiny --windows-per-half 3 --sampling bins --steps 4 --epochs 8 --lr 5 "
+        "--warmup-epochs 3 --tau 0.2 --tau-m 0.11 --lam 0.3 --mask 0.4 --weight-decay 20 --seed 4 "
+        "--clip-grad 0.05 --color 0.3 0.2 0.5 0.1 --temporal-depth 3 --features-name other "
+        "--log-every 1 --save-every 1 --batch 4 --window 8")
 BATCH, WINDOW, STEPS, TAU, TAU_M, LAM, DECAY, CLIP, SEED = 4, 8, 4, 0.2, 0.11, 0.3, 20, 0.05, 4
 PEAK = 5 * (4 / 256) * (8 / 32)                       # for 256 windows of 32 tokens
 
@@ -368,8 +336,7 @@ def input_by_hand(matches, picks, step, cfg):
 
 
 def tokens_by_hand(net, x, masked):
-    """Clips one by one through the spatial encoder but for the masked ones; the temporal
-    transformer sees the mask token in their places."""
+    """Clips one by one, but for the masked ones: in their places stands the mask token."""
     places = [(b, k) for b in range(BATCH) for k in range(WINDOW) if not masked[b, k]]
     h = net.spatial(torch.stack([x[b, 2 * k:2 * k + 2] for b, k in places]))
     h = dict(zip(places, h, strict=True))
@@ -385,7 +352,7 @@ def steps_by_hand(matches, features, net, projector, align):
     parameters = {**{f"model.{name}": p for name, p in net.named_parameters()
                      if not name.startswith("head.")},
                   **{f"projector.{name}": p for name, p in projector.named_parameters()}}
-    adams, args = adamw_by_hand(parameters, DECAY), args2(*COMMON, *HAND)
+    adams, args = adamw_by_hand(parameters, DECAY), args2(HAND)
     for step in range(STEPS):
         picks = stage2.pick_windows(step, args, find_halves(matches))             # test_windows
         assert any(first % 2 for _, first in picks)
@@ -432,14 +399,12 @@ def test_steps_by_hand(align, matches, tmp_path, monkeypatch):
     monkeypatch.setattr(stage2, "Student", Spied)
     saved, added = (record(monkeypatch, *where) for where in (
         (run, "save_checkpoint"), (run.Log, "add")))
-    run2(matches, tmp_path / "run", *HAND, *options, "--align", align, "--init",
-         str(tmp_path / "stage1.pt"))
+    run2(matches, tmp_path / "run", HAND, options, f"--align {align} --init {tmp_path}/stage1.pt")
     net, projector = start                                # as they were before the first step
     assert all(torch.equal(dict(net.named_parameters())[name], init[name]) for name in init)
     assert len(net.temporal.blocks) == 3 and net.cfg.head_width == 48
     assert [layer.weight.shape for layer in list(projector)[::2]] == [(48, 32), (48, 48), (10, 48)]
     assert net.temporal.mask_token.eq(0).all() and 0.01 < net.temporal.pos_embed.std() < 0.03
-    before = {name: p.detach().clone() for name, p in net.named_parameters()}
     net.requires_grad_(True)
 
     lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
@@ -467,9 +432,6 @@ def test_steps_by_hand(align, matches, tmp_path, monkeypatch):
             expected = adam.parameter.detach()
             far = PEAK * expected.numel() ** 0.5          # about how far a step goes
             assert_near(state[part][rest], expected, 1e-3 * far, name)
-    final = saved[-1][1]["model"]
-    assert {name for name in final if torch.equal(final[name], before[name])} == {
-        "head.weight", "head.bias"}                       # stage 3's; everything else has moved
 
 
 # ------------------------------------------------------------------ 4. a broken teacher shows
@@ -501,8 +463,8 @@ def test_a_broken_teacher_shows(matches, tmp_path, monkeypatch):
 
         monkeypatch.setattr(bank, "load_or_make", stored)
         monkeypatch.setattr(stage2, "Student", student)
-        out = tmp_path / f"{student.__name__} {how}"
-        run2(matches, out, "--steps", "1", "--centroids", str(tmp_path))
+        out = tmp_path / student.__name__ / how.replace(" ", "_")
+        run2(matches, out, f"--steps 1 --centroids {tmp_path}")
         return logged(out, "divergence")[0]
 
     def spied(self, *args):
@@ -522,29 +484,28 @@ def test_where_the_weights_come_from(matches, tmp_path):
     spatial ones, or not. With a learning rate of 0 they can be seen where they arrived."""
     one = write_init(tmp_path / "1.pt", 1)
     of_blocks = {name for name in one if name.startswith(("spatial.blocks.", "spatial.norm."))}
-    for depth, how, copied in (("2", "copy", of_blocks), ("3", "copy", of_blocks),
-                               ("2", "random", set())):
-        state = run2(matches, tmp_path / (depth + how), "--init", str(tmp_path / "1.pt"), "--steps",
-                     "1", "--lr", "0", "--temporal-depth", depth, "--temporal-init", how)
+    for how, depth, same in (("copy", 2, of_blocks), ("copy", 3, of_blocks), ("random", 2, set())):
+        state = run2(matches, tmp_path / f"{how}{depth}", f"--init {tmp_path}/1.pt --steps 1",
+                     f"--lr 0 --temporal-depth {depth} --temporal-init {how}")
         weights = state["model"]
         assert all(torch.equal(weights[name], value) for name, value in one.items())
         assert state["config"].embed_dim == 32 and state["config"].window_tokens == 8
         assert weights["temporal.pos_embed"].shape == (1, 8, 32)
-        assert copied == {name for name in one if torch.equal(
+        assert same == {name for name in one if torch.equal(
             weights.get(name.replace("spatial", "temporal"), torch.empty(0)), one[name])}
-        assert ("temporal.blocks.2.mlp.fc1.weight" in weights) == (depth == "3")   # has no source
-    new = run2(matches, tmp_path / "new", "--steps", "1", "--temporal-depth", "1")
+        assert ("temporal.blocks.2.mlp.fc1.weight" in weights) == (depth == 3)   # has no source
+    new = run2(matches, tmp_path / "new", "--steps 1 --temporal-depth 1")
     assert new["config"].model == "vivit_micro" and new["config"].temporal_depth == 1
 
 
 def test_a_half_of_one_window_is_long_enough(matches, tmp_path, capsys):
     """Of 30, 20, 26 and 23 tokens, with windows of 23: one half is left out, of the bank too."""
-    run2(matches, tmp_path, "--window", "23", "--steps", "1", "--centroids", str(tmp_path))
+    run2(matches, tmp_path, f"--window 23 --steps 1 --centroids {tmp_path}")
     printed = capsys.readouterr().out
     assert "1 of 4 halves are shorter than a window" in printed and "bank of 79 feat" in printed
 
 
-@pytest.mark.parametrize("mask, masked", [("0", False), ("0.1", False), ("0.25", True)])
+@pytest.mark.parametrize("mask, masked", [(0, False), (0.1, False), (0.25, True)])
 def test_what_is_trained_gets_a_gradient(mask, masked, matches, tmp_path, monkeypatch):
     """Everything but stage 3's head, and the mask token if a token is masked (0.1 of 8 is none):
     several processes would wait for the gradient of a weight that is not used."""
@@ -558,7 +519,7 @@ def test_what_is_trained_gets_a_gradient(mask, masked, matches, tmp_path, monkey
         return clip(parameters, max_norm)
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
-    state = run2(matches, tmp_path, "--steps", "2", "--mask", mask)
+    state = run2(matches, tmp_path, f"--steps 2 --mask {mask}")
     expected = ["model.head.bias", "model.head.weight"]
     if not masked:
         expected.append("model.temporal.mask_token")
@@ -568,12 +529,11 @@ def test_what_is_trained_gets_a_gradient(mask, masked, matches, tmp_path, monkey
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_queue(accumulate, matches, tmp_path, monkeypatch):
-    """--bank queue: 65,536 random unit vectors to begin with; the 32 features of a step, those of
-    the tokens' own seconds, go in after it, from the front. No soft targets are made."""
+    """65,536 random unit vectors to begin with; the 32 features of a step go in after it, from the
+    front. No soft targets are made."""
     calls = record(monkeypatch, stage2, "sce_loss_queue")
-    state = run2(matches, tmp_path / "run", "--bank", "queue", "--accumulate", str(accumulate),
-                 "--tau", "0.2", "--tau-m", "0.11", "--lam", "0.3",
-                 "--centroids", str(tmp_path / "none"))
+    state = run2(matches, tmp_path / "run", f"--bank queue --accumulate {accumulate} --tau 0.2 "
+                 f"--tau-m 0.11 --lam 0.3 --centroids {tmp_path}/none")
     assert not (tmp_path / "none").exists()
     first = calls[0][0][2]
     torch.testing.assert_close(first.norm(dim=1), torch.ones(65536))
@@ -587,41 +547,33 @@ def test_the_queue(accumulate, matches, tmp_path, monkeypatch):
             assert torch.equal(queue[len(pushed):], first[len(pushed):])
         pushed = torch.cat([pushed, *(p.flatten(0, 1) for _, p, *_ in of_step)])
     assert torch.equal(state["queue"][:192], pushed)
-    halves, args = find_halves(matches), args2("--batch", "4", "--window", "8", "--seed", "5")
-    for b, (h, start) in enumerate(stage2.pick_windows(0, args, halves)):
-        seconds = [min((start + 2 * k + 1) // 2, halves[h].n_frames // 2 - 1) for k in range(8)]
-        rows = np.load(matches / halves[h].match / f"{halves[h].number}_teacher.npy")[seconds]
-        expected = F.normalize(torch.from_numpy(rows), dim=1)
-        torch.testing.assert_close(pushed[8 * b:8 * b + 8], expected)
 
 
 def test_a_full_queue_forgets_the_oldest(matches, tmp_path, monkeypatch):
-    """It is a ring: at its end the features go on from the front. Here it has 40 places for 32
-    features a step."""
+    """It is a ring, here of 40 places for 32 features a step."""
     randn = torch.randn
     monkeypatch.setattr(torch, "randn",
                         lambda *shape, **more: randn(40 if shape[0] == 65536 else shape[0],
                                                      *shape[1:], **more))
     calls = record(monkeypatch, stage2, "sce_loss_queue")
-    state = run2(matches, tmp_path, "--bank", "queue", "--steps", "3")
+    state = run2(matches, tmp_path, "--bank queue --steps 3")
     p = [args[1].flatten(0, 1) for args, _ in calls]
     expected = torch.cat([p[2][16:], p[1][24:], p[2][:16]])           # written at 64 .. 95, mod 40
     assert torch.equal(state["queue"], expected)
 
 
-@pytest.mark.parametrize("options", [[], ["--bank", "queue"]], ids=["complete bank", "queue"])
+@pytest.mark.parametrize("options", ["", "--bank queue"], ids=["complete bank", "queue"])
 def test_accumulation_changes_nothing(options, matches, tmp_path, monkeypatch):
     """Augmentations and masks are those of the whole batch."""
-    check_accumulation(lambda out, *more: run2(matches, out, "--steps", "1", *options, *more),
+    check_accumulation(lambda out, *more: run2(matches, out, "--steps 1", options, *more),
                        tmp_path, monkeypatch, ["1", "2"], ["loss", "divergence"])
 
 
 def test_half_precision(matches, tmp_path, monkeypatch):
-    """--bf16: network and bank in bfloat16, sums in float32. The numbers of the first step are
-    those of float32 to three digits."""
+    """Network and bank in bfloat16, sums in float32: the numbers of float32 to three digits."""
     calls = record(monkeypatch, stage2, "sce_loss")
-    for name, more in {"float32": [], "bf16": ["--bf16"]}.items():
-        run2(matches, tmp_path / name, "--steps", "1", "--centroids", str(tmp_path / name), *more)
+    for name, more in {"float32": "", "bf16": "--bf16"}.items():
+        run2(matches, tmp_path / name, f"--steps 1 --centroids {tmp_path / name}", more)
     assert [args[3].dtype for args, _ in calls] == [torch.float32, torch.bfloat16]
     for key in ("loss", "divergence"):
         got, expected = (logged(tmp_path / name, key)[0] for name in ("bf16", "float32"))
@@ -646,8 +598,7 @@ def test_the_first_process_makes_the_soft_targets(matches, tmp_path, monkeypatch
     assert np.array_equal(*tables) and table.shape == (99, 14) and teacher.rows.shape == (99, 12)
     torch.testing.assert_close(torch.from_numpy(np.array(table)),
                                soft_of(teacher.rows, 0.07).pack())
-    path, = tmp_path.iterdir()
-    assert re.fullmatch(r"centroids_teacher_tau0\.07_[0-9a-f]{12}\.npy", path.name)
+    assert len([*tmp_path.glob("centroids_teacher_tau0.07_????????????.npy")]) == 1
 
 
 # ------------------------------------------------------------------ 6. mistakes
@@ -679,7 +630,7 @@ def test_features_that_do_not_fit(spoil, message, matches, tmp_path):
     options, spoilt = other_features(matches, tmp_path), tmp_path / "league/two/1_teacher.npy"
     spoil(spoilt, np.load(spoilt))
     with pytest.raises(DataError, match=message) as error:
-        run2(matches, tmp_path / "run", *options)
+        run2(matches, tmp_path / "run", options)
     assert str(error.value).startswith(f"{spoilt}: ") and "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
@@ -689,8 +640,8 @@ def test_features_at_another_rate(matches, tmp_path, capsys):
     features = other_features(matches, tmp_path / "features", lambda rows: np.float32(
         np.random.default_rng(1).standard_normal((2 * len(rows), 12))))
     with pytest.raises(DataError, match="rows per second and not 1; give --features-fps"):
-        run2(matches, tmp_path / "run", *features)
-    run2(matches, tmp_path / "run", *features, "--features-fps", "2")
+        run2(matches, tmp_path / "run", features)
+    run2(matches, tmp_path / "run", features, "--features-fps 2")
     assert "198 features x 12, 2 per second" in capsys.readouterr().out
 
 
@@ -698,9 +649,9 @@ def test_features_that_are_all_equal(matches, tmp_path):
     """Eq. 4 would divide 0 by 0. With the queue, whose rows are random, there is something else."""
     options = other_features(matches, tmp_path, lambda rows: np.full_like(rows, 3))
     with pytest.raises(DataError, match="1_teacher.npy: all 99 features of the bank are equal"):
-        run2(matches, tmp_path / "run", *options)
+        run2(matches, tmp_path / "run", options)
     assert not (tmp_path / "run").exists()
-    run2(matches, tmp_path / "run", *options, "--bank", "queue", "--steps", "1")
+    run2(matches, tmp_path / "run", options, "--bank queue --steps 1")
     assert math.isfinite(logged(tmp_path / "run")[0])
 
 
@@ -717,4 +668,4 @@ def test_features_that_are_cut_under_a_run(matches, tmp_path, monkeypatch):
 
     monkeypatch.setattr(run.Log, "add", cut)
     with pytest.raises(DataError, match="_teacher.npy: was cut short; extract this half's"):
-        run2(matches, tmp_path / "run", *options)
+        run2(matches, tmp_path / "run", options)
