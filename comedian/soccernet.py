@@ -210,13 +210,25 @@ def match_labels(source, matches, encoding=None):
 
 
 def listed_labels(source, encoding=None):
-    """{match: Listed} of a file with the labels of many matches, or of those in a folder."""
-    source = Path(source)
+    """{match: Listed} of a file with the labels of many matches, a table or OpenSportsLab's .json,
+    or of those in a folder. In one file names that are equal in Unicode NFC are one match."""
+    source, labels = Path(source), {}
     paths = [path for name in LABEL_LISTS if os.path.lexists(path := source / name)]
     if source.suffix.lower() in (*TABLES, ".json") and not source.is_dir():
         paths = [source]
-    return {match: of_match for path in paths
-            for match, of_match in read_list_of_matches(path, encoding).items()}
+    for path in paths:
+        found, is_spotted = (read_osl(path) if path.suffix.lower() == ".json" else
+                             read_csv(path, encoding))
+        if not found:
+            raise formats.refused(path, "a list of labels", "no video is named in it")
+        if is_spotted:
+            print(f"note: {path}: has confidences, as predictions have; they are taken for labels")
+        of_path = {}
+        for match, rows in found.items():
+            key = unicodedata.normalize("NFC", match)
+            of_path.setdefault(key, (match, Listed(str(path), [])))[1].rows.extend(rows)
+        labels |= dict(of_path.values())
+    return labels
 
 
 def read_labels(labels, classes):
@@ -245,22 +257,6 @@ def read_rows(path):
     return rows
 
 
-def read_list_of_matches(path, encoding=None):
-    """{match: Listed} of a file with the labels of many matches: a table, or OpenSportsLab's .json.
-    Names that are equal in Unicode NFC are one match."""
-    found, is_spotted = (read_osl(path) if Path(path).suffix.lower() == ".json" else
-                         read_csv(path, encoding))
-    if not found:
-        raise formats.refused(path, "a list of labels", "no video is named in it")
-    if is_spotted:
-        print(f"note: {path}: has confidences, as predictions have; they are taken for labels")
-    labels = {}
-    for match, rows in found.items():
-        key = unicodedata.normalize("NFC", match)
-        labels.setdefault(key, (match, Listed(str(path), [])))[1].rows.extend(rows)
-    return dict(labels.values())
-
-
 COLUMNS = ("video", "time", "label", "half", "visibility")       # of a table, those that are read
 EXPORTED = ["video", "half", "time", "label", "confidence"]      # the head that export.py writes
 GUARD = re.compile(r"^'(?='*[=+\-@\t\r])")   # what it writes before a cell that is no formula
@@ -273,9 +269,9 @@ def read_csv(path, encoding=None):
         cup/derby.mp4,12:34.5,Goal        may be there are half (1 or 2) and visibility ("not shown"
         league/2 - 1/2_224p.mkv,754,Foul  by the broadcast); what else is there is not looked at
 
-    video: its path, see `video_of`; time: in that file, seconds, mm:ss or h:mm:ss. A line without
-    time and label says that the video was watched: nothing happened in it. Blanks around a cell do
-    not count, but in a table of export.py, which comes back to the byte. DataError names the line.
+    time: in that video, see `clock_s`. A line without time and label says that the video was
+    watched: nothing happened in it. Blanks around a cell do not count, but in a table of export.py,
+    which comes back to the byte. DataError names the line.
     """
     what, found, is_spotted = "a table of labels", {}, False
     text = table_text(path, what, encoding)
@@ -338,8 +334,8 @@ def table_text(path, what, encoding=None):
 
 
 def read_osl(path):
-    """The same of OpenSportsLab's JSON: data[] with inputs[].path and events[]. An event stands at
-    its position_ms, or, without one, at its gameTime."""
+    """The same of OpenSportsLab's JSON: data[] with inputs[].path and events[], each with its
+    position_ms or gameTime."""
     what, found, is_spotted = "labels of OpenSportsLab's kind", {}, False
     entries, about = read_list(path, "data", what), formats.read_json(path, what).get("metadata")
     if isinstance(about, dict) and "predict" in str(about.get("type")).lower():
@@ -370,10 +366,7 @@ def read_osl(path):
 def video_of(name):
     """(match, half) of a video, from its path below the root: the names that infer.py and
     comedian.prepare give it. cup/derby.mp4 -> ("cup/derby", 1), game/2_224p.mkv -> ("game", 2).
-
-    A path that begins elsewhere (/videos/, C:/videos/, //server/ with either slash, https://) stays
-    whole: `same_names` finds its match by the end of the path.
-    """
+    One that begins elsewhere (/videos/, C:\\, https://) stays whole: see `same_names`."""
     if re.match(r"[a-z][a-z\d+.-]+://", name, re.IGNORECASE):
         name = urllib.parse.unquote(re.split("[?#]", name)[0])
     path = PurePosixPath(name.replace("\\", "/"))
@@ -420,9 +413,9 @@ def clock_flag(text):
 
 # ------------------------------------------------------------------ labels and videos
 def same_names(labels, matches):
-    """`labels`, {match: ...}, under the names that other files give the same matches, where that is
-    no question: the same name in Unicode NFC; else the same but for the suffix of a file; else one
-    that is the end of the other, of folders further up."""
+    """`labels`, {match: ...}, under the names that other files give the same matches, where only
+    one fits: the same in Unicode NFC; else the same but for a file's suffix; else one that is the
+    end of the other, of folders further up."""
     def path_of(name):
         return PurePosixPath(unicodedata.normalize("NFC", name))
 
@@ -499,10 +492,9 @@ def unreachable(events, spans, classes, source=None):
 def labelled_halves(root, source, split=None, classes=(), fixed=True, radius_s=0.5,
                     image_size=None, encoding=None):
     """Halves of the labelled matches below `root`, {match: events}, and the classes; says what it
-    found. source: of the labels. Unless `fixed` the classes are those given or, if there are none,
-    SoccerNet's; but if most labels are others, theirs. radius_s: from a label to frames it is of.
-
-    DataError if no match has labels, if none is of the classes, or if none reaches a frame."""
+    found. source: of the labels. Unless `fixed` the classes are those given or SoccerNet's, or, if
+    most labels are others, theirs. radius_s: from a label to frames it is of. DataError if no match
+    has labels, if none is of the classes, or if none reaches a frame."""
     everywhere = find_halves(root)
     halves = in_split(everywhere, split, root) if split else everywhere
     print(describe(halves, root, image_size))
@@ -550,11 +542,11 @@ def classes_of(labels, known=SOCCERNET_CLASSES):
             print(f"classes: {whose} {len(known)}, for half of the labels or more have their names "
                   f"({n_known:,} of {counts.total():,}); --classes FILE decides otherwise")
         return known
-    odd = next((name for name in counts if not str(name).isprintable()), None)
-    if len(counts) > MAX_CLASSES or odd is not None:
+    odd = [f" ({name!r} {'has a character that ' * isinstance(name, str)}is no text)"
+           for name in counts if not isinstance(name, str) or not name.isprintable()]
+    if len(counts) > MAX_CLASSES or odd:
         raise DataError(f"{next(iter(labels))}: its {len(counts)} names of labels are not those of "
-                        "classes" + (f" ({odd!r} has a character that is no text)" if odd else "")
-                        + "; correct it, or give --classes FILE")
+                        f"classes{''.join(odd[:1])}; correct it, or give --classes FILE")
     names = tuple(sorted(counts))
     print(f"classes: {len(names)} from the labels: {', '.join(names)}")
     return names
@@ -580,14 +572,11 @@ def read_predictions(path, classes):
                        "label, half, position (whole ms) or confidence"):
             position_ms, half = whole_ms(entry["position"]), int(entry["half"])
             label = index.get(entry["label"])
-            if label is None or half not in (1, 2):
-                continue
-            confidence = entry["confidence"]          # null is NaN there, and so never counts
-            rows.append((half, label, position_ms,
-                         float("nan") if confidence is None else float(confidence)))
-    table = np.array(rows, np.float64).reshape(-1, 4)                    # (n, 4)
-    return Detections(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64),
-                      table[:, 2], table[:, 3])
+            if label is not None and half in (1, 2):       # null is NaN there: it never counts
+                rows.append((half, label, position_ms, float(
+                    "nan" if entry["confidence"] is None else entry["confidence"])))
+    half, label, position_ms, confidence = np.array(rows, np.float64).reshape(-1, 4).T
+    return Detections(half.astype(np.int64), label.astype(np.int64), position_ms, confidence)
 
 
 def about_results(path):

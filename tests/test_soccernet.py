@@ -271,6 +271,10 @@ def test_classes_where_nobody_names_them(tmp_path, capsys):
         path = write_labels(tmp_path / "L.json", annotation(), *n * [annotation(label="Dance")])
         assert soccernet.classes_of([path]) == classes
         assert capsys.readouterr().out == f"classes: {said}\n"
+    for label in (7, None):
+        write_labels(path, annotation(label="Dance"), annotation(label=label))
+        with pytest.raises(DataError, match=f"L.json: its 2 .* \\({label} is no text\\); cor"):
+            soccernet.classes_of([path])
 
 
 @pytest.mark.parametrize("labels, matches, found", [
@@ -351,22 +355,20 @@ def test_matches_are_found_by_name_in_a_folder_or_a_zip(tmp_path):
 CLASSES = ("Goal", "Foul", "Red card")
 
 
-def store(root, match, lengths, window=16, whole=False, start_s=0.0, **changes):
+def store(root, match, lengths, start_s=0.0, **changes):
     """Writes random scores of a match's halves 1, 2 as infer.py does. Returns the windows of each,
-    (scores, starts), or with `whole` the merged scores (n_tokens, K)."""
-    rng, windows, merged = np.random.default_rng(len(match)), [], []
+    (scores, starts)."""
+    rng, windows = np.random.default_rng(len(match)), []
     halves = [Half(match, h, "", "", 8, ".jpg", 1, 2 * n, 2.0) for h, n in enumerate(lengths, 1)]
     for n in lengths:
-        starts = torch.tensor([*range(0, n - window, window // 2), max(0, n - window)])
-        scores = torch.from_numpy(rng.random((len(starts), window, 3), np.float32))
-        windows.append((scores, starts))
-        merged.append(torch.from_numpy(rng.random((n, 3), np.float32)))
+        starts = torch.tensor([*range(0, n - 16, 8), n - 16])
+        windows.append((torch.from_numpy(rng.random((len(starts), 16, 3), np.float32)), starts))
     path = root / match / SCORES
-    soccernet.write_scores(path, match, CLASSES, halves, merged,
-                           [None] * len(halves) if whole else windows, start_s)
+    soccernet.write_scores(path, match, CLASSES, halves, [torch.zeros(n, 3) for n in lengths],
+                           windows, start_s)
     if changes:
         np.savez(path, **dict(np.load(path)) | changes)
-    return merged if whole else windows
+    return windows
 
 
 def test_scores_come_back_as_they_were_stored(tmp_path):
@@ -381,16 +383,6 @@ def test_scores_come_back_as_they_were_stored(tmp_path):
     assert half.tolist() == [0] * 7 + [1] * 4 + [2] * 4 and length.tolist() == [61, 40, 33, 0]
     store(tmp_path / "late", "a", [20], start_s=12.5)
     assert soccernet.read_scores(tmp_path / "late").start_s == 12.5
-
-
-def test_merged_scores_are_one_window_per_half(tmp_path):
-    """Padded to the longest; merging it again returns what was stored."""
-    merged = store(tmp_path, "a", [61, 40], whole=True)
-    stored = soccernet.read_scores(tmp_path)
-    scores, start, half, length = stored.windows
-    assert stored.merged and scores.shape == (2, 61, 3) and half.tolist() == [0, 1]
-    assert torch.equal(scores[0], merged[0]) and torch.equal(scores[1, :40], merged[1])
-    assert not scores[1, 40:].any() and start.tolist() == [0, 0] and length.tolist() == [61, 40]
 
 
 @pytest.mark.parametrize("changes, message", [
