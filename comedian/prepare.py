@@ -116,7 +116,7 @@ def write_half(job, tell):
         if "is cut off" in text:                           # kept, and told at the end of every run
             made["cut_off"] = text.removeprefix(f"{job.path}: ")
         else:
-            video.say(text)
+            video.print_note(text)
 
     unfinished = job.folder.with_name(f".{job.folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)          # left by a run that was killed
@@ -218,7 +218,7 @@ def extract_all(args, jobs, n_matches):
     spent_s = time.time() - since
     cut = [job for job in ready if "cut_off" in read_made(job)]
     for job in cut:
-        video.say(f"{job.path}: {read_made(job)['cut_off']}")
+        video.print_note(f"{job.path}: {read_made(job)['cut_off']}")
     print(f"frames: {frames:,} new frames in {spent_s:.1f} s, "
           f"{frames / args.fps / 60 / spent_s:.2f} min of video per second; {args.out}"
           + (f"; of {len(cut)} halves the video is cut off" if cut else ""))

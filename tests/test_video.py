@@ -194,8 +194,8 @@ def test_a_gap_repeats_the_picture_before_it(tmp_path):
 
 def test_only_pictures_that_are_needed_are_converted(tmp_path, monkeypatch):
     """At 25 fps two in 25 are; the rest are decoded, which costs less."""
-    calls, converted = [], video.converted
-    monkeypatch.setattr(video, "converted", lambda *a: calls.append(1) or converted(*a))
+    calls, to_rgb = [], video.to_rgb
+    monkeypatch.setattr(video, "to_rgb", lambda *a: calls.append(1) or to_rgb(*a))
     assert len(list(video.sample(write_mkv(tmp_path / "v.mkv", steady(25, 40))))) == 80
     assert len(calls) == 80
 
