@@ -558,7 +558,8 @@ def matches_below(root):
                 halves[half_number(path) or path].append(path)
             elif suffix not in BESIDE:
                 others[suffix or "without a suffix"] += 1
-        ranked = {half: sorted(same, key=resolution) for half, same in halves.items()}
+        ranked = {half: sorted(same, key=resolution) if len(same) > 1 else same
+                  for half, same in halves.items()}
         left_out += [(same[0], other) for same in ranked.values() for other in same[1:]]
         if match := [ranked[half][0] for half in (1, 2) if half in ranked]:
             matches.append(match)
