@@ -110,10 +110,12 @@ def test_score_counts_the_goals(tmp_path, monkeypatch):
 
 
 # ------------------------------------------------------------------ 3. made once
-def test_second_call_touches_nothing(rendered, capsys):
+def test_a_second_call_touches_nothing_and_other_settings_are_refused(rendered, capsys):
     before = {path: path.stat().st_mtime_ns for path in rendered.rglob("*")}
     render(rendered)
     assert "already there" in capsys.readouterr().out
+    with pytest.raises(DataError, match="other settings.*choose another --out"):
+        render(rendered, seed=5)
     assert {path: path.stat().st_mtime_ns for path in rendered.rglob("*")} == before
 
 
@@ -150,13 +152,6 @@ def test_half_finished_folder_is_finished(rendered, tmp_path):
     render(out)
     assert tree(out) == tree(rendered)
     assert (untouched / "2_224p" / "00000001.jpg").stat().st_mtime_ns == written
-
-
-def test_other_settings_are_refused(rendered):
-    before = tree(rendered)
-    with pytest.raises(DataError, match="other settings.*choose another --out"):
-        render(rendered, seed=5)
-    assert tree(rendered) == before
 
 
 @pytest.mark.parametrize("name, text, message", [

@@ -28,6 +28,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import record
 
 import infer
 from comedian import DataError, evaluate, lock, prepare, soccernet, video
@@ -174,8 +175,7 @@ def test_a_stretch(kind, start_s, end_s, tmp_path):
 def test_a_stretch_of_h264(tmp_path, monkeypatch):
     """Far from key frames; times count from start_s, as after ffmpeg's -ss. Of what lies before the
     last key frame nothing is decoded."""
-    decoded, stamp = [], video.Stamps.__call__
-    monkeypatch.setattr(video.Stamps, "__call__", lambda *a: decoded.append(1) or stamp(*a))
+    decoded = record(monkeypatch, video.Stamps, "__call__")
     path = write_h264(tmp_path / "v.mp4", steady(25, 30), "-bf", 2, "-g", 250)
     for start_s, length_s in [(3.3, 4.0), (12.0, 5.3), (25.5, 10)]:
         assert (times(path, start_s=start_s, end_s=start_s + length_s)
@@ -194,8 +194,7 @@ def test_a_gap_repeats_the_picture_before_it(tmp_path):
 
 def test_only_pictures_that_are_needed_are_converted(tmp_path, monkeypatch):
     """At 25 fps two in 25 are; the rest are decoded, which costs less."""
-    calls, to_rgb = [], video.to_rgb
-    monkeypatch.setattr(video, "to_rgb", lambda *a: calls.append(1) or to_rgb(*a))
+    calls = record(monkeypatch, video, "to_rgb")
     assert len(list(video.sample(write_mkv(tmp_path / "v.mkv", steady(25, 40))))) == 80
     assert len(calls) == 80
 
@@ -239,13 +238,11 @@ def test_a_perfect_network_gets_full_marks(kind, offset_s, tmp_path):
         for token, clip in enumerate(seen):
             if clip == [second, second]:                   # both frames of the token agree
                 scores[0, token, label] = 0.9
-    args = infer.parse_args(["--data", "x", "--checkpoint", "y"])
-    found = infer.spot([half], [scores[0]], args)
+    found = infer.spot([half], [scores[0]], infer.parse_args("--data x --checkpoint y".split()))
     path = tmp_path / "results_spotting.json"
     soccernet.write_predictions(path, "m", found, CLASSES)
     truth = {"m": [soccernet.Event(1, label, 1000 * second, True) for second, label in EVENTS]}
-    spotted = {"m": soccernet.read_predictions(path, CLASSES)}
-    result = evaluate.score(truth, spotted, CLASSES)
+    result = evaluate.score(truth, {"m": soccernet.read_predictions(path, CLASSES)}, CLASSES)
     assert result["at1"]["a_mAP"] == result["tight"]["a_mAP"] == pytest.approx(1.0)
 
 
@@ -468,6 +465,8 @@ def test_two_videos_for_one_folder_are_refused(tmp_path):
     (lambda path: path.write_bytes(np.random.default_rng(0).bytes(20_000)),
      "not a video|no picture"),
     (lambda path: write_mkv(path, []), "not a video|no picture"),
+    (lambda path: path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n"      # a playlist
+                                  "http://127.0.0.1:9/a.ts\n"), "not a video|no picture"),
     (lambda path: path.write_bytes((VIDEOS / "rot90.mp4").read_bytes()[:100]),
      "cut off before its index")])
 def test_what_is_no_video_is_refused(make, message, name, tmp_path, capfd):
