@@ -48,13 +48,13 @@ class Job(NamedTuple):
     size: tuple                 # width, height in pixels
 
 
-def plan(root, out, fps, size):
+def find_jobs(root, out, fps, size):
     """A list of Jobs per match below `root`. Frames go to <out>/<folder of the file>/1_224p, as
     frames.find_halves reads them; a video that is not named by its half is half 1 of a match of its
     own, <out>/<folder of the file>/<its name>/1_224p.
     """
     from comedian import video
-    base, jobs, taken = Path(root), [], {}
+    base, jobs, sources = Path(root), [], {}
     base = base if base.is_dir() else base.parent
     for match in video.find_videos(root):
         jobs.append([])
@@ -62,15 +62,15 @@ def plan(root, out, fps, size):
             place, number = Path(os.path.relpath(path, base)), half_number(path)
             place = place.parent if number else place.with_suffix("")
             folder = Path(out) / place / f"{number or 1}_{size[1]}p"
-            if folder in taken:
-                raise DataError(f"{path} and {taken[folder]} would both become {folder}; "
+            if folder in sources:
+                raise DataError(f"{path} and {sources[folder]} would both become {folder}; "
                                 "rename one of them")
-            taken[folder] = path
+            sources[folder] = path
             jobs[-1].append(Job(str(path), folder, fps, size))
     return jobs
 
 
-def origin(job, n_frames):
+def description(job, n_frames):
     """What a folder of frames keeps in its made.json: what they were made from, and how."""
     return {"video_bytes": os.path.getsize(job.path), "fps": job.fps, "size": list(job.size),
             "frames": n_frames}
@@ -88,26 +88,26 @@ def is_done(job):
     if not job.folder.exists():
         return False
     images = sorted(job.folder.glob("*.jpg"))
-    wanted = origin(job, len(images))
+    wanted = description(job, len(images))
     if not images:
         raise DataError(f"{job.folder}: is there already, but without frames; remove it or choose "
                         "another --out")
     if (job.folder / "made.json").exists():
-        there = dict.fromkeys(wanted) | read_made(job)
+        found = dict.fromkeys(wanted) | read_made(job)
     else:                             # by another program: rate and size are all that tells
         height, width = read_frame(images[0]).shape[:2]
-        there = {"fps": read_rate(job.folder / "fps.txt"), "size": [width, height]}
-    for key in wanted.keys() & there:
-        if there[key] != wanted[key]:
+        found = {"fps": read_rate(job.folder / "fps.txt"), "size": [width, height]}
+    for key in wanted.keys() & found:
+        if found[key] != wanted[key]:
             raise DataError(f"{job.folder}: is there already, but made otherwise ({key}: "
-                            f"{there[key]}, now {wanted[key]}); remove it or choose another --out")
+                            f"{found[key]}, now {wanted[key]}); remove it or choose another --out")
     return True
 
 
-def write_half(job, tell):
+def write_half(job, advance):
     """Extracts one half into a folder that appears when it is whole. Returns how many frames.
 
-    tell(seconds) hears after every frame how much further it is, and may raise to stop.
+    advance(seconds) hears after every frame how much further it is, and may raise to stop.
     """
     from comedian import video
     cv2, made = opencv(), {}
@@ -116,7 +116,7 @@ def write_half(job, tell):
         if "is cut off" in text:                           # kept, and told at the end of every run
             made["cut_off"] = text.removeprefix(f"{job.path}: ")
         else:
-            video.say(text)
+            video.print_note(text)
 
     unfinished = job.folder.with_name(f".{job.folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)          # left by a run that was killed
@@ -128,10 +128,10 @@ def write_half(job, tell):
             _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR),
                                    [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
             (unfinished / f"{count:08d}.jpg").write_bytes(jpeg)
-            tell(1 / job.fps)
+            advance(1 / job.fps)
         if job.fps != DEFAULT_FPS:
             (unfinished / "fps.txt").write_text(f"{job.fps!r}\n")
-        (unfinished / "made.json").write_text(json.dumps(origin(job, count) | made) + "\n")
+        (unfinished / "made.json").write_text(json.dumps(description(job, count) | made) + "\n")
         os.replace(unfinished, job.folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)      # a full disk has room again
@@ -148,60 +148,59 @@ def extract(args):
     def interrupt(number, _):
         raise KeyboardInterrupt(number)
 
-    matches = plan(args.videos, args.out, args.fps, tuple(args.size))
+    matches = find_jobs(args.videos, args.out, args.fps, tuple(args.size))
     jobs = [job for match in matches for job in match]
     try:
         os.makedirs(args.out, exist_ok=True)
-        held = lock(args.out)
+        lock_file = lock(args.out)
     except OSError as error:
         raise DataError(f"{args.out}: cannot be written ({error.strerror}); choose another --out"
                         ) from None
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         extract_all(args, jobs, len(matches))
-    except KeyboardInterrupt as asked:
+    except KeyboardInterrupt as interruption:
         done = sum(job.folder.exists() for job in jobs)
         command.say_error(f"stopped; {done} of {len(jobs)} halves are finished in {args.out}; the "
                           "same command goes on from there")
-        sys.exit(128 + (asked.args or (signal.SIGINT,))[0])
+        sys.exit(128 + (interruption.args or (signal.SIGINT,))[0])
     finally:
         signal.signal(signal.SIGTERM, before)
-        os.close(held)
+        os.close(lock_file)
 
 
 def extract_all(args, jobs, n_matches):
     """The Jobs that are not done yet, args.jobs at a time. In threads, one per half: FFmpeg decodes
     and OpenCV compresses, and both free Python's lock."""
     from comedian import video
-    since = time.time()
-    broken, todo, ready = [], [], []                       # messages; (job, seconds); jobs
+    from tqdm import tqdm
+    begin, total_s = time.time(), 0
+    broken, todo, ready = [], [], []                       # messages; jobs; jobs
     for job in jobs:
         try:
             length_s = video.probe(job.path).duration_s
             if is_done(job):
                 ready.append(job)
             else:
-                todo.append((job, length_s))
+                todo.append(job)
+                total_s += length_s
         except DataError as error:
             broken.append(str(error))
-    total_s = sum(length_s for _, length_s in todo)
-    print(f"frames: {args.videos}: {n_matches} matches, {len(jobs)} halves; "
-          f"{len(ready)} done before, {len(todo)} to do "
-          f"({total_s / 3600:.2f} h of video)")
+    print(f"frames: {args.videos}: {n_matches} matches, {len(jobs)} halves; {len(ready)} done "
+          f"before, {len(todo)} to do ({total_s / 3600:.2f} h of video)")
 
-    from tqdm import tqdm             # here: --help need not wait for it
     stop, frames = threading.Event(), 0
     bar = tqdm(total=round(total_s / 60, 1), unit="min", desc="frames", disable=None,
                bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} min of video, {remaining} left")
 
-    def tell(seconds):
+    def advance(seconds):
         bar.update(seconds / 60)
         if stop.is_set():
             raise concurrent.futures.CancelledError
 
     opencv().setNumThreads(1)                              # halves run side by side instead
     with bar, concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        running = {pool.submit(write_half, job, tell): job for job, _ in todo}
+        running = {pool.submit(write_half, job, advance): job for job in todo}
         try:
             for half in concurrent.futures.as_completed(running):
                 try:
@@ -215,17 +214,17 @@ def extract_all(args, jobs, n_matches):
         finally:                                           # the others end, and clean up
             stop.set()
             pool.shutdown(cancel_futures=True)
-    spent_s = time.time() - since
+    spent_s = time.time() - begin
     cut = [job for job in ready if "cut_off" in read_made(job)]
     for job in cut:
-        video.say(f"{job.path}: {read_made(job)['cut_off']}")
+        video.print_note(f"{job.path}: {read_made(job)['cut_off']}")
     print(f"frames: {frames:,} new frames in {spent_s:.1f} s, "
           f"{frames / args.fps / 60 / spent_s:.2f} min of video per second; {args.out}"
           + (f"; of {len(cut)} halves the video is cut off" if cut else ""))
     if len(jobs) == len(broken) == 1:
         raise DataError(broken[0])
     for message in broken:
-        print(f"error: {message}", file=sys.stderr)
+        command.say_error(message)
     if broken:
         raise DataError(f"{len(broken)} of {len(jobs)} halves could not be read, the others are "
                         "done. Mend or remove them and run the same command again")
@@ -305,13 +304,13 @@ def fit_basis(files, width, standardize, device):
     Signs are fixed: the largest entry of a component is positive.
     """
     import torch
+    from tqdm import tqdm
     # A row is subtracted, so that little cancels and what never changes has variance 0, exactly.
     shift = next(blocks(files[0]))[0].to(device)                      # (D,)
     D, n = len(shift), 0
     total = torch.zeros(D, dtype=torch.float64, device=device)
     products = torch.zeros(D, D, dtype=torch.float64, device=device)
     edges = [D * i // PANELS for i in range(PANELS + 1)]
-    from tqdm import tqdm
     for file in tqdm(files, desc="covariance", unit="half", disable=None):
         for x in blocks(file):
             x = x.to(device) - shift                                  # (r, D)
@@ -395,18 +394,16 @@ def pca(args):
         if own != D:
             raise DataError(f"{file.path}: {own} wide, but {files[0].path} is {D}; "
                             "one --name for features of one kind")
-    print(f"data: {root}: {len({file.match for file in files})} matches, {len(files)} halves, "
+    matches, numbers = (sorted({file[i] for file in files}) for i in (0, 1))
+    print(f"data: {root}: {len(matches)} matches, {len(files)} halves, "
           f"{sum(n for n, _ in shapes.values()):,} rows of {D:,}")
-    numbers = {file.number for file in files}
-    for match, group in itertools.groupby(files, key=lambda file: file.match):
-        for n in sorted(numbers - {file.number for file in group}):
-            print(f"data: {root / match}: no {n}_{args.name}.npy; going on without it")
+    for match, n in sorted({*itertools.product(matches, numbers)} - {file[:2] for file in files}):
+        print(f"data: {root / match}: no {n}_{args.name}.npy; going on without it")
 
     # -- the basis: given, of an earlier call, or of these files
     out_name = args.out_name or (Path(args.basis).stem if args.basis else
                                  f"pca_{args.width}_{'std_' * args.standardize}{args.name}")
     path = Path(args.basis or out / f"{out_name}.npz")
-    matches = sorted({file.match for file in files})
     if args.split and not args.basis:
         matches = in_split(matches, args.split, root)
     used = [file for file in files if file.match in set(matches)]
@@ -434,7 +431,7 @@ def pca(args):
     # -- every half
     import torch
     from tqdm import tqdm
-    there = 0
+    n_done = 0
     for file in tqdm(files, desc="pca", unit="half", disable=None):
         path = out / file.match / f"{file.number}_{out_name}.npy"
         if path.exists():                                 # from an earlier call, by the same basis?
@@ -444,14 +441,14 @@ def pca(args):
                     or not np.allclose(map_rows(done)[[0, -1]], again, atol=1e-3)):
                 raise DataError(f"{path}: there already, by another basis or of other features; "
                                 "remove it or choose another --out-name")
-            there += 1
+            n_done += 1
             continue
         reduced = np.concatenate([project(x, basis) for x in blocks(file)])
         if not np.isfinite(reduced).all():
             raise DataError(f"{args.basis or file.path}: reduces to values that are not finite; "
                             "fit another basis, or extract these features again")
         write_file(path, lambda to, reduced=reduced: np.save(to, reduced))
-    print(f"pca: {len(files) - there} halves written, {there} there already; "
+    print(f"pca: {len(files) - n_done} halves written, {n_done} there already; "
           f"{out}/<match>/<half>_{out_name}.npy, {width} wide")
 
 

@@ -66,12 +66,12 @@ class Video(NamedTuple):
     height: int
 
 
-def say(message):
+def print_note(message):
     print(f"note: {message}", file=sys.stderr)
 
 
 # ------------------------------------------------------------------ one file
-def opened(path, threads=0):
+def open_video(path, threads=0):
     """(container, stream) of a file: of several picture streams the one that ffmpeg takes, the
     largest, where being the default counts as 5 million pixels more. DataError if it is no video.
     """
@@ -118,11 +118,9 @@ def codec_name(container, stream):
     """What FFmpeg calls the codec of a stream that it has no decoder for."""
     level = av.logging.get_level()
     av.logging.set_level(av.logging.INFO)                  # its listing is a message of the log
-    try:
-        said = container.dumps_format()
-    finally:
-        av.logging.set_level(level)
-    name = re.search(rf"#0:{stream.index}\b.*?Video: ([^,\n]*)", said)
+    listing = container.dumps_format()
+    av.logging.set_level(level)
+    name = re.search(rf"#0:{stream.index}\b.*?Video: ([^,\n]*)", listing)
     return name[1].strip() if name else "unknown"
 
 
@@ -136,67 +134,61 @@ def frame_rate(stream):
     return stream.average_rate or stream.guessed_rate or Fraction(25)
 
 
-def packets(container, stream, seen):
+def packets(container, stream, findings):
     """The compressed pictures of a stream, then an empty packet. Their stamps count from the start
     of the file, as in a player, and go on where the clock of a transport stream starts again or
-    jumps; seen["jumps"] gets (second, by how many). This is what the program ffmpeg does with
+    jumps; findings["jumps"] gets (second, by how many). This is what the program ffmpeg does with
     stamps before it decodes (version 5.1, ffmpeg.c), in whole microseconds as there.
     """
     us, second = stream.time_base * 1_000_000, 1_000_000
-    rate = frame_rate(stream)
     may_jump = container.format.flags & CLOCK_JUMPS
     zero_us, next_us, last_us = container.start_time or 0, None, 0
     if may_jump and stream.start_time is not None:         # here sound that begins earlier does not
         zero_us = max(zero_us, rescale(stream.start_time, us))                           # count
-    for packet in until_error(container.demux(stream)):
-        if packet.size == 0:                               # the end: the decoder gives what it has
+    with contextlib.suppress(av.FFmpegError):
+        for packet in container.demux(stream):
+            if packet.size == 0:                           # the end: the decoder gives what it has
+                yield packet
+                return
+            shift = -rescale(zero_us, 1 / us)
+            if packet.dts is None:
+                next_us = next_us or 0
+                packet.dts = rescale(next_us, 1 / us)
+            else:
+                dts_us = rescale(packet.dts + shift, us)
+                if may_jump and next_us is not None and (abs(dts_us - next_us) > JUMP_S * second
+                                                         or dts_us + BACK_S * second < last_us):
+                    findings["jumps"].append((next_us / second, (dts_us - next_us) / second))
+                    zero_us += dts_us - next_us
+                    shift, dts_us = -rescale(zero_us, 1 / us), next_us
+                packet.dts += shift
+                next_us = dts_us
+            if packet.pts is not None:
+                packet.pts += shift
+            last_us = next_us
+            next_us += (rescale(packet.duration, us) if packet.duration else
+                        rescale(second, 1 / frame_rate(stream)))
             yield packet
-            return
-        shift = -rescale(zero_us, 1 / us)
-        if packet.dts is None:
-            next_us = next_us or 0
-            packet.dts = rescale(next_us, 1 / us)
-        else:
-            dts_us = rescale(packet.dts + shift, us)
-            if may_jump and next_us is not None and (abs(dts_us - next_us) > JUMP_S * second
-                                                     or dts_us + BACK_S * second < last_us):
-                seen["jumps"].append((next_us / second, (dts_us - next_us) / second))
-                zero_us += dts_us - next_us
-                shift, dts_us = -rescale(zero_us, 1 / us), next_us
-            packet.dts += shift
-            next_us = dts_us
-        if packet.pts is not None:
-            packet.pts += shift
-        last_us = next_us
-        next_us += rescale(packet.duration, us) if packet.duration else rescale(second, 1 / rate)
-        yield packet
-    seen["damaged"].add((next_us or 0) / second)           # reading failed: as if it ended there
+    findings["damaged"].append((next_us or 0) / second)    # reading failed: as if it ended there
     last = av.Packet()
     last.stream = stream
     yield last
 
 
-def until_error(items):
-    """All of FFmpeg's items up to the first that fails."""
-    with contextlib.suppress(av.FFmpegError):
-        yield from items
-
-
-def sought(container, stream, to_s):
+def seek_before(container, stream, to_s):
     """Goes to a key picture before second `to_s`. False if that does not work, or the clock may
     jump on the way there."""
     if container.format.flags & CLOCK_JUMPS:
         return False
     ticks = rescale(Fraction(to_s) + Fraction(container.start_time or 0, 1_000_000),
                     1 / stream.time_base)
-    try:
+    with contextlib.suppress(av.FFmpegError, StopIteration):
         container.seek(ticks, stream=stream)
         first = next(container.demux(stream))
         stamp = first.dts if first.pts is None else first.pts
         container.seek(ticks, stream=stream)
-    except (av.FFmpegError, StopIteration):
-        return False
-    return first.size > 0 and stamp is not None and stamp <= ticks
+        return first.size > 0 and stamp is not None and stamp <= ticks
+    return False
 
 
 class Stamps:
@@ -216,25 +208,26 @@ class Stamps:
         return dts if go_by_place else pts
 
 
-def pictures(path, start_s, threads, seen):
+def pictures(path, start_s, threads, findings):
     """Yields (second, frame) in the order of showing, from a little before `start_s` on; after the
     last picture (second where it ends, None), if there was one.
 
-    What cannot be decoded is left out. What is odd goes to `seen`, see nothing_odd().
+    What cannot be decoded is left out. What is odd joins `findings`, a defaultdict of lists:
+    "jumps" of the clock (second, by how much), the seconds "damaged", how the stream was "chosen".
     """
-    container, stream = opened(path, threads)
+    container, stream = open_video(path, threads)
     begin_s = start_s - SEEK_MARGIN_S
-    if begin_s > 0 and not sought(container, stream, begin_s):     # then all the way from the start
-        container.close()
-        container, stream = opened(path, threads)
+    if begin_s > 0 and not seek_before(container, stream, begin_s):
+        container.close()                                  # then all the way from the start
+        container, stream = open_video(path, threads)
     unit, step = stream.time_base, 1 / frame_rate(stream)
     if (count := len(picture_streams(container))) > 1:
-        seen["chosen"] = (f"has {count} picture streams; number {stream.index}, "
-                          f"{stream.width}x{stream.height}, is read")
+        findings["chosen"].append(f"has {count} picture streams; number {stream.index}, "
+                                  f"{stream.width}x{stream.height}, is read")
     best_effort = Stamps()
     waiting, now_s, end_s, zero = [], 0.0, None, 0
     with container:
-        for packet in packets(container, stream, seen):
+        for packet in packets(container, stream, findings):
             if packet.size:
                 now_s = float((packet.dts if packet.pts is None else packet.pts) * unit)
                 # Before begin_s nothing is decoded but what follows the last key picture.
@@ -248,7 +241,7 @@ def pictures(path, start_s, threads, seen):
                 except av.FFmpegError:
                     frames, damaged = [], True
                 if damaged:
-                    seen["damaged"].add(now_s)
+                    findings["damaged"].append(now_s)
                 for frame in frames:
                     stamp = best_effort(frame)
                     if stamp is None:
@@ -271,10 +264,10 @@ def is_combed(before, frame, after):
     same), and hardly anywhere do two shades alternate over several rows.
     """
     def rows(picture):                                     # brightness; every fourth column will do
-        wide = picture.format.components[0].bits > 8
-        values = np.frombuffer(picture.planes[0], np.uint16 if wide else np.uint8)
+        bits = picture.format.components[0].bits
+        values = np.frombuffer(picture.planes[0], np.uint16 if bits > 8 else np.uint8)
         values = values.reshape(picture.height, -1)[:, :picture.width:4].astype(np.int32)
-        return values >> max(0, picture.format.components[0].bits - 8)
+        return values >> max(0, bits - 8)
 
     own, early, late = map(rows, (frame, before, after))   # (H, W / 4), 0 to 255
     step = np.diff(own, axis=0)
@@ -288,7 +281,7 @@ def is_combed(before, frame, after):
             or (turns[:-3] & turns[1:-2] & turns[2:-1] & turns[3:]).mean() > 0.001)
 
 
-def deinterlaced(before, frame, after):
+def deinterlace(before, frame, after):
     """The picture with its second field replaced by what was there at the time of the first."""
     graph = av.filter.Graph()
     graph.link_nodes(graph.add_buffer(template=frame, time_base=frame.time_base),
@@ -300,19 +293,19 @@ def deinterlaced(before, frame, after):
     return graph.pull()
 
 
-def upright(frame):
+def shown_size(frame):
     """(width, height) of a frame as it is shown."""
     turned = round(frame.rotation / 90) % 2
     return (frame.height, frame.width) if turned else (frame.width, frame.height)
 
 
-def converted(before, frame, after, size, scaler):
+def to_rgb(before, frame, after, size, scaler):
     """A decoded frame as (H, W, 3) uint8, red first, upright; before, after: its neighbours."""
     before, after = (other if other and (other.width, other.height, other.format.name)
                      == (frame.width, frame.height, frame.format.name) else frame
                      for other in (before, after))
     if frame.interlaced_frame and is_combed(before, frame, after):
-        frame = deinterlaced(before, frame, after)
+        frame = deinterlace(before, frame, after)
     turns = round(frame.rotation / 90) % 4                 # quarters, counter-clockwise
     width, height = size[::-1] if turns % 2 else size
     image = scaler.reformat(frame, width, height, "rgb24", interpolation="AREA", threads=1)
@@ -322,15 +315,15 @@ def converted(before, frame, after, size, scaler):
 def probe(path):
     """What the header of `path` says, as a Video. DataError if it is not a video or shows nothing.
     """
-    container, stream = opened(path, threads=1)
+    container, stream = open_video(path, threads=1)
     with container:
         fps, duration_s = float(stream.average_rate or 0), duration(container, stream)
-    for _, frame in pictures(path, 0.0, 1, nothing_odd()):
-        return Video(str(path), duration_s, fps, *upright(frame))
+    for _, frame in pictures(path, 0.0, 1, defaultdict(list)):
+        return Video(str(path), duration_s, fps, *shown_size(frame))
     raise DataError(f"{path}: {NO_PICTURE}")
 
 
-def sample(path, fps=2.0, start_s=0.0, end_s=None, size=None, threads=0, note=say):
+def sample(path, fps=2.0, start_s=0.0, end_s=None, size=None, threads=0, note=print_note):
     """Yields the frames of a video at `fps`, in order: (H, W, 3) uint8, red first.
 
     Frame n belongs to second start_s + n / fps, chosen as `ffmpeg -vf fps=...` does (top of the
@@ -342,28 +335,28 @@ def sample(path, fps=2.0, start_s=0.0, end_s=None, size=None, threads=0, note=sa
     Raises DataError at once for what is not a video, and after the last good frame if the file
     is cut off more than a second before its end.
     """
-    if not 0 <= start_s < (math.inf if end_s is None else end_s):
-        raise DataError(f"{path}: wants 0 <= start < end, got {start_s:g} and "
-                        f"{math.inf if end_s is None else end_s:g} s")
+    end_s = math.inf if end_s is None else end_s
+    if not 0 <= start_s < end_s:
+        raise DataError(f"{path}: wants 0 <= start < end, got {start_s:g} and {end_s:g} s")
     rate, start = (Fraction(number).limit_denominator(1_000_000) for number in (fps, start_s))
 
     def place(second):
         """Where in the output a time belongs: the nearest place, halves up."""
         return math.floor((Fraction(second) - start) * rate + Fraction(1, 2))
 
-    n_wanted = math.inf if end_s is None else place(Fraction(end_s).limit_denominator(1_000_000))
-    n, scaler, seen = 0, VideoReformatter(), nothing_odd()
+    n_wanted = place(Fraction(end_s).limit_denominator(1_000_000)) if end_s < math.inf else end_s
+    n, scaler, findings = 0, VideoReformatter(), defaultdict(list)
     before = frame = image = None         # the two pictures up to now, and how the second one looks
     first = last = None                   # the first one's place; the last image that was yielded
     since, stop_s = 0, start_s            # its place; where the pictures end
-    for second, after in pictures(path, start_s, threads, seen):
+    for second, after in pictures(path, start_s, threads, findings):
         if first is None:
-            first, size = place(second), size or upright(after)
+            first, size = place(second), size or shown_size(after)
             if after.color_trc in HDR:
                 note(f"{path}: HDR ({HDR[after.color_trc]}), shown paler than a television does; "
                      "ffmpeg has filters for that: zscale and tonemap")
-            if seen["chosen"]:
-                note(f"{path}: {seen['chosen']}")
+            for choice in findings["chosen"]:
+                note(f"{path}: {choice}")
             if second - start_s > 1:
                 note(f"{path}: its first picture is that of {float(second):.1f} s; it is shown "
                      "before that, too")
@@ -371,7 +364,7 @@ def sample(path, fps=2.0, start_s=0.0, end_s=None, size=None, threads=0, note=sa
         # filled with the picture before, and what comes before the first place with the first's.
         while n < min(place(second), n_wanted) and place(second) > first:
             if image is None:
-                image = converted(before, frame, after, size, scaler)
+                image = to_rgb(before, frame, after, size, scaler)
             if last is None or not np.array_equal(image, last):
                 last, since = image, n
             elif n - since == round(STILL_S * fps):
@@ -382,13 +375,13 @@ def sample(path, fps=2.0, start_s=0.0, end_s=None, size=None, threads=0, note=sa
         if n == n_wanted:
             break
         before, frame, image, stop_s = frame, after, None, float(second)
-    cut, short, where = (False, False, "") if n == n_wanted else end_of(path, stop_s, seen)
-    joints = {int(at_s) + i for at_s, _ in seen["jumps"] for i in (-1, 0)}
-    damaged = {int(s) for s in seen["damaged"] if not (cut and s > stop_s - EARLY_S)} - joints
-    if seen["jumps"]:
-        at_s, by_s = seen["jumps"][0]
-        note(f"{path}: its clock jumps {len(seen['jumps'])} times, first by {by_s:+.1f} s at "
-             f"{at_s:.1f} s; time goes on there")
+    cut, short, where = (False, False, "") if n == n_wanted else end_of(path, stop_s, findings)
+    jumps = findings["jumps"]
+    joints = {int(at_s) + i for at_s, _ in jumps for i in (-1, 0)}
+    damaged = {int(s) for s in findings["damaged"] if not (cut and s > stop_s - EARLY_S)} - joints
+    if jumps:
+        note(f"{path}: its clock jumps {len(jumps)} times, first by {jumps[0][1]:+.1f} s at "
+             f"{jumps[0][0]:.1f} s; time goes on there")
     if damaged:
         note(f"{path}: damaged in {len(damaged)} of its seconds, first at {min(damaged)} s; "
              "pictures there are broken or repeated")
@@ -405,12 +398,6 @@ def sample(path, fps=2.0, start_s=0.0, end_s=None, size=None, threads=0, note=sa
                         f"{fps:g} fps; begin earlier, or take more frames a second")
 
 
-def nothing_odd():
-    """What reading a file may find: (second, by how much) of jumps of the clock, the times of
-    damage, which of several picture streams is read."""
-    return {"jumps": [], "damaged": set(), "chosen": None}
-
-
 def duration(container, stream):
     """Seconds that the header promises, 0 if it does not. In formats whose clock may jump that is
     the difference of the first and the last stamp: believed if some on the way rise evenly."""
@@ -423,30 +410,28 @@ def duration(container, stream):
         return said_s
     stamps = [stream.start_time or 0]
     for part in range(1, 16):
-        try:
+        with contextlib.suppress(av.FFmpegError):
             container.seek(container.size * part // 16, unsupported_byte_offset=True)
             stamps += [p.dts for p in itertools.islice(container.demux(stream), 5) if p.dts][:1]
-        except av.FFmpegError:
-            pass
     steps = [float((b - a) * stream.time_base) for a, b in itertools.pairwise(stamps)]
     return said_s * all(-1 <= step <= JUMP_S + said_s / 4 for step in steps)
 
 
-def end_of(path, stop_s, seen):
+def end_of(path, stop_s, findings):
     """How a file ends whose pictures do at `stop_s`: whether it is cut off, whether that is more
     than a second too early, and "11.0 of 20.0" if its header tells the full length, else "11.0".
 
     The header's duration is also that of the sound, and counts what an edit list hides, so a
     shorter picture alone proves nothing: only missing bytes or damage at the end do.
     """
-    container, stream = opened(path, threads=1)
+    container, stream = open_video(path, threads=1)
     with container:
         said_s, grows = duration(container, stream), container.format.flags & CLOCK_JUMPS
         if not grows:                                      # some count from 0, not from the start
             said_s -= max(0, container.start_time or 0) / 1e6
         grows |= "mp4" in container.format.name and not stream.frames         # in fragments
     short = stop_s < said_s - EARLY_S
-    broken = max(seen["damaged"], default=0) > stop_s - EARLY_S
+    broken = max(findings["damaged"], default=0) > stop_s - EARLY_S
     whole = is_whole(path, short)
     cut = (broken if whole is None else not whole) or (short and broken)
     known = said_s > stop_s + 0.1 and not (cut and grows)  # what is there so far is no promise
@@ -519,7 +504,7 @@ def chunk_length(kind, head):
     if kind == "asf":
         length, = struct.unpack_from("<Q", head, 16)
         return length if length > 50 else None
-    length, long = struct.unpack_from(">I4xQ", head)
+    length, long = struct.unpack_from(">I4xQ", head)       # mp4
     length = long if length == 1 else length
     return length if length >= 8 else None                 # 0: to the end of the file
 
@@ -533,8 +518,6 @@ def asf_duration(path):
 
 
 # ------------------------------------------------------------------ many files
-
-
 def resolution(path):
     """How much a file of several for the same half is wanted: 224p, else the smallest above."""
     name = VIDEO_NAME.fullmatch(Path(path).stem)
@@ -602,11 +585,7 @@ class VideoHalf(NamedTuple):
     end_s: float                      # None: to its end
     size: tuple                       # (width, height) to shrink frames to; None: as they are
     n_tokens: int                     # that its header promises; 0 if it does not say
-
-    @property
-    def token_s(self):
-        """Seconds from one token to the next."""
-        return CLIP_FRAMES / DEFAULT_FPS
+    token_s: float = CLIP_FRAMES / DEFAULT_FPS             # from one token to the next
 
 
 def halves(paths, start_s=0.0, end_s=None):
@@ -633,10 +612,9 @@ def halves(paths, start_s=0.0, end_s=None):
                                 f"before --start {clock(start_s)}")
             last_s = min(found.duration_s, math.inf if end_s is None else end_s)
             larger = found.width > FRAME_SIZE[0] or found.height > FRAME_SIZE[1]
-            half = VideoHalf(match, which, str(file), start_s, end_s,
-                             FRAME_SIZE if larger else None, 0)
-            n_tokens = max(0, int((last_s - start_s) / half.token_s))
-            found_halves.append(half._replace(n_tokens=n_tokens))
+            n_tokens = max(0, int((last_s - start_s) * DEFAULT_FPS / CLIP_FRAMES))
+            found_halves.append(VideoHalf(match, which, str(file), start_s, end_s,
+                                          FRAME_SIZE if larger else None, n_tokens))
     return found_halves
 
 

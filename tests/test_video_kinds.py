@@ -373,13 +373,6 @@ def test_a_picture_that_does_not_change_is_told(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_playlist_that_is_called_mkv_opens_nothing(tmp_path):
-    (tmp_path / "v.mkv").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n"
-                                    "http://127.0.0.1:9/a.ts\n")
-    with pytest.raises(DataError, match="v.mkv: "):
-        video.probe(tmp_path / "v.mkv")
-
-
 def test_the_kernels_need_no_video_library():
     code = "import sys; sys.modules['av'] = None; from comedian import ops"
     subprocess.run([sys.executable, "-c", code], check=True)
