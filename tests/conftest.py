@@ -189,7 +189,7 @@ def check_accumulation(run, out, monkeypatch, passes, keys):
         for key in keys:
             assert logged(out / n, key) == pytest.approx(logged(out / passes[0], key), abs=2e-4)
     first, *others = ([g for g in gradients if g is not None] for gradients in steps)
-    assert len(steps) == len(passes) and sum(map(torch.count_nonzero, first)) > 0
+    assert len(steps) == len(passes) and sum(g.any() for g in first) > len(first) / 2
     scale = torch.stack([g.norm() for g in first]).norm()
     for other in others:
         for one, split in zip(first, other, strict=True):             # float32: small sums cancel
@@ -258,7 +258,7 @@ def assert_optimizer(saved, adams, lr):
         assert moments["step"] == adam.t
         for got, expected in ((moments["exp_avg"], adam.m), (moments["exp_avg_sq"], adam.v)):
             assert got.shape == expected.shape
-            assert (got - expected).norm() <= 1e-3 * expected.norm() + 1e-9, name
+            assert (got - expected).norm() <= 1e-3 * expected.norm() + 1e-12, name
 
 
 def assert_near(got, expected, most, name):
