@@ -8,7 +8,7 @@ What these tests prove about infer.py:
   6. several networks are averaged per second, whatever their windows
   7. a submission holds the games of its split, and the official evaluator agrees with the table
   8. --features writes what the network makes of every second, in the middle of its window
-  9. a mistake is one line, exit code 2, before the work begins
+  9. a mistake is one line, before the work begins (and exit code 2: test_runs.py)
 """
 import argparse
 import contextlib
@@ -17,18 +17,14 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
-import time
 import zipfile
 from dataclasses import asdict
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import N_FRAMES
+from conftest import CLASSES, N_FRAMES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -37,48 +33,59 @@ from torch.nn import functional as F
 import infer
 import stage2_distill
 from comedian import (
-    DataError, augment, bank, evaluate, ops, prepare, reference, report, soccernet, video)
+    DataError, augment, bank, draw, evaluate, ops, prepare, reference, report, soccernet, video)
 from comedian import frames as on_disk
 from comedian.frames import FrameReader, Half, find_halves
 from comedian.soccernet import LABELS, PREDICTIONS, SCORES
 from comedian.checkpoint import save_checkpoint
 from model import Comedian, load_checkpoint, with_changes
 
-ROOT = Path(__file__).resolve().parents[1]
 CPU, PLAIN = torch.device("cpu"), contextlib.nullcontext()
-CLASSES = ("Goal", "Foul", "Corner")
 WINDOW = 8
 
 
-@pytest.fixture(scope="module")
-def net():
-    """A network whose scores vary over time and classes: weights larger than at a usual start. With
-    drop path, as the paper's networks have it: infer.py must turn it off."""
-    torch.manual_seed(0)
-    model = Comedian(with_changes("vivit_micro", window_tokens=WINDOW, classes=CLASSES,
-                                  drop_path=0.5)).eval()
+def save_network(path, stage=3, window=WINDOW, **changes):
+    """Saves a network as its stage leaves it, and returns it. Weights larger than at a usual start,
+    so that scores vary; drop path, as the paper's have it: infer.py must turn it off."""
+    torch.manual_seed(stage + window)
+    model = Comedian(with_changes("vivit_micro", window_tokens=window, drop_path=0.5, **changes))
     for parameter in model.parameters():
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=0.15)
-    return model
+    parts = ("spatial.", "temporal.", "head.")[:stage]
+    save_checkpoint(path, stage=stage, config=asdict(model.cfg), model={
+        name: value for name, value in model.state_dict().items() if name.startswith(parts)})
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
-def checkpoint(net, tmp_path_factory):
-    path = tmp_path_factory.mktemp("run") / "last.pt"
-    save_checkpoint(path, stage=3, step=1, config=asdict(net.cfg), model=net.state_dict())
-    return path
+def checkpoint(tmp_path_factory):
+    return tmp_path_factory.mktemp("run") / "last.pt"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def net(checkpoint):
+    """The network in `checkpoint`."""
+    return save_network(checkpoint, classes=CLASSES)
 
 
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Drawing takes longer than all else in a test; test_report.py looks at pictures."""
-    monkeypatch.setattr(report, "draw_timeline", lambda *_: None)
+    monkeypatch.setattr(draw, "timeline", lambda *_: None)
     monkeypatch.setattr(report, "write_page", lambda *_: None)
 
 
-def infer_main(*options):
-    infer.main(infer.parse_args([*map(str, options), "--device", "cpu", "--workers", "1"]))
+@pytest.fixture
+def no_work(monkeypatch):
+    monkeypatch.setattr(infer, "encode_clips", lambda *_: pytest.fail("work began"))
+
+
+def infer_main(source, checkpoint, out, *options):
+    """The command. source: a folder of frames, or a list of videos."""
+    source = ["--video", *source] if isinstance(source, list) else ["--data", source]
+    infer.main(infer.parse_args([*map(str, (*source, "--checkpoint", checkpoint, "--out", out,
+                                            *options)), "--device", "cpu", "--workers", "1"]))
 
 
 def encode(net, halves, batch=64, **more):
@@ -90,6 +97,13 @@ def encode(net, halves, batch=64, **more):
 def scores_of(net, h, stride, **more):
     """window_scores of a network whose windows lie `stride` apart: (N, L, K), (N,)."""
     return infer.window_scores(infer.Network(net, stride, 0), h, PLAIN, **more)
+
+
+def frames_of(half, model):
+    """All whole clips of a half, as the network wants them: (1, T, 3, S, S)."""
+    clips = FrameReader(1).read([(half, 0)], 2 * half.n_tokens)
+    x = augment.resize(augment.to_float(clips, CPU), model.cfg.image_size)
+    return augment.normalize(x, model.cfg.normalize_per_frame)
 
 
 def flags(**changes):
@@ -110,34 +124,20 @@ def printed_rows(text):
 
 
 # ------------------------------------------------------------------ 1. once is enough
-@pytest.mark.parametrize("stride", [1, 3, 8])
+@pytest.mark.parametrize("stride, batch", [(1, 64), (3, 1), (8, 7)])
 @torch.no_grad()
-def test_one_pass_equals_encoding_every_window(stride, net, matches):
+def test_one_pass_equals_encoding_every_window(stride, batch, net, matches):
     """For every window of two halves: its frames through the whole network."""
-    reader = FrameReader(1)
-    for half, h in encode(net, find_halves(matches)[1::2]):
+    for half, h in encode(net, find_halves(matches)[1::2], batch):
         assert h.shape == (half.n_tokens, 128)
-        scores, starts = scores_of(net, h, stride)
+        scores, starts = scores_of(net, h, stride, batch=batch)
         assert starts.tolist() == infer.window_starts(half.n_tokens, WINDOW, stride)
+        frames = frames_of(half, net)
         for start, got in zip(starts.tolist(), scores, strict=True):
-            window = reader.read([(half, 2 * start)], 2 * WINDOW)                 # (1, T, H, W, 3)
-            x = augment.resize(augment.to_float(window, CPU), net.cfg.image_size)
-            expected = net.spot(net.tokens(augment.normalize(x, per_frame=True))).sigmoid()[0]
+            window = frames[:, 2 * start:2 * (start + WINDOW)]
+            expected = net.spot(net.tokens(window)).sigmoid()[0]
             torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)      # other batch sizes
         assert scores.std(1).mean() > 0.01                # the comparison is not one of constants
-
-
-@pytest.mark.parametrize("batch", [1, 7])
-@torch.no_grad()
-def test_batches_change_nothing(batch, net, matches):
-    halves = find_halves(matches)[2:]
-    for (half, h), (other, small) in zip(encode(net, halves), encode(net, halves, batch=batch),
-                                         strict=True):
-        assert half == other
-        torch.testing.assert_close(small, h, rtol=0, atol=1e-5)
-        together = scores_of(net, h, 2)[0]
-        apart = scores_of(net, h, 2, batch=batch)[0]
-        torch.testing.assert_close(apart, together, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -146,9 +146,7 @@ def test_mirrored_tokens(net, matches):
     half = find_halves(matches)[0]
     (_, plain), = encode(net, [half])
     (_, mirrored), = encode(net, [half], flip=True)
-    clips = FrameReader(1).read([(half, 2 * k) for k in range(half.n_tokens)], 2)
-    x = augment.resize(augment.to_float(clips, CPU), net.cfg.image_size).flip(4)
-    expected = net.encode(augment.normalize(x, per_frame=True))
+    expected = net.encode(frames_of(half, net)[0].unflatten(0, (-1, 2)).flip(4))
     torch.testing.assert_close(mirrored, expected, rtol=0, atol=1e-5)
     assert not torch.allclose(mirrored, plain, atol=1e-2)
 
@@ -193,14 +191,14 @@ def half_of(n_tokens, number=1, fps=2.0):
 def test_first_and_last_seconds_are_spotted(nms):
     """The official code never predicts in the last 12 s of a half; here its very last token counts,
     whichever seconds of a window are ignored."""
-    events, network = [], infer.Network(None, 4, ignore=2)
+    network = infer.Network(None, 4, ignore=2)
     halves = {30: [(0, 0), (15, 1), (29, 2)], 21: [(20, 0)], 8: [(0, 2), (7, 1)]}
     merged = [infer.merge_half([network], [planted(n, where, 4)], n, "max")
               for n, where in halves.items()]
     of = [half_of(n, number) for number, n in enumerate(halves, 1)]
     found = infer.spot(of, merged, flags(nms=nms, nms_window=3))
-    for number, where in enumerate(halves.values(), 1):
-        events += [(number, label, 1000 * token + 250) for token, label in where]
+    events = [(number, label, 1000 * token + 250)
+              for number, where in enumerate(halves.values(), 1) for token, label in where]
     assert sorted(zip(*(c.tolist() for c in found[:3]), strict=True)) == sorted(events)
     np.testing.assert_allclose(found.confidence, 0.9, rtol=1e-6)
 
@@ -238,26 +236,16 @@ def test_what_is_ignored_by_default(net):
     """Half a window from one to the next; 12 of 64 and 6 of 32 tokens ignored (App. B)."""
     for window, ignore in ((64, 12), (32, 6), (8, 1), (1, 0)):
         model = Comedian(with_changes("vivit_micro", window_tokens=window))
-        network = infer.as_network(model, flags())
-        assert (network.stride, network.ignore) == (max(1, window // 2), ignore)
+        assert infer.as_network(model, flags())[1:] == (max(1, window // 2), ignore)
     assert infer.as_network(net, flags(stride=3, ignore=2))[1:] == (3, 2)
-
-
-@pytest.mark.parametrize("stride, ignore", [(5, 2), (9, 0), (1, 4)])
-def test_gaps_are_refused(stride, ignore, matches, checkpoint, tmp_path):
-    """Windows further apart than what is left of them would leave seconds without a score."""
-    message = rf"--stride {stride} with --ignore {ignore} leaves seconds that no window of 8 scores"
-    with pytest.raises(DataError, match=message):
-        infer_main("--data", matches, "--checkpoint", checkpoint, "--out", tmp_path,
-                   "--stride", stride, "--ignore", ignore)
 
 
 # ------------------------------------------------------------------ 3. what is written
 def test_results_and_table(matches, checkpoint, tmp_path, capsys):
     """SoccerNet's format, sorted by half and time; as there are labels, the table is printed."""
-    infer_main("--data", matches, "--checkpoint", checkpoint, "--out", tmp_path)
+    infer_main(matches, checkpoint, tmp_path)
     for match in ("league/one", "league/two"):
-        result = json.loads((tmp_path / match / "results_spotting.json").read_text())
+        result = json.loads((tmp_path / match / PREDICTIONS).read_text())
         assert set(result) == {"UrlLocal", "predictions", "about"} and result["UrlLocal"] == match
         order = [(int(p["half"]), int(p["position"])) for p in result["predictions"]]
         assert len(order) > 5 and order == sorted(order) and {half for half, _ in order} == {1, 2}
@@ -267,37 +255,32 @@ def test_results_and_table(matches, checkpoint, tmp_path, capsys):
             assert p["gameTime"] == f"{p['half']} - 00:{int(p['position']) // 1000:02d}"
             assert p["label"] in CLASSES and 0.001 <= p["confidence"] <= 1
     printed = capsys.readouterr().out
-    assert "t-AmAP" in printed and "Corner" in printed
+    assert "t-AmAP" in printed and "Corner" in printed and "will be replaced" not in printed
     # 30 + 20 + 26 + 23 tokens of a second; no terminal is there that a bar could count on.
     assert "infer: 1.6 min of video in" in printed
+    infer_main(matches, checkpoint, tmp_path)
+    assert (f"{tmp_path}: results of 2 of these matches are there and will be replaced"
+            in capsys.readouterr().out)
 
 
-def test_labels_that_reach_no_frame(matches, checkpoint, tmp_path, capsys, monkeypatch):
-    """Those of --labels are refused before the work; others, beside the frames, are told of."""
-    shutil.copytree(matches / "league/two", tmp_path / "data/two")
-    (tmp_path / "data/two" / LABELS).unlink()
-    (tmp_path / "data/labels.csv").write_text(
-        "video,time,label\ntwo/1.mkv,12:34:00,Goal\nTwo.mkv,3,Goal\n")
-    common = ["--data", tmp_path / "data", "--checkpoint", checkpoint, "--out", tmp_path / "out"]
-    infer_main(*common)
+def test_labels_that_reach_no_frame(matches, checkpoint, tmp_path, capsys, request):
+    """Those of --labels are refused before the work; others, beside the frames, are told of; where
+    there are none, there is no table."""
+    data, table = tmp_path / "data", tmp_path / "data/labels.csv"
+    shutil.copytree(matches / "league/two", data / "m", ignore=shutil.ignore_patterns(LABELS))
+    infer_main(data, checkpoint, tmp_path / "out")
+    assert "t-AmAP" not in capsys.readouterr().out
+    infer_main(data, checkpoint, tmp_path / "out", "--labels", matches)       # league/two there
+    assert f"No table: no {matches / 'm' / LABELS}" in capsys.readouterr().out
+    table.write_text("video,time,label\nm/1.mkv,12:34:00,Goal\nM.mkv,3,Goal\n")
+    infer_main(data, checkpoint, tmp_path / "out")
     out = capsys.readouterr().out
-    assert "1 of the videos that it names are not here: 'Two' (did you mean 'two'?)" in out
+    assert "1 of the videos that it names are not here: 'M' (did you mean 'm'?)" in out
     assert "1 of 1 labels reach no frame: 1 after the end (first: Goal at 12:34:00" in out
     assert re.search(r"\nall +1 +0.00", out)
-    monkeypatch.setattr(infer, "encode_clips", lambda *a: pytest.fail("work began"))
+    request.getfixturevalue("no_work")
     with pytest.raises(DataError, match="labels.csv: none of its 1 labels reaches a frame: 1 aft"):
-        infer_main(*common, "--labels", tmp_path / "data/labels.csv")
-
-
-def test_without_labels_there_is_no_table(matches, checkpoint, tmp_path, capsys):
-    shutil.copytree(matches / "league" / "two", tmp_path / "data" / "m",
-                    ignore=shutil.ignore_patterns("Labels-v2.json"))
-    infer_main("--data", tmp_path / "data", "--checkpoint", checkpoint, "--out", tmp_path / "out")
-    assert "t-AmAP" not in capsys.readouterr().out
-    assert (tmp_path / "out" / "m" / "results_spotting.json").exists()
-    infer_main("--data", tmp_path / "data", "--checkpoint", checkpoint, "--out", tmp_path / "out",
-               "--labels", matches)                        # as league/two there
-    assert f"No table: no {matches / 'm/Labels-v2.json'}" in capsys.readouterr().out
+        infer_main(data, checkpoint, tmp_path / "out", "--labels", table)
 
 
 def test_a_perfect_network_gets_full_marks(matches, checkpoint, tmp_path, monkeypatch):
@@ -305,34 +288,28 @@ def test_a_perfect_network_gets_full_marks(matches, checkpoint, tmp_path, monkey
     every position within half a second, in the right half, with the right class."""
     events = {("one", 1): [(0, 0), (14, 1), (29, 2)], ("one", 2): [(19, 0), (3, 1)],
               ("two", 1): [(25, 2)], ("two", 2): [(22, 1), (7, 0)]}
-    for match in ("one", "two"):
-        labels = [{"gameTime": f"{half} - 00:00", "label": CLASSES[label],
-                   "position": str(1000 * token + 250)} for half in (1, 2)
-                  for token, label in events[match, half]]
-        folder = tmp_path / "labels" / "league" / match
-        folder.mkdir(parents=True)
-        (folder / "Labels-v2.json").write_text(json.dumps({"annotations": labels}))
+    rows = [f"league/{match}/{half}.mkv,{token + 0.25},{CLASSES[label]}"
+            for (match, half), where in events.items() for token, label in where]
+    (tmp_path / "labels.csv").write_text("\n".join(["video,time,label", *rows]))
     of_length = {n_frames // 2: events[half] for half, n_frames in N_FRAMES.items()}
-
     monkeypatch.setattr(infer, "window_scores", lambda network, h, autocast: planted(
         len(h), of_length[len(h)], network.stride))
-    results, score = [], evaluate.score
-    monkeypatch.setattr(evaluate, "score", lambda *a: results.append(score(*a)) or results[-1])
-    infer_main("--data", matches, "--labels", tmp_path / "labels", "--checkpoint", checkpoint,
-               "--out", tmp_path / "out")
-    assert results[0]["at1"]["a_mAP"] == results[0]["tight"]["a_mAP"] == pytest.approx(1.0)
+    infer_main(matches, checkpoint, tmp_path / "out", "--labels", tmp_path / "labels.csv",
+               "--json", tmp_path / "table.json")
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table["at1"]["a_mAP"] == table["tight"]["a_mAP"] == pytest.approx(1.0)
 
 
 def test_positions_at_another_frame_rate(matches, checkpoint, tmp_path, monkeypatch, capsys):
     """At 25/12 fps (E2E-Spot's frames) a token lasts 0.96 s: token k is reported at 960 k + 240 ms,
     on the screen, in the file and in the picture."""
-    shutil.copytree(matches / "league" / "two" / "1_224p", tmp_path / "data" / "m" / "1_224p")
-    (tmp_path / "data" / "m" / "1_224p" / "fps.txt").write_text("2.0833333333")
+    shutil.copytree(matches / "league/two/1_224p", tmp_path / "data/m/1_224p")
+    (tmp_path / "data/m/1_224p/fps.txt").write_text("2.0833333333")
     drawn = []
-    monkeypatch.setattr(report, "draw_timeline", lambda *drawing: drawn.append(drawing))
-    infer_main("--data", tmp_path / "data", "--checkpoint", checkpoint, "--out", tmp_path / "out",
+    monkeypatch.setattr(draw, "timeline", lambda *drawing: drawn.append(drawing))
+    infer_main(tmp_path / "data", checkpoint, tmp_path / "out",
                "--nms", "local", "--nms-window", "0", "--show", "0")
-    found = soccernet.read_predictions(tmp_path / "out" / "m" / PREDICTIONS, CLASSES)
+    found = soccernet.read_predictions(tmp_path / "out/m" / PREDICTIONS, CLASSES)
     times_ms = [960 * k + 240 for k in range(26)]
     assert sorted(set(found.position_ms)) == times_ms and set(found.half) == {1}
     rows, = printed_rows(capsys.readouterr().out).values()
@@ -342,43 +319,33 @@ def test_positions_at_another_frame_rate(matches, checkpoint, tmp_path, monkeypa
     assert sorted(set(spotted.position_ms)) == times_ms
 
 
-def test_stored_scores_give_the_same_spots(matches, checkpoint, tmp_path):
-    """The sweep starts from them: merged and suppressed again they give the spots, and the metric
-    that it computes is that of the written files."""
-    infer_main("--data", matches, "--checkpoint", checkpoint, "--out", tmp_path,
-               "--json", tmp_path / "table.json")
+@pytest.mark.parametrize("nms, options, window_s, threshold", [
+    ("soft", "", 10, 0.001),                               # as it is by default
+    *((nms, f"--nms {nms} --nms-window 3 --threshold 0.4", 3, 0.4) for nms in ops.NMS)])
+def test_stored_scores_give_the_same_spots(nms, options, window_s, threshold, matches, checkpoint,
+                                           tmp_path):
+    """The sweep starts from them: merged and suppressed by the reference of each kind they give the
+    spots ("local" is the official code's filter), and the metric that it computes is that of the
+    written files."""
+    infer_main(matches, checkpoint, tmp_path, "--json", tmp_path / "table.json", *options.split())
     stored = soccernet.read_scores(tmp_path)
+    length = stored.windows[-1]
     assert stored.matches == ["league/one", "league/two"] and stored.classes == CLASSES
-    assert stored.windows[-1].tolist() == [30, 20, 26, 23] and stored.token_s == 1.0
-    kept = ops.soft_nms(ops.merge_windows(*stored.windows, edge=1), stored.windows[-1], 10)
-    which, label, token, confidence = ops.detections(kept, stored.windows[-1])
-    for g, match in enumerate(stored.matches):
-        written = soccernet.read_predictions(tmp_path / match / PREDICTIONS, CLASSES)
-        mine = (which // 2 == g).numpy()
-        again = (column.numpy()[mine] for column in (which % 2 + 1, label, 1000 * token + 250,
-                                                     confidence.double()))
-        assert sorted(zip(*again, strict=True)) == sorted(zip(*written, strict=True))
+    assert length.tolist() == [30, 20, 26, 23] and stored.token_s == 1.0
+    merged = reference.merge_windows(*stored.windows, edge=1)
+    kept = reference.NMS[nms](merged, length, window_s, threshold)
+    which, label, token, confidence = reference.detections(kept, length)
+    assert len(which) > 20 and (kept != merged).any()
+    again = zip(which.tolist(), label.tolist(), (1000 * token + 250).tolist(),
+                confidence.double().tolist(), strict=True)
+    written = [(2 * g + half - 1, *row) for g, match in enumerate(stored.matches)
+               for half, *row in zip(*soccernet.read_predictions(
+                   tmp_path / match / PREDICTIONS, CLASSES), strict=True)]
+    assert sorted(again) == sorted(written)
     truth = evaluate.label_columns({match: soccernet.read_labels(matches / match / LABELS, CLASSES)
                                     for match in stored.matches})
     table = json.loads((tmp_path / "table.json").read_text())["tight"]
     assert evaluate.tight(kept, stored, truth)[0] == table["a_mAP"] > 0
-
-
-@pytest.mark.parametrize("nms", ["soft", "greedy", "local"])
-def test_the_kinds_of_nms(nms, matches, checkpoint, tmp_path):
-    """By hand, with the reference of each kind; "local" is the official code's filter."""
-    infer_main("--data", matches / "league/two", "--checkpoint", checkpoint, "--out", tmp_path,
-               "--nms", nms, "--nms-window", 3, "--threshold", 0.4)
-    stored = soccernet.read_scores(tmp_path)
-    length = stored.windows[-1]
-    merged = reference.merge_windows(*stored.windows, edge=1)
-    half, label, token, confidence = reference.detections(
-        reference.NMS[nms](merged, length, 3, 0.4), length)
-    found = soccernet.read_predictions(next(tmp_path.rglob(PREDICTIONS)), CLASSES)
-    assert sorted(zip(*found, strict=True)) == sorted(zip(
-        (half + 1).tolist(), label.tolist(), (1000 * token + 250).tolist(),
-        confidence.double().tolist(), strict=True))
-    assert 3 < len(found.half) < merged.numel()
 
 
 # ------------------------------------------------------------------ 4. half by half
@@ -388,16 +355,14 @@ def test_the_kinds_of_nms(nms, matches, checkpoint, tmp_path):
 def test_what_is_printed_is_what_the_file_says(options, matches, checkpoint, tmp_path, capsys,
                                                no_pictures):
     """Halves are suppressed one by one for the screen, a match at once for the file."""
-    show = 0.6
-    infer_main("--data", matches, "--checkpoint", checkpoint, "--out", tmp_path, "--batch", 3,
-               "--show", show, *options)
+    infer_main(matches, checkpoint, tmp_path, "--batch", 3, "--show", 0.6, *options)
     rows = printed_rows(capsys.readouterr().out)
     assert list(rows) == [(f"league/{m}", h) for m in ("one", "two") for h in "12"]
     assert sum(map(len, rows.values())) > 15
     for (match, half), printed in rows.items():
         written = json.loads((tmp_path / match / PREDICTIONS).read_text())["predictions"]
         kept = [(int(p["position"]) // 1000, p["label"], f"{p['confidence']:.2f}") for p in written
-                if p["half"] == half and p["confidence"] >= show]
+                if p["half"] == half and p["confidence"] >= 0.6]
         assert sorted(kept, key=lambda row: (row[0], CLASSES.index(row[1]))) == printed
 
 
@@ -409,84 +374,74 @@ def test_rows_come_when_their_half_is_done(matches, checkpoint, tmp_path, monkey
     clips = infer.frame_clips
     monkeypatch.setattr(infer, "frame_clips", lambda *a: (
         read.append(pair[0]) or pair for pair in clips(*a)))
-    infer_main("--data", matches, "--checkpoint", checkpoint, "--out", tmp_path, "--batch", 2,
-               "--show", 0.6)
-    title = {text: n for text, n in told if ", half " in text}
-    batches = [(n // 2 + 1) // 2 for n in N_FRAMES.values()]               # of 2 clips each
-    for i, text in enumerate(title):
-        assert sum(batches[:i + 1]) <= title[text] <= sum(batches[:i + 1]) + 5    # and some ahead
+    infer_main(matches, checkpoint, tmp_path, "--batch", 2, "--show", 0.6)
+    titles = np.array([n for text, n in told if ", half " in text])
+    ahead = titles - np.cumsum([(n // 2 + 1) // 2 for n in N_FRAMES.values()])     # 2 clips each
+    assert ((0 <= ahead) & (ahead <= 5)).all()
 
 
 # ------------------------------------------------------------------ 5. videos
-FPS, SIZE = 10, (480, 270)
+FPS, SIZE = 4, (480, 270)
 
 
 def write_video(path, seconds, seed=0):
-    """Coarse patterns that change 10 times a second, without loss."""
+    """Coarse patterns, another in every picture, without loss."""
     rng = np.random.default_rng(seed)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"FFV1"), FPS, SIZE)
     assert writer.isOpened()
-    frames = [cv2.resize(rng.integers(0, 256, (4, 6, 3), np.uint8), SIZE)
-              for _ in range(int(FPS * seconds))]
-    for frame in frames:
-        writer.write(frame)
+    for _ in range(int(FPS * seconds)):
+        writer.write(cv2.resize(rng.integers(0, 256, (4, 6, 3), np.uint8), SIZE))
     writer.release()
-    return frames
 
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory):
     """A folder with one match of two halves, 26 and 17.5 s; and its frames at 2 fps, 398x224."""
     root = tmp_path_factory.mktemp("film")
+    (root / "videos/league/game").mkdir(parents=True)
     for half, seconds in ((1, 26), (2, 17.5)):
-        (root / "videos/league/game").mkdir(parents=True, exist_ok=True)
-        (root / f"frames/league/game/{half}_224p").mkdir(parents=True)
-        path = root / f"videos/league/game/{half}_720p.mkv"
+        frames, path = (root / f"frames/league/game/{half}_224p",
+                        root / f"videos/league/game/{half}_720p.mkv")
+        frames.mkdir(parents=True)
         write_video(path, seconds, half)
         for n, frame in enumerate(video.sample(path, size=(398, 224))):
-            cv2.imwrite(str(root / f"frames/league/game/{half}_224p/{n + 1:08d}.png"),
-                        cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            cv2.imwrite(str(frames / f"{n + 1:08d}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     return root
 
 
 def test_a_video_gives_the_scores_of_its_frames(film, checkpoint, tmp_path, capsys):
     """A larger one is shrunk to 398x224 first, as its frames on disk are: both go one way."""
-    common = ["--checkpoint", checkpoint, "--batch", 5]
-    infer_main("--video", film / "videos", "--out", tmp_path / "v", *common)
+    infer_main([film / "videos"], checkpoint, tmp_path / "v", "--batch", 5)
     printed = capsys.readouterr().out
     assert "data: league/game: half 1 " in printed and ", half 2 " in printed
-    infer_main("--data", film / "frames", "--out", tmp_path / "f", *common)
-    ours, frames = (np.load(tmp_path / out / "league/game/scores.npz") for out in "vf")
+    infer_main(film / "frames", checkpoint, tmp_path / "f", "--batch", 5)
+    of_video, of_frames = (tmp_path / out / "league/game" for out in "vf")
+    ours, frames = (np.load(out / SCORES) for out in (of_video, of_frames))
     assert set(ours) == set(frames) and ours["tokens_1"] == 26 and ours["tokens_2"] == 17
-    for name in ours:
-        assert np.array_equal(ours[name], frames[name])
-    results = [json.loads((tmp_path / out / "league/game" / PREDICTIONS).read_text())
-               for out in "vf"]
+    assert all(np.array_equal(ours[name], frames[name]) for name in ours)
+    results = [json.loads((out / PREDICTIONS).read_text()) for out in (of_video, of_frames)]
     assert results[0]["predictions"] == results[1]["predictions"]
-    about, of_frames = (result["about"] for result in results)
+    about = results[0]["about"]
     assert about["classes"] == list(CLASSES) and about["fps"] == 2.0
     assert about["settings"]["nms"] == "soft" and about["checkpoint"] == [str(checkpoint)]
-    for said, place in ((about, "videos/league/game/2_720p.mkv"),
-                        (of_frames, "frames/league/game/2_224p")):
-        assert (tmp_path / "v/league/game" / said["videos"]["2"]).samefile(film / place)
-    page = (tmp_path / "v/league/game/page.html").read_text()
+    for result, place in zip(results, ("videos/league/game/2_720p.mkv",
+                                       "frames/league/game/2_224p"), strict=True):
+        assert (of_video / result["about"]["videos"]["2"]).samefile(film / place)
+    page = (of_video / "page.html").read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
     assert [half["end"] for half in data["halves"]] == [26, 17] and data["truth"] is None
     assert len(data["events"]) > 20 and all(picture for *_, picture in data["events"])
-    merged = report.read_half(tmp_path / "v/league/game", 1)[0]       # the curve that NMS saw
+    merged = report.read_half(of_video, 1)[0]              # the curve that NMS saw
     assert np.array_equal(merged, ours["curve_1"])
-    assert (tmp_path / "v/league/game/timeline_2.png").exists()
-    assert not (tmp_path / "f/league/game/timeline_1.png").exists()
+    assert (of_video / "timeline_2.png").exists() and not (of_frames / "timeline_1.png").exists()
 
 
 def test_files_are_the_halves_of_a_match(film, checkpoint, tmp_path, no_pictures):
     """And a part of them keeps its times: --start 4 gives the tokens from there on."""
     files = [film / f"videos/league/game/{half}_720p.mkv" for half in (1, 2)]
-    infer_main("--video", *files, "--checkpoint", checkpoint, "--out", tmp_path / "whole",
-               "--ignore", 0, "--stride", 1)
-    infer_main("--video", *files, "--checkpoint", checkpoint, "--out", tmp_path / "part",
-               "--ignore", 0, "--stride", 1, "--start", "0:04", "--end", "15")
-    whole, part = (np.load(tmp_path / out / "game/scores.npz") for out in ("whole", "part"))
+    for out, stretch in (("whole", []), ("part", ["--start", "0:04", "--end", "15"])):
+        infer_main(files, checkpoint, tmp_path / out, "--ignore", 0, "--stride", 1, *stretch)
+    whole, part = (np.load(tmp_path / out / "game" / SCORES) for out in ("whole", "part"))
     assert part["start_s"] == 4 and part["tokens_1"] == part["tokens_2"] == 11
     for half in (1, 2):                                    # windows of 8: those at 4, 5, 6, 7
         np.testing.assert_allclose(part[f"windows_{half}"], whole[f"windows_{half}"][4:8],
@@ -495,31 +450,26 @@ def test_files_are_the_halves_of_a_match(film, checkpoint, tmp_path, no_pictures
     assert times_ms.min() >= 4250 and times_ms.max() == 14250
 
 
-def test_what_videos_are_called(film, tmp_path):
-    """As comedian.prepare frames has it: after the folder, or after a file of another name."""
-    source = film / "videos/league/game/2_720p.mkv"
+def test_what_videos_are_called(film, tmp_path, monkeypatch):
+    """As comedian.prepare frames has it: after the folder, or after a file of another name. And how
+    large they are read: no small one is enlarged."""
+    source, root = film / "videos/league/game/2_720p.mkv", tmp_path / "root"
     for place in ("a/1_224p.mkv", "a/2_224p.mkv", "b/only 1.mkv", "b/two.mkv", "c/d/2.mkv"):
-        (tmp_path / "root" / place).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, tmp_path / "root" / place)
-    halves = video.halves([str(tmp_path / "root")])
-    assert {(half.match, half.number) for half in halves} == {
-        ("a", 1), ("a", 2), ("b/only 1", 1), ("b/two", 1), ("c/d", 2)}
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, root / place)
+    halves = video.halves([str(root)])
+    for paths, names in (([root], {("a", 1), ("a", 2), ("b/only 1", 1), ("b/two", 1), ("c/d", 2)}),
+                         ([root / "b/two.mkv"], {("two", 1)}),
+                         ([root / "b/two.mkv", root / "b/only 1.mkv"], {("b", 1), ("b", 2)})):
+        assert {(half.match, half.number) for half in video.halves(paths)} == names
     assert {half.size for half in halves} == {(398, 224)} and halves[0].n_tokens == 17
-    one, = video.halves([tmp_path / "root/b/two.mkv"])
-    assert (one.match, one.number) == ("two", 1)
-    pair = video.halves([tmp_path / "root/b/two.mkv", tmp_path / "root/b/only 1.mkv"])
-    assert [(half.match, half.number) for half in pair] == [("b", 1), ("b", 2)]
     with pytest.raises(DataError, match="another match is called 'a', too"):
-        video.halves([tmp_path / "root", tmp_path / "root/a"])
+        video.halves([root, root / "a"])
     with pytest.raises(DataError, match="two.mkv: ends at 00:17, before --start 00:18"):
-        video.halves([tmp_path / "root/b/two.mkv"], start_s=18)
-
-
-def test_a_small_video_is_not_enlarged(tmp_path, monkeypatch):
-    monkeypatch.setattr(video, "find_videos", lambda paths: [paths])
+        video.halves([root / "b/two.mkv"], start_s=18)
     monkeypatch.setattr(video, "probe", lambda path: video.Video(path, 0.0, 25.0, 64, 48))
-    half, = video.halves([tmp_path / "x.mp4"], start_s=3)
-    assert half.size is None and half.n_tokens == 0        # a header without a duration
+    small, = video.halves([root / "b/two.mkv"], start_s=3)
+    assert small.size is None and small.n_tokens == 0      # a header without a duration
 
 
 def test_a_video_that_breaks_off_costs_no_other(film, checkpoint, tmp_path, no_pictures,
@@ -535,73 +485,46 @@ def test_a_video_that_breaks_off_costs_no_other(film, checkpoint, tmp_path, no_p
 
     monkeypatch.setattr(video, "sample", breaks_off)
     with pytest.raises(DataError, match="1_720p.mkv: breaks off at 20.5"):
-        infer_main("--video", film / "videos", "--checkpoint", checkpoint, "--out", tmp_path,
-                   "--batch", 8)
-    stored = np.load(tmp_path / "league/game/scores.npz")
+        infer_main([film / "videos"], checkpoint, tmp_path, "--batch", 8)
+    stored = np.load(tmp_path / "league/game" / SCORES)
     assert stored["tokens_1"] == 20 and stored["tokens_2"] == 17
     found = soccernet.read_predictions(tmp_path / "league/game" / PREDICTIONS, CLASSES)
     assert set(found.half) == {1, 2}
 
 
-def test_a_video_of_no_second(film, checkpoint, tmp_path, capsys):
+def test_a_video_of_no_second(checkpoint, tmp_path, capsys):
     """Less than a clip is left out with a line; if nothing else is there, that is a mistake."""
     write_video(tmp_path / "2_224p.mkv", 0.6)
     with pytest.raises(DataError, match="nothing to spot"):
-        infer_main("--video", tmp_path / "2_224p.mkv", "--checkpoint", checkpoint, "--out",
-                   tmp_path / "out")
+        infer_main([tmp_path / "2_224p.mkv"], checkpoint, tmp_path / "out")
     assert "2_224p.mkv: shorter than one clip: left out" in capsys.readouterr().out
 
 
-def test_reading_ahead_is_bounded():
-    """However slow the network: 2 batches wait, one is being decoded, no more (memory!)."""
-    made = []
-
-    def stream():
-        for i in range(20):
-            made.append(i)
-            yield i
-
-    for i in on_disk.ahead(stream(), depth=2):
-        time.sleep(0.02)
-        assert len(made) <= i + 4
-    assert made == list(range(20)) and i == 19
-
-
 # ------------------------------------------------------------------ 6. several networks
-@pytest.fixture(scope="module")
-def second_checkpoint(tmp_path_factory):
-    """Another network of the same classes, with windows of 6 s."""
-    torch.manual_seed(1)
-    model = Comedian(with_changes("vivit_micro", window_tokens=6, classes=CLASSES)).eval()
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.15)
-    path = tmp_path_factory.mktemp("run") / "second.pt"
-    save_checkpoint(path, stage=3, step=1, config=asdict(model.cfg), model=model.state_dict())
-    return path
-
-
 @pytest.mark.parametrize("merge", ["max", "mean"])
-def test_an_ensemble_is_the_average_per_second(merge, matches, checkpoint, second_checkpoint,
-                                               tmp_path):
-    """By hand: each network's stored windows merged by the reference, averaged, suppressed."""
-    for name, paths in (("a", [checkpoint]), ("b", [second_checkpoint]),
-                        ("ab", [checkpoint, second_checkpoint])):
-        infer_main("--data", matches, "--checkpoint", *paths, "--out", tmp_path / name,
-                   "--merge", merge, "--nms-window", 4)
+def test_an_ensemble_is_the_average_per_second(merge, matches, checkpoint, tmp_path):
+    """By hand: each network's stored windows merged by the reference, averaged, suppressed. The
+    second has windows of 6 s."""
+    save_network(tmp_path / "b.pt", window=6, classes=CLASSES)
+    options = ["--merge", merge, "--nms-window", 4]
+    infer_main(matches, checkpoint, tmp_path / "a", *options)
+    infer_main(matches, tmp_path / "b.pt", tmp_path / "b", *options)
+    infer_main(matches, checkpoint, tmp_path / "ab", "--checkpoint", checkpoint, tmp_path / "b.pt",
+               *options)
     for match in ("league/one", "league/two"):
-        a, b, ab = (np.load(tmp_path / name / match / "scores.npz") for name in ("a", "b", "ab"))
+        a, b, ab = (np.load(tmp_path / name / match / SCORES) for name in ("a", "b", "ab"))
         rows = []
         for h in (1, 2):
-            n = int(a[f"tokens_{h}"])
-            mean = torch.stack([reference.merge_windows(
-                torch.from_numpy(one[f"windows_{h}"]), torch.from_numpy(one[f"starts_{h}"]),
-                torch.zeros(len(one[f"starts_{h}"]), dtype=torch.int64), torch.tensor([n]),
-                ops.default_ignore(one[f"windows_{h}"].shape[1]), merge)
-                for one in (a, b)]).mean(0)                                       # (n, K)
-            assert a[f"windows_{h}"].shape[1] == 8 and b[f"windows_{h}"].shape[1] == 6
+            n, alone = torch.tensor([int(a[f"tokens_{h}"])]), []
+            for one, window in ((a, 8), (b, 6)):
+                windows, starts = (torch.from_numpy(one[f"{name}_{h}"])
+                                   for name in ("windows", "starts"))
+                assert windows.shape[1] == window
+                alone.append(reference.merge_windows(windows, starts, torch.zeros_like(starts), n,
+                                                     ops.default_ignore(window), merge))
+            mean = torch.stack(alone).mean(0)                                    # (n, K)
             assert np.array_equal(ab[f"merged_{h}"], mean[None].numpy())
-            kept = reference.soft_nms(mean, torch.tensor([n]), 4)
+            kept = reference.soft_nms(mean, n, 4)
             rows += [(h, k, 1000 * t + 250, kept[t, k].item())
                      for t, k in (kept >= 0).nonzero().tolist()]
         written = soccernet.read_predictions(tmp_path / "ab" / match / PREDICTIONS, CLASSES)
@@ -610,40 +533,33 @@ def test_an_ensemble_is_the_average_per_second(merge, matches, checkpoint, secon
     assert stored.merged and stored.windows[-1].tolist() == [30, 20, 26, 23]
 
 
-def test_networks_of_other_classes_are_not_averaged(net, matches, checkpoint, tmp_path):
-    cfg = asdict(net.cfg) | {"classes": CLASSES[::-1]}
-    save_checkpoint(tmp_path / "b.pt", stage=3, step=1, config=cfg, model=net.state_dict())
-    with pytest.raises(DataError, match="b.pt: has other classes than .*last.pt, or in anoth"):
-        infer_main("--data", matches, "--checkpoint", checkpoint, tmp_path / "b.pt",
-                   "--out", tmp_path)
-
-
 # ------------------------------------------------------------------ 7. submissions
+GAMES = ["league/2031/game one", "league/2031/game two"]
+
+
 @pytest.fixture
 def split(matches, tmp_path, monkeypatch):
-    """(root, list of games): two games in SoccerNet's depth, one with _ for a space, and a third
+    """Its root and the options: two games in SoccerNet's depth, one with _ for a space, and a third
     match that is not on the list "test"."""
-    root, games = tmp_path / "root", ["league/2031/game one", "league/2031/game two"]
+    root = tmp_path / "root"
     for match, place in (("one", "test/league/2031/game one"), ("two", "test/league/2031/game_two"),
                          ("two", "valid/league/2031/other")):
         shutil.copytree(matches / "league" / match, root / place)
-    (tmp_path / "splits").mkdir()
-    (tmp_path / "splits/test.txt").write_text("\n".join(games))
-    monkeypatch.setattr(on_disk, "SPLITS", tmp_path / "splits")
-    return root, games
+    (tmp_path / "test.txt").write_text("\n".join(GAMES))
+    monkeypatch.setattr(on_disk, "SPLITS", tmp_path)
+    return root, ["--split", "test", "--zip", tmp_path / "spots.zip"]
 
 
 def test_a_submission_and_the_official_evaluator(split, checkpoint, tmp_path):
     official = pytest.importorskip(
         "SoccerNet.Evaluation.ActionSpotting",
         reason="the official evaluator is absent: pip install --no-deps SoccerNet==0.2.0")
-    root, games = split
-    infer_main("--data", root, "--split", "test", "--checkpoint", checkpoint, "--out",
-               tmp_path / "out", "--zip", tmp_path / "spots.zip", "--json", tmp_path / "table.json")
+    root, options = split
+    infer_main(root, checkpoint, tmp_path / "out", *options, "--json", tmp_path / "table.json")
     assert zipfile.ZipFile(tmp_path / "spots.zip").namelist() == [
-        f"{game}/results_spotting.json" for game in games]
+        f"{game}/results_spotting.json" for game in GAMES]
     ours = json.loads((tmp_path / "table.json").read_text())
-    for game, place in zip(games, ("game one", "game_two"), strict=True):
+    for game, place in zip(GAMES, ("game one", "game_two"), strict=True):
         (tmp_path / "labels" / game).mkdir(parents=True)
         shutil.copy(root / "test/league/2031" / place / LABELS, tmp_path / "labels" / game)
     for metric, result in ours.items():
@@ -655,30 +571,26 @@ def test_a_submission_and_the_official_evaluator(split, checkpoint, tmp_path):
 
 
 def test_challenge_games_have_no_labels(split, checkpoint, tmp_path, capsys):
-    root, games = split
+    root, options = split
     for labels in root.rglob(LABELS):
         labels.unlink()
-    infer_main("--data", root, "--split", "test", "--checkpoint", checkpoint, "--out",
-               tmp_path / "out", "--zip", tmp_path / "spots.zip")
+    infer_main(root, checkpoint, tmp_path / "out", *options)
     out = capsys.readouterr().out
     assert "t-AmAP" not in out and f"{tmp_path / 'spots.zip'}: 2 games" in out
 
 
-def test_a_submission_must_be_complete(split, checkpoint, tmp_path, monkeypatch):
+def test_a_submission_must_be_complete(split, checkpoint, tmp_path, no_work):
     """All of it is refused before anything is encoded."""
-    root, games = split
-    out = tmp_path / "out"
-    monkeypatch.setattr(infer, "encode_clips", lambda *a: pytest.fail("work began"))
+    (root, options), old = split, tmp_path / "out/old"
 
     def refuses(message):
         with pytest.raises(DataError, match=message):
-            infer_main("--data", root, "--split", "test", "--checkpoint", checkpoint, "--out", out,
-                       "--zip", tmp_path / "spots.zip")
+            infer_main(root, checkpoint, tmp_path / "out", *options)
 
-    (out / "old").mkdir(parents=True)
-    (out / "old" / PREDICTIONS).write_text("{}")
+    old.mkdir(parents=True)
+    (old / PREDICTIONS).write_text("{}")
     refuses("out: nothing is zipped, for 1 games are not of this split: old; .* --out of its own")
-    shutil.rmtree(out)
+    shutil.rmtree(old)
     shutil.rmtree(root / "test/league/2031/game one/2_224p")
     refuses("halves 1 and 2: nothing is zipped, for 1 games are missing: test/league/2031/game one")
     shutil.rmtree(root / "test/league/2031/game one")
@@ -686,55 +598,25 @@ def test_a_submission_must_be_complete(split, checkpoint, tmp_path, monkeypatch)
     assert not (tmp_path / "spots.zip").exists()
 
 
-def test_replaced_results_are_announced(matches, checkpoint, tmp_path, capsys):
-    common = ["--data", matches, "--checkpoint", checkpoint, "--out", tmp_path]
-    infer_main(*common)
-    assert "will be replaced" not in capsys.readouterr().out
-    infer_main(*common)
-    assert f"{tmp_path}: results of 2 of these matches are there and will be replaced" in (
-        capsys.readouterr().out)
-
-
 # ------------------------------------------------------------------ 8. features of a teacher
-def save_network(path, stage, window=8):
-    """Saves a network as stage `stage` leaves it, and returns it: 24 pixels a side, drop path."""
-    torch.manual_seed(stage)
-    model = Comedian(with_changes("vivit_micro", image_size=24, window_tokens=window,
-                                  drop_path=0.5))
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    parts = tuple(["spatial.", "temporal.", "head."][:stage])
-    save_checkpoint(path, stage=stage, config=asdict(model.cfg), model={
-        name: value for name, value in model.state_dict().items() if name.startswith(parts)})
-    return model.eval()
-
-
-def frames_of(half, model):
-    """All whole clips of a half, as the network wants them: (1, T, 3, S, S)."""
-    clips = FrameReader(1).read([(half, 0)], 2 * half.n_tokens)
-    x = augment.resize(augment.to_float(clips, CPU), model.cfg.image_size)
-    return augment.normalize(x, model.cfg.normalize_per_frame)
-
-
-def write_features(matches, checkpoint, out, *more):
-    infer_main("--data", matches, "--checkpoint", checkpoint, "--features", "own", "--out", out,
-               *more)
+def write_features(matches, checkpoint, out, *options):
+    infer_main(matches, checkpoint, out, "--features", "own", *options)
 
 
 @torch.no_grad()
 def test_features_of_a_stage_1_network(matches, tmp_path, capsys):
     """Row k is the token of the clip at second k, for every second that has a whole clip; and it is
     what stage 2 reads for that token."""
-    model = save_network(tmp_path / "1.pt", 1)
-    write_features(matches, tmp_path / "1.pt", tmp_path / "out", "--batch", 7)
+    model, out = save_network(tmp_path / "1.pt", 1, image_size=24), tmp_path / "out"
+    write_features(matches, tmp_path / "1.pt", out, "--batch", 7)
     assert "tokens of the spatial encoder" in capsys.readouterr().out
     halves = find_halves(matches)
     for half in halves:
-        rows = np.load(tmp_path / "out" / half.match / f"{half.number}_own.npy")
+        rows = np.load(out / half.match / f"{half.number}_own.npy")
         tokens = model.encode(frames_of(half, model)[0].unflatten(0, (-1, 2)))    # (n_tokens, D)
         assert rows.dtype == np.float32 and rows.shape == (half.n_frames // 2, 128)
         np.testing.assert_allclose(rows, tokens.numpy(), atol=2e-5)
-    teacher = bank.Bank([bank.open_features(tmp_path / "out", half, "own") for half in halves],
+    teacher = bank.Bank([bank.open_features(out, half, "own") for half in halves],
                         halves, CPU, torch.float32)
     p, _ = teacher.of_windows([(3, 10)], 8, "middle")             # tokens 5 .. 12 of the last half
     torch.testing.assert_close(p[0], F.normalize(tokens[5:13], dim=1), rtol=0, atol=2e-5)
@@ -745,7 +627,7 @@ def test_features_of_a_stage_1_network(matches, tmp_path, capsys):
 @torch.no_grad()
 def test_features_with_context_are_those_in_the_middle_of_a_window(stage, window, matches,
                                                                      tmp_path):
-    model = save_network(tmp_path / "3.pt", stage, window)
+    model = save_network(tmp_path / "3.pt", stage, window, image_size=24)
     write_features(matches / "league/two", tmp_path / "3.pt", tmp_path / "out")
     for half in find_halves(matches / "league/two"):
         rows = np.load(tmp_path / "out" / half.match / f"{half.number}_own.npy")
@@ -781,7 +663,7 @@ def test_a_row_is_the_token_of_its_second(fps, n_frames, expected):
 
 def test_features_go_on_where_they_were_stopped(matches, tmp_path, monkeypatch, capsys):
     """What is whole stays; what was being written is made again."""
-    save_network(tmp_path / "1.pt", 1)
+    save_network(tmp_path / "1.pt", 1, image_size=24)
     save, saved = np.save, []
 
     def killed(file, array):
@@ -809,30 +691,31 @@ def test_features_go_on_where_they_were_stopped(matches, tmp_path, monkeypatch, 
 
 def test_features_of_another_network_are_not_mixed_in(matches, tmp_path):
     """The record beside them says by the checkpoint's hash what made them."""
-    save_network(tmp_path / "1.pt", 1)
+    record = tmp_path / "out/own.json"
+    for stage in (1, 2):
+        save_network(tmp_path / f"{stage}.pt", stage, image_size=24)
     write_features(matches, tmp_path / "1.pt", tmp_path / "out")
-    record = json.loads((tmp_path / "out/own.json").read_text())
     digest = hashlib.sha256((tmp_path / "1.pt").read_bytes()).hexdigest()
-    assert record == {"checkpoint_sha256": digest, "bf16": False}
-    save_network(tmp_path / "2.pt", 2)
+    assert json.loads(record.read_text()) == {"checkpoint_sha256": digest, "bf16": False}
     with pytest.raises(DataError, match="own.json: features of this name were made by another ch"):
         write_features(matches, tmp_path / "2.pt", tmp_path / "out")
-    (tmp_path / "out/own.json").unlink()
+    record.unlink()
     with pytest.raises(DataError, match="out: features called own are there, not made by this"):
         write_features(matches, tmp_path / "2.pt", tmp_path / "out")
 
 
 def test_stage_2_learns_from_these_features(matches, tmp_path):
     """A fine-tuned network as teacher, through PCA, beside the frames unless --out says where."""
-    save_network(tmp_path / "3.pt", 3)
+    data = str(tmp_path / "data")
+    save_network(tmp_path / "3.pt", image_size=24)
     shutil.copytree(matches / "league/two", tmp_path / "data/two")
-    infer_main("--data", tmp_path / "data", "--checkpoint", tmp_path / "3.pt", "--features", "own")
-    args = prepare.parse_args(["pca", "--features", str(tmp_path / "data"), "--name", "own",
-                               "--width", "16"])
+    infer.main(infer.parse_args(["--data", data, "--checkpoint", str(tmp_path / "3.pt"),
+                                 "--features", "own", "--device", "cpu"]))
+    args = prepare.parse_args(["pca", "--features", data, "--name", "own", "--width", "16"])
     args.run(args)
     stage2_distill.main(stage2_distill.parse_args([
-        "--data", str(tmp_path / "data"), "--features-name", "pca_16_std_own", "--batch", "2",
-        "--model", "vivit_micro", "--window", "8", "--steps", "1", "--device", "cpu",
+        "--data", data, "--features-name", "pca_16_std_own", "--batch", "2", "--model",
+        "vivit_micro", "--window", "8", "--steps", "1", "--device", "cpu",
         "--out", str(tmp_path / "run")]))
     assert load_checkpoint(tmp_path / "run/last.pt")["step"] == 1
 
@@ -856,11 +739,9 @@ def test_times_are_seconds_or_minutes(text, seconds):
     ("--video v --checkpoint c --start 1:-5", "argument --start: wants seconds or mm:ss"),
     ("--video v --checkpoint c --end 1:2:3:4", "argument --end: wants seconds or mm:ss"),
     ("--video v --checkpoint c --end inf", "argument --end: wants seconds or mm:ss"),
-    ("--video v --checkpoint c --show 2", "argument --show: wants a number"),
     ("--video v --checkpoint c --features own", "--features wants --data and one --checkpoint"),
     ("--data d --checkpoint a b --features own", "--features wants --data and one --checkpoint"),
     ("--data d --checkpoint c --nms hard", "argument --nms: invalid choice: 'hard' (choose from"),
-    ("--data d --checkpoint c --stride -1", "argument --stride: wants a whole number from 0"),
 ])
 def test_options_that_do_not_fit(options, message, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -870,71 +751,56 @@ def test_options_that_do_not_fit(options, message, capsys):
     assert error.startswith("error: ") and message in error
 
 
-def test_chance_wants_two_matches_before_the_work_begins(matches, checkpoint, tmp_path,
-                                                         monkeypatch):
-    monkeypatch.setattr(infer, "encode_clips", lambda *a: pytest.fail("work began"))
+CHANCE = "--chance scores each match with another one's pred"
+GAPS = "leaves seconds that no window of 8 scores"
+REFUSED = {                           # options, the one line
+    "gaps of one second": ("--stride 5 --ignore 2", f"--stride 5 with --ignore 2 {GAPS}"),
+    "wide gaps": ("--stride 9 --ignore 0", f"--stride 9 with --ignore 0 {GAPS}"),
+    "nothing left": ("--stride 1 --ignore 4", f"--stride 1 with --ignore 4 {GAPS}"),
+    "other classes": ("--checkpoint {checkpoint} {tmp}/other.pt",
+                      "other.pt: has other classes than .*last.pt, or in anoth"),
+    "no head": ("--checkpoint {tmp}/1.pt", "1.pt: comes from stage 1 and has no trained head"),
+    "chance of one match": ("--data {matches}/league/one --chance", CHANCE),
+    "chance, one with labels": ("--data {tmp}/data --chance", CHANCE),
+    "a file for a folder": ("--out {tmp}/1.pt", "1.pt: cannot be made a folder"),
+    "no folder": ("--json {tmp}/no/x", "no/x: its folder does not exist")}
+
+
+@pytest.mark.parametrize("options, message", REFUSED.values(), ids=REFUSED)
+def test_refused_before_the_work_begins(options, message, matches, checkpoint, tmp_path, no_work):
+    """Windows that leave gaps; networks that cannot spot together; where nothing can be written."""
+    save_network(tmp_path / "1.pt", 1)
+    save_network(tmp_path / "other.pt", classes=CLASSES[::-1])
     shutil.copytree(matches / "league", tmp_path / "data")
     (tmp_path / "data/two" / LABELS).unlink()
-    for root in (matches / "league/one", tmp_path / "data"):           # one match; one with labels
-        with pytest.raises(DataError, match="--chance scores each match with another one's pred"):
-            infer_main("--data", root, "--checkpoint", checkpoint, "--out", tmp_path / "out",
-                       "--chance")
+    with pytest.raises(DataError, match=message):
+        infer_main(matches, checkpoint, tmp_path / "out", *options.format(
+            matches=matches, checkpoint=checkpoint, tmp=tmp_path).split())
 
 
-def test_what_cannot_be_written_is_said_first(matches, checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(infer, "encode_clips", lambda *a: pytest.fail("work began"))
-    (tmp_path / "file").touch()
-    for options, message in [(["--out", tmp_path / "file"], "file: cannot be made a folder"),
-                             (["--out", tmp_path / "o", "--json", tmp_path / "no/x"],
-                              "no/x: its folder does not exist")]:
-        with pytest.raises(DataError, match=message):
-            infer_main("--data", matches, "--checkpoint", checkpoint, *options)
+def test_a_folder_that_cannot_be_written(matches, checkpoint, tmp_path, monkeypatch, no_work):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(DataError, match="results_spotting.json: cannot be written"):
-        infer_main("--data", matches, "--checkpoint", checkpoint, "--out", tmp_path / "o")
+        infer_main(matches, checkpoint, tmp_path)
 
 
-def test_a_full_disk_leaves_what_is_finished(matches, checkpoint, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error, ends, said", [
+    (OSError(28, "No space left on device"), DataError,
+     "two/scores.npz: cannot be written .No space left"),
+    (KeyboardInterrupt(), SystemExit, "130")], ids=["full disk", "Ctrl-C"])
+def test_what_is_finished_stays(error, ends, said, matches, checkpoint, tmp_path, monkeypatch,
+                                capsys):
     savez = np.savez
 
-    def full_at_the_second(file, **arrays):
+    def breaks_off_at_the_second(file, **arrays):
         savez(file, **arrays)
         if arrays["url_local"] == "league/two":
-            raise OSError(28, "No space left on device")
+            raise error
 
-    monkeypatch.setattr(np, "savez", full_at_the_second)
-    with pytest.raises(DataError, match="two/scores.npz: cannot be written .No space left"):
-        infer_main("--data", matches, "--checkpoint", checkpoint, "--out", tmp_path)
+    monkeypatch.setattr(np, "savez", breaks_off_at_the_second)
+    with pytest.raises(ends, match=said):
+        infer_main(matches, checkpoint, tmp_path)
     assert sorted(os.listdir(tmp_path / "league/one")) == [PREDICTIONS, SCORES]
     assert os.listdir(tmp_path / "league/two") == []
-
-
-def test_stopping_is_one_line(matches, checkpoint, tmp_path, monkeypatch, capsys):
-    write_match = report.write_match
-
-    def stopped_at_the_second(folder, *more):
-        if folder.name == "two":
-            raise KeyboardInterrupt
-        return write_match(folder, *more)
-
-    monkeypatch.setattr(report, "write_match", stopped_at_the_second)
-    with pytest.raises(SystemExit) as stop:
-        infer_main("--data", matches, "--checkpoint", checkpoint, "--out", tmp_path)
-    assert stop.value.code == 130
-    assert f"error: stopped; 1 matches are finished in {tmp_path}" in capsys.readouterr().err
-
-
-def test_a_checkpoint_without_a_head_is_refused(net, matches, tmp_path):
-    save_checkpoint(tmp_path / "last.pt", stage=1, step=1, config=asdict(net.cfg),
-                    model=net.state_dict())
-    with pytest.raises(DataError, match="last.pt: comes from stage 1 and has no trained head"):
-        infer_main("--data", matches, "--checkpoint", tmp_path / "last.pt", "--out", tmp_path)
-
-
-def test_a_mistake_is_one_line_and_exit_code_2(matches, tmp_path):
-    done = subprocess.run([sys.executable, ROOT / "infer.py", "--data", matches, "--checkpoint",
-                           tmp_path / "none.pt"], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2
-    line, = done.stderr.splitlines()
-    assert line == (f"error: {tmp_path / 'none.pt'}: no such checkpoint, or not a file; give "
-                    "another (README, 'Weights and results', says where there are some)")
+    assert (f"error: stopped; 1 matches are finished in {tmp_path}"
+            in capsys.readouterr().err) == (ends is SystemExit)
