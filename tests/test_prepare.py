@@ -233,18 +233,18 @@ def test_a_hard_replay_is_the_scene_again_and_looks_like_play(scripts):
     assert replays[1] > 1.4 * replays[0] > 0
 
 
-def film(monkeypatch, incident, seed, seconds, painted_by, hard=False):
+def film(monkeypatch, incident, seed, seconds, hard=False):
     """All incidents are of one kind: frames (F, 48, 48, 3), when the first one is, the script."""
     monkeypatch.setattr(synthetic, "INCIDENTS", {incident: 1.0})
     script = Script(np.random.default_rng(seed), seconds, half=1, hard=hard)
-    shot, painter = on_screen(script, seconds), Painter(np.random.default_rng(painted_by), 48)
+    shot, painter = on_screen(script, seconds), Painter(np.random.default_rng(7), 48)
     frames = np.stack([painter.frame(shot, i) for i in range(2 * seconds)])
     return frames, next(t for t, label, *_ in script.events if label != "Kick-off"), script
 
 
 def test_goal_and_miss_begin_alike(monkeypatch):
     """Same dice, one incident or the other: the pictures part only after the labelled moment."""
-    (goal, time, _), (miss, same_time, _) = (film(monkeypatch, incident, 7, 40, painted_by=7)
+    (goal, time, _), (miss, same_time, _) = (film(monkeypatch, incident, seed=7, seconds=40)
                                              for incident in ("goal", "miss"))
     alike, last = (goal == miss).all((1, 2, 3)), int(time * DEFAULT_FPS)         # (F,)
     assert time == same_time and alike[:last].all()        # to the last frame before the ball is
@@ -256,7 +256,7 @@ def test_a_hard_goal_is_a_miss_until_the_restart(monkeypatch, seed):
     """--hard: the same close-up follows, and the same replay; neither camera nor ball tells."""
     films, times = [], []
     for incident in ("goal", "miss"):
-        frames, time, script = film(monkeypatch, incident, seed, 60, painted_by=7, hard=True)
+        frames, time, script = film(monkeypatch, incident, seed, 60, hard=True)
         later = [(t, kind) for t, kind, *_ in script.cuts if t > time]
         assert later[0][1] == synthetic.CHEER and later[1][1] == WIDE
         replayed = later[2][1] == REPLAY and later[2][0] == later[1][0]
@@ -286,9 +286,9 @@ def test_card_goes_up_at_its_label(scripts):
 def test_everyone_is_where_the_script_puts_them(scripts):
     """Kick-off: all in their own halves; corner: ball at a flag; throw-in: over a touchline."""
     for script in scripts:
-        beats = {time: (scene, i) for i, (time, scene, _) in enumerate(script.beats)}
+        scenes = {time: scene for time, scene, _ in script.beats}
         for time, label, team, _ in script.events:
-            scene = beats[time][0]
+            scene = scenes[time]
             x, y = abs(scene[synthetic.BALL])
             if label == "Kick-off":
                 assert (x, y) == (0, 0)
