@@ -81,13 +81,6 @@ def test_cases_are_there():
     assert len(CASES) == 51               # an empty folder must not pass for a green test
 
 
-@pytest.mark.parametrize("position_ms, framerate, frame", [
-    (0, 2, 0), (499, 2, 0), (500, 2, 1), (-499, 2, 0), (-500, 2, 14399), (-7_200_000, 2, 0),
-    (7_199_500, 2, 14399), (9e9, 2, 14399), (1e300, 2, 14399), (1160, 25, 28), (1200, 25, 30)])
-def test_frames_by_hand(position_ms, framerate, frame):
-    assert evaluate.time_rows(np.array([position_ms]), framerate, "") == frame
-
-
 # Nine classes, so that numpy's mean does not sum them one after another.
 SEEDED_CLASSES = ("Goal", "Foul", "Corner", "Penalty", "Offside", "Clearance", "Kick-off",
                   "Yellow card", "Red card")

@@ -42,29 +42,13 @@ def annotation(time="1 - 00:31", label="Foul", **more):
     return {"gameTime": time, "label": label, "team": "home", "visibility": "visible"} | more
 
 
-@pytest.mark.parametrize("entry, expected", [    # half, position_ms, visible, as officially read
-    (annotation(position="31480"), (1, 31480, True)),
-    (annotation(position=31480), (1, 31480, True)),
-    (annotation(position=31480.9), (1, 31480, True)),                # a JSON float is truncated
-    (annotation("2 - 45:07"), (2, 2_707_000, True)),                 # no position: minutes, seconds
-    (annotation("2 - 45:07", position="0"), (2, 0, True)),           # position counts, even 0
-    (annotation("1 - 100:30"), (1, 30_000, True)),                   # three digits lose the first
-    (annotation(visibility="not shown"), (1, 31_000, False)),
-    (annotation(visibility="Not shown"), (1, 31_000, True)),         # the exact string or nothing
-    (annotation(position="-1500"), (1, -1500, True)),
-    (annotation("3 - 00:01"), (3, 1_000, True))])                    # a half that no video has
-def test_labels_as_the_official_evaluator_reads_them(tmp_path, entry, expected):
-    event, = soccernet.read_labels(write_labels(tmp_path / "L.json", entry), ("Goal", "Foul"))
-    assert (event.half, event.position_ms, event.visible) == expected and event.label == 1
-
-
 def test_labels_keep_file_order_and_leave_out_other_classes(tmp_path):
-    last = annotation(label="Goal", position=1000)
-    del last["visibility"]
-    path = write_labels(tmp_path / "L.json", annotation(position=9000), annotation(label="Dance"),
-                        last)
-    assert soccernet.read_labels(path, ("Goal", "Foul")) == [
-        (1, 1, 9000, True), (1, 0, 1000, True)]
+    """What else is read as the official evaluator does: see the cases of test_evaluate.py."""
+    unseen = annotation("3 - 45:07", label="Goal", position="0")         # 0 goes before gameTime
+    del unseen["visibility"]
+    path = write_labels(tmp_path / "L.json", annotation(position=9000.9), annotation(label="Dance"),
+                        unseen)
+    assert soccernet.read_labels(path, ("Goal", "Foul")) == [(1, 1, 9000, True), (3, 0, 0, True)]
 
 
 @pytest.mark.parametrize("content, message", [
