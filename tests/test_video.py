@@ -150,6 +150,7 @@ def test_h264_with_pictures_out_of_order(container, rate, tmp_path):
     stamps = unsteady(8) if rate == "unsteady" else steady(RATES[rate], 8)
     path = write_h264(tmp_path / f"v.{container}", stamps, "-bf", 2)
     assert times(path) == times_by_ffmpeg(path) and times(path)[:12] == by_rule(stamps)[:12]
+    assert times(path, start_s=5, end_s=7) == times(path)[10:14]
 
 
 @needs_ffmpeg
@@ -172,15 +173,17 @@ def test_a_stretch(kind, start_s, end_s, tmp_path):
 
 
 @needs_ffmpeg
-def test_a_stretch_of_h264(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name, value", [("MOST_WAITING", 0), ("seek_before", lambda *_: False)])
+def test_a_stretch_of_h264(name, value, tmp_path, monkeypatch):
     """Far from key frames; times count from start_s, as after ffmpeg's -ss. Of what lies before the
-    last key frame nothing is decoded."""
+    last key frame nothing is decoded: a seek leads there, or else it waits in vain."""
+    monkeypatch.setattr(video, name, value)
     decoded = record(monkeypatch, video.Stamps, "__call__")
     path = write_h264(tmp_path / "v.mp4", steady(25, 30), "-bf", 2, "-g", 250)
     for start_s, length_s in [(3.3, 4.0), (12.0, 5.3), (25.5, 10)]:
         assert (times(path, start_s=start_s, end_s=start_s + length_s)
                 == times_by_ffmpeg(path, "-ss", start_s, "-t", length_s))
-    assert len(decoded) < 700                             # for all three; 1,365 without a seek
+    assert len(decoded) < 700                             # for all three; else 1,365
 
 
 def test_a_gap_repeats_the_picture_before_it(tmp_path):
@@ -479,10 +482,12 @@ def test_what_is_no_video_is_refused(make, message, name, tmp_path, capfd):
 
 @pytest.mark.parametrize("suffix, tail", [
     *(("mkv", tail) for tail in ("missing", "zeros")),
-    *(pytest.param("mp4", tail, marks=needs_ffmpeg) for tail in ("missing", "zeros", "noise"))])
+    *(pytest.param(suffix, tail, marks=needs_ffmpeg) for suffix, tail in [
+        ("mp4", "missing"), ("mp4", "zeros"), ("mp4", "noise"), ("avi", "zeros")])])
 def test_a_truncated_file_gives_what_it_has(suffix, tail, tmp_path):
     path = (write_mkv(tmp_path / "v.mkv", steady(25, 20)) if suffix == "mkv" else
-            write_h264(tmp_path / "v.mp4", steady(25, 20), "-g", 25, "-movflags", "faststart"))
+            write_h264(tmp_path / f"v.{suffix}", steady(25, 20), "-g", 25,
+                       *["-movflags", "faststart"] * (suffix == "mp4")))
     whole, content, got = times(path), path.read_bytes(), []
     kept, lost = content[:len(content) // 2], len(content) - len(content) // 2
     path.write_bytes(kept + {"missing": b"", "zeros": bytes(lost),
