@@ -133,11 +133,10 @@ EDITS = [  # file, text that is there once, text in its place, why
     (GRAPHICS + "graphics_camera.cpp", "    Matrix4 projectionMatrix = renderer->",
      "    renderer->SetFOV(buffer.cameraFOV);\n    Matrix4 projectionMatrix = renderer->",
      "as shipped the camera's angle comes a picture late: half a second, at two a second"),
-    ("src/onthepitch/player/humanoid/humanoidbase.cpp", "  UpdateFullbodyNodes(mirror);\n}",
-     "  UpdateFullbodyNodes(mirror);\n"
-     "  humanoidNode->RecursiveUpdateSpatialData(e_SpatialDataType_Both);\n}",
-     "as shipped a picture leaves stale positions of limbs behind: a ball held in the hands "
-     "then leaves them elsewhere than in the same match played blind"),
+    ("src/onthepitch/player/humanoid/humanoidbase.cpp",
+     "humanoidNode->SetPosition(startPos, false);", "humanoidNode->SetPosition(startPos, true);",
+     "as shipped a picture leaves old places of the limbs behind, where a ball in the hands then "
+     "goes: another match than without pictures"),
     # ----- variety, light, speed
     (MATCH, "float brightness = 1.0f;", "float brightness = boostrandom(0.7f, 1.2f);",
      "light; the sun's place and colour are drawn as shipped"),
