@@ -52,12 +52,20 @@ def test_edits(source):
             new.count(a) - new.count(b) for a, b in ("()", "{}", "[]")], (file, old)
 
 
+def test_readme():
+    """It counts the edits and names the packages."""
+    text = (HERE / "README.md").read_text(encoding="utf-8")
+    assert f"as {len(engine.EDITS)} short replacements" in " ".join(text.split())
+    packages = text.split("--no-install-recommends ")[1].split("#")[0].replace("\\", "").split()
+    assert sorted(packages) == sorted(make.NEEDS)
+
+
 @pytest.mark.parametrize("times", [0, 2])
 def test_edits_that_do_not_fit_change_nothing(source, times):
     file, old, *_ = engine.EDITS[-1]
     (source / file).write_text((source / file).read_text().replace(old, old * times))
     before = {path: path.read_bytes() for path in source.rglob("*.*") if path.is_file()}
-    with pytest.raises(SystemExit, match=rf"{file}: {times} times, not once: .*an untouched gf"):
+    with pytest.raises(ValueError, match=rf"{file}: {times} times, not once: .*an untouched gf"):
         engine.edit(source)
     assert before == {path: path.read_bytes() for path in before}
 
@@ -96,7 +104,7 @@ def test_labels(log, labels):
 # ------------------------------------------------------------------ a stand-in for the engine
 ENGINE = '''
 import json, os, struct, sys
-half = json.loads(sys.argv[3])
+half = json.loads(sys.argv[2])
 size, seed, out = half["size"], half["seed"], sys.stdout.buffer
 with open(r"{started}", "a") as file:
     print(seed, *[] if size else ["blind"], file=file)
@@ -205,6 +213,7 @@ def test_same_number_same_plan():
     ("render", lambda args, patch: make.library(args.build).unlink(),
      r"_gameplayfootball.so: no engine; python .* build"),
     ("encode", lambda args, patch: None, "renders: no set is there in whole, match 001 is missing"),
+    ("measure", lambda args, patch: None, "renders: nothing is rendered; python .* render"),
 ])
 def test_mistakes(here, monkeypatch, step, spoil, says):
     spoil(here, monkeypatch.setattr)

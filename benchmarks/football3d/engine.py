@@ -1,8 +1,7 @@
 """
 The engine's side of make.py: what is changed in its source, and one half played and rendered.
 
-    python3 engine.py edit <gfootball-2.10.2>/third_party/gfootball_engine
-    python3 engine.py play <gfootball-2.10.2>/third_party '{"seed": 7, ...}' > pictures
+    python3 engine.py <gfootball-2.10.2>/third_party '{"seed": 7, ...}' > pictures
 
 The engine is built for the system's Python. That one runs this file, and has no other package: so
 here is the standard library alone, and pictures leave as bytes.
@@ -158,15 +157,16 @@ BALL, BALL_SCALE = "data/media/objects/balls/generic.ase", 1.6  # drawn larger: 
 
 
 def edit(folder):
-    """Makes EDITS in the fresh source below `folder`; exits unless each text is there once."""
+    """Makes EDITS in the fresh source below `folder`; ValueError, and nothing is changed, unless
+    each text is there once."""
     texts = {file: (Path(folder) / file).read_bytes().decode("utf-8", "surrogateescape")
              for file in {file for file, *_ in EDITS} | {BALL}}
     for file, old, new, _ in EDITS:
         end = "\r\n" if "\r\n" in texts[file] else "\n"
         old, new = old.replace("\n", end), new.replace("\n", end)
         if (count := texts[file].count(old)) != 1:
-            sys.exit(f"{folder}/{file}: {count} times, not once: {old!r}; "
-                     "these edits are for an untouched gfootball 2.10.2")
+            raise ValueError(f"{folder}/{file}: {count} times, not once: {old!r}; these edits are "
+                             "for an untouched gfootball 2.10.2")
         texts[file] = texts[file].replace(old, new)
     texts[BALL] = re.sub(
         r"(\*MESH_VERTEX +\d+)((?:\s+-?[\d.]+){3})", lambda found: found[1] + "".join(
@@ -254,4 +254,4 @@ def play(third_party, half):
 
 
 if __name__ == "__main__":
-    edit(sys.argv[2]) if sys.argv[1] == "edit" else play(sys.argv[2], json.loads(sys.argv[3]))
+    play(sys.argv[1], json.loads(sys.argv[2]))

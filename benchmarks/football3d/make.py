@@ -79,7 +79,10 @@ def build(args):
     with tarfile.open(archive) as tar:
         tar.extractall(args.build, filter="data")
     engine, out = source / "third_party/gfootball_engine", args.build / "cmake"
-    edit(engine)
+    try:
+        edit(engine)
+    except ValueError as error:
+        raise DataError(error) from None
     run_tool(args.build / "cmake.log", "cmake", "-S", engine, "-B", out, "-DPython_ROOT_DIR=/usr",
              "-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=10")
     run_tool(args.build / "make.log", "make", "-C", out, f"-j{args.jobs}")
@@ -169,7 +172,7 @@ def play(args, todo, stem, match, half):
         kits = shirts(match, half, third_party / "gfootball_engine/data", Path(f"{stem}.data"))
         environment["GFOOTBALL_DATA_DIR"], n_bytes = str(kits), 3 * size[0] * size[1]
     with open(log, "wb") as errors, subprocess.Popen(
-            [PYTHON, str(HERE / "engine.py"), "play", str(third_party),
+            [PYTHON, str(HERE / "engine.py"), str(third_party),
              json.dumps(todo | {"environment": environment})],
             stdout=subprocess.PIPE, stderr=errors) as process:
         try:
@@ -405,6 +408,8 @@ def measure(args):
             found[label].append((min((t - c for c in cuts if c <= t), default=99),
                                  min((c - t for c in cuts if c > t), default=99),
                                  statistics.mean(near) if near else np.nan))
+    if not found:
+        raise DataError(f"{args.build}/renders: nothing is rendered; python {sys.argv[0]} render")
     print("class            |    n | s since a cut: 10 50 90 % | s to a cut: 10 50 90 % | change")
     for label, rows in sorted(found.items()):
         since, until, change = zip(*rows, strict=True)
@@ -430,7 +435,8 @@ def parser():
                    help="folder of the engine and of all that is large")
     p.add_argument("--out", type=Path, help="default: matches, or docs/example")
     p.add_argument("--jobs", type=command.number(1, 256), default=2, help="processes side by side")
-    p.add_argument("--matches", type=int, nargs="+", help="render: these numbers; default: all")
+    p.add_argument("--matches", type=command.number(1, 999), nargs="+",
+                   help="render: these numbers; default: all")
     return p
 
 
