@@ -145,7 +145,7 @@ def here(tmp_path, monkeypatch):
     return args
 
 
-def test_render_and_encode(here, capsys):
+def test_render_and_encode(here):
     here.broken.touch()
     for here.matches, log in (None, r"001100\.log"), ([301], r"301/1\.log"):   # blind; pictures
         with pytest.raises(DataError, match=f"{log}: the engine stopped .*Error: no screen"):
@@ -158,7 +158,7 @@ def test_render_and_encode(here, capsys):
     assert here.started.read_text().split() == ["301100", "301200"]     # nothing blind
     make.encode(here)                                                   # only the set that is whole
     assert {path.name for path in here.out.iterdir()} == {"301", "labels.csv", "pretrain.txt",
-                                                          "state.npz"}
+                                                          "state.npz", "counts.txt"}
     here.matches = None
     make.render(here)
     assert here.started.read_text().splitlines()[2:] == [
@@ -169,7 +169,9 @@ def test_render_and_encode(here, capsys):
     assert here.started.read_text().splitlines()[10:] == ["1201"]       # the rest is there
 
     make.encode(here)
-    assert "| Corner | 2 | 0 |\n| Goal kick | 0 | 2 |\n" in capsys.readouterr().out
+    assert [line.split() for line in (here.out / "counts.txt").read_text().splitlines()] == [
+        ["train", "pretrain"], ["matches", "1", "1"], ["minutes", "0", "0"], ["labels", "2", "2"],
+        ["Corner", "2", "0"], ["Goal", "kick", "0", "2"]]
     labels = soccernet.find_labels(here.out)
     assert {match: [row[:3] for row in listed.rows] for match, listed in labels.items()} == {
         match: [(half, name, 1000) for half in (1, 2)]

@@ -332,8 +332,8 @@ STEP = np.array([1e-3, 1e-3, 0.01, 1e-4, 1e-4, 0.01, 1, 1] + [1e-3, 1e-3, 1e-4, 
 
 
 def encode(args):
-    """Leaves in <out> of every set that is rendered: <match>/<half>.mp4, labels.csv, the lists, and
-    state.npz of those to pretrain on. Prints the counts."""
+    """Leaves in <out> of every set that is rendered: <match>/<half>.mp4, labels.csv, the lists,
+    counts.txt, and state.npz of those to pretrain on."""
     rows, states, counts = [], {}, collections.defaultdict(collections.Counter)
     stems = {(n, half): args.build / f"renders/{n:03d}/{half}" for numbers in SETS.values()
              for n in numbers for half in (1, 2)}
@@ -361,8 +361,15 @@ def encode(args):
     if "pretrain" in sets:
         write_file(args.out / "state.npz",
                    lambda file: np.savez_compressed(file, step=STEP, **states))
-    for label in sorted(set().union(*counts.values())):
-        print(f"| {label} | " + " | ".join(str(counts[name][label]) for name in sets) + " |")
+    minutes = {name: f"{len(numbers) * 2 * HALF_S / 60:.0f}" for name, numbers in sets.items()}
+    table = [f"{'':17}" + "".join(f"{name:>9}" for name in sets),
+             *(f"{what:17}" + "".join(f"{of[name]:>9}" for name in sets) for what, of in [
+                 ("matches", {name: len(numbers) for name, numbers in sets.items()}),
+                 ("minutes", minutes), ("labels", {name: counts[name].total() for name in sets}),
+                 *((label, {name: counts[name][label] for name in sets})
+                   for label in sorted(set().union(*counts.values())))])]
+    write_text(args.out / "counts.txt", "\n".join(table) + "\n")
+    print(*table, sep="\n")
     size = sum(file.stat().st_size for file in args.out.rglob("*") if file.is_file())
     print(f"football3d: {args.out}: {', '.join(sets)}; {size / 1e6:.1f} MB"
           + (f"; {len(late)} matches are not rendered yet" if late else ""))
