@@ -397,21 +397,24 @@ def example(args):
 
 
 # ------------------------------------------------------------------ what gives a label away
-CUT = 25                      # grey levels: the mean change of a picture above which it is a cut
+CUT, JUMP = 25, 0.15         # a cut: grey levels of mean change, or a player is 8 m further on
 
 
 def measure(args):
     """Prints per class, of the rendered halves: when the picture was last cut before a label, when
     it is next cut after it, and how much the picture changes in the second before."""
     found = collections.defaultdict(list)
-    for video in sorted(args.build.glob("renders/*/*.mkv")):
+    for video in sorted(args.build.glob("renders/*/[12].mkv")):
         grey = np.array([picture.mean(2) for picture in read_video(video)], np.float32)
         change = np.r_[0, np.abs(np.diff(grey, axis=0)).mean((1, 2))]       # [i]: from i - 1 to i
-        cuts = np.flatnonzero(change > CUT) / FPS
+        places = np.load(video.with_suffix(".state.npy"))[:, 8::4]               # x of 22 players
+        jump = np.r_[0, np.abs(np.diff(places, axis=0)).max(1)]
+        is_cut = (change > CUT) | (jump > JUMP)
+        cuts = np.flatnonzero(is_cut) / FPS
         anywhen = [(t, "(any moment)") for t in np.arange(1, len(grey) / FPS - 1, 2.5)]
         for t, label in half_labels(video.with_suffix("")) + anywhen:
             i = round(t * FPS)
-            near = [x for x in change[max(1, i - 1):i + 1] if x <= CUT]
+            near = [change[j] for j in range(max(1, i - 1), i + 1) if not is_cut[j]]
             found[label].append((min((t - c for c in cuts if c <= t), default=99),
                                  min((c - t for c in cuts if c > t), default=99),
                                  statistics.mean(near) if near else np.nan))
