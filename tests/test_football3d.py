@@ -188,7 +188,7 @@ def test_render_and_encode(here):
             assert not picture[-1].any()
             assert np.abs(picture[5, 5].astype(int) - other[5, 5]).max() < 12
     with np.load(here.out / "state.npz") as stored:
-        state = stored["301_1"].T * stored["step"]
+        state = stored["301_1"].cumsum(1).T * stored["step"]
         assert state.shape == (8, 96) and np.abs(state[5, [0, 11]] - 0.05).max() < 1e-9
     before = (here.out / "001/1.mp4").stat().st_mtime_ns
     make.encode(here)

@@ -327,8 +327,9 @@ def half_labels(stem):
 # ------------------------------------------------------------------ what the repository gets
 AV1 = {"crf": "35", "preset": "2", "svtav1-params": "lp=1:keyint=250:scd=1"}
 H264 = {"crf": "23", "preset": "veryslow", "movflags": "+faststart"}
-# Steps of the state's whole numbers: 5 cm and 5 cm/s, as the pitch is 108 m for 2 and a step 10 ms.
-STEP = np.array([1e-3, 1e-3, 0.01, 1e-4, 1e-4, 0.01, 1, 1] + [1e-3, 1e-3, 1e-4, 1e-4] * 22)
+# Steps of the state's whole numbers: of the length of the pitch, 109 m for 2, they are 11 cm and
+# 0.3 m/s (the engine gives a velocity for 20 ms).
+STEP = np.array([2e-3, 2e-3, 0.02, 1e-4, 1e-4, 0.01, 1, 1] + [2e-3, 2e-3, 1e-4, 1e-4] * 22)
 
 
 def encode(args):
@@ -356,7 +357,7 @@ def encode(args):
             counts[name].update(label for _, label in labels) if n in numbers else None
         if n in SETS["pretrain"]:
             state = np.round(np.load(f"{stem}.state.npy") / STEP)            # (pictures, 96)
-            states[f"{n:03d}_{half}"] = state.astype("<i2").T    # by column: the zip is smaller
+            states[f"{n:03d}_{half}"] = np.diff(state, axis=0, prepend=0).astype("<i2").T    # small
     write_table(args.out / "labels.csv", rows)
     if "pretrain" in sets:
         write_file(args.out / "state.npz",
