@@ -2,7 +2,7 @@
 Football that nobody here made: Google Research Football plays, renders and labels matches.
 
     python benchmarks/football3d/make.py build         # 5 minutes, once: fetch, edit, compile
-    python benchmarks/football3d/make.py render        # 76 matches, 4 hours of them: 3 hours of CPU
+    python benchmarks/football3d/make.py render        # 76 matches of 2 x 95 s: 80 minutes of CPU
     python benchmarks/football3d/make.py encode        # matches/: small videos and one table
     python benchmarks/football3d/make.py example       # docs/example: three minutes, larger
     python benchmarks/football3d/make.py measure       # what might give a label away
