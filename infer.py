@@ -99,17 +99,7 @@ def parse_args(argv=None):
         "several joined by +, or a text file")
     add_post_flags(p)
 
-    add = p.add_argument_group("what comes out").add_argument
-    add("--out", help="folder for results_spotting.json and scores.npz per match; default: "
-        "runs/infer, with --features that of --data")
-    add("--show", type=number(0.0, 1.0), metavar="CONFIDENCE",
-        help="print each action of this confidence or more when its half is done, and draw a "
-        f"timeline per half; default: {SHOW} for --video, nothing for --data")
-    run.add_label_flags(add, "where the frames or videos are")
-    add("--chance", action="store_true", help="beside the table, what chance reaches "
-        "(comedian.evaluate)")
-    add("--json", metavar="FILE", help="write every number of the table here")
-    add("--zip", metavar="FILE", help="write the games of --split as a submission")
+    add = report.add_output_flags(p, SHOW)
     add("--features", type=file_name, metavar="NAME", help="write the network's tokens as features "
         "for stage 2 and spot nothing; the checkpoint may be of any stage")
 
@@ -323,27 +313,24 @@ def in_context(model, h):
 
 
 def write_features(args, halves, process):
-    """--features: what the network makes of every second, <out>/<match>/<half>_NAME.npy."""
+    """--features: what the network makes of every second, <out>/<match>/<half>_NAME.npy: tokens in
+    context, or of the spatial encoder where that alone is trained."""
     rank, ranks, device = process
     model, stage = load_network(args.checkpoint[0], device)
     autocast, bf16 = run.choose_autocast(args.bf16, device, [model])
     print(f"features: {model.cfg.model}, {model.cfg.width} wide, "
           + (f"tokens of the temporal transformer, windows of {model.cfg.window_tokens}"
              if stage > 1 else "tokens of the spatial encoder"))
-    made_by = bank.made_by(args.checkpoint[0], bf16)
-    missing = bank.missing_features(args.out, args.features, made_by, halves, model.cfg.width)
-    run.barrier()                                          # all have looked before one writes
-    mine = missing[rank::ranks]
-    clips = frame_clips(mine, FrameReader(args.workers), args.batch)
-    encoded = encode_halves([model], clips, device, autocast)
-    for half, (h,) in tqdm(encoded, desc="features", total=len(mine), unit="half",
-                           disable=None if rank == 0 else True):
-        with autocast:
-            tokens = in_context(model, h) if stage > 1 else h                    # (n_tokens, D)
-        bank.write_features(args.out, args.features, made_by, half, tokens.float().cpu().numpy())
-    run.barrier()
-    print(f"features: {args.out}/<match>/<half>_{args.features}.npy; "
-          f"stage2_distill.py --features-name {args.features}")
+
+    def encode(halves):
+        clips = frame_clips(halves, FrameReader(args.workers), args.batch)
+        for half, (h,) in encode_halves([model], clips, device, autocast):
+            with autocast:
+                tokens = in_context(model, h) if stage > 1 else h                # (n_tokens, D)
+            yield half, tokens.float().cpu().numpy()
+
+    bank.write_missing(args.out, args.features, bank.made_by(args.checkpoint[0], bf16), halves,
+                       model.cfg.width, encode, rank, ranks, run.barrier)
 
 
 # ------------------------------------------------------------------ run

@@ -43,7 +43,8 @@ def parse_args(argv=None):
     p = run.Parser(__doc__)
     add = run.add_data_flags(p, MODELS, "network, if there is no --init; otherwise that "
                              "checkpoint decides")
-    run.add_label_flags(add, "--data")
+    add("--labels", help="root of the labels, or a labels.csv; default: --data")
+    add("--encoding", type=run.text_encoding, help=run.ENCODING_HELP)
     add("--classes", help="file with a class per line; default: those of a stage-3 --init, else "
         "SoccerNet's 17; unless most labels have other names: then those names")
     run.add_init_flags(add, "the transformers: last.pt of stage 2 (or 1, or 3)")

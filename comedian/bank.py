@@ -206,6 +206,19 @@ def write_features(out, name, made_by, half, tokens):
                lambda file: np.save(file, rows))
 
 
+def write_missing(out, name, made_by, halves, width, encode, rank, ranks, barrier):
+    """Writes the features that are missing, this process its share of them, and says how to use
+    them. encode(halves) yields (half, tokens (n_tokens, D))."""
+    missing = missing_features(out, name, made_by, halves, width)
+    barrier()                                              # all have looked before one writes
+    mine = missing[rank::ranks]
+    for half, tokens in tqdm(encode(mine), desc="features", total=len(mine), unit="half",
+                             disable=None if rank == 0 else True):
+        write_features(out, name, made_by, half, tokens)
+    barrier()
+    print(f"features: {out}/<match>/<half>_{name}.npy; stage2_distill.py --features-name {name}")
+
+
 # ------------------------------------------------------------------ what the bank alone gives
 class SoftTargets(NamedTuple):
     """What stage 2's loss needs of the teacher alone, for n rows of the bank. The equations stand

@@ -101,6 +101,24 @@ def write_page(folder, match, labels=None, threshold=0.3, pictures=None):
     return folder / "page.html"
 
 
+def add_output_flags(parser, least):
+    """What infer.py leaves of a match: the flags of its outputs. least: of --show, for videos."""
+    add = parser.add_argument_group("what comes out").add_argument
+    add("--out", help="folder for results_spotting.json and scores.npz per match; default: "
+        "runs/infer, with --features that of --data")
+    add("--show", type=command.number(0.0, 1.0), metavar="CONFIDENCE",
+        help="print each action of this confidence or more when its half is done, and draw a "
+        f"timeline per half; default: {least} for --video, nothing for --data")
+    add("--labels", help="root of the labels, or a labels.csv; default: where the frames or videos "
+        "are")
+    add("--encoding", type=command.text_encoding, help=command.ENCODING_HELP)
+    add("--chance", action="store_true", help="beside the table, what chance reaches "
+        "(comedian.evaluate)")
+    add("--json", metavar="FILE", help="write every number of the table here")
+    add("--zip", metavar="FILE", help="write the games of --split as a submission")
+    return add
+
+
 def print_actions(half, found, classes, least):
     """Prints the rows of a half: time, class and confidence of each action of `least` or more."""
     from tqdm import tqdm

@@ -29,7 +29,8 @@ from comedian import DataError, augment, draw, lock, need, write_file, write_tex
 from comedian.checkpoint import save_checkpoint
 # The stages find these here too: all that they take from the plumbing is `run`.
 from comedian.command import (  # noqa: F401
-    ENCODING_HELP, Parser, device_name, file_name, launcher, number, run_as_command, text_encoding)
+    ENCODING_HELP, Parser, device_name, file_name, launcher, number, run_as_command,
+    text_encoding)
 
 need("av", "cv2", "matplotlib", "tqdm")                    # some are imported only after hours
 from tqdm import tqdm  # noqa: E402
@@ -55,12 +56,6 @@ def add_machine_flags(add):
     add("--workers", type=number(0, 1024), default=0, help="decoding threads; 0 = one per core")
     add("--device", type=device_name, default="cuda" if torch.cuda.is_available() else "cpu",
         help="cpu, cuda, cuda:1, ...")
-
-
-def add_label_flags(add, default):
-    """Where labels are: of stage 3 and infer.py."""
-    add("--labels", help=f"root of the labels, or a labels.csv; default: {default}")
-    add("--encoding", type=text_encoding, help=ENCODING_HELP)
 
 
 def add_data_flags(parser, models, model_help):
