@@ -226,8 +226,8 @@ MUTANTS = {
              "cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)"),
             ("image = read_frame(half.path(first + t))", "image = read_frame(half.path(first))")],
         "test_layout.py::test_no_circles": [
-            ("\nfrom comedian import DataError, formats\n",
-             "\nfrom comedian import DataError, formats, soccernet\n")],
+            ("        import torch                  # here: who only",
+             "        from comedian import soccernet; import torch  # here: who only")],
         "test_frames.py::test_folders_count_as_people_do": [
             ("videos.sort(key=lambda video: natural(video[0].name))",
              "videos.sort(key=lambda video: video[0].name)")],
@@ -684,8 +684,7 @@ MUTANTS = {
             ("clock(ms - lead_ms, ',', True)", "clock(ms, ',', True)")],
         "test_page.py::test_what_cannot_be_shown_is_one_line": [
             ("(values >= 0) & (values <= most)", "values <= most")],
-        "test_page.py::test_odd_names_and_numbers_are_saved_as_by_the_command": [
-            ("(?='*[=+", "(?=[=+")]},
+        "test_soccernet.py::test_labels_come_back_to_the_byte": [("(?='*[=+", "(?=[=+")]},
     "comedian/draw.py": {
         "test_report.py::test_time_is_token_s_and_ticks_read_as_a_clock": [
             ("from_s = start_s + strip * strip_s", "from_s = start_s")],
