@@ -719,7 +719,7 @@ MUTANTS = {
             ("| 6 | 12 | Tab. 8, 12 |", "| 6 | 6 | Tab. 8, 12 |"),
             ("`--clip-grad`, `--momentum`, `--radius`", "`--clip-grad`, `--radius`")]},
     "csrc/detections.cpp": {
-        "test_ops.py::TestDetections::test_equals_reference": [
+        "test_ops.py::test_from_windows_to_precision": [
             ("token[next[k] + i] = begin + found[i]", "token[next[k] + i] = found[i]")]}}
 
 
