@@ -372,9 +372,9 @@ def read_osl(path):
                 if position is None:
                     position = round(1000 * clock_s(time[2].replace(",", ".")))
                 if not re.fullmatch(r" *-?\d+(\.\d+)? *", str(position)):
-                    raise ValueError(f"position_ms {position!r} is no number")
+                    raise ValueError(f"position_ms {str(position)[:40]!r} is no number")
                 if not isinstance(event["label"], str) or not event["label"].strip():
-                    raise TypeError(f"label {event['label']!r} is no text")
+                    raise TypeError(f"label {str(event['label'])[:40]!r} is no text")
                 rows.append(Row(half_of(event.get("half"), time[1], named=halves), event["label"],
                                 whole_ms(position), is_visible(event.get("visibility"))))
                 is_spotted |= any(event.get(key) is not None for key in CONFIDENCES)
