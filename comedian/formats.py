@@ -82,9 +82,9 @@ def parse_json(text):
 
 
 def read_json(path, what):
-    """The value in a JSON file, or in a Member of a zip."""
+    """The value in a JSON file, with or without a mark before it, or in a Member of a zip."""
     try:
-        return parse_json(read_bytes(path, what, JSON_BYTES).decode("utf-8"))
+        return parse_json(read_bytes(path, what, JSON_BYTES).decode("utf-8-sig"))
     except DataError:
         raise
     except ValueError as error:                            # UnicodeDecodeError is one, too

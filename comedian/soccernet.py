@@ -55,7 +55,7 @@ def read_classes(path=None):
         return SOCCERNET_CLASSES
     names = tuple(formats.read_lines(path, "a list of classes"))
     if (not 0 < len(names) <= MAX_CLASSES or len(set(names)) < len(names)
-            or not all(name.isprintable() for name in names)):
+            or not all(map(is_text, names))):
         raise DataError(f"{path}: wants one class name per line, each once, {MAX_CLASSES} at most; "
                         f"got {len(names)} names, or no text")
     return names
@@ -143,8 +143,16 @@ def warn_unknown_labels(files, key, classes):
 
 
 def folded(name):
-    """A name without what the eye may miss: case, kinds of blanks, how an accent is stored."""
+    """A name without what the eye may miss: case, kinds of blanks, signs of no width, how an accent
+    is stored."""
+    name = "".join(sign for sign in name if unicodedata.category(sign) != "Cf")
     return " ".join(unicodedata.normalize("NFC", name).casefold().split())
+
+
+def is_text(name):
+    """Whether this can be a class: a text in one line, not all of it unseen."""
+    return (isinstance(name, str) and folded(name) != ""
+            and not {"Cc", "Cs", "Zl", "Zp"} & set(map(unicodedata.category, name)))
 
 
 def whole_ms(value):
@@ -259,6 +267,7 @@ def read_rows(path):
 
 COLUMNS = ("video", "time", "label", "half", "visibility")       # of a table, those that are read
 EXPORTED = ["video", "half", "time", "label", "confidence"]      # the head that export.py writes
+CONFIDENCES = ("confidence", "confidence_score", "score", "probability")  # of OSL's predictions
 GUARD = re.compile(r"^'(?='*[=+\-@\t\r])")   # what it writes before a cell that is no formula
 
 
@@ -298,15 +307,18 @@ def read_csv(path, encoding=None):
                                  f" a {delimiter!r} in it must be in quotes, and 62,5 may be 62.5")
             row = {name: GUARD.sub("", cell.strip(blanks) if blanks else cell)
                    for name, cell in zip(columns, cells, strict=False)}
-            match, half = video_of(row["video"])
+            match, named = named_half(row["video"])
             rows = found.setdefault(match, [])
             time, is_spotted = row["time"].strip(), is_spotted or bool(row.get("confidence"))
             if time or row["label"]:
                 if not row["label"]:
                     raise ValueError("a time without a label")
-                rows.append(Row(half_of(row.get("half", "").strip() or str(half)), row["label"],
+                if re.fullmatch(r"[1-9]\d{0,2},\d{3}", time):
+                    raise ValueError(f"{time!r} may be {time.replace(',', '.')} or "
+                                     f"{time.replace(',', '')} seconds: write which")
+                rows.append(Row(half_of(row.get("half", "").strip(), named=[named]), row["label"],
                                 round(1000 * clock_s(time.replace(",", "."))),
-                                row.get("visibility") != "not shown"))
+                                is_visible(row.get("visibility"))))
     except (csv.Error, ValueError, TypeError, KeyError) as error:
         line = f"line {table.line_num}: " if head else ""
         reason = f"no {error}" if isinstance(error, KeyError) else error
@@ -337,36 +349,53 @@ def read_osl(path):
     """The same of OpenSportsLab's JSON: data[] with inputs[].path and events[], each with its
     position_ms or gameTime."""
     what, found, is_spotted = "labels of OpenSportsLab's kind", {}, False
-    entries, about = read_list(path, "data", what), formats.read_json(path, what).get("metadata")
-    if isinstance(about, dict) and "predict" in str(about.get("type")).lower():
-        raise DataError(f"{path}: has predictions by its metadata.type, not labels; give what "
-                        "people have labelled, or, if they have checked these, take that line out")
+    entries, content = read_list(path, "data", what), formats.read_json(path, what)
+    for about in map(dict_of, (content, *entries)):
+        for key, of in (("type", about), ("metadata.type", dict_of(about.get("metadata")))):
+            if re.search("predict|infer", str(of.get("type")), re.IGNORECASE):
+                raise DataError(f"{path}: has predictions by its {key}, not labels; give what "
+                                "people have labelled, or, if they have checked these, take that "
+                                "line out")
     for number, item in enumerate(entries):
         with malformed(path, f"entry {number} of data", "input, label, half or position_ms"):
             videos = [entry["path"] for entry in item.get("inputs") or ()
                       if entry.get("type", "video") == "video"]
-            match, half = video_of(videos[0] if videos else item["id"])
+            named = [named_half(name) for name in videos or [item["id"]]]
+            match, halves = named[0][0], [half for _, half in named]
             rows = found.setdefault(match, [])
             for event in item.get("events") or ():
-                time = re.fullmatch(r"(?:(\d+) ?- ?)?(\d+):(\d\d)(?:\.\d+)?",
-                                    str(event.get("gameTime") or f"{half} - 00:00").strip())
+                time = re.fullmatch(r"(?:(\d+) ?- ?)?(\d+:[0-5]\d(?:[.,]\d+)?)",
+                                    str(event.get("gameTime") or "00:00").strip())
                 position = event.get("position_ms")
                 if time is None or position is None and not event.get("gameTime"):
                     raise KeyError("position_ms, and no gameTime such as 1 - 00:07")
                 if position is None:
-                    position = 1000 * (60 * int(time[2]) + int(time[3]))
-                if not isinstance(event["label"], str):
-                    raise TypeError("a label that is no text")
-                rows.append(Row(int(event.get("half") or time[1] or half), event["label"],
-                                whole_ms(position), event.get("visibility") != "not shown"))
-                is_spotted |= "confidence" in event or "confidence_score" in event
+                    position = round(1000 * clock_s(time[2].replace(",", ".")))
+                if not re.fullmatch(r" *-?\d+(\.\d+)? *", str(position)):
+                    raise ValueError(f"position_ms {str(position)[:40]!r} is no number")
+                if not isinstance(event["label"], str) or not event["label"].strip():
+                    raise TypeError(f"label {str(event['label'])[:40]!r} is no text")
+                rows.append(Row(half_of(event.get("half"), time[1], named=halves), event["label"],
+                                whole_ms(position), is_visible(event.get("visibility"))))
+                is_spotted |= any(event.get(key) is not None for key in CONFIDENCES)
     return found, is_spotted
+
+
+def dict_of(value):
+    """A JSON object, or {} for what is none."""
+    return value if isinstance(value, dict) else {}
 
 
 def video_of(name):
     """(match, half) of a video, from its path below the root: the names that infer.py and
     comedian.prepare give it. cup/derby.mp4 -> ("cup/derby", 1), game/2_224p.mkv -> ("game", 2).
     One that begins elsewhere (/videos/, C:\\, https://) stays whole: see `same_names`."""
+    match, half = named_half(name)
+    return match, half or 1
+
+
+def named_half(name):
+    """`video_of`, with None for the half if the name does not tell it."""
     if re.match(r"[a-z][a-z\d+.-]+://", name, re.IGNORECASE):
         name = urllib.parse.unquote(re.split("[?#]", name)[0])
     path = PurePosixPath(name.replace("\\", "/"))
@@ -374,16 +403,34 @@ def video_of(name):
         raise ValueError(f"{name[:80]!r} is not the path of a video")
     half = half_number(path)
     if not half and path.suffix.lower() not in VIDEO_SUFFIXES:
-        return path.as_posix(), 1     # a match's name, dots and all; or a suffix: see `same_names`
-    return (path.parent if half else path.with_suffix("")).as_posix(), half or 1
+        return path.as_posix(), None  # a match's name, dots and all; or a suffix: see `same_names`
+    return (path.parent if half else path.with_suffix("")).as_posix(), half
 
 
-def half_of(text):
-    """The number of a half; else ValueError."""
-    if not re.fullmatch("[1-9][0-9]?", text):
-        meant = re.search("[1-9]", text)
-        raise ValueError(f"half {text[:40]!r}: write {meant[0] if meant else '1 or 2'}")
-    return int(text)
+def half_of(*told, named):
+    """The number of a half: what a file tells in one place or more (None or "": nothing), else what
+    the name of the first video has, else 1. named: what the names of its videos have, or None.
+    ValueError for what is no number, and where two of these differ."""
+    told = [str(half) for half in told if half not in (None, "")]
+    for text in told:
+        if not re.fullmatch("[1-9][0-9]?", text):
+            meant = re.search("[1-9]", text)
+            raise ValueError(f"half {text[:40]!r}: write {meant[0] if meant else '1 or 2'}")
+    half = int(told[0]) if told else named[0] or 1
+    if len(set(told)) > 1:
+        raise ValueError(f"half {told[0]}, but {told[1]} by gameTime")
+    if None not in named and half not in named:
+        raise ValueError(f"half {half}, but {named[0]} by the name of the video")
+    return half
+
+
+def is_visible(word):
+    """Whether the broadcast shows an action: False for "not shown", True for "visible" or nothing;
+    else ValueError."""
+    words = "visible" if word in (None, "") else folded(str(word))
+    if words not in ("visible", "not shown"):
+        raise ValueError(f"visibility {str(word)[:40]!r}: write visible or not shown")
+    return words == "visible"
 
 
 def clock_s(text):
@@ -542,8 +589,8 @@ def classes_of(labels, known=SOCCERNET_CLASSES):
             print(f"classes: {whose} {len(known)}, for half of the labels or more have their names "
                   f"({n_known:,} of {counts.total():,}); --classes FILE decides otherwise")
         return known
-    odd = [f" ({name!r} {'has a character that ' * isinstance(name, str)}is no text)"
-           for name in counts if not isinstance(name, str) or not name.isprintable()]
+    odd = [f" ({name!r} {'has a character that ' * isinstance(name or None, str)}is no text)"
+           for name in counts if not is_text(name)]
     if len(counts) > MAX_CLASSES or odd:
         raise DataError(f"{next(iter(labels))}: its {len(counts)} names of labels are not those of "
                         f"classes{''.join(odd[:1])}; correct it, or give --classes FILE")

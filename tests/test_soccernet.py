@@ -23,9 +23,10 @@ from comedian.soccernet import LABELS, PREDICTIONS, SCORES, Detections
 def test_classes(tmp_path):
     path = tmp_path / "classes.txt"
     assert soccernet.read_classes()[16:] == ("Yellow->red card",)
-    path.write_text("jump\n\n spin \n")
-    assert soccernet.read_classes(path) == ("jump", "spin")
-    for text in ("", "jump\njump\n"):
+    names = "jump", "but\xa0vrai", "but\u2009vrai", "but\u200bvrai", "but\ufeffvrai"
+    path.write_text("\n\n ".join(names))
+    assert soccernet.read_classes(path) == names
+    for text in ("", "jump\njump\n", "a\0b", "\u200b"):
         path.write_text(text)
         with pytest.raises(DataError, match="classes.txt: wants one class name per line"):
             soccernet.read_classes(path)
@@ -96,7 +97,7 @@ def test_tables_of_other_programs(tmp_path, name, before, encoding, said):
     of blanks, Excel's sep= and encodings."""
     (tmp_path / name).write_bytes((
         f"{before}Label;Visibility;Video;Half;Note;Time;;\r\n"
-        "Foül;not shown;lg\\2 - 1 Dons;2;x;31,5\r\n ;\xa0; ;;\r\n"
+        "Foül;Not  shown;lg\\2 - 1 Dons;2;x;31,5\r\n ;\xa0; ;;\r\n"
         " Goal ;visible;lg\\2 - 1 Dons;;;0:40\r\n"
     ).replace(";", "|" if "|" in before else ";").encode(encoding))
     assert soccernet.find_labels(tmp_path / name, encoding=said)["lg/2 - 1 Dons"].rows == [
@@ -157,10 +158,10 @@ def test_names_that_fit_no_video_are_told(capsys):
 
 def test_names_that_look_alike_get_one_note(tmp_path, capsys):
     path = write_labels(tmp_path / "L.json", *(annotation(label=name) for name in (
-        "Hase", "HASE", "But !", "But\xa0!", "é", "e\u0301", "Foul")))
+        "Hase", "HASE", "But !", "But\xa0!", "But\u200b !", "é", "e\u0301", "Foul")))
     soccernet.warn_unknown_labels([path], "annotations", ("Hase", "Foul", "foul"))
     note, = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
-    assert note.startswith("note: 'But !' and 'But\\xa0!', 'Foul' and 'foul', 'HASE' and 'Hase', ")
+    assert note.startswith("note: 'But !' and 'But\\xa0!' and 'But\\u200b !', 'Foul' and 'foul', ")
     assert note.endswith("differ only by case, by blanks or by how an accent is stored: one class?")
 
 
@@ -175,19 +176,25 @@ def osl(**changes):
 
 def test_labels_of_opensportslab(tmp_path, capsys):
     def found(content):
-        (tmp_path / "labels.json").write_text(json.dumps(content))
+        (tmp_path / "labels.json").write_text(json.dumps(content), "utf-8-sig")  # Windows' mark
         return {match: labels.rows for match, labels in soccernet.find_labels(tmp_path).items()}
 
     second = (2, "GOAL", 3000, True)
     assert found(osl()) == {"train/g1": [(1, "PASS", 1500, True), second], "g2": []}
     for time, row in (("2 - 31:07", (2, "PASS", 1_867_000, True)),    # its page says so
-                      ("00:07", (1, "PASS", 7000, True))):
+                      ("00:07", (1, "PASS", 7000, True)), ("1 - 00:07.9", (1, "PASS", 7900, True))):
         assert found(osl(position_ms=None, gameTime=time))["train/g1"] == [row, second]
     assert "confidences" not in capsys.readouterr().out
-    found(osl(confidence_score=0.5))
-    assert "labels.json: has confidences, as predictions have; they" in capsys.readouterr().out
-    with pytest.raises(DataError, match="labels.json: has predictions by its metadata.type, not "):
-        found(osl() | {"metadata": {"type": "Predictions"}})
+    for key in ("confidence_score", "score"):
+        found(osl(**{key: 0.5}))
+        assert "labels.json: has confidences, as predictions have; they" in capsys.readouterr().out
+    of_entry = osl()
+    of_entry["data"][1]["metadata"] = {"type": "predictions"}
+    for content, key in ((osl() | {"metadata": {"type": "Predictions"}}, "metadata.type"),
+                         (osl() | {"metadata": {"type": "inference"}}, "metadata.type"),
+                         (osl() | {"type": "predictions"}, "type"), (of_entry, "metadata.type")):
+        with pytest.raises(DataError, match=f"labels.json: has predictions by its {key}, not "):
+            found(content)
 
 
 def test_labels_of_the_ball(tmp_path):
@@ -219,6 +226,9 @@ HEAD = "video,time,label"
     (f"{HEAD}\na.mp4,12'34\"\"\"\",Goal\n", "is no time"),
     *((f"{HEAD}\na.mp4,{time},Goal\n", f"line 2: '{time}' is no time") for time in (
         "3:75", "1.5:30", "1_000", "-1", "1:2:3:4", "nan")),
+    (f'{HEAD}\na.mp4,"1,234",Goal\n', "line 2: '1,234' may be 1.234 or 1234 seconds: write which"),
+    (f"{HEAD},visibility\na.mp4,5,Goal,no\n", "line 2: visibility 'no': write visible or not"),
+    (f"{HEAD},half\ng/2_224p.mkv,5,Goal,1\n", "line 2: half 1, but 2 by the name of the video"),
     (f"{HEAD},half\na.mp4,5,Goal,2.0\n", "line 2: half '2.0': write 2.; correct it"),
     (f"{HEAD},half\na.mp4,5,Goal,first\n", "line 2: half 'first': write 1 or 2"),
     (f"{HEAD}\na.mp4,62,5,X\n", "line 2: 4 cells under 3 columns; a cell that has a ','"),
@@ -237,6 +247,10 @@ def test_bad_tables(tmp_path, text, message):
 
 @pytest.mark.parametrize("content", [
     osl(position_ms="soon"), osl(position_ms=None), osl(label=["PASS"]), osl(half="first"),
+    osl(position_ms=True), osl(position_ms="1_000"), osl(label=""), osl(half=0), osl(half=1.5),
+    osl(gameTime="1 - 00:75"), osl(half=2, gameTime="1 - 00:07"), osl(visibility="no"),
+    {"data": [{"id": "2_224p.mkv", "events": [
+        {"label": "PASS", "position_ms": 7, "gameTime": "1 - 00:07"}]}]},
     {"data": [{"id": 3}]}, {"data": ["g1"]}, {"data": [{"inputs": ["a.mp4"]}]}, {"data": 3}, []])
 def test_bad_labels_of_opensportslab(tmp_path, content):
     (tmp_path / "labels.json").write_text(json.dumps(content))
@@ -253,6 +267,8 @@ def test_classes_where_nobody_names_them(tmp_path, capsys):
         path = write_labels(tmp_path / "L.json", annotation(), *n * [annotation(label="Dance")])
         assert soccernet.classes_of([path]) == classes
         assert capsys.readouterr().out == f"classes: {said}\n"
+    write_labels(path, *(annotation(label=label) for label in ("but\xa0vrai", "x\ufeffy")))
+    assert soccernet.classes_of([path]) == ("but\xa0vrai", "x\ufeffy")
     for label in (7, None):
         write_labels(path, annotation(label="Dance"), annotation(label=label))
         with pytest.raises(DataError, match=f"L.json: its 2 .* \\({label} is no text\\); cor"):
