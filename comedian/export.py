@@ -11,13 +11,15 @@ texts from the browser.
 import contextlib
 import json
 import re
+import tempfile
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import PurePosixPath
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
-from comedian import formats, soccernet
+from comedian import DataError, formats, soccernet, write_text
 
+OUTPUTS = re.compile(r"page\.html|timeline_[12]\.png|actions(\.(csv|json)|_[12]\.(vtt|srt|xml))")
 ENDING = {"csv": "csv", "vtt": "vtt", "srt": "srt", "sportscode": "xml", "osl": "json"}
 OF_MATCH = ("csv", "osl")                     # the others are of a half
 LATEST_MS = 10 ** 10                          # four months into a video: nothing is later
@@ -40,6 +42,9 @@ def read_results(path, classes=None):
     about = soccernet.about_results(path)
     classes = classes or tuple(about.get("classes") or sorted(map(str, names)))
     found = soccernet.read_predictions(path, classes)
+    if n_lost := names.total() - len(found.half):
+        print(f"warning: {path}: {n_lost} of {names.total()} actions are left out: of a half other "
+              f"than 1 and 2, or of none of the {len(classes)} classes")
     try:
         for name in names:            # half a surrogate pair is no text either
             if not isinstance(name, str) or re.search("[\ud800-\udfff]", name):
@@ -82,10 +87,34 @@ def cell(text):
 
 
 def as_csv(match, actions):
-    """video,half,time,label,confidence: a line per action; video is the name of the match."""
+    """video,half,time,label,confidence: a line per action; video: see `table_name`."""
     return "video,half,time,label,confidence\n" + "".join(
-        f"{cell(match)},{half},{clock(ms)},{cell(label)},{confidence:.4f}\n"
+        f"{cell(table_name(match, half))},{half},{clock(ms)},{cell(label)},{confidence:.4f}\n"
         for half, ms, label, confidence in actions)
+
+
+def table_name(match, half):
+    """The name of the match; of one that a reader would take for a video's, as season/1 or a.mp4,
+    that of a half in it."""
+    with contextlib.suppress(ValueError):
+        if soccernet.video_of(match)[0] == match:
+            return match
+    return f"{match}/{half}"
+
+
+def check_table(path, match, actions):
+    """DataError, naming the results `path`, unless these come back as labels from `as_csv`."""
+    rows = [(half, label, ms, True) for half, ms, label, _ in actions]
+    with tempfile.NamedTemporaryFile(suffix=".csv") as file:
+        write_text(file.name, as_csv(match, actions))
+        try:
+            found, _ = soccernet.read_csv(file.name)
+        except DataError as error:
+            raise DataError(f"{path}: the table of {match!r} would not be read back: "
+                            + str(error).removeprefix(f"{file.name}: ")) from None
+    if found != ({match: rows} if rows else {}):
+        raise DataError(f"{path}: the table of {match!r} would be read back as of another match; "
+                        "call its folder otherwise")
 
 
 def one_line(label):
@@ -98,29 +127,38 @@ def short(confidence):
     return Decimal(confidence).quantize(Decimal("0.01"), ROUND_HALF_UP)
 
 
+def span(ms, lead_ms, lag_ms):
+    """(start, end) of a cue or clip, ms; a player wants an end after the start."""
+    start = max(0, ms - lead_ms)
+    return start, max(ms + lag_ms, start + 1)
+
+
 def as_vtt(actions, lead_ms, lag_ms):
     """WebVTT: a cue from lead before to lag after each action. Players show it over the video."""
     return "WEBVTT\n" + "".join(
-        f"\n{n}\n{clock(ms - lead_ms, hours=True)} --> {clock(ms + lag_ms, hours=True)}\n"
+        f"\n{n}\n{clock(start, hours=True)} --> {clock(end, hours=True)}\n"
         f"{escape(one_line(label))} {short(confidence)}\n"
-        for n, (_, ms, label, confidence) in enumerate(actions, 1))
+        for n, (_, ms, label, confidence) in enumerate(actions, 1)
+        for start, end in [span(ms, lead_ms, lag_ms)])
 
 
 def as_srt(actions, lead_ms, lag_ms):
     """SubRip: the same for older players."""
     return "\n".join(
-        f"{n}\n{clock(ms - lead_ms, ',', True)} --> {clock(ms + lag_ms, ',', True)}\n"
+        f"{n}\n{clock(start, ',', True)} --> {clock(end, ',', True)}\n"
         f"{one_line(label)} {short(confidence)}\n"
-        for n, (_, ms, label, confidence) in enumerate(actions, 1))
+        for n, (_, ms, label, confidence) in enumerate(actions, 1)
+        for start, end in [span(ms, lead_ms, lag_ms)])
 
 
 def as_sportscode(actions, lead_ms, lag_ms):
     """XML of Hudl Sportscode, which other editors of clips import as well."""
     return ('<?xml version="1.0" encoding="UTF-8"?>\n<file>\n<ALL_INSTANCES>\n' + "".join(
-        f"<instance><ID>{n}</ID><start>{max(0, ms - lead_ms) / 1000:.3f}</start>"
-        f"<end>{(ms + lag_ms) / 1000:.3f}</end><code>{escape(one_line(label))}</code><label><group>"
+        f"<instance><ID>{n}</ID><start>{start / 1000:.3f}</start>"
+        f"<end>{end / 1000:.3f}</end><code>{escape(one_line(label))}</code><label><group>"
         f"confidence</group><text>{short(confidence)}</text></label></instance>\n"
-        for n, (_, ms, label, confidence) in enumerate(actions, 1))
+        for n, (_, ms, label, confidence) in enumerate(actions, 1)
+        for start, end in [span(ms, lead_ms, lag_ms)])
         + "</ALL_INSTANCES>\n</file>\n")
 
 

@@ -74,6 +74,7 @@ def write_page(path, match, curves, classes, actions, about, events=None, pictur
         source = about.get("videos", {}).get(str(number), "")
         half = {"n": number, "start": start_s, "end": start_s + token_s * len(scores),
                 "token": token_s, "name": export.video_name(match, number, about),
+                "table": export.table_name(match, number),
                 "video": link(source), "frames": None, "curves": base64.b64encode(
                     np.round(255 * scores).astype(np.uint8).tobytes()).decode()}
         if source and (folder / source).is_dir() and (found := half_of(folder / source)):

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from comedian import (
-    DataError, __version__, command, draw, export, formats, frames, soccernet, write_text)
+    DataError, __version__, command, draw, evaluate, export, formats, frames, soccernet, write_text)
 
 # ------------------------------------------------------------------ timeline
 def find_match(root, name=None):
@@ -131,6 +131,26 @@ def print_actions(half, found, classes, least):
                        f"{found.confidence[i]:.2f}")
 
 
+def remove_outputs(folder, new=()):
+    """Removes what was drawn or exported beside older results in `folder`, before others take their
+    place; says so of what is not written `new`."""
+    names = sorted(name for name in (os.listdir(folder) if folder.is_dir() else ())
+                   if export.OUTPUTS.fullmatch(name))
+    for name in names if (folder / soccernet.PREDICTIONS).exists() else ():
+        remove(folder / name, None if name in new else "it is of older results")
+
+
+def remove(path, why=None):
+    """Removes an output, and says why."""
+    from tqdm import tqdm
+    try:
+        path.unlink()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be removed ({error.strerror}); move it away") from None
+    if why:
+        tqdm.write(f"note: {path}: removed, {why}")
+
+
 def write_match(folder, spotted, found, classes, args, bf16, labels, seen):
     """What infer.py leaves of a match: scores.npz, results_spotting.json and, with --show, a
     timeline per half and the page.
@@ -140,6 +160,8 @@ def write_match(folder, spotted, found, classes, args, bf16, labels, seen):
     """
     halves, windows, merged = zip(*spotted, strict=True)
     match = halves[0].match
+    remove_outputs(folder, () if args.show is None else
+                   ("page.html", *(f"timeline_{half.number}.png" for half in halves)))
     about = {"program": f"comedian {__version__}", "checkpoint": args.checkpoint,
              "settings": {name: vars(args)[name] for name in
                           ("stride", "ignore", "merge", "nms", "nms_window", "threshold")},
@@ -162,12 +184,37 @@ def write_match(folder, spotted, found, classes, args, bf16, labels, seen):
                {half.number: seen.pop((match, half.number), {}) for half in halves})
 
 
+def labels_of(args, matches):
+    """{match: labels} of those of these matches that --labels has; says which names of a table are
+    of no results below args.scores, and which labels are beyond what was scored. DataError if none
+    is left."""
+    every = soccernet.find_files(args.scores, soccernet.SCORES)
+    here = [*every, *[Path(args.scores).resolve().name] * ("." in every)]      # the match's own
+    found = soccernet.same_names(soccernet.find_labels(args.labels, encoding=args.encoding), here)
+    others = {name: labels for name, labels in found.items()
+              if name not in here and isinstance(labels, soccernet.Listed)}
+    soccernet.warn_unmatched(others, here, found)
+    if here[-1] in found:
+        found.setdefault(".", found[here[-1]])
+    found = {match: found[match] for match in matches if match in found}
+    if not found:
+        raise DataError(f"{args.labels}: no {soccernet.LABELS} for {matches[0]!r}, nor a line of a "
+                        "table; leave --labels out to draw without the truth")
+    classes = tuple(dict.fromkeys(name for match in found for name in soccernet.read_scores(
+        Path(args.scores, match)).classes))
+    _, told = soccernet.unreachable(
+        {match: soccernet.read_labels(labels, classes) for match, labels in found.items()},
+        evaluate.spans_of({match: every[match] for match in found}), classes, args.labels)
+    if told:
+        print(f"warning: {told}")
+    return found
+
+
 def pages(args):
     """The page of every match below args.scores, or of args.match."""
     matches = ([find_match(args.scores, args.match)] if args.match else
                list(soccernet.find_files(args.scores, soccernet.SCORES)))
-    labels = args.labels and soccernet.same_names(
-        soccernet.find_labels(args.labels, encoding=args.encoding), matches) or {}
+    labels = labels_of(args, matches) if args.labels else {}
     for match in matches:
         print(f"report: {write_page(Path(args.scores, match), match, labels.get(match))}")
 
@@ -176,12 +223,22 @@ def exports(args):
     """--format of every match below args.results, beside them or below --out."""
     for match, path in soccernet.find_files(args.results, soccernet.PREDICTIONS).items():
         called = Path(args.results).resolve().name if match == "." else match
-        texts = export.texts(called, *export.actions_of(path, args.threshold), args.format,
+        actions, classes, about = export.actions_of(path, args.threshold)
+        if args.format == "csv":
+            export.check_table(path, called, actions)
+        texts = export.texts(called, actions, classes, about, args.format,
                              round(1000 * args.lead), round(1000 * args.lag))
+        folder = Path(args.out or args.results, match)
+        none = f"no action of {args.threshold:g} or more"
+        for half in () if args.format in export.OF_MATCH else (1, 2):          # of an older export
+            path = folder / f"actions_{half}.{export.ENDING[args.format]}"
+            if path.name not in texts and path.is_file():
+                remove(path, f"{none} is in that half")
         for name, text in texts.items():
-            where = Path(args.out or args.results, match, name)
-            write_text(where, text)
-            print(f"report: {where}")
+            write_text(folder / name, text)
+            print(f"report: {folder / name}")
+        if not actions:
+            print(f"report: {called}: {none}" + ("" if texts else "; nothing written"))
 
 
 # ------------------------------------------------------------------ several seeds
@@ -298,12 +355,7 @@ def main(args):
         spotted, *_ = export.read_results(folder / soccernet.PREDICTIONS, classes)
         events = None
         if args.labels:
-            files = soccernet.same_names(
-                soccernet.find_labels(args.labels, encoding=args.encoding), [match])
-            if match not in files:
-                raise DataError(f"{args.labels}: no {soccernet.LABELS} for {match!r}; leave "
-                                     "--labels out to draw without the truth")
-            events = soccernet.read_labels(files[match], classes)
+            events = soccernet.read_labels(labels_of(args, [match])[match], classes)
         draw.timeline(args.out, soccernet.match_title(folder.resolve().name), args.half, *scores,
                       classes, spotted, events, args.threshold)
     print(f"report: {args.out}")

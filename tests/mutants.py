@@ -681,7 +681,7 @@ MUTANTS = {
             ("n / 2 >= wanted[0] - 0.5", "n >= wanted[0] - 0.5")]},
     "comedian/export.py": {
         "test_page.py::test_ffmpeg_reads_the_subtitles": [
-            ("clock(ms - lead_ms, ',', True)", "clock(ms, ',', True)")],
+            ("clock(start, ',', True)", "clock(ms, ',', True)")],
         "test_page.py::test_what_cannot_be_shown_is_one_line": [
             ("(values >= 0) & (values <= most)", "values <= most")],
         "test_soccernet.py::test_labels_come_back_to_the_byte": [("(?='*[=+", "(?=[=+")]},

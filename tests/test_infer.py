@@ -258,9 +258,15 @@ def test_results_and_table(matches, checkpoint, tmp_path, capsys):
     assert "t-AmAP" in printed and "Corner" in printed and "will be replaced" not in printed
     # 30 + 20 + 26 + 23 tokens of a second; no terminal is there that a bar could count on.
     assert "infer: 1.6 min of video in" in printed
+    old = [tmp_path / "league/one" / name for name in (
+        "page.html", "timeline_2.png", "actions.csv", "actions.json", "actions_1.xml")]
+    for path in (*old, mine := tmp_path / "league/one/actions_of_mine.csv"):
+        path.touch()
     infer_main(matches, checkpoint, tmp_path)
-    assert (f"{tmp_path}: results of 2 of these matches are there and will be replaced"
-            in capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    assert f"{tmp_path}: results of 2 of these matches are there and will be replaced" in printed
+    assert printed.count("removed, it is of older results") == len(old) and mine.exists()
+    assert not any(path.exists() for path in old)
 
 
 def test_labels_that_reach_no_frame(matches, checkpoint, tmp_path, capsys, request):

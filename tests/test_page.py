@@ -94,6 +94,60 @@ def test_a_table_is_read_back(spotted, tmp_path):
         (half, CLASSES[label], ms) for half, label, ms, _ in SPOTS]
 
 
+def write_results(folder, label="Dive", half="1", **more):
+    soccernet.write_text(folder / PREDICTIONS, json.dumps({"predictions": [
+        {"half": half, "label": label, "position": "1500", "confidence": 0.5}]} | more))
+
+
+@pytest.mark.parametrize("match", ["season/1", "224p", "derby.mp4", "2_720p", "a, b", "game01"])
+def test_names_of_videos_come_back_in_a_table(match, tmp_path):
+    write_results(tmp_path / match, half="2")
+    command("export", tmp_path, "--format", "csv")
+    found = soccernet.find_labels(tmp_path / match / "actions.csv")
+    assert {name: labels.rows for name, labels in found.items()} == {
+        match: [(2, "Dive", 1500, True)]}
+
+
+@pytest.mark.parametrize("match, label, reason", [
+    ("m", "", "line 2: a time without a label"), ("m", "a\0b", "zero bytes"),
+    ("m", "x" * 140_000, "field limit"), ("caf\udce9", "Dive", "not UTF-8"),
+    ("a\\b", "Dive", "as of another match")])
+def test_no_table_that_is_not_read_back(match, label, reason, tmp_path):
+    write_results(tmp_path / match, label)
+    with pytest.raises(DataError, match=f"{PREDICTIONS}: the table of .* read back.*{reason}"):
+        command("export", tmp_path, "--format", "csv")
+    assert not (tmp_path / match / "actions.csv").exists()
+
+
+@pytest.mark.parametrize("kind, left", [
+    ("vtt", []), ("srt", []), ("sportscode", []), ("csv", ["actions.csv"])])
+def test_nothing_to_write_is_told(kind, left, spotted, tmp_path, capsys):
+    """And no file of an older export stays."""
+    assert exported(spotted, tmp_path, kind)
+    assert list(exported(spotted, tmp_path, kind, "--threshold", 0.95)) == left
+    printed = capsys.readouterr().out
+    assert f"report: {MATCH}: no action of 0.95 or more" in printed
+    assert printed.count("removed") == 2 * (not left) == 2 * printed.count("nothing written")
+    if not left:                                           # of one half there is something
+        assert len(exported(spotted, tmp_path, kind)) == 2
+        assert len(exported(spotted, tmp_path, kind, "--threshold", 0.85)) == 1
+
+
+@pytest.mark.parametrize("half, classes", [("3", ["Dive"]), ("1", ["Goal"])])
+def test_actions_that_are_left_out_are_counted(half, classes, tmp_path, capsys):
+    write_results(tmp_path, half=half, about={"classes": classes})
+    command("export", tmp_path, "--format", "vtt")
+    assert f"{PREDICTIONS}: 1 of 1 actions are left out: of a half" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind, ends", [
+    ("vtt", "00:00:00.000 --> 00:00:00.001"), ("srt", "00:00:00,000 --> 00:00:00,001"),
+    ("sportscode", "<start>0.000</start><end>0.001<")])
+def test_a_cue_ends_after_it_begins(kind, ends):
+    text, = export.texts("m", [export.Action(1, 0, "a", 1.0)], ("a",), {}, kind, 0, 0).values()
+    assert ends in text
+
+
 def test_opensportslab_is_read_back(spotted, tmp_path):
     text, = exported(spotted, tmp_path, "osl").values()
     first, second = json.loads(text)["data"]

@@ -7,6 +7,7 @@ What these tests prove about report.py and draw.py:
 """
 import inspect
 import json
+import re
 
 import cv2
 import numpy as np
@@ -241,6 +242,34 @@ def test_the_command(tmp_path, spotted, capsys):
     assert capsys.readouterr().out.count("report: ") == 2
     assert (tmp_path / "t.png").stat().st_size > 5000
     assert "Stage 3: spotting" in (tmp_path / "c.svg").read_text()
+
+
+TABLE = f"{MATCHES[0]},0:05,Goal\n{MATCHES[1]},12:34:00,Foul\nDael,0:05,Goal\n"
+
+
+@pytest.mark.parametrize("picture, table, said", [
+    ("page", TABLE, r"^warning: .*1 of the videos that it names are not here: 'Dael'.*"
+     r"\nwarning: 1 of 2 labels reach no frame: 1 after the end \(first: Foul at 12:34:00"),
+    ("timeline", TABLE, "^warning: .*1 of the videos that it names are not here: 'Dael'"),
+    *((picture, *row) for picture in ("page", "timeline") for row in (
+        (f"Castle/{MATCHES[0]},12:34:00,Foul\n", "^refused: .*none of its 1 .*Excel makes of"),
+        ("Dael,0:05,Foul\n", "\nrefused: .*no Labels-v2.json for 'league/2031/Dale")))])
+def test_labels_are_counted(picture, table, said, spotted, tmp_path, capsys):
+    """As by stage 3, infer.py and comedian.evaluate."""
+    (tmp_path / "l.csv").write_text(f"video,time,label\n{table}")
+    out = ("--out", tmp_path / "t.png") if picture == "timeline" else ()
+    try:
+        run(picture, spotted[0], "--labels", tmp_path / "l.csv", *out)
+    except DataError as error:
+        print(f"refused: {error}")
+    assert re.search(said, capsys.readouterr().out)
+
+
+def test_a_match_in_its_own_folder_finds_its_labels(spotted, capsys):
+    folder = spotted[0] / MATCHES[0]
+    run("page", folder, "--labels", spotted[1])
+    assert "not here" not in capsys.readouterr().out
+    assert '"truth":[[1,12400' in (folder / "page.html").read_text()
 
 
 def test_which_match(spotted):
