@@ -329,8 +329,10 @@ def write_features(args, halves, process):
                 tokens = in_context(model, h) if stage > 1 else h                # (n_tokens, D)
             yield half, tokens.float().cpu().numpy()
 
-    bank.write_missing(args.out, args.features, bank.made_by(args.checkpoint[0], bf16), halves,
-                       model.cfg.width, encode, rank, ranks, run.barrier)
+    with run.stoppable(lambda: "stopped; the same command goes on from here"), run.alone_in(
+            args.out, rank):
+        bank.write_missing(args.out, args.features, bank.made_by(args.checkpoint[0], bf16), halves,
+                           model.cfg.width, encode, rank, ranks, run.barrier)
 
 
 # ------------------------------------------------------------------ run
@@ -369,7 +371,6 @@ def main(args):
     autocast, bf16 = run.choose_autocast(args.bf16, device, models)
     labels = evaluate.labels_to_score(args, halves, classes)
     submission = evaluate.check_output(args, halves, labels)
-    run.barrier()                                          # all have looked before one writes
     matches = list(dict.fromkeys(half.match for half in halves))
     mine = [half for half in halves if matches.index(half.match) % ranks == rank]
 
@@ -377,8 +378,15 @@ def main(args):
     out, since = Path(args.out), time.time()
     done, n_tokens, broken = [], 0, []                     # matches, their tokens, DataErrors
     seen = collections.defaultdict(dict)                   # (match, half) -> {s: small JPEG}
-    with tqdm(total=sum(half.n_tokens for half in mine) or None, desc="infer", unit=" clips",
-              disable=None if rank == 0 else True) as bar:
+
+    def stopped():
+        who = f" by process {rank}" * (ranks > 1)
+        return f"stopped; {len(done)} matches are finished{who} in {out}; run the command again"
+
+    # All have looked at the folder before one writes.
+    with run.stoppable(stopped), run.alone_in(out, rank), tqdm(
+            total=sum(half.n_tokens for half in mine) or None, desc="infer", unit=" clips",
+            disable=None if rank == 0 else True) as bar:
         def counted(clips):
             for half, some in clips:
                 if args.show is not None:
@@ -391,18 +399,13 @@ def main(args):
                  frame_clips(mine, FrameReader(args.workers), args.batch))
         encoded = encode_halves(models, counted(clips), device, autocast)
         scored = score_halves(networks, encoded, autocast, args.merge)
-        try:
-            for match, rows in itertools.groupby(scored, key=lambda row: row[0].match):
-                spotted, found = spot_match(rows, classes, args)
-                report.write_match(out / match, spotted, found, classes, args, bf16,
-                                   labels.get(match), seen)
-                done.append(match)
-                n_tokens += sum(len(merged) for _, _, merged in spotted)
-        except KeyboardInterrupt:
-            bar.close()
-            print(f"error: stopped; {len(done)} matches are finished in {out}", file=sys.stderr)
-            sys.exit(130)
-    everyone = run.all_gather_objects((done, n_tokens, [str(error) for error in broken]))
+        for match, rows in itertools.groupby(scored, key=lambda row: row[0].match):
+            spotted, found = spot_match(rows, classes, args)
+            report.write_match(out / match, spotted, found, classes, args, bf16,
+                               labels.get(match), seen)
+            done.append(match)
+            n_tokens += sum(len(merged) for _, _, merged in spotted)
+        everyone = run.all_gather_objects((done, n_tokens, [str(error) for error in broken]))
     if rank:                                               # the first process says the rest
         return
     done = sorted(match for matches, _, _ in everyone for match in matches)

@@ -15,6 +15,8 @@ import sys
 from importlib import import_module, metadata
 from pathlib import Path
 
+from comedian.command import Parser
+
 
 def system():
     return platform.platform()
@@ -95,4 +97,5 @@ def main():
 
 
 if __name__ == "__main__":
+    Parser(__doc__).parse_args()
     main()

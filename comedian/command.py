@@ -5,9 +5,11 @@ Torch takes more than a second to import, so this file does without. A command t
 compute imports it there, and answers --help and a mistake at once.
 """
 import argparse
+import contextlib
 import math
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -74,7 +76,7 @@ def number(low, high=None):
 
 def file_name(text):
     """For argparse: what becomes a part of a file's name and leads into no other folder."""
-    if not text.strip(". ") or re.search(r"[/\\\0]", text):
+    if not text.strip(". ") or re.search(r"[/\\\0-\x1f\x7f]", text):
         raise argparse.ArgumentTypeError(f"wants a name without / and \\, got {text[:40]!r}")
     return text
 
@@ -150,6 +152,26 @@ def run_as_command(main, args, stopped="stopped before there was anything to sav
         say_error(f"out of memory on {getattr(args, 'device', 'this machine')}; "
                   f"{less_memory(args)}")
         sys.exit(2)
+
+
+@contextlib.contextmanager
+def stoppable(describe):
+    """Ctrl-C, SIGTERM and SIGHUP within it end the process, in the line that describe() gives. One
+    that the caller has ignored (nohup does so with SIGHUP) stays ignored."""
+    def interrupt(number, _):
+        raise KeyboardInterrupt(number)
+
+    before = {number: signal.signal(number, interrupt)
+              for number in (signal.SIGTERM, signal.SIGHUP)
+              if signal.getsignal(number) != signal.SIG_IGN}
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        say_error(describe())
+        sys.exit(128 + (interruption.args or (signal.SIGINT,))[0])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def open_streams():

@@ -22,8 +22,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -143,10 +141,12 @@ def extract(args):
     """`python -m comedian.prepare frames`: every video below args.videos.
 
     Raises DataError at the end if some could not be read, and at once if nothing can be written or
-    another process writes there. Ctrl-C and SIGTERM are a line and an exit code of their own.
+    another process writes there. Ctrl-C, SIGTERM and SIGHUP are a line and a code of their own.
     """
-    def interrupt(number, _):
-        raise KeyboardInterrupt(number)
+    def stopped():
+        done = sum(job.folder.exists() for job in jobs)
+        return (f"stopped; {done} of {len(jobs)} halves are finished in {args.out}; the same "
+                "command goes on from there")
 
     matches = find_jobs(args.videos, args.out, args.fps, tuple(args.size))
     jobs = [job for match in matches for job in match]
@@ -156,16 +156,10 @@ def extract(args):
     except OSError as error:
         raise DataError(f"{args.out}: cannot be written ({error.strerror}); choose another --out"
                         ) from None
-    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        extract_all(args, jobs, len(matches))
-    except KeyboardInterrupt as interruption:
-        done = sum(job.folder.exists() for job in jobs)
-        command.say_error(f"stopped; {done} of {len(jobs)} halves are finished in {args.out}; the "
-                          "same command goes on from there")
-        sys.exit(128 + (interruption.args or (signal.SIGINT,))[0])
+        with command.stoppable(stopped):
+            extract_all(args, jobs, len(matches))
     finally:
-        signal.signal(signal.SIGTERM, before)
         os.close(lock_file)
 
 

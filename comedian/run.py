@@ -29,7 +29,7 @@ from comedian import DataError, augment, draw, lock, need, write_file, write_tex
 from comedian.checkpoint import save_checkpoint
 # The stages find these here too: all that they take from the plumbing is `run`.
 from comedian.command import (  # noqa: F401
-    ENCODING_HELP, Parser, device_name, file_name, launcher, number, run_as_command,
+    ENCODING_HELP, Parser, device_name, file_name, launcher, number, run_as_command, stoppable,
     text_encoding)
 
 need("av", "cv2", "matplotlib", "tqdm")                    # some are imported only after hours
@@ -315,6 +315,21 @@ def barrier():
     """Waits until all processes are here."""
     if dist.is_initialized():
         dist.barrier()
+
+
+@contextlib.contextmanager
+def alone_in(folder, rank):
+    """Within it no other run writes to the folder, which the first process makes and locks.
+    DataError if another run does. All processes must enter; none does before it is locked."""
+    if rank == 0:
+        os.makedirs(folder, exist_ok=True)
+        held = lock(folder)
+    try:
+        barrier()
+        yield
+    finally:
+        if rank == 0:
+            os.close(held)
 
 
 # ------------------------------------------------------------------ to stop and to go on
@@ -629,7 +644,7 @@ class Journal(Log):
         """After the loop: draws the curves and says what the checkpoint is for. A run that was
         asked to stop says how to resume it, and ends the process."""
         self.close()
-        if self.rank == 0 and self.lines:
+        if self.rank == 0 and (self.lines or self.step == self.last):  # killed before it could?
             draw.curves([self.args.out], Path(self.args.out, "curves.png"))
         self.stop.exit_if_requested(f"{self.name}: stopped after step {self.step}")
         print(f"{self.name}: done; {self.args.out}/{use}")

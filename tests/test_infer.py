@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import zipfile
 from dataclasses import asdict
 
@@ -33,7 +34,8 @@ from torch.nn import functional as F
 import infer
 import stage2_distill
 from comedian import (
-    DataError, augment, bank, draw, evaluate, ops, prepare, reference, report, soccernet, video)
+    DataError, augment, bank, draw, evaluate, lock, ops, prepare, reference, report, soccernet,
+    video)
 from comedian import frames as on_disk
 from comedian.frames import FrameReader, Half, find_halves
 from comedian.soccernet import LABELS, PREDICTIONS, SCORES
@@ -675,13 +677,14 @@ def test_features_go_on_where_they_were_stopped(matches, tmp_path, monkeypatch, 
     def killed(file, array):
         if len(saved) == 2:
             file.write(b"half a file")
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGTERM)
         saved.append(array)
         save(file, array)
 
     monkeypatch.setattr(np, "save", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="143"):
         write_features(matches, tmp_path / "1.pt", tmp_path / "out")
+    assert "stopped; the same command goes on from here" in capsys.readouterr().err
     monkeypatch.setattr(np, "save", save)
     then = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.npy")}
     assert len(then) == 2
@@ -793,20 +796,35 @@ def test_a_folder_that_cannot_be_written(matches, checkpoint, tmp_path, monkeypa
 @pytest.mark.parametrize("error, ends, said", [
     (OSError(28, "No space left on device"), DataError,
      "two/scores.npz: cannot be written .No space left"),
-    (KeyboardInterrupt(), SystemExit, "130")], ids=["full disk", "Ctrl-C"])
+    *((number, SystemExit, str(128 + number))
+      for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))])
 def test_what_is_finished_stays(error, ends, said, matches, checkpoint, tmp_path, monkeypatch,
                                 capsys):
+    """After a full disk; after a signal, with a line, and signals do again what they did."""
     savez = np.savez
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)          # nohup may have started the tests
 
     def breaks_off_at_the_second(file, **arrays):
         savez(file, **arrays)
         if arrays["url_local"] == "league/two":
-            raise error
+            if isinstance(error, OSError):
+                raise error
+            signal.raise_signal(error)
 
     monkeypatch.setattr(np, "savez", breaks_off_at_the_second)
     with pytest.raises(ends, match=said):
         infer_main(matches, checkpoint, tmp_path)
     assert sorted(os.listdir(tmp_path / "league/one")) == [PREDICTIONS, SCORES]
     assert os.listdir(tmp_path / "league/two") == []
-    assert (f"error: stopped; 1 matches are finished in {tmp_path}"
+    assert (f"error: stopped; 1 matches are finished in {tmp_path}; run the command again\n"
             in capsys.readouterr().err) == (ends is SystemExit)
+    assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("options", [[], ["--features", "own"]])
+def test_one_folder_is_written_by_one_infer(options, matches, checkpoint, tmp_path, no_work):
+    held = lock(tmp_path)
+    with pytest.raises(DataError, match="another run is writing there; wait for its end or choose"):
+        infer_main(matches, checkpoint, tmp_path, *options)
+    assert not list(tmp_path.iterdir())
+    os.close(held)

@@ -455,7 +455,9 @@ def test_log_and_checkpoint(stage, matches, tmp_path, monkeypatch):
     torch.load(out / "last.pt", weights_only=True)
     with pytest.raises(DataError, match="there is a run already; --resume it or choose another"):
         run(stage, matches, out)
+    (out / "curves.png").unlink()                          # killed before the picture was drawn
     assert_same_bits(run(stage, matches, out, *options, "--resume"), state)       # nothing to do
+    assert (out / "curves.png").exists()
 
 
 def new_log(folder, first=0):
