@@ -31,7 +31,6 @@ import numpy as np
 
 from comedian import DataError, command, draw, formats, soccernet, write_text
 from comedian.command import number, text_encoding
-from comedian.frames import describe_content
 from comedian.soccernet import (
     LABELS, PREDICTIONS, SCORES, find_files, find_labels, match_labels, nearest_names, read_labels,
     same_names, unreachable, warn_unknown_labels, warn_unmatched)
@@ -441,8 +440,9 @@ def spans_of(files):
 
 
 def labels_to_score(args, halves, classes):
-    """{match: labels} of infer.py's halves, with its flags. Says which names of a table fit none.
-    DataError before the work begins, if --labels has some of which none reaches a frame."""
+    """{match: labels} of infer.py's halves, with its flags. Says which names of labels fit none.
+    DataError before the work begins, if --labels has none that fits, or none that reaches a frame;
+    what is only found beside a video and cannot be read is told and left out."""
     matches, root = {half.match for half in halves}, args.labels or args.data
     if not root:                      # below which a video has its match's name: <root>/<match>.mp4
         path, names = Path(halves[0].path).absolute(), Path(halves[0].match).parts
@@ -451,10 +451,23 @@ def labels_to_score(args, halves, classes):
         if not places:
             return {}
         root = places[0]
-    found, others = match_labels(root, matches, args.encoding)
-    warn_unmatched(others, matches, found)
-    if args.labels and not args.start and args.end is None:
+    try:
+        found, others = match_labels(root, matches, args.encoding)
         events = {match: read_labels(labels, classes) for match, labels in found.items()}
+    except DataError as error:
+        if args.labels or args.data:
+            raise
+        print(f"warning: {error}; going on without labels")
+        return {}
+    folders = (soccernet.stray_folders(root, matches, found)
+               if args.labels or args.data else [])        # all disks may lie above a video
+    if args.split:                    # those of other splits are there
+        others = {name: of for name, of in others.items() if not Path(args.data, name).is_dir()}
+        folders = [name for name in folders if not Path(args.data, name).is_dir()]
+    if args.labels and not found:
+        raise DataError(soccernet.no_labels(root, matches, [*others, *folders]))
+    warn_unmatched(others, matches, found, folders)
+    if args.labels and not args.start and args.end is None:
         unreachable(events, {
             (half.match, half.number): (-np.inf, (half.n_tokens + 1) * half.token_s
                                         if half.n_tokens else HALF_S) for half in halves},
@@ -472,10 +485,7 @@ def score_spotted(args, labels, classes, done):
             score_files(args.out, args.labels or args.data or next(iter(labels.values())), classes,
                         done, True, args.chance, args.json, label_files=labels)
     elif args.labels:
-        print(f"No table: {args.labels} does not name {done[0]!r}, nor another of these matches."
-              if Path(args.labels).is_file() else f"No table: no "
-              f"{Path(args.labels) / done[0] / LABELS}, nor another match's"
-              f"{describe_content(args.labels)}.")
+        print(f"No table: {args.labels} has labels of other matches alone than those spotted.")
 
 
 def check_output(args, halves, labels):

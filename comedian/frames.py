@@ -14,6 +14,7 @@ import collections
 import concurrent.futures
 import os
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -245,10 +246,12 @@ def in_split(items, names, root, complete=False):
 
     Games go by the last three parts of their path (a shorter line by all of its), so that
     <root>/test/<league>/... and <root>/<league>/... are the same to it, and some peers' _ for a
-    space. DataError if none is there, or if one is missing and `complete` is wanted.
+    space, and however accents are stored. DataError if none is there, or if one is missing and
+    `complete` is wanted.
     """
     def key(path, n_parts):
-        return tuple(part.replace(" ", "_") for part in Path(path).parts[-n_parts:])
+        return tuple(unicodedata.normalize("NFC", part.replace(" ", "_"))
+                     for part in Path(path).parts[-n_parts:])
 
     games = {key(game, 3): game for game in read_games(names)}
     lengths = sorted({len(parts) for parts in games})

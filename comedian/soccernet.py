@@ -39,6 +39,8 @@ from comedian.frames import (
 LABELS, PREDICTIONS, SCORES = "Labels-v2.json", "results_spotting.json", "scores.npz"
 BALL_LABELS = "Labels-ball.json"      # the ball action data set's, beside 224p.mp4; the same schema
 LABEL_LISTS = ("labels.csv", "labels.json")           # of many matches, at the root of them all
+SUFFIXES = {*VIDEO_SUFFIXES, ".dav", ".rm", ".rmvb", ".ogg", ".dat", ".vro"}   # that tables name
+ELSEWHERE = re.compile(r"/|[a-z][a-z\d+.-]*:", re.IGNORECASE)        # begins a path from the top
 TABLES = (".csv", ".tsv", ".txt")     # endings of such a table, if --labels names it
 MAX_CLASSES = 1000                    # far more than anybody labels
 
@@ -146,7 +148,7 @@ def folded(name):
     """A name without what the eye may miss: case, kinds of blanks, signs of no width, how an accent
     is stored."""
     name = "".join(sign for sign in name if unicodedata.category(sign) != "Cf")
-    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
+    return " ".join(nfc(name).casefold().split())
 
 
 def is_text(name):
@@ -198,23 +200,57 @@ def find_labels(source, matches=None, encoding=None):
     """
     if matches is not None:
         return match_labels(source, matches, encoding)[0]
-    found = listed_labels(source, encoding)
+    listed = listed_labels(source, encoding)
     try:
-        found |= find_files(source, LABELS, BALL_LABELS)
+        found = find_files(source, LABELS, BALL_LABELS)
     except DataError:
-        if not found:
+        if not listed:
             raise
-    return dict(sorted(found.items()))
+        found = {}
+    return dict(sorted(first_read(found, listed).items()))
 
 
 def match_labels(source, matches, encoding=None):
     """(find_labels of these matches, {name: Listed} that a list has for none of them)."""
     listed = same_names(listed_labels(source, encoding), matches)
     found = {match: listed.pop(match) for match in sorted(matches) if match in listed}
+    own = {}
     for match, name in itertools.product(sorted(matches), (BALL_LABELS, LABELS)):
-        if os.path.lexists(Path(source) / match / name):
-            found[match] = Path(source) / match / name
-    return dict(sorted(found.items())), listed
+        folder = folder_of(source, match)
+        if folder and os.path.lexists(folder / name):
+            own[match] = folder / name
+    return dict(sorted(first_read(own, found).items())), listed
+
+
+def folder_of(root, match):
+    """The folder of a match below `root`, however its accents are stored; None if there is none."""
+    folder = Path(root)
+    for part in PurePosixPath(match).parts:
+        if not os.path.lexists(folder / part):
+            try:
+                same = [name for name in os.listdir(folder) if nfc(name) == nfc(part)]
+            except OSError:
+                return None
+            if not same:
+                return None
+            part = same[0]
+        folder /= part
+    return folder
+
+
+def nfc(name):
+    """A name with its accents stored in one way: macOS takes them apart, others do not."""
+    return unicodedata.normalize("NFC", name)
+
+
+def first_read(labels, others):
+    """`labels` and those `others`, {match: ...}, that it has not; says which are not read."""
+    names = {nfc(match): match for match in labels}
+    twice = [match for match in others if nfc(match) in names]
+    if twice:
+        print(f"warning: {others[twice[0]]}: has labels of {first_of(list(map(repr, twice)), 3)} "
+              f"that are not read: {labels[names[nfc(twice[0])]]} goes before it; keep one of them")
+    return labels | {match: others[match] for match in others if match not in twice}
 
 
 def listed_labels(source, encoding=None):
@@ -233,9 +269,8 @@ def listed_labels(source, encoding=None):
             print(f"note: {path}: has confidences, as predictions have; they are taken for labels")
         of_path = {}
         for match, rows in found.items():
-            key = unicodedata.normalize("NFC", match)
-            of_path.setdefault(key, (match, Listed(str(path), [])))[1].rows.extend(rows)
-        labels |= dict(of_path.values())
+            of_path.setdefault(nfc(match), (match, Listed(str(path), [])))[1].rows.extend(rows)
+        labels = first_read(dict(of_path.values()), labels)
     return labels
 
 
@@ -461,28 +496,50 @@ def clock_flag(text):
 # ------------------------------------------------------------------ labels and videos
 def same_names(labels, matches):
     """`labels`, {match: ...}, under the names that other files give the same matches, where only
-    one fits: the same in Unicode NFC; else the same but for a file's suffix; else one that is the
-    end of the other, of folders further up."""
-    def path_of(name):
-        return PurePosixPath(unicodedata.normalize("NFC", name))
-
+    one fits: the same in Unicode NFC; else the same but for a video's suffix; else one that is the
+    end of the other, of folders further up. What a table has of a match under several names, as
+    from two computers, becomes one: see `are_one`."""
     def ends_alike(one, other):
         n = min(len(one), len(other))
         return n > 0 and one[-n:] == other[-n:]
 
-    found, free = {}, {match: path_of(match).parts for match in matches}
-    left = {name: (path.parts, (path.parent / path.stem).parts)          # and without a suffix
-            for name, path in zip(labels, map(path_of, labels), strict=True)}
+    def are_one(names):
+        """Rows of one table, under names that begin elsewhere, but for one; each two of them are
+        alike but for where they begin, or of different halves."""
+        some = [labels[name] for name in names]
+        if (not all(isinstance(listed, Listed) for listed in some)
+                or len({listed.path for listed in some}) > 1
+                or sum(not ELSEWHERE.match(name) for name in names) > 1):
+            return False
+        return all(any(ends_alike(own, path_of[other][0]) for own in path_of[one])
+                   or not ({row.half for row in labels[one].rows}
+                           & {row.half for row in labels[other].rows})
+                   for one, other in itertools.combinations(names, 2))
+
+    path_of = {}                      # name -> (its parts, and those without a video's suffix)
+    for name in labels:
+        path = PurePosixPath(nfc(name))
+        plain = path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
+        path_of[name] = path.parts, plain.parts
+    parts_of = {match: PurePosixPath(nfc(match)).parts for match in matches}
+    found, left = collections.defaultdict(list), list(labels)              # match -> its names
     for are_same in (lambda own, other: own[0] == other, lambda own, other: own[1] == other,
                      lambda own, other: any(ends_alike(one, other) for one in own)):
-        pairs = [(name, match) for name, own in left.items() for match, other in free.items()
-                 if are_same(own, other)]
-        fits = [collections.Counter(column) for column in zip(*pairs, strict=True)]
-        for name, match in pairs:
-            if fits[0][name] == fits[1][match] == 1:
-                found[name] = match
-                del left[name], free[match]
-    return dict(sorted((found.get(name, name), value) for name, value in labels.items()))
+        pairs = [(name, match) for name in left for match in matches
+                 if are_same(path_of[name], parts_of[match])
+                 and (match not in found or are_one([*found[match], name]))]
+        fits = collections.Counter(name for name, _ in pairs)
+        for match in dict.fromkeys(match for _, match in pairs):
+            names = [name for name, other in pairs if other == match]
+            if all(fits[name] == 1 for name in names) and (
+                    len(names) == 1 or are_one([*found.get(match, []), *names])):
+                found[match] += names
+        taken = set(itertools.chain(*found.values()))
+        left = [name for name in left if name not in taken]
+    named = {match: labels[names[0]] if len(names) == 1 else Listed(
+        labels[names[0]].path, [row for name in names for row in labels[name].rows])
+        for match, names in found.items()}
+    return dict(sorted((named | {name: labels[name] for name in left}).items()))
 
 
 def nearest_names(names, matches, labelled=()):
@@ -503,11 +560,42 @@ def nearest_names(names, matches, labelled=()):
     return first_of([*map(with_nearest, names[:5]), *names[5:]], 5)
 
 
-def warn_unmatched(listed, matches, labelled):
-    """Says which names of a list are of no video here: {name: Listed}, as match_labels has them."""
+def stray_folders(source, matches, labelled):
+    """The folders below `source` that have labels, but no match's name; none is looked for if all
+    matches are `labelled`."""
+    names, found = {nfc(match) for match in matches}, {}
+    if Path(source).is_dir() and not set(matches) <= set(labelled):
+        with contextlib.suppress(DataError):               # there is none
+            found = find_files(source, LABELS, BALL_LABELS)
+    return [name for name in found if nfc(name) not in names]
+
+
+def warn_unmatched(listed, matches, labelled, folders=()):
+    """Says which names of a list, {name: Listed} as match_labels has them, are of no video here;
+    and which `folders`, as of stray_folders."""
+    if folders:
+        print(f"warning: {len(folders)} of the folders with labels are of no match here: "
+              f"{nearest_names(folders, matches, labelled)}")
     if listed:
         print(f"warning: {next(iter(listed.values()))}: {len(listed)} of the videos that it names "
               f"are not here: {nearest_names(listed, matches, labelled)}")
+
+
+def no_labels(source, matches, names):
+    """Why none of the `matches` has labels, in words: `source` has none, or under these names."""
+    source = Path(source)
+    if names:
+        return (f"{source}: has labels of none of the {len(matches)} matches here, {min(matches)!r}"
+                f" for one, but of {nearest_names(names, matches)}; correct these names")
+    if source.is_dir():
+        return (f"{source}: none of the {len(matches)} matches has a {LABELS}; give --labels the "
+                f"folder they are kept in, or a labels.csv that names {min(matches)!r} and others"
+                f"{describe_content(source)}")
+    if source.exists():
+        return (f"{source}: is neither a folder with a {LABELS} per match nor a table "
+                f"({', '.join((*TABLES, '.json'))}); unpack it, or save it as one")
+    return (f"{source}: no such folder or table of labels; name one that is there"
+            f"{describe_content(source.parent)}")
 
 
 def unreachable(events, spans, classes, source=None):
@@ -547,12 +635,10 @@ def labelled_halves(root, source, split=None, classes=(), fixed=True, radius_s=0
     print(describe(halves, root, image_size))
     matches, there = {half.match for half in halves}, {half.match for half in everywhere}
     labels, others = match_labels(source, there, encoding)
+    all_labels, folders = labels, stray_folders(source, there, labels)
     labels = {match: of_match for match, of_match in labels.items() if match in matches}
     if not labels:
-        raise DataError(f"{source}: none of the {len(matches)} matches has a {LABELS}; give "
-                        "--labels the folder they are kept in, or a labels.csv that names "
-                        f"{min(matches)!r} and others{describe_content(source)}"
-                        + (f"; it names {nearest_names(others, there)}" if others else ""))
+        raise DataError(no_labels(source, matches, [*others, *all_labels, *folders]))
     if not fixed:
         classes = classes_of(labels.values(), classes or SOCCERNET_CLASSES)
     events = {match: read_labels(of_match, classes) for match, of_match in labels.items()}
@@ -572,7 +658,7 @@ def labelled_halves(root, source, split=None, classes=(), fixed=True, radius_s=0
         print(f"warning: {told}")
     print(f"data: {len(events)} of {len(matches)} matches have labels: "
           + ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True)))
-    warn_unmatched(others, there, labels)
+    warn_unmatched(others, there, all_labels, folders)
     warn_unknown_labels(labels.values(), "annotations", classes)
     return [half for half in halves if half.match in events], events, classes
 
@@ -795,8 +881,8 @@ def games_of(halves, root, split):
     """{match: its game on the lists `split`}, of halves that frames.in_split returned."""
     names, games = {}, read_games(split)
     for match in {half.match for half in halves}:
-        path = (Path(root).resolve() / match).as_posix().replace(" ", "_")
-        names[match] = next(game for game in games if path.endswith(game.replace(" ", "_")))
+        path = nfc((Path(root).resolve() / match).as_posix().replace(" ", "_"))
+        names[match] = next(game for game in games if path.endswith(nfc(game.replace(" ", "_"))))
     return names
 
 

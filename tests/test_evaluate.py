@@ -12,6 +12,7 @@ import os
 import re
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -501,3 +502,19 @@ def test_events_that_no_frame_shows_are_told(known, lost, tmp_path, run):
     write_match(tmp_path / "none/a", later[1:], [SPOT])
     with pytest.raises(DataError, match="none of its 1 labels reaches a frame: .*Excel makes of "):
         run(labels=tmp_path / "none", predictions=tmp_path / "none")
+
+
+@pytest.mark.parametrize("name, content", [
+    ("labels.csv", "a,b\n"), ("labels.json", "[]"), (f"game/{LABELS}", "{}"),
+    (f"game/{LABELS}", '{"annotations": [{"gameTime": "1"}]}')])
+def test_labels_beside_a_video_that_cannot_be_read_stop_nothing(tmp_path, name, content, capsys):
+    """Those of --labels do."""
+    (tmp_path / "game").mkdir()
+    (tmp_path / name).write_text(content)
+    half = SimpleNamespace(match="game", number=1, path=tmp_path / "game.mkv", n_tokens=9)
+    args = SimpleNamespace(labels=None, data=None, split=None, encoding=None, start=0, end=None)
+    assert evaluate.labels_to_score(args, [half], ("Goal",)) == {}
+    assert re.match(f"warning: .*{name}: .*; going on without labels\n", capsys.readouterr().out)
+    args.labels = tmp_path
+    with pytest.raises(DataError, match=name):
+        evaluate.labels_to_score(args, [half], ("Goal",))

@@ -312,6 +312,8 @@ def test_in_split_knows_a_game_in_every_layout(capsys):
 def test_in_split_from_a_text_file(tmp_path):
     (tmp_path / "my games.txt").write_text("one\n\n  a/b/two \nleague/a/b/three\n")
     there = ["x/one", "a/b/two", "c/b/two", "a/b/three", "four"]
+    (tmp_path / "nfd.txt").write_text("Ko\u0308ln")                 # from a Mac
+    assert frames.in_split(["K\u00f6ln"], str(tmp_path / "nfd.txt"), "r") == ["K\u00f6ln"]
     assert frames.in_split(there, str(tmp_path / "my games.txt"), "r") == [
         "x/one", "a/b/two", "a/b/three"]
 

@@ -272,14 +272,12 @@ def test_results_and_table(matches, checkpoint, tmp_path, capsys):
 
 
 def test_labels_that_reach_no_frame(matches, checkpoint, tmp_path, capsys, request):
-    """Those of --labels are refused before the work; others, beside the frames, are told of; where
-    there are none, there is no table."""
+    """Those of --labels are refused before the work, as are labels of no match here; others, beside
+    the frames, are told of; where there are none, there is no table."""
     data, table = tmp_path / "data", tmp_path / "data/labels.csv"
     shutil.copytree(matches / "league/two", data / "m", ignore=shutil.ignore_patterns(LABELS))
     infer_main(data, checkpoint, tmp_path / "out")
     assert "t-AmAP" not in capsys.readouterr().out
-    infer_main(data, checkpoint, tmp_path / "out", "--labels", matches)       # league/two there
-    assert f"No table: no {matches / 'm' / LABELS}" in capsys.readouterr().out
     table.write_text("video,time,label\nm/1.mkv,12:34:00,Goal\nM.mkv,3,Goal\n")
     infer_main(data, checkpoint, tmp_path / "out")
     out = capsys.readouterr().out
@@ -289,6 +287,15 @@ def test_labels_that_reach_no_frame(matches, checkpoint, tmp_path, capsys, reque
     request.getfixturevalue("no_work")
     with pytest.raises(DataError, match="labels.csv: none of its 1 labels reaches a frame: 1 aft"):
         infer_main(data, checkpoint, tmp_path / "out", "--labels", table)
+    (tmp_path / "x.csv").write_text("video,time,label\nM.mkv,3,Goal\n")
+    for labels, message in (
+            (matches, "has labels of none of the 1 matches here, 'm' for one, but of 'league/one'"),
+            (tmp_path / "x.csv", "but of 'M' .did you mean 'm'..; correct these names"),
+            (tmp_path / "none", "no such folder or table of labels; name one that is there; "),
+            (checkpoint, "is neither a folder with a .* nor a table .*; unpack it, or save it"),
+            (data / "m", "none of the 1 matches has a Labels-v2.json; give --labels")):
+        with pytest.raises(DataError, match=f"{labels}: .*{message}"):
+            infer_main(data, checkpoint, tmp_path / "out", "--labels", labels)
 
 
 def test_a_perfect_network_gets_full_marks(matches, checkpoint, tmp_path, monkeypatch):

@@ -128,7 +128,7 @@ VIDEOS = {                            # in the column video: the match, of those
     "https://x.org/cup/derby.mp4?t=3/5#a": "cup/derby", "file:///C:/K%C3%B6ln.mp4": "Köln",
     "Köln.mp4": "Köln", "v1.5": "v1.5", "v2.dav": "v2", "/a/b/lg/2 - 1 Dons": "lg/2 - 1 Dons",
     "D:/x/lg/2 - 1 Dons/2_224p.mkv": "lg/2 - 1 Dons", "game": None, "köln.mp4": None,
-    "other/derby.mp4": None}
+    "other/derby.mp4": None, "v2.final.mp4": None}
 
 
 @pytest.mark.parametrize("video, match", VIDEOS.items(), ids=ascii)
@@ -141,6 +141,38 @@ def test_a_video_is_found_by_the_end_of_its_path(tmp_path, video, match):
     assert len(others) == (match is None)
     assert {unicodedata.normalize("NFC", name): labels.rows for name, labels in found.items()} == (
         {match: 2 * [(1 + ("2_224p" in video), "Goal", 3000, True)]} if match else {})
+
+
+@pytest.mark.parametrize("videos, found", [
+    (["derby.mp4", "C:\\x\\derby.mp4"], {"derby": 2}),        # from two computers
+    (["/a/derby/1_224p.mkv", "/b/derby/2_224p.mkv"], {"derby": 2}),
+    (["/a/derby.mp4", "/b/derby.mp4"], {"/a/derby": 1, "/b/derby": 1}),      # which?
+    (["derby.mp4", "cup/derby.mp4"], {"cup/derby": 1, "derby": 1})])         # two matches
+def test_one_match_under_two_names(tmp_path, videos, found):
+    labels = listed(tmp_path, "\n".join(["video,time,label", *(f"{v},1,Goal" for v in videos)]))
+    assert {name: len(labels.rows) for name, labels in soccernet.same_names(
+        labels, ["derby", "x"]).items()} == found
+
+
+def test_folders_of_labels(tmp_path, capsys):
+    """Found however their accents are stored; told if they are of no match and one lacks labels, or
+    if another file has labels of the same match."""
+    for name in ("lg/Ko\u0308ln", "lg/Derby", "zoo"):
+        (tmp_path / name).mkdir(parents=True)
+        write_labels(tmp_path / name / LABELS, annotation())
+    matches = ["lg/K\u00f6ln", "lg/derby"]
+    listed(tmp_path, "video,time,label\nK\u00f6ln.mp4,1,Goal\n")
+    found, others = soccernet.match_labels(tmp_path, matches)
+    assert {name: path.name for name, path in found.items()} == {matches[0]: LABELS} and not others
+    assert "labels.csv: has labels of 'lg/K\u00f6ln' that are not read: " in capsys.readouterr().out
+    folders = soccernet.stray_folders(tmp_path, matches, found)
+    soccernet.warn_unmatched({}, matches, found, folders)
+    assert capsys.readouterr().out == ("warning: 2 of the folders with labels are of no match here: "
+                                       "'lg/Derby' (did you mean 'lg/derby'?), 'zoo'\n")
+    assert soccernet.stray_folders(tmp_path, matches[:1], found) == []
+    (tmp_path / "labels.json").write_text(json.dumps(osl()).replace("g2", "K\u00f6ln"))
+    soccernet.find_labels(tmp_path)
+    assert "labels.csv: has labels of 'K\u00f6ln' that are not read: " in capsys.readouterr().out
 
 
 def test_names_that_fit_no_video_are_told(capsys):

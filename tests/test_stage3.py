@@ -571,7 +571,7 @@ def test_best_survives_a_resume(matches, tmp_path, monkeypatch):
 
 
 # ------------------------------------------------------------------ 5. mistakes
-NO_LABELS = "nowhere: none of the 2 matches has a Labels-v2.json; give --labels"
+NO_LABELS = "nowhere: no such folder or table of labels; name one that is there"
 MISTAKES = {                          # options, the one line
     "no labels": ("--labels nowhere", NO_LABELS),
     "no labels to validate on": ("--valid {} --valid-labels nowhere", NO_LABELS),
