@@ -31,6 +31,17 @@ def need(*packages):
 need("numpy", "torch")                # all that `from comedian import ops` needs
 
 
+def quiet_when_interrupted(kind, error, trace):
+    """Ctrl-C while torch and the like are imported ends a command without a word."""
+    if kind is not KeyboardInterrupt:
+        sys.__excepthook__(kind, error, trace)
+
+
+# Of our own commands alone: "-m" while `python -m comedian.x` is being started, else a script.
+if sys.argv[0] == "-m" or Path(sys.argv[0]).resolve().parent == Path(__file__).parents[1]:
+    sys.excepthook = quiet_when_interrupted
+
+
 class DataError(ValueError):
     """Something on disk or on the command line is not as it must be.
 

@@ -77,7 +77,8 @@ def number(low, high=None):
 def file_name(text):
     """For argparse: what becomes a part of a file's name and leads into no other folder."""
     if not text.strip(". ") or re.search(r"[/\\\0-\x1f\x7f]", text):
-        raise argparse.ArgumentTypeError(f"wants a name without / and \\, got {text[:40]!r}")
+        raise argparse.ArgumentTypeError(f"wants a name without /, \\ and control "
+                                         f"characters, got {text[:40]!r}")
     return text
 
 

@@ -38,6 +38,7 @@ from comedian.frames import (
 BESIDE = set(".json .csv .xml .txt .md .pdf .ini .db .log .npy .npz .zip .jpg .jpeg .png .srt .vtt "
              ".ass .wav .mp3 .m4a .aac".split())           # labels, features, sound: not mentioned
 EARLY_S = 1.0                   # a video may end this much before its header says
+OTHER_HALF = re.compile(r"(half[_-]?)?\d{1,2}(_(\d+p|HQ))?", re.IGNORECASE)  # beside 1, 2: note
 UNKNOWN = 2 ** 30               # frames of an AVI that was never finished, as FFmpeg writes them
 CLOCK_JUMPS = av.format.Flags.ts_discont.value             # formats where that may happen
 SEEK_MARGIN_S = 2               # begin to decode this much before the start, then go by time stamp
@@ -462,7 +463,12 @@ def is_whole(path, short):
     for length, clock, parity in ((188, 0, 0), (192, 4, 0), (204, 0, 16)):     # transport streams
         first = [i for i in range(length) if head[i:i + 4 * length:length] == b"GGGG"]
         if first and ((size - first[0] + clock) % length or tail[-188 - parity] != ord("G")):
-            return False
+            # Zeros or an empty line after the last packet, which may end with some zeros itself?
+            kept = len(tail.rstrip(b"\0\r\n"))
+            missing = (first[0] - clock - size + len(tail) - kept) % length
+            sync = kept + missing - 188 - parity
+            if missing > 16 or not 0 <= sync < len(tail) - 187 or tail[sync] != ord("G"):
+                return False
     return None
 
 
@@ -504,9 +510,10 @@ def chunk_length(kind, head):
     if kind == "asf":
         length, = struct.unpack_from("<Q", head, 16)
         return length if length > 50 else None
-    length, long = struct.unpack_from(">I4xQ", head)       # mp4
+    length, kind, long = struct.unpack_from(">I4sQ", head)             # mp4
     length = long if length == 1 else length
-    return length if length >= 8 else None                 # 0: to the end of the file
+    # 0: to the end of the file. Something else than letters: what follows the last chunk.
+    return length if length >= 8 and re.fullmatch(rb"[ -~\xa9]{4}", kind) else None
 
 
 def asf_duration(path):
@@ -534,12 +541,15 @@ def find_videos(paths):
     resolutions. Raises DataError for what does not exist, or for a folder without videos.
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    matches, files = [], []
+    matches, files, seen = [], [], set()
     for path in map(Path, paths):
         if path.is_dir():
             matches += matches_below(path)
+        elif os.path.realpath(path) in seen:
+            raise DataError(f"{path}: is named twice; name each half once")
         elif path.exists():
             files.append(str(path))
+            seen.add(os.path.realpath(path))
         else:
             raise DataError(f"{path}: no such file or folder of videos"
                             f"{describe_content(path.parent)}")
@@ -549,7 +559,7 @@ def find_videos(paths):
 def matches_below(root):
     """The matches of one folder, sorted by their place in it. Says which files it passes over that
     do not normally lie beside videos, by their suffixes: one may be a video after all."""
-    matches, left_out, others = [], [], Counter()
+    matches, left_out, others, alone = [], [], Counter(), []
     for folder, _, names in walk(root):
         halves = defaultdict(list)
         for name in sorted(names):
@@ -563,6 +573,8 @@ def matches_below(root):
         left_out += [(same[0], other) for same in ranked.values() for other in same[1:]]
         if match := [ranked[half][0] for half in (1, 2) if half in ranked]:
             matches.append(match)
+            alone += [half for half in ranked if half not in (1, 2) and OTHER_HALF.fullmatch(
+                Path(half).stem)]
         matches += [same for half, same in ranked.items() if half not in (1, 2)]
     if not matches:
         raise DataError(f"{root}: no video below it ({', '.join(sorted(VIDEO_SUFFIXES))})"
@@ -570,6 +582,9 @@ def matches_below(root):
     if left_out:
         print("video: of several files for one half, the 224p or else smallest is read: "
               f"{left_out[0][0]}, not {Path(left_out[0][1]).name} ({len(left_out)} left out)")
+    if alone:
+        print(f"video: {alone[0]}: is neither half 1 nor 2: a match of its own ({len(alone)} such "
+              "files); to make it a half, name the files one after the other")
     if others:
         print(f"video: {root}: passed over {others.total()} files that are no videos by name: "
               + ", ".join(f"{suffix} {count}" for suffix, count in others.most_common(9)))

@@ -756,6 +756,7 @@ def test_times_are_seconds_or_minutes(text, seconds):
     ("--video v --checkpoint c --end 1:2:3:4", "argument --end: wants seconds or mm:ss"),
     ("--video v --checkpoint c --end inf", "argument --end: wants seconds or mm:ss"),
     ("--video v --checkpoint c --features own", "--features wants --data and one --checkpoint"),
+    ("--data d --checkpoint c --features a\x7fb", "wants a name without /, \\ and control ch"),
     ("--data d --checkpoint a b --features own", "--features wants --data and one --checkpoint"),
     ("--data d --checkpoint c --nms hard", "argument --nms: invalid choice: 'hard' (choose from"),
 ])

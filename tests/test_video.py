@@ -262,16 +262,18 @@ def test_matches_of_a_tree(tmp_path, capsys):
           "l/s/ball/224p.mp4", "l/s/ball/720p.mp4", "l/s/ball/._224p.mp4", "__MACOSX/l/1.mkv",
           "l/s/d/2_HQ.mkv", "l/s/d/1_720p.mkv", "l/s/d/1_360p.mkv", "l/s/d/._1_224p.mkv",
           "cup final.webm", "3_points.avi", "l/s/e/1_720p.mxf", "l/s/e/2.OGV", "labels.csv",
-          "l/s/e/video.ini", "l/s/e/thumb.JPG", "list.m3u8", "l/s/e/2.ogv.part", "a.part", "README")
+          "l/s/e/video.ini", "l/s/e/thumb.JPG", "list.m3u8", "l/s/e/2.ogv.part", "a.part", "README",
+          "l/s/c/3.mp4")
     (tmp_path / "l/back").symlink_to(tmp_path)             # a loop of links is visited once
     found = [[Path(half).relative_to(tmp_path).as_posix() for half in match]
              for match in video.find_videos(tmp_path)]
     assert found == [["3_points.avi"], ["cup final.webm"],
                      ["l/s/a b/1_224p.mkv", "l/s/a b/2_224p.mkv"], ["l/s/ball/224p.mp4"],
-                     ["l/s/c/1.mp4", "l/s/c/2.MP4"], ["l/s/c/highlights.mp4"],
+                     ["l/s/c/1.mp4", "l/s/c/2.MP4"], ["l/s/c/3.mp4"], ["l/s/c/highlights.mp4"],
                      ["l/s/d/1_360p.mkv", "l/s/d/2_HQ.mkv"], ["l/s/e/1_720p.mxf", "l/s/e/2.OGV"]]
-    left_out, passed_over = capsys.readouterr().out.splitlines()
+    left_out, alone, passed_over = capsys.readouterr().out.splitlines()
     assert "1_224p.mkv, not 1_720p.mkv (3 left out)" in left_out
+    assert "l/s/c/3.mp4: is neither half 1 nor 2: a match of its own (1 such files)" in alone
     assert passed_over == (f"video: {tmp_path}: passed over 4 files that are no videos by name: "
                            ".part 2, without a suffix 1, .m3u8 1")
 
@@ -291,6 +293,8 @@ def test_matches_of_files(tmp_path):
     assert video.find_videos([y]) == video.find_videos(y) == [[y]]
     assert video.find_videos([y, x]) == [[y, x]]                          # in the order given
     assert video.find_videos([m, x]) == [[m + "/1.mkv"], [x]]
+    with pytest.raises(DataError, match="x.mkv: is named twice"):
+        video.find_videos([x, y, tmp_path / "m/../x.mkv"])
     with pytest.raises(DataError, match="z.mkv: no such file or folder"):
         video.find_videos([x, tmp_path / "z.mkv"])
     (tmp_path / "empty").mkdir()

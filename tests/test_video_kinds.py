@@ -318,7 +318,8 @@ def test_a_file_that_is_cut_off_is_told(name, whole, tmp_path, capsys):
 @pytest.mark.parametrize("name, more", [
     ("v.mp4", struct.pack(">I4s", 8200, b"free") + bytes(8192)), ("v.avi", b"made with a tool"),
     ("v.ts", (b"G\x1f\xff\x10" + b"\xff" * 184) * 50), ("v.mp4", bytes(8192)),
-    ("v.avi", bytes(8192))])
+    ("v.avi", bytes(8192)), ("v.mp4", b"\r\n"), ("v.mp4", bytes(range(128, 256)) * 24),
+    ("v.ts", b"\n"), ("v.ts", bytes(5000)), ("v.m2ts", b"\r\n"), ("v.m2ts", bytes(188 * 192))])
 def test_what_follows_a_whole_file_makes_no_note(name, more, whole, tmp_path, capsys):
     (tmp_path / name).write_bytes(whole(name).read_bytes() + more)
     assert len(numbers(tmp_path / name)) == 12 and capsys.readouterr().err == ""
