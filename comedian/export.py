@@ -60,10 +60,10 @@ def read_results(path, classes=None):
     return found, classes, about
 
 
-def actions_of(path, threshold=0.0):
+def actions_of(path, threshold=0.0, classes=None):
     """([Action], classes, about) of `read_results`: actions from `threshold` on, by half and time,
     the surest first of those at one time."""
-    found, classes, about = read_results(path)
+    found, classes, about = read_results(path, classes)
     rows = zip(*(column.tolist() for column in found), strict=True)
     actions = [Action(half, int(position_ms), classes[label], round(abs(confidence), 4))
                for half, label, position_ms, confidence in rows]             # abs: of -0.0

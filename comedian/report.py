@@ -87,15 +87,14 @@ def write_page(folder, match, labels=None, threshold=0.3, pictures=None):
     from comedian import page
     folder = Path(folder)
     match = folder.resolve().name if match == "." else match
-    actions, _, about = export.actions_of(folder / soccernet.PREDICTIONS, page.LEAST)
     curves, length = {}, soccernet.read_scores(folder).windows[3].tolist()        # tokens of each
     for half in (1, 2):
         if length[half - 1]:
             *curves[half], classes = read_half(folder, half)
     if not curves:
         raise DataError(f"{folder / soccernet.SCORES}: no scores of a half in it; run infer.py")
+    actions, _, about = export.actions_of(folder / soccernet.PREDICTIONS, page.LEAST, classes)
     events = None if labels is None else soccernet.read_labels(labels, classes)
-    actions = [action for action in actions if action.label in classes]
     page.write_page(folder / "page.html", match, curves, classes, actions, about, events, pictures,
                     threshold)
     return folder / "page.html"

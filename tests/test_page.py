@@ -133,11 +133,16 @@ def test_nothing_to_write_is_told(kind, left, spotted, tmp_path, capsys):
         assert len(exported(spotted, tmp_path, kind, "--threshold", 0.85)) == 1
 
 
-@pytest.mark.parametrize("half, classes", [("3", ["Dive"]), ("1", ["Goal"])])
-def test_actions_that_are_left_out_are_counted(half, classes, tmp_path, capsys):
+@pytest.mark.parametrize("half, classes, times", [
+    ("3", ["Dive"], 2), ("1", ["Goal"], 2), ("1", [], 1)])
+def test_actions_that_are_left_out_are_counted(half, classes, times, tmp_path, capsys):
     write_results(tmp_path, half=half, about={"classes": classes})
-    command("export", tmp_path, "--format", "vtt")
-    assert f"{PREDICTIONS}: 1 of 1 actions are left out: of a half" in capsys.readouterr().out
+    command("export", tmp_path, "--format", "vtt")         # the page has the classes of the scores
+    soccernet.write_scores(tmp_path / SCORES, "m", ("Goal",), [
+        Half("m", 1, "", "", 8, ".jpg", 1, 80)], [torch.zeros(40, 1)], [None], 0.0)
+    command("page", tmp_path)
+    said = f"{PREDICTIONS}: 1 of 1 actions are left out: of a half"
+    assert capsys.readouterr().out.count(said) == times
 
 
 @pytest.mark.parametrize("kind, ends", [
