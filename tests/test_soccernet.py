@@ -167,8 +167,9 @@ def test_folders_of_labels(tmp_path, capsys):
     assert "labels.csv: has labels of 'lg/K\u00f6ln' that are not read: " in capsys.readouterr().out
     folders = soccernet.stray_folders(tmp_path, matches, found)
     soccernet.warn_unmatched({}, matches, found, folders)
-    assert capsys.readouterr().out == ("warning: 2 of the folders with labels are of no match here: "
-                                       "'lg/Derby' (did you mean 'lg/derby'?), 'zoo'\n")
+    assert capsys.readouterr().out == (
+        "warning: 2 of the folders with labels are of no match here: 'lg/Derby' (did you mean "
+        "'lg/derby'?), 'zoo'\n")
     assert soccernet.stray_folders(tmp_path, matches[:1], found) == []
     (tmp_path / "labels.json").write_text(json.dumps(osl()).replace("g2", "K\u00f6ln"))
     soccernet.find_labels(tmp_path)
