@@ -452,7 +452,8 @@ def load_network(path, device):
     what that stage did not train is random."""
     state = load_checkpoint(path)
     model = Comedian(state["config"])
-    checkpoint.load_parts(model, state, checkpoint.trained_parts(state), path)
+    parts = [""] if state["stage"] == 3 else checkpoint.trained_parts(state)     # "": all weights
+    checkpoint.load_parts(model, state, parts, path)
     return model.to(device).eval(), state["stage"]
 
 

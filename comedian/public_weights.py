@@ -10,6 +10,7 @@ Our names are those of model.Comedian: "spatial.", "temporal." and "head.", then
 """
 import math
 import re
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +43,9 @@ def read_file(path):
     elif Path(path).suffix == ".safetensors":
         return read_safetensors(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():   # torch's, of old storages and pickles: no second line
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  (torch.load raises whatever the bytes lead to)
         if "Unsupported global" in str(error):
             raise DataError(f"{path}: holds Python objects beside its weights, and those could run "
