@@ -645,6 +645,8 @@ def labelled_halves(root, source, split=None, classes=(), fixed=True, radius_s=0
     counts = np.bincount([event.label for match in events.values() for event in match],
                          minlength=len(classes))
     if not counts.sum():
+        if not count_names(labels.values()):
+            raise DataError(f"{source}: holds no label of these matches; give one that has some")
         raise DataError(f"{source}: none of its labels is one of the {len(classes)} classes; "
                         f"it has {label_names(labels.values())}; give --classes "
                         "a file with these names, one per line")

@@ -1065,8 +1065,9 @@ STATES = {                            # edits of a checkpoint that a run goes on
     "log without sums": put("log/sums"), "log without steps": put("log/steps"),
     "log's sums a list": put("log/sums", []), "log's steps negative": put("log/steps", -3),
     "log's loss a text": put("log/sums/loss", "abc"),
-    "log's loss nan": put("log/sums/loss", lambda v: torch.tensor(NAN)),
-    "log's loss a row": put("log/sums/loss", lambda v: torch.ones(3)),
+    "log's loss nan": lambda s: s["log"]["sums"].update(
+        loss=torch.tensor(NAN)),
+    "log's loss a row": lambda s: s["log"]["sums"].update(loss=torch.ones(3)),
     "a flag's value a tensor": put("args/seed", lambda v: torch.ones(3)),
     "a flag's value deep": put("args/seed", DEEP), "a flag more": added("args", {"new": 1}),
     "a flag fewer": put("args/lr"), "a flag that is a number": added("args", {1: 2}),
