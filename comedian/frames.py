@@ -65,7 +65,8 @@ VIDEO_NAME = re.compile(r"(?:half[_-]?)?([12])(?:_(\d+p|HQ))?|(\d{3,4}p)",      
                         re.IGNORECASE)                     # 224p: the ball-action set's only half
 VIDEO_SUFFIXES = set(
     ".mkv .webm .mp4 .m4v .mov .qt .3gp .3g2 .flv .f4v .avi .divx .wmv .asf .mxf .gxf "
-    ".ts .mts .m2ts .m2t .mpg .mpeg .vob .m2v .ogv .ogm .dv .h264 .h265 .hevc".split())
+    ".ts .mts .m2ts .m2t .mpg .mpeg .vob .m2v .ogv .ogm .rm .rmvb .dv .h264 .h265 "
+    ".hevc".split())
 
 
 def walk(root):

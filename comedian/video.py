@@ -460,6 +460,9 @@ def is_whole(path, short):
         return last[5] & 4 > 0 and 27 + last[26] + sum(last[27:27 + last[26]]) <= len(last)
     if head.startswith(MXF):                               # a footer, or the table of all parts
         return MXF + b"\x04" in tail or MXF + b"\x11" in tail
+    if head.startswith(b"\x1f\x07\0"):                   # DV: whole frames, one after the other
+        rest = size % (144_000 if head[3] & 0x80 else 120_000)
+        return None if not tail[len(tail) - min(rest, len(tail)):].strip(b"\0\r\n") else False
     for length, clock, parity in ((188, 0, 0), (192, 4, 0), (204, 0, 16)):     # transport streams
         first = [i for i in range(length) if head[i:i + 4 * length:length] == b"GGGG"]
         if first and ((size - first[0] + clock) % length or tail[-188 - parity] != ord("G")):

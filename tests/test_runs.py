@@ -296,6 +296,18 @@ def test_a_killed_process_ends_all(stage, matches, tmp_path, launch):
                     "own; go on with --resume") and not any("error" in text for text in before)
 
 
+@pytest.mark.parametrize("command, code, out", [
+    (["infer.py"], -signal.SIGINT, ""), (["-m", "comedian.bank"], -signal.SIGINT, ""),
+    (["-m", "comedian.check", "--help"], 0, "usage: python -m comedian.check")])
+def test_interrupted_while_torch_is_imported(command, code, out, tmp_path):
+    """Not a word. And --help of the check, which reads no torch for it, is no report."""
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(tmp_path)}, check=False)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert done.stdout.startswith(out) and "packages" not in done.stdout
+
+
 def test_stopped_before_the_first_step(capsys):
     with pytest.raises(SystemExit) as stopped:
         plumbing.run_as_command(Mock(side_effect=KeyboardInterrupt), None)

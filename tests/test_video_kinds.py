@@ -325,6 +325,16 @@ def test_what_follows_a_whole_file_makes_no_note(name, more, whole, tmp_path, ca
     assert len(numbers(tmp_path / name)) == 12 and capsys.readouterr().err == ""
 
 
+def test_a_dv_file_that_is_cut_off_is_told(tmp_path, capsys):
+    path, images = tmp_path / "v.dv", np.zeros((25, 576, 720, 3), np.uint8)
+    write(path, images, "dvvideo", width=720, height=576)
+    content = path.read_bytes()
+    for kept, note in ((content, ""), (content + b"\n", ""), (content[:-70_001], "is cut off at")):
+        path.write_bytes(kept)
+        assert len(list(video.sample(path))) == 2
+        assert note in (said := capsys.readouterr().err) and bool(said) == bool(note), said
+
+
 LIVE = {"v.ts": ("libx264", None), "v.mpg": ("mpeg2video", None),
         "v.mkv": ("libx264", {"live": "1"}), "v.flv": ("flv", None), "v.mp4": ("libx264", None)}
 
