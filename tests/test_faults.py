@@ -1333,7 +1333,8 @@ def main():
                 print(f"{result[1]}: {result[0].group}: {result[0].name}: {result[2]}", flush=True)
         assert prints(before) == before, "a case wrote into the files that all read"
     if markdown:
-        _, heading, left = markdown.read_text().partition("## What was left")
+        there = markdown.read_text() if markdown.exists() else ""
+        _, heading, left = there.partition("## What was left")
         markdown.write_text(table(results, time.time() - since) + heading + left)
     counts = Counter(kind for _, kind, *_ in results)
     print(json.dumps({"tried": len(results), "seconds": round(time.time() - since), "kinds": counts,
