@@ -306,7 +306,7 @@ def main(args):
     reader = FrameReader(args.workers, for_gpu=device.type == "cuda")
     root = args.features or args.data
     bank = open_bank(root, args.features_name, args.features_fps, halves, process)
-    rows, complete = bank.rows, args.bank == "complete"               # P (M, D_t)
+    rows, complete = bank.rows, args.bank == "complete"     # P (M, D_t), bfloat16 if the network is
     if complete:
         soft_table = open_soft_targets(                               # (M, D_t + 2), on disk
             args.centroids or root, bank, f"{args.features_name}_tau{args.tau_m:g}", process,
@@ -338,7 +338,8 @@ def main(args):
         frames = reader.read([(halves[h], frame) for h, frame in picks],
                              CLIP_FRAMES * args.window)               # (B / ranks, T, H, W, 3)
         p, index = bank.of_windows(picks, args.window, args.align)    # P_i, i: (B / ranks, L, ...)
-        return frames, p, torch.from_numpy(soft_table[index]) if complete else p
+        soft = torch.from_numpy(soft_table[index]) if complete else p     # p: --bank queue has none
+        return frames, p, soft
 
     journal = run.Journal(args, 2, process, first, total, state, files=lambda step: [
         halves[h].path(frame) for h, frame in pick_windows(step, args, halves)])

@@ -211,7 +211,7 @@ def mixup(x, y, lam):
 
     BCE is linear in its labels: mixed labels give the mixed loss lam BCE(y1) + (1 - lam) BCE(y2).
     The batch is in random order, so that neighbours (0 with 1, 2 with 3, ...) are as good as a
-    permutation, and stay together when it is split, as no pass separates a pair; the
+    permutation; run.micro_batches lets no pass and no process part a pair; the
     last of an odd number stays as it is. Proved by test_mixup, test_accumulation_changes_nothing.
     """
     other = torch.arange(len(x)) ^ 1                                  # 1, 0, 3, 2, ...
@@ -356,7 +356,7 @@ def main(args):
             if args.mixup:
                 x, y = mixup(x, y, draw.beta(args.mixup))
             with autocast:
-                logits = wrapped(x, keep)                             # (b, L, K)
+                logits = wrapped(x, keep)             # frames or spatial tokens -> (b, L, K)
             loss = bce_loss(logits.float(), y)                        # Eq. 7
             (loss / args.accumulate).backward()
             losses.append(loss.detach())
