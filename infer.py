@@ -42,6 +42,7 @@ from typing import NamedTuple
 from comedian import DataError, augment, bank, evaluate, ops, report, run, soccernet, video
 from comedian.frames import (
     CLIP_FRAMES, FrameReader, ahead, describe, find_halves, in_split, of_length)
+from comedian.receipt import sha256
 from comedian.run import file_name, number
 from model import Comedian, load_network
 
@@ -366,7 +367,7 @@ def main(args):
         halves = of_length(halves, 1, "one clip")
     if args.features:
         return write_features(args, halves, process)
-    networks = load_networks(args, device)
+    networks, sums = load_networks(args, device), [sha256(path) for path in args.checkpoint]
     models, classes = [network.model for network in networks], networks[0].model.cfg.classes
     autocast, bf16 = run.choose_autocast(args.bf16, device, models)
     labels = evaluate.labels_to_score(args, halves, classes)
@@ -402,7 +403,7 @@ def main(args):
         for match, rows in itertools.groupby(scored, key=lambda row: row[0].match):
             spotted, found = spot_match(rows, classes, args)
             report.write_match(out / match, spotted, found, classes, args, bf16,
-                               labels.get(match), seen)
+                               labels.get(match), seen, sums)
             done.append(match)
             n_tokens += sum(len(merged) for _, _, merged in spotted)
         everyone = run.all_gather_objects((done, n_tokens, [str(error) for error in broken]))

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from comedian import DataError, write_file, write_text
 from comedian.formats import open_array
 from comedian.frames import CLIP_FRAMES
+from comedian.receipt import sha256
 
 FEATURE_SLACK_S = 10                  # features and frames of a half may end this far apart
 CHECKED_ROWS = 16                     # of a table are computed again when it is opened
@@ -169,8 +170,7 @@ def n_seconds(n_tokens, half):
 
 def made_by(checkpoint, bf16):
     """What says which network made features: the file of its weights, and how it computed."""
-    return {"checkpoint_sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
-            "bf16": bf16}
+    return {"checkpoint_sha256": sha256(checkpoint), "bf16": bf16}
 
 
 def missing_features(out, name, made_by, halves, width):

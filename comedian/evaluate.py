@@ -31,6 +31,7 @@ import numpy as np
 
 from comedian import DataError, command, draw, formats, soccernet, write_text
 from comedian.command import number, text_encoding
+from comedian.receipt import receipt
 from comedian.soccernet import (
     LABELS, PREDICTIONS, SCORES, find_files, find_labels, match_labels, nearest_names, read_labels,
     same_names, unreachable, warn_unknown_labels, warn_unmatched)
@@ -419,7 +420,10 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
         count = count_events(truth, len(classes))
         present = {} if count.any(0).all() else {"with_events": {
             metric: mean_with_events(result, count) for metric, result in results.items()}}
-        write_json(json, results | present | ({"chance": by_chance} if with_chance else {}))
+        write_json(json, results | present | ({"chance": by_chance} if with_chance else {}) | {
+            "receipt": receipt(predictions, labels, found, label_files, classes,
+                               only_predicted=only_predicted, chance=with_chance,
+                               encoding=encoding)})
 
 
 def spans_of(files):
@@ -482,8 +486,9 @@ def score_spotted(args, labels, classes, done):
         if args.start or args.end is not None:
             print("No table: --start and --end leave out events that the labels have.")
         else:
-            score_files(args.out, args.labels or args.data or next(iter(labels.values())), classes,
-                        done, True, args.chance, args.json, label_files=labels)
+            beside = next(labels[match] for match in done if match in labels)
+            score_files(args.out, args.labels or args.data or beside, classes, done, True,
+                        args.chance, args.json, args.encoding, labels)
     elif args.labels:
         print(f"No table: {args.labels} has labels of other matches alone than those spotted.")
 
