@@ -328,7 +328,7 @@ def write_features(args, halves, process):
         for half, (h,) in encode_halves([model], clips, device, autocast):
             with autocast:
                 tokens = in_context(model, h) if stage > 1 else h                # (n_tokens, D)
-            yield half, tokens.float().cpu().numpy()
+            yield half, bank.per_second(tokens.float().cpu().numpy(), half)
 
     with run.stoppable(lambda: "stopped; the same command goes on from here"), run.alone_in(
             args.out, rank):

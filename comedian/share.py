@@ -2,7 +2,7 @@
 A network to give away, and a number to send back.
 
     python -m comedian.share weights runs/stage3/best.pt comedian-vit/      # then upload the folder
-    make reproduce DATA=frames WEIGHTS=comedian-vit LABELS=soccernet        # what calls the other two
+    make reproduce DATA=frames LABELS=soccernet WEIGHTS=vivit.pth    # calls the other two
 
 Writes  weights: <out>/model.safetensors, and <out>/config.json with what the network is (classes,
         window, ...), what it was trained on and the command. --checkpoint and --init take the
