@@ -168,9 +168,18 @@ def n_seconds(n_tokens, half):
     return max(1, math.floor(n_tokens * half.token_s + 1e-6))
 
 
-def made_by(checkpoint, bf16):
-    """What says which network made features: the file of its weights, and how it computed."""
-    return {"checkpoint_sha256": sha256(checkpoint), "bf16": bf16}
+def side_by_side(tokens):
+    """Tokens (n, D) of one network, or of several, (n, sum of D): each then of unit length, as in
+    Baidu's bank of five networks, so that none outweighs another. On the CPU, float32."""
+    tokens = [rows.float().cpu() for rows in tokens]
+    return torch.cat([F.normalize(rows, dim=1) for rows in tokens] if len(tokens) > 1 else tokens,
+                     1).numpy()
+
+
+def made_by(checkpoints, bf16):
+    """What says which networks made features: the files of their weights, and how they computed."""
+    sums = [sha256(path) for path in checkpoints]
+    return {"checkpoint_sha256": sums[0] if len(sums) == 1 else sums, "bf16": bf16}
 
 
 def missing_features(out, name, made_by, halves, width):

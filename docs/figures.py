@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import infer  # noqa: E402
 from comedian import (  # noqa: E402
-    DataError, bank, draw, evaluate, ops, reference, report, run, soccernet, write_file)
+    DataError, bank, draw, evaluate, ops, page, reference, run, soccernet, write_file)
 from comedian.frames import CLIP_FRAMES, FrameReader, find_halves  # noqa: E402
 from comedian.draw import CURVE, FAINT, SPOTTED, TRUTH, clock  # noqa: E402
 from comedian.checkpoint import load_parts  # noqa: E402
@@ -77,7 +77,7 @@ class Demo:
 
     def scores(self, match, number):
         """(n_tokens, K): the merged scores of a half."""
-        return report.read_half(self.run / "test" / match, number)[0]
+        return page.read_half(self.run / "test" / match, number)[0]
 
     def model(self, stage):
         """(checkpoint, Comedian) of a stage; what it did not train stays as it was drawn."""
