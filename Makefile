@@ -11,6 +11,7 @@
 #                      contrast, labels, compute; on hard matches table3-hard, 5, 7)
 #   make ablation      all of them, some hours
 #   make gpu           on a machine with a GPU: speed, memory, equality and hours, in 20 minutes
+#   make reproduce DATA=frames WEIGHTS=vivit.pth [LABELS=soccernet]     the paper's number on SoccerNet, with its weights
 #   make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers
 #   make clean-demo    forget runs/demo-0 and runs/demo-scratch-0, so that the next make demo trains anew
 SHELL  := /bin/bash
@@ -71,6 +72,19 @@ GPU_PY ?= $(if $(wildcard $(PY)),$(PY),$(PYTHON))
 gpu:
 	$(GPU_PY) setup.py -q build_ext --inplace
 	set -o pipefail; $(GPU_PY) benchmarks/gpu.py | tee benchmarks/gpu.txt
+
+# For someone with SoccerNet's frames, the released weights and a GPU: half an hour, and a text to send back.
+.PHONY: reproduce
+SPLIT ?= test
+OUT   ?= runs/reproduce
+GIVEN  = --data "$(DATA)" --split "$(SPLIT)" --labels "$(or $(LABELS),$(DATA))"
+reproduce:
+	@test -n "$(DATA)" -a -n "$(WEIGHTS)" || { \
+	  echo "error: make reproduce DATA=frames WEIGHTS=vivit.pth LABELS=soccernet (docs/soccernet.md)" >&2; exit 2; }
+	$(GPU_PY) setup.py -q build_ext --inplace
+	$(GPU_PY) -m comedian.share check $(GIVEN) --weights "$(WEIGHTS)"
+	$(GPU_PY) infer.py $(GIVEN) --checkpoint "$(WEIGHTS)" --out "$(OUT)" --json "$(OUT)/metrics.json"
+	$(GPU_PY) -m comedian.share report $(GIVEN) --weights "$(WEIGHTS)" --out "$(OUT)"
 
 .PHONY: search ablation table2 table3 table4 table5 table7 table8 table9 table12 figure5 targets contrast labels compute table3-hard table5-hard table7-hard
 search: $(VENV)/.kernels
