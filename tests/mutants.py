@@ -690,18 +690,6 @@ MUTANTS = {
             ("from_s = start_s + strip * strip_s", "from_s = start_s")],
         "test_report.py::test_marks_stand_where_things_happened": [
             ("(np.arange(len(scores)) + 0.25)", "np.arange(len(scores))")]},
-    "comedian/synthetic.py": {
-        "test_prepare.py::test_a_hard_replay_is_the_scene_again_and_looks_like_play": [
-            ("HARD_SPEED if script.hard else REPLAY_SPEED", "REPLAY_SPEED"),
-            ("    if script.hard:\n        shot", "    if False:\n        shot")],
-        "test_prepare.py::test_a_hard_goal_is_a_miss_until_the_restart": [
-            ("self.move(FORESEEN_S)  ", "pass  "),
-            ("self.cut(CHEER, team)\n            self.move(FORESEEN_S +",
-             "self.cut(WIDE)\n            self.move(FORESEEN_S +")],
-        "test_prepare.py::test_a_folder_of_before_there_was_hard": [
-            ("HARD_VERSION if args.hard else False", "args.hard")],
-        "test_prepare.py::test_hard_reaches_the_pictures_and_the_teacher": [
-            ('half, settings["hard"])', "half)")]},
     "comedian/checkpoint.py": {
         "test_weights.py::test_a_field_that_came_later_has_the_value_it_was_made_with": [
             ('known = dataclasses.asdict(models[config["model"]])',
