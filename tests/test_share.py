@@ -407,8 +407,8 @@ def check_onnx(net):
     import onnxruntime
     encoder, spotter = (onnxruntime.InferenceSession(f"{net}/weights/{name}.onnx")
                         for name in ("encoder", "spotter"))
-    args = infer.parse_args(["--data", f"{net}/test", "--checkpoint", f"{net}/weights"])
-    halves = find_halves(f"{net}/test")
+    args = infer.parse_args(["--data", f"{net}/frames", "--checkpoint", f"{net}/weights"])
+    halves = find_halves(f"{net}/frames")
     network = infer.as_network(model.load_network(f"{net}/weights", "cpu")[0], args)
     window, reader = network.model.cfg.window_tokens, infer.FrameReader()
     float32 = torch.autocast("cpu", torch.bfloat16, enabled=False)
