@@ -75,16 +75,11 @@ gpu:
 
 # For someone with SoccerNet's frames, the released weights and a GPU: half an hour, and a text to send back.
 .PHONY: reproduce
-SPLIT ?= test
-OUT   ?= runs/reproduce
-GIVEN  = --data "$(DATA)" --split "$(SPLIT)" --labels "$(or $(LABELS),$(DATA))"
 reproduce:
 	@test -n "$(DATA)" -a -n "$(WEIGHTS)" || { \
 	  echo "error: make reproduce DATA=frames WEIGHTS=vivit.pth LABELS=soccernet (docs/soccernet.md)" >&2; exit 2; }
 	$(GPU_PY) setup.py -q build_ext --inplace
-	$(GPU_PY) -m comedian.share check $(GIVEN) --weights "$(WEIGHTS)"
-	$(GPU_PY) infer.py $(GIVEN) --checkpoint "$(WEIGHTS)" --out "$(OUT)" --json "$(OUT)/metrics.json"
-	$(GPU_PY) -m comedian.share report $(GIVEN) --weights "$(WEIGHTS)" --out "$(OUT)"
+	$(GPU_PY) benchmarks/reproduce.py --data "$(DATA)" --labels "$(or $(LABELS),$(DATA))" --weights "$(WEIGHTS)"
 
 .PHONY: search ablation table2 table3 table4 table5 table7 table8 table9 table12 figure5 targets contrast labels compute table3-hard table5-hard table7-hard
 search: $(VENV)/.kernels

@@ -8,6 +8,7 @@ What these tests prove about what is given away (comedian/share.py, receipt.py, 
   5. torch.export takes every network with a free batch; slow: docs/deploy.md runs as it stands, and
      onnxruntime gives the scores of torch through merging and NMS
 """
+import importlib
 import json
 import re
 import subprocess
@@ -317,22 +318,25 @@ def soccernet(tmp_path_factory):
     return root
 
 
-def test_reproduce(soccernet, tmp_path, capsys, monkeypatch):
-    """The three commands of the Makefile, in order: what is off is said, the text is short, and
-    holds no path of the machine."""
+@pytest.fixture
+def reproduce(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module = importlib.import_module("reproduce")
+    monkeypatch.setattr(module, "RESAMPLES", 5)
+    return module
+
+
+def test_reproduce(soccernet, tmp_path, capsys, reproduce):
+    """What the Makefile calls: what is off is said, the text is short, and holds no path of the
+    machine."""
     printed = subprocess.run(
         ["make", "-n", "reproduce", "GPU_PY=python", f"DATA={soccernet}/frames",
-         f"LABELS={soccernet}/labels", f"WEIGHTS={soccernet}/vivit.pth",
-         f"SPLIT={soccernet}/two.txt", f"OUT={tmp_path}/out"], cwd=ROOT, text=True,
+         f"LABELS={soccernet}/labels", f"WEIGHTS={soccernet}/vivit.pth"], cwd=ROOT, text=True,
         capture_output=True, check=True).stdout
-    commands = [line.replace('"', "").split()[1:] for line in printed.splitlines()
-                if line.startswith("python") and "setup.py" not in line]
-    assert [words[:3][-1] for words in commands] == ["check", str(soccernet) + "/frames", "report"]
-    monkeypatch.setattr(share, "RESAMPLES", 5)
-    for words in commands:
-        run(infer if words[0] == "infer.py" else share,
-            *(words[1:] if words[0] == "infer.py" else words[2:]),
-            *(["--device", "cpu"] if words[0] == "infer.py" else []))
+    command, = (line.replace('"', "").split()[2:] for line in printed.splitlines()
+                if "reproduce.py" in line)
+    run(reproduce, *command, "--split", soccernet / "two.txt", "--out", tmp_path / "out",
+        "--device", "cpu")
     said, text = capsys.readouterr().out, (tmp_path / "out/report.txt").read_text()
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     for part in ("data: 2 of 2 games, 4 halves, 0.01 h, 14 labels",
@@ -344,13 +348,20 @@ def test_reproduce(soccernet, tmp_path, capsys, monkeypatch):
         assert part in text and part in said, part
     assert len(text.encode()) <= 2000 and str(soccernet) not in text and str(tmp_path) not in text
     assert "half 2: labels up to 40 s, frames to 12 s" in said
+    found = {f"m{i}": [reproduce.soccernet.Event(1, i % 2, 5000, True)] for i in range(8)}
+    low, high = reproduce.interval(found, {match: reproduce.soccernet.Detections(
+        *(np.array([value]) for value in (1, 0, 5250.0, 0.9))) for match in found}, ("a", "b"))
+    assert 0 <= low < high <= 50                           # class b is never found
 
 
-def test_a_reproduction_with_other_weights_says_so(soccernet, tmp_path, capsys):
+def test_a_reproduction_with_other_weights_says_so(soccernet, tmp_path, reproduce):
     save(tmp_path / "own.pt")
-    run(share, "check", "--data", soccernet / "frames", "--split", soccernet / "two.txt",
-        "--labels", soccernet / "labels", "--weights", tmp_path / "own.pt")
-    assert "numbers, not 8357201 or 70115723" in capsys.readouterr().out
+    args = reproduce.parse_args([
+        "--data", f"{soccernet}/frames", "--labels", f"{soccernet}/labels",
+        "--weights", str(tmp_path / "own.pt"), "--split", f"{soccernet}/two.txt"])
+    lines, off, n = reproduce.inspect(args)
+    assert "weights: none of the released" in lines[1] and n not in reproduce.RELEASED
+    assert any("numbers, not 8357201 or 70115723" in line for line in off)
     done = subprocess.run(["make", "reproduce"], cwd=ROOT, text=True, capture_output=True)
     assert done.returncode and "error: make reproduce DATA=frames WEIGHTS=" in done.stderr
 
