@@ -95,7 +95,8 @@ def main(args):
     text = "\n".join([
         f"comedian {__version__}, commit {run.commit()}, torch {torch.__version__}, {device}",
         *lines, f"t-AmAP {100 * tight['a_mAP']:.2f} % (95 % over matches: {low:.2f} to {high:.2f})"
-        f"; the paper: {', '.join(f'{name} {value}' for name, value in papers.items())}", f"loose {100 * metrics['loose']['a_mAP']:.2f} %",
+        f"; the paper: {', '.join(f'{name} {value}' for name, value in papers.items())}",
+        f"loose {100 * metrics['loose']['a_mAP']:.2f} %",
         "by class: " + ", ".join(f"{name} {100 * value:.1f}" for name, value in
                                  zip(classes, tight["a_mAP_per_class"], strict=True)),
         *(f"off: {what}" for what in off)])
