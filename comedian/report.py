@@ -181,22 +181,25 @@ def means(args):
 def verify(args):
     """Scores again what the numbers of --json were made of, and compares. DataError if others come
     out; files that changed without that are told."""
+    read_metrics(args.metrics)                             # a DataError for what are no numbers
     content = formats.read_json(args.metrics, NUMBERS_FILE)
-    made = content.pop("receipt", None) if isinstance(content, dict) else None
+    made = content.pop("receipt", None)
     try:
-        predictions, labels = args.predictions or made["predictions"], args.labels or made["labels"]
-        sums, networks = dict(made["sha256"]), dict(made["checkpoints"])
-        flags = {name: made[name] for name in ("only_predicted", "encoding")}
-        classes = tuple(map(str, made["classes"]))
-    except (KeyError, TypeError, ValueError):
+        predictions, labels = (str(given or made[name]) for name, given in (
+            ("predictions", args.predictions), ("labels", args.labels)))
+        sums = {str(match): (str(a), str(b)) for match, (a, b) in made["sha256"].items()}
+        networks = {str(path): str(known) for path, known in made["checkpoints"].items()}
+        only, with_chance = bool(made["only_predicted"]), bool(made["chance"])
+        classes, encoding = tuple(map(str, made["classes"])), made["encoding"]
+        "".encode(encoding or "utf-8")
+    except (AttributeError, LookupError, TypeError, ValueError):
         raise DataError(f"{args.metrics}: has no receipt of what it was made of; score again with "
                         "--json") from None
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        found = soccernet.find_labels(labels, encoding=flags["encoding"])
-        found = soccernet.same_names(found, sums)
-        evaluate.score_files(predictions, labels, classes, list(sums), json=f"{folder}/again.json",
-                             with_chance=bool(made.get("chance")), **flags,
-                             label_files={match: found[match] for match in sums if match in found})
+        found = soccernet.same_names(soccernet.find_labels(labels, encoding=encoding), sums)
+        evaluate.score_files(predictions, labels, classes, list(sums), only, with_chance,
+                             f"{folder}/again.json", encoding,
+                             {match: found[match] for match in sums if match in found})
         again = formats.read_json(f"{folder}/again.json", NUMBERS_FILE)
     now, changed = again.pop("receipt")["sha256"], []
     for match, (of_predictions, of_labels) in sums.items():

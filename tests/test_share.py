@@ -76,8 +76,10 @@ def test_weights_come_back(stage, given, tmp_path, capsys):
     told = json.loads((tmp_path / "out/config.json").read_text())
     assert (told["command"], told["trained_on"]) == ("python x", {"a": 1})
     assert told["flags"] == {"data": "d"} and told["step"] == 9
-    with pytest.raises(DataError, match="out/model.safetensors: is there already"):
-        run(share, "weights", tmp_path / "last.pt", tmp_path / "out")
+    for source, message in (("last.pt", "out/model.safetensors: is there already"),
+                            ("out", "out: not a checkpoint of this project's stages")):
+        with pytest.raises(DataError, match=message):
+            run(share, "weights", tmp_path / source, tmp_path / "out")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64])
@@ -122,7 +124,7 @@ def test_a_folder_that_is_not_whole_is_one_line(case, tmp_path):
     ({"model": {"a": torch.tensor(np.nan)}, "config": {}}, "not finite"),
     ({"model": {"a": torch.zeros(1)}, "config": {"x": torch.zeros(1)}}, "no plain values")])
 def test_what_cannot_be_given_away(content, message, tmp_path):
-    torch.save(content | {"stage": 3} if "model" in content else content, tmp_path / "x.pt")
+    torch.save(content | ({"stage": 3, "step": 1} if "model" in content else {}), tmp_path / "x.pt")
     with pytest.raises(DataError, match=message):
         run(share, "weights", tmp_path / "x.pt", tmp_path / "out")
     assert not (tmp_path / "out").exists()
