@@ -249,7 +249,8 @@ def test_a_benchmark_runs(tmp_path, name):
     """To its end, and prints numbers. Some stood broken for days while only people ran them."""
     if name == "throughput":
         subprocess.run([sys.executable, "-m", "comedian.prepare", "frames", "--out", "d/train",
-                        "--videos", ROOT / "matches", "--size", "48", "48"], cwd=tmp_path, check=True)
+                        "--videos", ROOT / "matches", "--size", "48", "48"], cwd=tmp_path,
+                       check=True)
         for half in find_halves(tmp_path / "d/train"):
             path = tmp_path / f"f/{half.match}/{half.number}_teacher.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
