@@ -2,6 +2,7 @@
 A network to give away.
 
     python -m comedian.share weights runs/stage3/best.pt comedian-vit/      # then upload the folder
+    python -m comedian.share weights runs/stage1/last.pt encoder/           # for --init
 
 Writes <out>/model.safetensors, and <out>/config.json with what the network is (classes, window,
 ...), what it was trained on and the command. --checkpoint and --init take the folder;
