@@ -7,7 +7,7 @@ digit. And searches the post-processing that lies between window scores and dete
     python -m comedian.evaluate --sweep --scores runs/valid --labels data/valid --plot sweep.png
 
 Reads   Labels-v2.json and results_spotting.json, one of each per match, below a folder or in a zip
-        (or labels of many matches in one file: soccernet.read_csv, read_osl);
+        (or labels of many matches in one file: labels.py);
         with --sweep the scores.npz that infer.py leaves per match.
 Writes  a table to the screen; --json, every number under the official names (the sweep: every
         setting); --plot, the curves of Fig. 5.

@@ -4,7 +4,7 @@ Spotted actions in the forms of other programs: a table, subtitles, Sportscode, 
     python -m comedian.report export runs/test --format csv                 # <match>/actions.csv
     python -m comedian.report export runs/test --format sportscode --lead 5 --lag 8
 
-A table and OpenSportsLab's JSON hold the match; they are read back as labels (soccernet.read_csv,
+A table and OpenSportsLab's JSON hold the match; they are read back as labels (labels.read_csv,
 read_osl). Subtitles and Sportscode belong to one video: a file per half. page.html writes the same
 texts from the browser.
 """
@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
-from comedian import DataError, formats, soccernet, write_text
+from comedian import DataError, formats, labels, soccernet, write_text
 
 OUTPUTS = re.compile(r"page\.html|timeline_[12]\.png|actions(\.(csv|json)|_[12]\.(vtt|srt|xml))")
 ENDING = {"csv": "csv", "vtt": "vtt", "srt": "srt", "sportscode": "xml", "osl": "json"}
@@ -81,7 +81,7 @@ def clock(ms, decimal=".", hours=False):
 
 def cell(text):
     """A text in a table. Spreadsheets would compute one that begins as a formula does: it gets an
-    apostrophe before it, which they and soccernet.read_csv take off."""
+    apostrophe before it, which they and labels.read_csv take off."""
     text = re.sub(r"^(?='*[=+\-@\t\r])", "'", text)
     return '"' + text.replace('"', '""') + '"' if re.search('[",\r\n]', text) else text
 
@@ -97,7 +97,7 @@ def table_name(match, half):
     """The name of the match; of one that a reader would take for a video's, as season/1 or a.mp4,
     that of a half in it."""
     with contextlib.suppress(ValueError):
-        if soccernet.video_of(match)[0] == match:
+        if labels.video_of(match)[0] == match:
             return match
     return f"{match}/{half}"
 
@@ -108,7 +108,7 @@ def check_table(path, match, actions):
     with tempfile.NamedTemporaryFile(suffix=".csv") as file:
         write_text(file.name, as_csv(match, actions))
         try:
-            found, _ = soccernet.read_csv(file.name)
+            found, _ = labels.read_csv(file.name)
         except DataError as error:
             raise DataError(f"{path}: the table of {match!r} would not be read back: "
                             + str(error).removeprefix(f"{file.name}: ")) from None
@@ -180,11 +180,11 @@ def as_osl(match, actions, classes, about):
 
 
 def video_name(match, half, about):
-    """The path of a half's video below the folder of all videos, as soccernet.video_of reads it."""
+    """The path of a half's video below the folder of all videos, as labels.video_of reads it."""
     name = PurePosixPath(about.get("videos", {}).get(str(half), str(half))).name
     for place in (PurePosixPath(match).parent / name, PurePosixPath(match) / name):
         with contextlib.suppress(ValueError):              # .. is no video
-            if soccernet.video_of(place.as_posix()) == (match, half):
+            if labels.video_of(place.as_posix()) == (match, half):
                 return place.as_posix()
     return f"{match}/{half}"
 

@@ -527,6 +527,18 @@ MUTANTS = {
             ("if own % (n * least) == 0]", "if own % n == 0]")],
         "test_runs.py::test_a_killed_process_ends_all": [
             ("gloo/transport|by peer", "gloo/nowhere")]},
+    "comedian/labels.py": {
+        "test_soccernet.py::test_labels_of_a_table": [
+            ("(path.parent if half else", "(path.parent if half and False else")],
+        "test_soccernet.py::test_bad_tables": [
+            ("            if any(map(str.strip, cells[len(columns):])):", "            if False:")],
+        "test_soccernet.py::test_labels_come_back_to_the_byte": [
+            ('io.StringIO(text, newline="")', "text.splitlines()")],
+        "test_evaluate.py::test_recorded_case": [
+            ("int(time[-5:-3])", "int(time[4:-3])")],
+        "test_soccernet.py::test_labels_keep_file_order_and_leave_out_other_classes": [
+            ('annotation.get("visibility") != "not shown"',
+             'annotation.get("visibility") == "visible"')]},
     "comedian/soccernet.py": {
         "test_stage3.py::test_classes_come_from_the_labels_where_most_are_others": [
             ("classes or SOCCERNET_CLASSES)", "SOCCERNET_CLASSES)")],
@@ -538,25 +550,14 @@ MUTANTS = {
             ("torch.full((len(start),), 2 * g + h - 1)", "torch.full((len(start),), 2 * g)")],
         "test_soccernet.py::test_labels_of_the_ball": [
             ("(BALL_LABELS, LABELS)):", "(LABELS, BALL_LABELS)):")],
-        "test_soccernet.py::test_labels_of_a_table": [
-            ("(path.parent if half else", "(path.parent if half and False else")],
         "test_soccernet.py::test_classes_where_nobody_names_them": [
             ("if 2 * n_known >= counts.total():", "if n_known:")],
         "test_stage3.py::test_labels_that_reach_no_frame_are_told": [
             ("        counts[event.label] -= match in events", "        pass"),
             ("if source and lost and len(lost) == n_labels:", "if False:")],
-        "test_soccernet.py::test_bad_tables": [
-            ("            if any(map(str.strip, cells[len(columns):])):", "            if False:")],
-        "test_soccernet.py::test_labels_come_back_to_the_byte": [
-            ('io.StringIO(text, newline="")', "text.splitlines()")],
         "test_soccernet.py::test_matches_of_other_roots_are_the_same": [
             ("len(names) == 1 or are_one(", "True or are_one("),
             ("one[-n:] == other[-n:]", "one[-1:] == other[-1:]")],
-        "test_evaluate.py::test_recorded_case": [
-            ("int(time[-5:-3])", "int(time[4:-3])")],
-        "test_soccernet.py::test_labels_keep_file_order_and_leave_out_other_classes": [
-            ('annotation.get("visibility") != "not shown"',
-             'annotation.get("visibility") == "visible"')],
         "test_soccernet.py::test_write_then_read": [
             ("np.lexsort((detections.position_ms, detections.half))",
              "np.lexsort((detections.half, detections.position_ms))")],
