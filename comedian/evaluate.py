@@ -7,7 +7,7 @@ digit. And searches the post-processing that lies between window scores and dete
     python -m comedian.evaluate --sweep --scores runs/valid --labels data/valid --plot sweep.png
 
 Reads   Labels-v2.json and results_spotting.json, one of each per match, below a folder or in a zip
-        (or labels of many matches in one file: labels.py);
+        (or labels and predictions of many matches in one file each, of other programs: labels.py);
         with --sweep the scores.npz that infer.py leaves per match.
 Writes  a table to the screen; --json, every number under the official names (the sweep: every
         setting); --plot, the curves of Fig. 5.
@@ -32,7 +32,7 @@ import numpy as np
 from comedian import DataError, command, draw, formats, soccernet, write_text
 from comedian.command import number, text_encoding
 from comedian.soccernet import (
-    LABELS, PREDICTIONS, SCORES, find_files, find_labels, match_labels, nearest_names, read_labels,
+    LABELS, PREDICTIONS, SCORES, find_labels, match_labels, nearest_names, read_labels,
     same_names, unreachable, warn_unknown_labels, warn_unmatched)
 
 HALF_S = 120 * 60                     # the official evaluator's half; later events fall on its end
@@ -162,6 +162,40 @@ def chance(labels, predictions, classes, framerate=FRAMERATE, max_shifts=10):
                      for key in runs[0][metric]} for metric in METRICS}
 
 
+def frame_map(labels, predictions, classes, tolerances, fps):
+    """AP (T, K) at tolerances in frames, as E2E-Spot, T-DEED and AdaSpot define it: NaN for a class
+    without labels. Their mAP is the mean over the others.
+
+    Predictions in the order of their confidence, over all matches; each takes the nearest label
+    that is free, of its class and half, at most `tolerance` frames away, the earlier of two. AP is
+    the mean over all labels of the highest precision at that recall or more; a label that nobody
+    takes counts 0. (Labels at one frame are one to be taken, but all of them count.)
+
+    fps: {match: frames per second on which positions become frames}. Proved by test_frame_map.
+    """
+    ap = np.full((len(tolerances), len(classes)), np.nan)
+    for k in range(len(classes)):
+        places = [(match, event.half, round(event.position_ms * fps[match] / 1000))
+                  for match, events in labels.items() for event in events if event.label == k]
+        spots = [(confidence, match, half, round(position_ms * fps[match] / 1000))
+                 for match in labels for half, _, position_ms, confidence in zip(
+                     *(column[predictions[match].label == k].tolist()
+                       for column in predictions[match]), strict=True)
+                 if confidence >= 0]                       # NaN is none
+        spots.sort(key=lambda spot: -spot[0])              # stable: of equals the first
+        for t, tolerance in enumerate(tolerances if places else ()):
+            free, precision = set(places), []
+            for n, (_, match, half, frame) in enumerate(spots, 1):
+                near = next((place for d in range(tolerance + 1) for place in (
+                    (match, half, frame - d), (match, half, frame + d)) if place in free), None)
+                if near:
+                    free.remove(near)
+                    precision.append((len(precision) + 1) / n)
+            highest = itertools.accumulate(reversed(precision), max)
+            ap[t, k] = sum(highest) / len(places)
+    return ap
+
+
 # ------------------------------------------------------------------ the table
 def count_events(labels, n_classes):
     """Events that the metric counts, (visible / not, K) int, of {match: [soccernet.Event]}."""
@@ -218,8 +252,9 @@ def table(results, labels, classes, by_chance=None):
                  else "-" for _, result, seen in columns]
         lines.append(row(name, [f"{count[:, k].sum():,}", *cells]))
         gaps |= "-" in cells
-    lines.append("+-1 s: an action counts if it is at most 1 s off. t-AmAP: the average of +-0.5 s "
-                 "to +-2.5 s (both ends count half); loose: of +-2.5 s to +-30 s.")
+    lines.append("+-1 s: an action counts if it is at most 1 s off (+-0.5 s: mAP@1 of ball actions)."
+                 " t-AmAP: the average of +-0.5 s to +-2.5 s (both ends count half); loose: of "
+                 "+-2.5 s to +-30 s.")
     if by_chance:
         lines.append("chance: the t-AmAP of these predictions on other matches than their own.")
     if count[1].any():
@@ -231,6 +266,18 @@ def table(results, labels, classes, by_chance=None):
     if gaps:
         lines.append("'-': no such event; counts as 0 in 'all', as in the official evaluator.")
     return "\n".join(lines)
+
+
+def frame_table(ap, tolerances, classes):
+    """`frame_map`'s (T, K) for people, in %."""
+    width = max(map(len, (*classes, "frames off")))
+    rows = [("all", np.nanmean(ap, 1) if (ap == ap).any() else ap[:, 0]),
+            *zip(classes, ap.T, strict=True)]
+    return "\n".join([
+        "at frames: mAP as E2E-Spot defines it, a mean over the classes that have events; in %",
+        "frames off".ljust(width) + "".join(f"{tolerance:8}" for tolerance in tolerances),
+        *(name.ljust(width) + "".join(f"{100 * value:8.2f}" if value == value else "       -"
+                                      for value in values) for name, values in rows)])
 
 
 # ------------------------------------------------------------------ the sweep
@@ -368,7 +415,8 @@ def run_sweep(args):
 
 
 def score_files(predictions, labels, classes=None, matches=None, only_predicted=False,
-                with_chance=False, json=None, encoding=None, label_files=None):
+                with_chance=False, json=None, encoding=None, label_files=None,
+                framerate=FRAMERATE, at_frames=(), fps=None):
     """Prints the table of the results below `predictions` against the truth below `labels`.
 
     classes: None: those that the results were made with, else those of the labels. matches: the
@@ -377,7 +425,7 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
     """
     is_asked = label_files is None    # and not found beside a video
     label_files = label_files or find_labels(labels, matches, encoding)
-    found = find_files(predictions, PREDICTIONS)
+    found = soccernet.find_predictions(predictions)
     label_files = same_names(label_files, found)
     if matches is not None:           # other folders there are those of another run
         found = {match: path for match, path in found.items() if match in matches}
@@ -400,9 +448,14 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
     if told:
         print(f"warning: {told}; they count as missed, as in the official evaluator")
     spotted = {match: soccernet.read_predictions(found[match], classes) for match in label_files}
-    results = score(truth, spotted, classes)
-    by_chance = chance(truth, spotted, classes) if with_chance else None
+    results = score(truth, spotted, classes, framerate)
+    by_chance = chance(truth, spotted, classes, framerate) if with_chance else None
+    by_frame = frame_map(truth, spotted, classes, at_frames, {
+        match: fps_of(match, label_files[match], found[match], fps) for match in truth
+    }) if at_frames else None
     print(table(results, truth, classes, by_chance))
+    if at_frames:
+        print(frame_table(by_frame, at_frames, classes))
     if not any(truth.values()):
         print(f"No event in {labels} is of these classes; name others with --classes FILE.")
     warn_unknown_labels(label_files.values(), "annotations", classes)
@@ -419,7 +472,20 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
         count = count_events(truth, len(classes))
         present = {} if count.any(0).all() else {"with_events": {
             metric: mean_with_events(result, count) for metric, result in results.items()}}
-        write_json(json, results | present | ({"chance": by_chance} if with_chance else {}))
+        write_json(json, results | present | ({"chance": by_chance} if with_chance else {})
+                   | ({"at_frames": {tolerance: [None if ap != ap else ap for ap in of_class]
+                                     for tolerance, of_class in zip(
+                                         at_frames, by_frame.tolist(), strict=True)}}
+                      if at_frames else {}))
+
+
+def fps_of(match, labels, predictions, fps):
+    """The frame rate of a match: that of the flag, else of its files; DataError if none has it."""
+    fps = fps or getattr(labels, "fps", None) or getattr(predictions, "fps", None)
+    if not fps:
+        raise DataError(f"{predictions}: does not say the frame rate of {match!r}, nor do the "
+                        "labels; give --fps, the rate of the frames that --at-frames counts")
+    return fps
 
 
 def spans_of(files):
@@ -539,7 +605,8 @@ def write_json(path, content):
 def parse_args(argv=None):
     p = command.Parser(__doc__)
     add = p.add_argument_group("the table").add_argument
-    add("--predictions", help=f"folder or zip of {PREDICTIONS}, one per match")
+    add("--predictions", help=f"folder or zip of {PREDICTIONS}, one per match; or a .json, "
+        ".json.gz or .csv with those of many: of E2E-Spot, T-DEED, opensportslib or our export")
     add("--labels", required=True, help=f"folder or zip of {LABELS}, one per match; or a .csv or "
         ".json with the labels of many")
     add("--encoding", type=text_encoding, help=command.ENCODING_HELP)
@@ -550,6 +617,12 @@ def parse_args(argv=None):
         help="leave out labelled matches without predictions, not an error then")
     add("--chance", action="store_true",
         help="also score the predictions against other matches' labels")
+    add("--framerate", type=number(1, 1000), default=FRAMERATE,
+        help="rows per second on which times are compared: the official 2, or 25 for ball actions")
+    add("--at-frames", type=number(0, 1000), nargs="+", metavar="FRAMES", default=[],
+        help="also mAP at so many frames, as E2E-Spot and T-DEED have it")
+    add("--fps", type=number(0.1, 1000.0), help="of the frames that --at-frames counts, where "
+        "the files do not say it")
     add("--json", metavar="FILE", help="write every number here")
 
     add = p.add_argument_group("the sweep").add_argument
@@ -581,7 +654,8 @@ def main(args):
         score_files(args.predictions, args.labels,
                     soccernet.read_classes(args.classes) if args.classes else None,
                     only_predicted=args.only_predicted, with_chance=args.chance, json=args.json,
-                    encoding=args.encoding)
+                    encoding=args.encoding, framerate=args.framerate, at_frames=args.at_frames,
+                    fps=args.fps)
 
 
 if __name__ == "__main__":

@@ -83,12 +83,17 @@ def parse_json(text):
 
 
 def read_json(path, what):
-    """The value in a JSON file, with or without a mark before it, or in a Member of a zip."""
+    """The value in a JSON file, with or without a mark before it, gzipped or not, or in a Member of
+    a zip."""
+    content = read_bytes(path, what, JSON_BYTES)
     try:
-        return parse_json(read_bytes(path, what, JSON_BYTES).decode("utf-8-sig"))
-    except DataError:
-        raise
-    except ValueError as error:                            # UnicodeDecodeError is one, too
+        if content[:2] == b"\x1f\x8b":
+            unpack = zlib.decompressobj(wbits=31)
+            content = unpack.decompress(content, 4 * JSON_BYTES)
+            if not unpack.eof:
+                raise ValueError("its end is missing, or it is too large")
+        return parse_json(content.decode("utf-8-sig"))
+    except (ValueError, zlib.error) as error:              # UnicodeDecodeError is one, too
         raise refused(path, what, f"{type(error).__name__}: {error}") from None
 
 

@@ -1,22 +1,25 @@
 """
-What people have labelled, from each form that it is kept in: {match: [Row]}.
+What people have labelled or programs have spotted, from each form that it is kept in.
 
     Labels-v2.json   SoccerNet's, of one match: see `read_rows`
-    a table          of many matches, a line per action: see `read_csv`
-    OSL JSON         OpenSportsLab's, of many matches: see `read_osl`
+    a table          of many matches, a line per action; BORIS's and ELAN's too: see `table_rows`
+    JSON             OpenSportsLab's, Label Studio's or E2E-Spot's, of many: see `json_rows`
+    XML              Sportscode's, of one video, called as the video is: see `xml_rows`
 
-And how a name in them tells the video, and a text the time. soccernet.py finds such files, and the
-matches that they are of.
+`read_many` reads the last three into {match: Listed}. Below them: how a name tells the video, and a
+text the time. soccernet.py finds such files, and the matches that they are of.
 """
 import argparse
 import codecs
 import csv
 import io
 import itertools
+import os
 import re
 import unicodedata
 import urllib.parse
-from pathlib import PurePosixPath
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from comedian import DataError, formats
@@ -30,6 +33,17 @@ class Row(NamedTuple):
     name: str
     position_ms: int
     visible: bool
+
+
+class Listed(NamedTuple):
+    """The labels or predictions of one match out of a file that may have those of many."""
+    path: str
+    rows: list                        # [Row], in file order
+    confidences: tuple = ()           # of each row, as the file has it: a text, a number or None
+    fps: float | None = None          # frames per second of its video, if the file says it
+
+    def __str__(self):
+        return str(self.path)
 
 
 # ------------------------------------------------------------------ text and numbers
@@ -77,14 +91,38 @@ def read_rows(path):
     return rows
 
 
-COLUMNS = ("video", "time", "label", "half", "visibility")       # of a table, those that are read
+def read_many(path, encoding=None, are_labels=True):
+    """{match: Listed} of a file; names that are equal in Unicode NFC are one match. encoding: of a
+    table. DataError if no video is named, and for predictions if labels are wanted."""
+    path, found = Path(path), {}
+    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    entries = (json_rows(path, are_labels) if kind == "json" else
+               xml_rows(path) if kind == "xml" else table_rows(path, encoding))
+    for match, row, confidence, fps in entries:
+        match, rows, confidences, _ = found.setdefault(nfc(match), (match, [], [], fps))
+        if row:
+            rows.append(row)
+            confidences.append(confidence)
+    if not found:
+        raise formats.refused(path, "a list of labels", "no video is named in it")
+    return {match: Listed(str(path), *of_match) for match, *of_match in found.values()}
+
+
+NEEDED = ("video", "time", "label")
 EXPORTED = ["video", "half", "time", "label", "confidence"]      # the head that export.py writes
+CALLED = {                            # the columns that are read, as other programs call them
+    "video": ("media file name", "media file path", "file path"),                # BORIS; ELAN
+    "time": ("start (s)", "begin time - ss.msec", "begin time - hh:mm:ss.ms"),
+    "label": ("behavior", "annotation"), "kind": ("behavior type",), "half": (), "visibility": (),
+    "confidence": ("confidence_score", "probability")}
+ELAN = re.compile(r"(begin|end) time - |duration - ")            # its columns besides tiers
+ELAN_LINE = re.compile(r"[^\t]*\t[^\t]*\t\d\d:\d\d:\d\d\.\d{3}\t")       # it may leave out the head
 CONFIDENCES = ("confidence", "confidence_score", "score", "probability")  # of OSL's predictions
-GUARD = re.compile(r"^'(?='*[=+\-@\t\r])")   # what it writes before a cell that is no formula
+GUARD = re.compile(r"^'(?='*[=+\-@\t\r])")   # what export.py writes before a cell of no formula
 
 
-def read_csv(path, encoding=None):
-    """({match: [Row]}, whether there are confidences) of a table with a line per action and a head:
+def table_rows(path, encoding=None):
+    """(match, Row, confidence, None) of each line of a table with a head; Row None: see below.
 
         video,time,label                  the columns in any order, after , ; or a tab; others that
         cup/derby.mp4,12:34.5,Goal        may be there are half (1 or 2) and visibility ("not shown"
@@ -92,26 +130,39 @@ def read_csv(path, encoding=None):
 
     time: in that video, see `clock_s`. A line without time and label says that the video was
     watched: nothing happened in it. Blanks around a cell do not count, but in a table of export.py,
-    which comes back to the byte. DataError names the line.
+    which comes back to the byte. BORIS's events: the start of each behaviour is an action. ELAN's
+    tab-delimited text, of the video that the file is called after: the begin of each annotation,
+    under its text or, if that is empty, under its tier. DataError names the line.
     """
-    what, found, is_spotted = "a table of labels", {}, False
+    what = "a table of labels"
     text = table_text(path, what, encoding)
-    head = (re.search(r".*\S.*", text) or [""])[0]
+    head = (re.search(r'^(?!"?#).*\S.*', text, re.MULTILINE) or [""])[0]    # ELAN's comments: #
     declared = re.match(r'"?sep=([^"\r])', head, re.IGNORECASE)      # Excel's word for ; or ,
     delimiter = declared[1] if declared else max(",;\t", key=head.count)
+    is_elan = bool(ELAN_LINE.match(head) or ELAN.search(head.lower()))
     try:
-        table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        lines = (cells for cells in table if any(map(str.strip, cells)))
-        columns = [name.strip().lower() for name in next(itertools.islice(
-            lines, bool(declared), None), ())]
+        table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True,
+                           quoting=csv.QUOTE_NONE if is_elan else csv.QUOTE_MINIMAL)
+        lines = (cells for cells in table if any(map(str.strip, cells))
+                 and not (is_elan and re.match('"?#', cells[0])))
+        first = next(itertools.islice(lines, bool(declared), None), [])
+        columns = [name.strip().lower() for name in first]
+        if ELAN_LINE.match(head):
+            columns = ["tier", "participant", "time", *[""] * (len(first) - 4), "label"]
+            lines = itertools.chain([first], lines)
         while columns and not columns[-1]:
             columns.pop()
-        for name in COLUMNS:
-            if name not in columns and name in COLUMNS[:3]:
+        for name, others in CALLED.items():
+            there = [other for other in others if other in columns]
+            if name not in columns and there:
+                columns[columns.index(there[0])] = name
+            if name not in columns and name in NEEDED[is_elan:3 - is_elan]:
                 raise ValueError(f"no column is called {name}; its first line must be "
                                  "video,time,label")
             if columns.count(name) > 1:
                 raise ValueError(f"{columns.count(name)} columns are called {name}; rename others")
+        tiers = [] if "label" in columns else [     # ELAN's other form has a column for each
+            name for name in columns if not ELAN.match(name) and name not in ("", *CALLED)]
         blanks = "" if columns == EXPORTED else " \t\xa0\u3000"
         for cells in lines:
             if any(map(str.strip, cells[len(columns):])):
@@ -119,23 +170,28 @@ def read_csv(path, encoding=None):
                                  f" a {delimiter!r} in it must be in quotes, and 62,5 may be 62.5")
             row = {name: GUARD.sub("", cell.strip(blanks) if blanks else cell)
                    for name, cell in zip(columns, cells, strict=False)}
-            match, named = named_half(row["video"])
-            rows = found.setdefault(match, [])
-            time, is_spotted = row["time"].strip(), is_spotted or bool(row.get("confidence"))
-            if time or row["label"]:
-                if not row["label"]:
-                    raise ValueError("a time without a label")
-                if re.fullmatch(r"[1-9]\d{0,2},\d{3}", time):
-                    raise ValueError(f"{time!r} may be {time.replace(',', '.')} or "
-                                     f"{time.replace(',', '')} seconds: write which")
-                rows.append(Row(half_of(row.get("half", "").strip(), named=[named]), row["label"],
-                                round(1000 * clock_s(time.replace(",", "."))),
-                                is_visible(row.get("visibility"))))
+            match, named = named_half(row["video"]) if "video" in columns else of_file(path)
+            time = row["time"].strip()
+            names = ([row.get(tier) for tier in tiers if row.get(tier)] if tiers else
+                     [row["label"] or row.get("tier", "")])
+            if row.get("kind", "").lower() == "stop":
+                continue
+            if not time and not any(names):
+                yield match, None, None, None
+                continue
+            if not all(names):
+                raise ValueError("a time without a label")
+            if re.fullmatch(r"[1-9]\d{0,2},\d{3}", time):
+                raise ValueError(f"{time!r} may be {time.replace(',', '.')} or "
+                                 f"{time.replace(',', '')} seconds: write which")
+            for name in names:
+                yield match, Row(half_of(row.get("half", "").strip(), named=[named]), name,
+                                 round(1000 * clock_s(time.replace(",", "."))),
+                                 is_visible(row.get("visibility"))), row.get("confidence"), None
     except (csv.Error, ValueError, TypeError, KeyError) as error:
         line = f"line {table.line_num}: " if head else ""
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise DataError(f"{path}: not {what} ({line}{reason}); correct it") from None
-    return found, is_spotted
 
 
 def table_text(path, what, encoding=None):
@@ -157,24 +213,39 @@ def table_text(path, what, encoding=None):
     return text
 
 
-def read_osl(path):
-    """The same of OpenSportsLab's JSON: data[] with inputs[].path and events[], each with its
-    position_ms or gameTime."""
-    what, found, is_spotted = "labels of OpenSportsLab's kind", {}, False
-    entries, content = read_list(path, "data", what), formats.read_json(path, what)
-    for about in map(dict_of, (content, *entries)):
+def json_rows(path, are_labels=True):
+    """The same of a JSON, by what it holds; fps where it tells it. DataError for predictions if
+    labels are wanted."""
+    content = formats.read_json(path, "a list of labels")
+    if not isinstance(content, list) or not content:
+        return osl_rows(path, content, are_labels)
+    return (frame_rows if any("events" in dict_of(item) for item in content) else studio_rows)(
+        path, content)
+
+
+def osl_rows(path, content, are_labels):
+    """OpenSportsLab's: data[] with inputs[].path and events[], each with its position_ms or
+    gameTime. Of several heads each names its labels: "card: yellow". A path may go up from the
+    folder of the file."""
+    what = "labels of OpenSportsLab's kind"
+    entries = read_list(path, "data", what)
+    for about in map(dict_of, (content, *entries) if are_labels else ()):
         for key, of in (("type", about), ("metadata.type", dict_of(about.get("metadata")))):
             if re.search("predict|infer", str(of.get("type")), re.IGNORECASE):
                 raise DataError(f"{path}: has predictions by its {key}, not labels; give what "
                                 "people have labelled, or, if they have checked these, take that "
                                 "line out")
+    heads = {str(dict_of(event).get("head")) for item in map(dict_of, entries)
+             for event in listed(item.get("events"))} - {"None"}
     for number, item in enumerate(entries):
         with malformed(path, f"entry {number} of data", "input, label, half or position_ms"):
-            videos = [entry["path"] for entry in item.get("inputs") or ()
+            videos = [entry for entry in item.get("inputs") or ()
                       if entry.get("type", "video") == "video"]
-            named = [named_half(name) for name in videos or [item["id"]]]
+            named = [named_half(from_folder(entry["path"], path)) for entry in videos] or [
+                named_half(item["id"])]
             match, halves = named[0][0], [half for _, half in named]
-            rows = found.setdefault(match, [])
+            fps = frame_rate(videos[0].get("fps")) if videos else None
+            yield match, None, None, fps
             for event in item.get("events") or ():
                 time = re.fullmatch(r"(?:(\d+) ?- ?)?(\d+:[0-5]\d(?:[.,]\d+)?)",
                                     str(event.get("gameTime") or "00:00").strip())
@@ -185,12 +256,98 @@ def read_osl(path):
                     position = round(1000 * clock_s(time[2].replace(",", ".")))
                 if not re.fullmatch(r" *-?\d+(\.\d+)? *", str(position)):
                     raise ValueError(f"position_ms {str(position)[:40]!r} is no number")
-                if not isinstance(event["label"], str) or not event["label"].strip():
-                    raise TypeError(f"label {str(event['label'])[:40]!r} is no text")
-                rows.append(Row(half_of(event.get("half"), time[1], named=halves), event["label"],
-                                whole_ms(position), is_visible(event.get("visibility"))))
-                is_spotted |= any(event.get(key) is not None for key in CONFIDENCES)
-    return found, is_spotted
+                name = text_of(event["label"])
+                yield match, Row(
+                    half_of(event.get("half"), time[1], named=halves),
+                    f"{event.get('head')}: {name}" if len(heads) > 1 else name,
+                    whole_ms(position), is_visible(event.get("visibility"))), next(
+                        (event[key] for key in CONFIDENCES if event.get(key) is not None),
+                        None), fps
+
+
+def frame_rows(path, content):
+    """E2E-Spot's, T-DEED's too: [{"video", "fps", "events": [{"frame", "label", "score"}]}], labels
+    without the score. Where fps is not known (-1) 25 is assumed: frames do not depend on it."""
+    for number, item in enumerate(content):
+        with malformed(path, f"entry {number}", "video, fps, frame or label"):
+            match, named = named_half(item["video"])
+            fps = frame_rate(max(item.get("fps", -1), 0) or 25)
+            yield match, None, None, fps
+            for event in item["events"]:
+                frame, visible = whole_ms(event["frame"]), "not shown" not in str(
+                    event.get("comment"))
+                yield match, Row(named or 1, text_of(event["label"]), round(1000 * frame / fps),
+                                 visible), event.get("score"), fps
+
+
+def studio_rows(path, content):
+    """Label Studio's timeline labels, JSON or JSON-MIN: the first frame of each range, counted from
+    1 at the frameRate of the <Video> tag, which the export does not have: it is read from the
+    task's data, "fps"."""
+    for number, task in enumerate(content):
+        with malformed(path, f"task {number}", "video, fps or timeline labels"):
+            data = task.get("data", task)
+            video = urllib.parse.unquote(next(data[key] for key in (
+                "video", "video_url", "url") if key in data).rpartition("?d=")[2])
+            match, named = named_half(re.sub(r"(/upload/.*/)[\da-f]{8}-", r"\1", video))
+            if "fps" not in data:
+                raise KeyError("fps: give every task a column fps, the frameRate of your <Video> "
+                               "tag, which is 24 unless you set it")
+            fps, people = frame_rate(data["fps"]), [
+                done for done in task.get("annotations", ()) if not done.get("was_cancelled")]
+            if len(people) > 1:
+                raise ValueError(f"{len(people)} annotations; keep one of them")
+            results = ([result["value"] for done in people for result in done["result"]
+                        if result.get("type") == "timelinelabels"] if "annotations" in task else
+                       [value for of in task.values() for value in listed(of)])
+            yield match, None, None, fps
+            for value in results:
+                for span, name in itertools.product(value["ranges"], value["timelinelabels"]):
+                    yield match, Row(named or 1, text_of(name), round(
+                        1000 * (whole_ms(span["start"]) - 1) / fps), True), None, fps
+
+
+def xml_rows(path):
+    """Sportscode's: the start of each instance, or its position_ms, which export.py writes."""
+    what = "XML of Sportscode's kind"
+    content = formats.read_bytes(path, what, formats.JSON_BYTES)
+    try:
+        if b"<!" in content.replace(b"<!--", b"").replace(b"<![CDATA[", b""):
+            raise ValueError("it defines entities")
+        root = ElementTree.fromstring(content)
+        instances = root.find("ALL_INSTANCES")
+        if instances is None:
+            raise ValueError("it has no ALL_INSTANCES")
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise formats.refused(path, what, error) from None
+    match, half = of_file(path)
+    yield match, None, None, None
+    for number, instance in enumerate(instances.iter("instance")):
+        with malformed(path, f"instance {number}", "start or code"):
+            said = {label.findtext("group"): label.findtext("text")
+                    for label in instance.iter("label")}
+            start = said.get("position_ms") or 1000 * clock_s(instance.findtext("start").strip())
+            yield match, Row(half or 1, text_of(instance.findtext("code")), whole_ms(
+                round(float(start))), True), said.get("confidence"), None
+
+
+def text_of(name):
+    """The name of a label; TypeError for what is none."""
+    if not isinstance(name, str) or not name.strip():
+        raise TypeError(f"label {str(name)[:40]!r} is no text")
+    return name
+
+
+def frame_rate(fps):
+    """Frames per second, None where None is given; ValueError for what is none."""
+    if fps is not None and not 0 < float(fps) <= 1000:
+        raise ValueError(f"fps {fps} is no frame rate")
+    return fps and float(fps)
+
+
+def listed(value):
+    """A JSON list, or () for what is none."""
+    return value if isinstance(value, list) else ()
 
 
 def dict_of(value):
@@ -218,6 +375,19 @@ def named_half(name):
     if not half and path.suffix.lower() not in VIDEO_SUFFIXES:
         return path.as_posix(), None  # a match's name, dots and all; or a suffix: see `same_names`
     return (path.parent if half else path.with_suffix("")).as_posix(), half
+
+
+def of_file(path):
+    """`named_half` of the video that a file is called after: final/2_224p.xml, or what export.py
+    writes, final/actions_2.xml."""
+    path = Path(path).absolute()
+    return named_half(str(path.with_name(re.sub("^actions_(?=[12]$)", "", path.stem))))
+
+
+def from_folder(name, path):
+    """A path in the file `path` that goes up from its folder, from the top."""
+    up = isinstance(name, str) and ".." in PurePosixPath(name.replace("\\", "/")).parts
+    return os.path.normpath(Path(path).absolute().parent / name.replace("\\", "/")) if up else name
 
 
 def half_of(*told, named):

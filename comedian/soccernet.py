@@ -29,14 +29,15 @@ from comedian import DataError, formats, write_file, write_text
 from comedian.formats import malformed, read_list
 from comedian.frames import (
     VIDEO_SUFFIXES, describe, describe_content, find_halves, in_split, read_games, walk)
-from comedian.labels import folded, is_text, nfc, read_csv, read_osl, read_rows, whole_ms
+from comedian.labels import (
+    Listed, dict_of, folded, is_text, nfc, read_many, read_rows, whole_ms)
 
 LABELS, PREDICTIONS, SCORES = "Labels-v2.json", "results_spotting.json", "scores.npz"
 BALL_LABELS = "Labels-ball.json"      # the ball action data set's, beside 224p.mp4; the same schema
 LABEL_LISTS = ("labels.csv", "labels.json")           # of many matches, at the root of them all
-SUFFIXES = {*VIDEO_SUFFIXES, ".dav", ".rm", ".rmvb", ".ogg", ".dat", ".vro"}   # that tables name
+SUFFIXES = {*VIDEO_SUFFIXES, *".dav .rm .rmvb .ogg .dat .vro .eaf".split()}    # that tables name
 ELSEWHERE = re.compile(r"/|[a-z][a-z\d+.-]*:", re.IGNORECASE)        # begins a path from the top
-TABLES = (".csv", ".tsv", ".txt")     # endings of such a table, if --labels names it
+LISTS = (".csv", ".tsv", ".txt", ".json", ".json.gz", ".xml")    # endings, if a flag names the file
 MAX_CLASSES = 1000                    # far more than anybody labels
 
 # SoccerNet-v2's classes in the order of the official evaluator.
@@ -130,15 +131,6 @@ class Event(NamedTuple):
     visible: bool                     # False: annotated although the broadcast does not show it
 
 
-class Listed(NamedTuple):
-    """The labels of one match out of a file with those of many."""
-    path: str
-    rows: list                        # [Row], in file order
-
-    def __str__(self):
-        return str(self.path)
-
-
 def find_labels(source, matches=None, encoding=None):
     """{match: its labels, for `read_labels`} in a folder, in a file of many matches, or in a zip;
     what a match has in its own folder goes before a list at the root. encoding: of a table.
@@ -152,21 +144,22 @@ def find_labels(source, matches=None, encoding=None):
     try:
         found = find_files(source, LABELS, BALL_LABELS)
     except DataError:
+        found, listed = {}, listed or clip_lists(source)
         if not listed:
             raise
-        found = {}
     return dict(sorted(first_read(found, listed).items()))
 
 
 def match_labels(source, matches, encoding=None):
     """(find_labels of these matches, {name: Listed} that a list has for none of them)."""
-    listed = same_names(listed_labels(source, encoding), matches)
-    found = {match: listed.pop(match) for match in sorted(matches) if match in listed}
     own = {}
     for match, name in itertools.product(sorted(matches), (BALL_LABELS, LABELS)):
         folder = folder_of(source, match)
         if folder and os.path.lexists(folder / name):
             own[match] = folder / name
+    listed = listed_labels(source, encoding) or ({} if own else clip_lists(source, matches))
+    listed = same_names(listed, matches)
+    found = {match: listed.pop(match) for match in sorted(matches) if match in listed}
     return dict(sorted(first_read(own, found).items())), listed
 
 
@@ -197,24 +190,43 @@ def first_read(labels, others):
 
 
 def listed_labels(source, encoding=None):
-    """{match: Listed} of a file with the labels of many matches, a table or OpenSportsLab's .json,
-    or of those in a folder. In one file names that are equal in Unicode NFC are one match."""
+    """{match: Listed} of a file with the labels of many matches, or of those in a folder."""
     source, labels = Path(source), {}
     paths = [path for name in LABEL_LISTS if os.path.lexists(path := source / name)]
-    if source.suffix.lower() in (*TABLES, ".json") and not source.is_dir():
+    if source.name.lower().endswith(LISTS) and not source.is_dir():
         paths = [source]
     for path in paths:
-        found, is_spotted = (read_osl(path) if path.suffix.lower() == ".json" else
-                             read_csv(path, encoding))
-        if not found:
-            raise formats.refused(path, "a list of labels", "no video is named in it")
-        if is_spotted:
+        found = read_many(path, encoding)
+        if any(one not in (None, "") for listed in found.values() for one in listed.confidences):
             print(f"note: {path}: has confidences, as predictions have; they are taken for labels")
-        of_path = {}
-        for match, rows in found.items():
-            of_path.setdefault(nfc(match), (match, Listed(str(path), [])))[1].rows.extend(rows)
-        labels = first_read(dict(of_path.values()), labels)
+        labels = first_read(found, labels)
     return labels
+
+
+def clip_lists(source, matches=None):
+    """{name: Listed} of Sportscode's XML in a folder, a file per video, for those called as the
+    videos of `matches`; None: for all. XML of other kinds is not looked at."""
+    paths = []
+    for match in sorted(matches or ()):
+        above, own = (folder_of(source, PurePosixPath(match).parent), folder_of(source, match))
+        paths += [above / f"{PurePosixPath(match).name}.xml"] if above else []
+        paths += sorted(own.glob("*.xml")) if own else []
+    if matches is None and Path(source).is_dir():
+        paths = [Path(folder, name) for folder, _, files in walk(source) for name in sorted(files)]
+    return together(
+        path for path in paths if path.suffix == ".xml" and path.is_file() and b"ALL_INSTANCES" in
+        formats.read_bytes(path, "XML", formats.JSON_BYTES)[:2 ** 16])
+
+
+def together(paths, **how):
+    """{match: Listed} of several files; what they have of one match, of its halves, is one."""
+    found = {}
+    for path in paths:
+        for name, listed in read_many(path, **how).items():
+            if found.setdefault(name, listed) is not listed:
+                found[name].rows.extend(listed.rows)
+                found[name].confidences.extend(listed.confidences)
+    return found
 
 
 def read_labels(labels, classes):
@@ -269,8 +281,9 @@ def same_names(labels, matches):
                 found[match] += names
         taken = set(itertools.chain(*found.values()))
         left = [name for name in left if name not in taken]
-    named = {match: labels[names[0]] if len(names) == 1 else Listed(
-        labels[names[0]].path, [row for name in names for row in labels[name].rows])
+    named = {match: labels[names[0]] if len(names) == 1 else labels[names[0]]._replace(
+        rows=[row for name in names for row in labels[name].rows],
+        confidences=[one for name in names for one in labels[name].confidences])
         for match, names in found.items()}
     return dict(sorted((named | {name: labels[name] for name in left}).items()))
 
@@ -326,7 +339,7 @@ def no_labels(source, matches, names):
                 f"{describe_content(source)}")
     if source.exists():
         return (f"{source}: is neither a folder with a {LABELS} per match nor a table "
-                f"({', '.join((*TABLES, '.json'))}); unpack it, or save it as one")
+                f"({', '.join(LISTS)}); unpack it, or save it as one")
     return (f"{source}: no such folder or table of labels; name one that is there"
             f"{describe_content(source.parent)}")
 
@@ -429,13 +442,36 @@ class Detections(NamedTuple):
     confidence: np.ndarray            # float64
 
 
+def find_predictions(source):
+    """{match: its predictions, for `read_predictions`}: in a folder or a zip of files called
+    results_spotting.json, SoccerNet's or OpenSportsLab's, or in one file as labels.read_many reads
+    it."""
+    source = Path(source)
+    is_file = source.is_file() and source.name.lower().endswith(LISTS)
+    found = {source.absolute().parent.as_posix(): source} if is_file else find_files(
+        source, PREDICTIONS)
+    first = next(iter(found.values()))
+    content = ".json" in str(first) and formats.read_json(first, "a SoccerNet prediction file")
+    if "data" in dict_of(content) or is_file and not isinstance(content, dict):
+        return dict(sorted(together(found.values(), are_labels=False).items()))
+    return found
+
+
 def read_predictions(path, classes):
     """Detections of a results_spotting.json as the official evaluator reads them, in file order:
     numbers may be strings; labels outside `classes` and halves other than 1 and 2 are left out.
-    DataError for what that program crashes on: a position that is not whole ms, for one."""
+    DataError for what that program crashes on: a position that is not whole ms, for one. path: or a
+    Listed, each of its actions with a confidence."""
     index = {name: k for k, name in enumerate(classes)}
     rows = []
-    for number, entry in enumerate(read_list(path, "predictions", "a SoccerNet prediction file")):
+    if isinstance(path, Listed):
+        for number, (row, one) in enumerate(zip(path.rows, path.confidences, strict=True)):
+            with malformed(path, f"action {number}, {row.name!r},", "confidence"):
+                if row.name in index and row.half in (1, 2):
+                    rows.append((row.half, index[row.name], row.position_ms,
+                                 float(str(one).replace(",", "."))))
+    for number, entry in enumerate(() if isinstance(path, Listed) else read_list(
+            path, "predictions", "a SoccerNet prediction file")):
         with malformed(path, f"prediction {number}",
                        "label, half, position (whole ms) or confidence"):
             position_ms, half = whole_ms(entry["position"]), int(entry["half"])
@@ -450,9 +486,9 @@ def read_predictions(path, classes):
 def about_results(path):
     """What results say about themselves, the dict `about` that infer.py writes; {} in others'. Its
     "videos", {half: path}, and "classes" are checked, for they are used."""
-    content = formats.read_json(path, "a SoccerNet prediction file")
-    about = content.get("about") if isinstance(content, dict) else None
-    about = about if isinstance(about, dict) else {}
+    if isinstance(path, Listed):
+        return {}
+    about = dict_of(dict_of(formats.read_json(path, "a SoccerNet prediction file")).get("about"))
     videos, names = about.get("videos"), about.get("classes")
     if not isinstance(videos, dict) or not all(
             half in ("1", "2") and isinstance(video, str) for half, video in videos.items()):
