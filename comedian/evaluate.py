@@ -252,8 +252,8 @@ def table(results, labels, classes, by_chance=None):
                  else "-" for _, result, seen in columns]
         lines.append(row(name, [f"{count[:, k].sum():,}", *cells]))
         gaps |= "-" in cells
-    lines.append("+-1 s: an action counts if it is at most 1 s off (+-0.5 s: mAP@1 of ball actions)."
-                 " t-AmAP: the average of +-0.5 s to +-2.5 s (both ends count half); loose: of "
+    lines.append("+-1 s: an action counts if it is at most 1 s off (+-0.5 s: mAP@1 of the ball). "
+                 "t-AmAP: the average of +-0.5 s to +-2.5 s (both ends count half); loose: of "
                  "+-2.5 s to +-30 s.")
     if by_chance:
         lines.append("chance: the t-AmAP of these predictions on other matches than their own.")

@@ -22,7 +22,7 @@ from comedian import DataError, formats, labels, soccernet, write_text
 OUTPUTS = re.compile(r"page\.html|timeline_[12]\.png|actions(\.(csv|json)|_[12]\.(vtt|srt|xml))")
 ENDING = {"csv": "csv", "vtt": "vtt", "srt": "srt", "sportscode": "xml", "osl": "json"}
 OF_MATCH = ("csv", "osl")                     # the others are of a half
-OSL_FPS = 2                                   # rows per second on which opensportslib compares
+OSL_FPS = 2                                   # of `frame`: opensportslib's tolerances are of 2 fps
 LATEST_MS = 10 ** 10                          # four months into a video: nothing is later
 
 

@@ -289,7 +289,7 @@ def studio_rows(path, content):
             data = task.get("data", task)
             video = urllib.parse.unquote(next(data[key] for key in (
                 "video", "video_url", "url") if key in data).rpartition("?d=")[2])
-            match, named = named_half(re.sub(r"(/upload/.*/)[\da-f]{8}-", r"\1", video))
+            match, named = named_half(re.sub(r".*/upload/.*/[\da-f]{8}-", "", video))
             if "fps" not in data:
                 raise KeyError("fps: give every task a column fps, the frameRate of your <Video> "
                                "tag, which is 24 unless you set it")

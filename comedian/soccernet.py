@@ -454,6 +454,8 @@ def find_predictions(source):
     content = ".json" in str(first) and formats.read_json(first, "a SoccerNet prediction file")
     if "data" in dict_of(content) or is_file and not isinstance(content, dict):
         return dict(sorted(together(found.values(), are_labels=False).items()))
+    if is_file:                       # a DataError for what is none
+        read_predictions(source, ())
     return found
 
 

@@ -6,19 +6,22 @@ What these tests prove about evaluate.py:
   3. an action of token k is reported at token_s * (k + 1/4), and what that changes
   4. the sweep is what one would do by hand, setting by setting
 """
+import gzip
 import itertools
 import json
 import os
 import re
+import sys
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 
-from comedian import DataError, evaluate, ops, reference, soccernet
+from comedian import DataError, evaluate, export, ops, reference, report, soccernet
 from comedian.frames import Half
 from comedian.soccernet import LABELS, PREDICTIONS, SCORES, Detections, Event
 
@@ -151,6 +154,140 @@ def test_published_netvlad(folder, labels, predictions, tmp_path, run):
     assert written == expected
     assert by_chance["tight"]["a_mAP"] < expected["tight"]["a_mAP"] / 2
     assert f"{100 * expected['tight']['a_mAP']:.2f}" in out
+
+
+# ------------------------------------------------------------------ other spotters
+def frame_ap_by_hand(labels, spots, tolerance):
+    """AP as a plain reading of E2E-Spot's definition. labels [(video, frame)], spots the same with
+    a score before."""
+    free, precision = set(labels), []
+    for n, (_, video, frame) in enumerate(sorted(spots, key=lambda spot: -spot[0]), 1):
+        near = min((label for label in sorted(free) if label[0] == video),
+                   key=lambda label: abs(label[1] - frame), default=None)
+        if near and abs(near[1] - frame) <= tolerance:
+            free.remove(near)
+            precision.append((len(labels) - len(free)) / n)
+    return sum(max(precision[i:]) for i in range(len(precision))) / len(labels)
+
+
+def test_frame_map():
+    rng, labels, spotted = np.random.default_rng(0), {}, {}
+    for match in "ab":
+        frames = rng.permutation(60)[:36]
+        labels[match] = [Event(1 + k % 2, k % 3, 40 * int(f), True) for k, f in enumerate(frames)]
+        spotted[match] = Detections(rng.integers(1, 3, 90), rng.integers(0, 4, 90),
+                                    40.0 * rng.integers(0, 60, 90), rng.random(90))
+    ap = evaluate.frame_map(labels, spotted, "wxyz", (0, 1, 4), dict.fromkeys("ab", 25))
+    for (t, tolerance), k in itertools.product(enumerate((0, 1, 4)), range(3)):
+        truth = [((m, event.half), event.position_ms // 40) for m in "ab" for event in labels[m]
+                 if event.label == k]
+        spots = [(c, (m, h), ms // 40) for m in "ab"
+                 for h, label, ms, c in zip(*spotted[m], strict=True) if label == k]
+        assert ap[t, k] == pytest.approx(frame_ap_by_hand(truth, spots, tolerance), abs=1e-12)
+    assert np.isnan(ap[:, 3]).all() and 0 < ap[0, :3].mean() < ap[2, :3].mean() < 1
+
+
+def test_frame_map_equals_e2e_spot(tmp_path, run):
+    """Its own numbers for its own labels and file."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is absent")
+    run("--at-frames", 0, 1, 2, 4, "--json", tmp_path / "n.json",
+        labels=SHARED / "e2e_spot/fs_comp/test.json",
+        predictions=SHARED / "oracles/fs_comp_test_pred_synthetic.json")
+    ours = json.loads((tmp_path / "n.json").read_text())["at_frames"]
+    expected = json.loads((SHARED / "oracles/fs_comp_test_expected.json").read_text())["raw"]
+    assert {tolerance: pytest.approx([of["AP"][name] for name in sorted(of["AP"])], abs=1e-12)
+            for tolerance, of in expected.items()} == ours
+
+
+@pytest.fixture
+def seeded(tmp_path):
+    """Two random matches in SoccerNet's layout: labels, results of --classes."""
+    rng = np.random.default_rng(5)
+    for match in ("lg/one", "two"):
+        annotations, _ = random_match(rng)
+        write_match(tmp_path / "in" / match, [row for row in annotations
+                                              if row["gameTime"][0] < "3"])
+        rows = [(1 + k % 2, int(rng.integers(9)), int(ms), float(rng.random())) for k, ms in
+                enumerate(np.sort(rng.choice(60_000, 200, replace=False)))]
+        soccernet.write_predictions(tmp_path / "in" / match / PREDICTIONS, match, spots(*rows),
+                                    SEEDED_CLASSES)
+    (tmp_path / "classes.txt").write_text("\n".join(SEEDED_CLASSES))
+    return tmp_path
+
+
+def test_predictions_of_every_spotter(seeded, run):
+    """The same actions in each form are the same numbers."""
+    export = "actions.csv", "actions.json"
+    for kind in ("csv", "osl"):
+        report.main(report.parse_args(["export", str(seeded / "in"), "--format", kind, "--out",
+                                       str(seeded)]))
+    texts = [(seeded / match / name).read_text() for name in export for match in ("lg/one", "two")]
+    (seeded / "all.csv").write_text(texts[0] + texts[1].partition("\n")[2])
+    data = [item for text in texts[2:] for item in json.loads(text)["data"]]
+    (seeded / "all.json").write_text(json.dumps({"type": "predictions", "data": data}))
+    for item in data:                                      # as opensportslib leaves them
+        place = seeded / "osl" / item["inputs"][0]["path"] / PREDICTIONS
+        place.parent.mkdir(parents=True)
+        place.write_text(json.dumps({"data": [item]}))
+    (seeded / "pred-test.3.recall.json.gz").write_bytes(gzip.compress(json.dumps([
+        {"video": item["id"], "fps": 1000.0, "events": [
+            {"frame": event["position_ms"], "label": event["label"], "score": event["confidence"]}
+            for event in item["events"]]} for item in data]).encode()))
+    numbers = []
+    for name in ("in", "all.csv", "all.json", "osl", "pred-test.3.recall.json.gz"):
+        run("--classes", seeded / "classes.txt", "--json", seeded / "n.json",
+            labels=seeded / "in", predictions=seeded / name)
+        numbers.append(json.loads((seeded / "n.json").read_text()))
+    assert numbers[0]["loose"]["a_mAP"] > 0.01 and numbers[0]["at1"] != numbers[0]["at2"]
+    assert [one == numbers[1] for one in numbers[1:]] == [True] * 4
+    assert numbers[0]["tight"]["a_mAP"] == pytest.approx(numbers[1]["tight"]["a_mAP"], abs=0.01)
+    assert "matches: 1," in run("--only-predicted", predictions=seeded / "in/two" / PREDICTIONS,
+                                labels=seeded / "in")
+    (seeded / "odd.json").write_text('{"annotations": []}')
+    for name, message in (("odd.json", "no list called 'predictions'"), ("none.json", "no such f"),
+                          ("classes.txt", "no column is called video")):
+        with pytest.raises(DataError, match=message):
+            run(labels=seeded / "in", predictions=seeded / name)
+    (seeded / "labels.csv").write_text("video,time,label\ntwo,1,Goal\nlg/one,1,Goal\n")
+    with pytest.raises(DataError, match="labels.csv: action 0, 'Goal', has a malform.* confidence"):
+        run(labels=seeded / "in", predictions=seeded / "labels.csv")
+    with pytest.raises(DataError, match="does not say the frame rate of 'lg/one'.*give --fps"):
+        run("--at-frames", 1, labels=seeded / "in")
+
+
+@pytest.mark.slow
+def test_opensportslib_evaluates_our_export(seeded, run, monkeypatch):
+    """Its own functions, NMS and files and all, find our numbers in it."""
+    pytest.importorskip("opensportslib", reason="opensportslib is absent: pip install --no-deps "
+                        "--target DIR opensportslib tabulate; PYTHONPATH=DIR")
+    for name in ("yaml", "wandb", *(f"opensportslib.{part}.builder" for part in (
+            "core.optimizer", "core.scheduler", "datasets"))):         # not for evaluating
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    from opensportslib.core.trainer.localization_trainer import Evaluator
+    theirs = Evaluator.__new__(Evaluator)
+    theirs.extract_fps = 2
+    data, truth = [], []
+    for match in ("lg/one", "two"):
+        found, classes, about = export.actions_of(seeded / "in" / match / PREDICTIONS)
+        data += json.loads(export.as_osl(match, found, SEEDED_CLASSES, about))["data"]
+        events = soccernet.read_labels(seeded / "in" / match / LABELS, SEEDED_CLASSES)
+        truth += [{"inputs": [{"path": f"{match}/{half}"}], "events": [
+            {"label": SEEDED_CLASSES[event.label], "position_ms": event.position_ms,
+             "gameTime": "1 - 00:00"} for event in events if event.half == half
+            and event.position_ms < 5_400_000]} for half in (1, 2)]
+    labels = {"action": {"labels": SEEDED_CLASSES}}
+    for name, of in (("pred.json", data), ("truth.json", truth)):
+        (seeded / name).write_text(json.dumps({"labels": labels, "data": of}))
+    (seeded / "t").mkdir()
+    plain, suppressed = (theirs.evaluate_pred_E2E(
+        SimpleNamespace(path=str(seeded / "truth.json"), nms_window=window), str(seeded / "t"),
+        str(seeded / "pred.json"), "tight") for window in (0, 2))
+    run("--classes", seeded / "classes.txt", "--json", seeded / "n.json",
+        labels=seeded / "truth.json", predictions=seeded / "pred.json")
+    ours = json.loads((seeded / "n.json").read_text())["tight"]
+    assert sorted(plain["a_mAP_per_class"]) == pytest.approx(sorted(ours["a_mAP_per_class"]))
+    assert plain["a_mAP"] == pytest.approx(ours["a_mAP"]) > 0.01 and suppressed
 
 
 # ------------------------------------------------------------------ files, and bad ones
