@@ -528,6 +528,13 @@ MUTANTS = {
         "test_runs.py::test_a_killed_process_ends_all": [
             ("gloo/transport|by peer", "gloo/nowhere")]},
     "comedian/labels.py": {
+        "test_soccernet.py::test_forms_of_other_programs": [
+            ('.lower() == "stop":', '.lower() == "end":'),
+            ('(whole_ms(span["start"]) - 1)', '(whole_ms(span["start"]) - 0)'),
+            ('row.get("tier", "")]', '""]'),
+            ('if len(heads) > 1 else name', 'if False else name')],
+        "test_evaluate.py::test_predictions_of_every_spotter": [
+            ('row.get("confidence"), None', 'None, None')],
         "test_soccernet.py::test_labels_of_a_table": [
             ("(path.parent if half else", "(path.parent if half and False else")],
         "test_soccernet.py::test_bad_tables": [
@@ -628,6 +635,15 @@ MUTANTS = {
              "nearest = (place[:, None] - torch.tensor(starts)).abs().argmin(1)"),
             ("in_context(model, h) if stage > 1", "in_context(model, h) if stage > 2")]},
     "comedian/evaluate.py": {
+        "test_evaluate.py::test_frame_map": [
+            ("itertools.accumulate(reversed(precision), max)", "reversed(precision)"),
+            ("                    free.remove(near)\n", "")],
+        "test_evaluate.py::test_a_resample_is_what_a_list_with_copies_gives": [
+            ("count = {}, counts[drawn].sum(0)", "count = {}, counts.sum(0)"),
+            ("for q in (2.5, 97.5)]", "for q in (5, 95)]")],
+        "test_evaluate.py::test_intervals_of_the_command": [
+            ("truth, others, classes, len(runs), seed, framerate)",
+             "truth, others, classes, len(runs), seed + 1, framerate)")],
         "test_layout.py::test_help_and_refusals_import_no_torch[evaluate-flags0-0]": [
             ("import numpy as np\n\nfrom comedian import DataError",
              "import numpy as np\nimport torch\n\nfrom comedian import DataError")],
@@ -656,8 +672,7 @@ MUTANTS = {
             ("round(ignored_s / stored.token_s)", "round(ignored_s)")],
         "test_evaluate.py::test_chance_is_the_score_on_the_other_matches": [
             ("matches[shift:] + matches[:shift]", "matches[shift - 1:] + matches[:shift - 1]"),
-            ("np.mean([run[metric][key] for run in runs], axis=0)",
-             "np.max([run[metric][key] for run in runs], axis=0)"),
+            ("for pairs in shifted], np.mean)", "for pairs in shifted], np.max)"),
             ("max_shifts=10):", "max_shifts=1):")],
         "test_evaluate.py::test_per_class_windows_by_hand": [
             ("window = curves[m, e].argmax(0)  ", "window = curves[m, e].argmin(0)  ")],
@@ -719,6 +734,10 @@ MUTANTS = {
         "test_docs.py::test_what_differs_from_the_base_setting_is_said": [
             ("| 6 | 12 | Tab. 8, 12 |", "| 6 | 6 | Tab. 8, 12 |"),
             ("`--clip-grad`, `--momentum`, `--radius`", "`--clip-grad`, `--radius`")]},
+    "csrc/average_map.cpp": {
+        "test_ops.py::TestResampledMap": [
+            ("tally[count.at] += count.n;", "tally[count.at] = count.n;"),
+            ("    std::fill(tally.begin(), tally.end(), 0);\n", "")]},
     "csrc/detections.cpp": {
         "test_ops.py::test_from_windows_to_precision": [
             ("token[next[k] + i] = begin + found[i]", "token[next[k] + i] = found[i]")]}}

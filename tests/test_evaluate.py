@@ -252,7 +252,7 @@ def test_predictions_of_every_spotter(seeded, run):
     (seeded / "labels.csv").write_text("video,time,label\ntwo,1,Goal\nlg/one,1,Goal\n")
     with pytest.raises(DataError, match="labels.csv: action 0, 'Goal', has a malform.* confidence"):
         run(labels=seeded / "in", predictions=seeded / "labels.csv")
-    with pytest.raises(DataError, match="does not say the frame rate of 'lg/one'.*give --fps"):
+    with pytest.raises(DataError, match="does not say the frame rate of 'in/lg/one'.*give --fps"):
         run("--at-frames", 1, labels=seeded / "in")
 
 
@@ -413,6 +413,86 @@ def test_the_table_explains_itself():
     assert lines[0] == "matches: 1, events: 1; average precision in %"
     assert lines[1].split() == "events t-AmAP +-0.5 s +-1 s +-1.5 s +-2 s +-2.5 s loose".split()
     assert len(lines) == 5 and lines[4].startswith("+-1 s: ") and "t-AmAP: " in lines[4]
+
+
+# ------------------------------------------------------------------ intervals
+def noisy(labels, seed, sigma_ms):
+    """Predictions around labels, and as many anywhere."""
+    rng, found = np.random.default_rng(seed), {}
+    for match, events in labels.items():
+        rows = [(event.half, event.label, max(0, event.position_ms + rng.normal(0, sigma_ms)),
+                 rng.beta(4, 2)) for event in events]
+        found[match] = spots(*rows, *((1, k % 2, rng.integers(600_000), rng.beta(1, 3))
+                                      for k in range(len(events))))
+    return found
+
+
+def random_labels(n_matches, seed=0):
+    rng = np.random.default_rng(seed)
+    return {f"m{g}": [Event(1 + k % 2, int(k > 8), int(ms), k % 5 > 0) for k, ms in enumerate(
+        rng.integers(0, 600_000, 9 + 3 * (g > 1)))] for g in range(n_matches)}
+
+
+def test_a_resample_is_what_a_list_with_copies_gives():
+    """To the bit, for every number; and so the intervals are those of the outright results."""
+    labels = random_labels(4)
+    found, classes = noisy(labels, 1, 800), ("Goal", "Foul", "Dive")
+    runs = evaluate.resample(labels, found, classes, 8, seed=3)
+    picks = np.random.default_rng(3).integers(0, 4, (8, 4))
+    assert any(len(set(drawn)) < 4 for drawn in picks.tolist())
+    for run, drawn in zip(runs, picks, strict=True):
+        names = [f"m{g}" for g in drawn]
+        of_run = ({f"{i}": of[name] for i, name in enumerate(names)} for of in (labels, found))
+        truth, spotted = of_run
+        outright = evaluate.score(truth, spotted, classes)
+        assert {metric: {key: run[metric][key] for key in outright[metric]}
+                for metric in outright} == outright
+        assert run["tight"]["with_events"] == evaluate.mean_with_events(
+            outright["tight"], evaluate.count_events(truth, 3))
+    assert len({run["tight"]["a_mAP"] for run in runs}) > 4
+    low, high = evaluate.interval(runs)
+    values = [run["loose"]["a_mAP_per_class"][0] for run in runs]
+    assert [low["loose"]["a_mAP_per_class"][0], high["loose"]["a_mAP_per_class"][0]] == [
+        np.percentile(values, q) for q in (2.5, 97.5)]
+    with pytest.raises(DataError, match="--bootstrap and --against .* two or more"):
+        evaluate.resample({"m0": labels["m0"]}, found, classes, 8)
+
+
+def test_intervals_of_the_command(tmp_path, run):
+    """Below each number, the same with the same seed; --against is paired, and 0 against itself."""
+    labels, classes = random_labels(6), ("Goal", "Foul")
+    (tmp_path / "classes.txt").write_text("Goal\nFoul")
+    for match, events in labels.items():
+        write_match(tmp_path / "in" / match, [
+            {"gameTime": f"{event.half} - 00:00", "label": classes[event.label],
+             "position": event.position_ms} for event in events])
+    for name, sigma_ms in (("good", 400), ("bad", 2500)):
+        for match, found in noisy(labels, 2, sigma_ms).items():
+            soccernet.write_predictions(tmp_path / name / match / PREDICTIONS, match, found,
+                                        classes)
+
+    def numbers(*flags, of="good"):
+        out = run("--classes", tmp_path / "classes.txt", "--json", tmp_path / "n.json", *flags,
+                  labels=tmp_path / "in", predictions=tmp_path / of)
+        return out, json.loads((tmp_path / "n.json").read_text())
+
+    out, first = numbers("--bootstrap", 50)
+    lines = out.splitlines()
+    low, high = (end["tight"]["a_mAP"] for end in first["interval"])
+    assert low < first["tight"]["a_mAP"] < high
+    assert f"{100 * low:.2f} to {100 * high:.2f}" in lines[3] and lines[2].startswith("all ")
+    assert any(line.startswith("x to y: 95 % of the resamples") for line in lines)
+    assert numbers("--bootstrap", 50)[1] == first
+    assert numbers("--bootstrap", 50, "--seed", 1)[1]["interval"] != first["interval"]
+    out, second = numbers("--bootstrap", 50, "--against", tmp_path / "bad")
+    assert second["interval"] == first["interval"] and "higher in 100.0 % of the resamples" in out
+    low, high = (end["tight"]["a_mAP"] for end in second["against"]["interval"])
+    assert 0 < low < second["against"]["difference"]["tight"]["a_mAP"] < high
+    _, same = numbers("--bootstrap", 50, "--against", tmp_path / "good")
+    assert not np.any([end["tight"]["a_mAP_per_class"] for end in same["against"]["interval"]])
+    (tmp_path / "bad/m3" / PREDICTIONS).unlink()
+    with pytest.raises(DataError, match="bad: no predictions for 'm3'.*compare results of the s"):
+        numbers("--against", tmp_path / "bad")
 
 
 # ------------------------------------------------------------------ the time of a token
