@@ -325,18 +325,6 @@ def table(results, labels, classes, by_chance=None, ends=None):
     return "\n".join(lines)
 
 
-def frame_table(ap, tolerances, classes):
-    """`frame_map`'s (T, K) for people, in %."""
-    width = max(map(len, (*classes, "frames off")))
-    rows = [("all", np.nanmean(ap, 1) if (ap == ap).any() else ap[:, 0]),
-            *zip(classes, ap.T, strict=True)]
-    return "\n".join([
-        "at frames: mAP as E2E-Spot defines it, a mean over the classes that have events; in %",
-        "frames off".ljust(width) + "".join(f"{tolerance:8}" for tolerance in tolerances),
-        *(name.ljust(width) + "".join(f"{100 * value:8.2f}" if value == value else "       -"
-                                      for value in values) for name, values in rows)])
-
-
 # ------------------------------------------------------------------ the sweep
 def tight(kept, stored, truth, framerate=FRAMERATE):
     """t-AmAP and its value per class (K,) of what an NMS kept, (S, K); truth: label_columns."""
@@ -507,14 +495,21 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
     spotted = {match: soccernet.read_predictions(found[match], classes) for match in label_files}
     results = score(truth, spotted, classes, framerate)
     by_chance = chance(truth, spotted, classes, framerate) if with_chance else None
-    by_frame = frame_map(truth, spotted, classes, at_frames, {
-        match: fps_of(match, label_files[match], found[match], fps) for match in truth
-    }) if at_frames else None
+    by_frame = {}
+    if at_frames:                     # of the flag, of the labels or of the predictions
+        rates = {match: fps or getattr(label_files[match], "fps", None)
+                 or getattr(found[match], "fps", None) for match in truth}
+        if None in rates.values():
+            raise DataError(f"{predictions}: does not say its frame rate, nor do the labels; give "
+                            "--fps, the rate of the frames that --at-frames counts")
+        by_frame = dict(zip(at_frames, frame_map(truth, spotted, classes, at_frames, rates)
+                            .tolist(), strict=True))
     runs = resample(truth, spotted, classes, n_resamples, seed, framerate) if n_resamples else []
     ends = interval(runs) if runs else None
     print(table(results, truth, classes, by_chance, ends))
-    if at_frames:
-        print(frame_table(by_frame, at_frames, classes))
+    for tolerance, ap in by_frame.items():
+        there = [one for one in ap if one == one] or [0.0]
+        print(f"mAP at {tolerance} frames, as E2E-Spot has it: {100 * sum(there) / len(there):.2f}")
     if against:
         compared = compare(against, truth, classes, results, runs, seed, framerate)
     if not any(truth.values()):
@@ -536,10 +531,8 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
         write_json(json, results | present | ({"chance": by_chance} if with_chance else {})
                    | ({"interval": ends} if ends else {})
                    | ({"against": compared} if against else {})
-                   | ({"at_frames": {tolerance: [None if ap != ap else ap for ap in of_class]
-                                     for tolerance, of_class in zip(
-                                         at_frames, by_frame.tolist(), strict=True)}}
-                      if at_frames else {}))
+                   | ({"at_frames": {tolerance: [one if one == one else None for one in ap]
+                                     for tolerance, ap in by_frame.items()}} if by_frame else {}))
 
 
 def compare(against, truth, classes, results, runs, seed, framerate):
@@ -558,15 +551,6 @@ def compare(against, truth, classes, results, runs, seed, framerate):
     print(f"\nHow much more that is than {against} has, in points; the t-AmAP is higher in "
           f"{100 * above:.1f} % of the resamples:\n" + table(less, truth, classes, ends=ends))
     return {"difference": less, "interval": ends}
-
-
-def fps_of(match, labels, predictions, fps):
-    """The frame rate of a match: that of the flag, else of its files; DataError if none has it."""
-    fps = fps or getattr(labels, "fps", None) or getattr(predictions, "fps", None)
-    if not fps:
-        raise DataError(f"{predictions}: does not say the frame rate of {match!r}, nor do the "
-                        "labels; give --fps, the rate of the frames that --at-frames counts")
-    return fps
 
 
 def spans_of(files):

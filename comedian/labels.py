@@ -214,13 +214,13 @@ def table_text(path, what, encoding=None):
 
 
 def json_rows(path, are_labels=True):
-    """The same of a JSON, by what it holds; fps where it tells it. DataError for predictions if
-    labels are wanted."""
+    """The same of a JSON, by what it holds, and its fps. DataError for predictions if labels are
+    wanted."""
     content = formats.read_json(path, "a list of labels")
     if not isinstance(content, list) or not content:
         return osl_rows(path, content, are_labels)
-    return (frame_rows if any("events" in dict_of(item) for item in content) else studio_rows)(
-        path, content)
+    is_e2e = any("events" in dict_of(item) for item in content)
+    return frame_rows(path, content) if is_e2e else studio_rows(path, content)
 
 
 def osl_rows(path, content, are_labels):
@@ -235,8 +235,7 @@ def osl_rows(path, content, are_labels):
                 raise DataError(f"{path}: has predictions by its {key}, not labels; give what "
                                 "people have labelled, or, if they have checked these, take that "
                                 "line out")
-    heads = {str(dict_of(event).get("head")) for item in map(dict_of, entries)
-             for event in listed(item.get("events"))} - {"None"}
+    found = []
     for number, item in enumerate(entries):
         with malformed(path, f"entry {number} of data", "input, label, half or position_ms"):
             videos = [entry for entry in item.get("inputs") or ()
@@ -245,7 +244,7 @@ def osl_rows(path, content, are_labels):
                 named_half(item["id"])]
             match, halves = named[0][0], [half for _, half in named]
             fps = frame_rate(videos[0].get("fps")) if videos else None
-            yield match, None, None, fps
+            found.append((None, match, None, None, fps))
             for event in item.get("events") or ():
                 time = re.fullmatch(r"(?:(\d+) ?- ?)?(\d+:[0-5]\d(?:[.,]\d+)?)",
                                     str(event.get("gameTime") or "00:00").strip())
@@ -256,13 +255,13 @@ def osl_rows(path, content, are_labels):
                     position = round(1000 * clock_s(time[2].replace(",", ".")))
                 if not re.fullmatch(r" *-?\d+(\.\d+)? *", str(position)):
                     raise ValueError(f"position_ms {str(position)[:40]!r} is no number")
-                name = text_of(event["label"])
-                yield match, Row(
-                    half_of(event.get("half"), time[1], named=halves),
-                    f"{event.get('head')}: {name}" if len(heads) > 1 else name,
-                    whole_ms(position), is_visible(event.get("visibility"))), next(
-                        (event[key] for key in CONFIDENCES if event.get(key) is not None),
-                        None), fps
+                row = row_of(half_of(event.get("half"), time[1], named=halves), event["label"],
+                             position, is_visible(event.get("visibility")))
+                confidences = (event[key] for key in CONFIDENCES if event.get(key) is not None)
+                found.append((event.get("head"), match, row, next(confidences, None), fps))
+    n_heads = len({str(head) for head, *_ in found} - {"None"})
+    for head, match, row, *more in found:
+        yield match, row._replace(name=f"{head}: {row.name}") if row and n_heads > 1 else row, *more
 
 
 def frame_rows(path, content):
@@ -274,10 +273,9 @@ def frame_rows(path, content):
             fps = frame_rate(max(item.get("fps", -1), 0) or 25)
             yield match, None, None, fps
             for event in item["events"]:
-                frame, visible = whole_ms(event["frame"]), "not shown" not in str(
-                    event.get("comment"))
-                yield match, Row(named or 1, text_of(event["label"]), round(1000 * frame / fps),
-                                 visible), event.get("score"), fps
+                yield match, row_of(named, event["label"], round(1000 * int(event["frame"]) / fps),
+                                    "not shown" not in str(event.get("comment"))), event.get(
+                                        "score"), fps
 
 
 def studio_rows(path, content):
@@ -287,8 +285,7 @@ def studio_rows(path, content):
     for number, task in enumerate(content):
         with malformed(path, f"task {number}", "video, fps or timeline labels"):
             data = task.get("data", task)
-            video = urllib.parse.unquote(next(data[key] for key in (
-                "video", "video_url", "url") if key in data).rpartition("?d=")[2])
+            video = urllib.parse.unquote(data["video"].rpartition("?d=")[2])
             match, named = named_half(re.sub(r".*/upload/.*/[\da-f]{8}-", "", video))
             if "fps" not in data:
                 raise KeyError("fps: give every task a column fps, the frameRate of your <Video> "
@@ -297,14 +294,13 @@ def studio_rows(path, content):
                 done for done in task.get("annotations", ()) if not done.get("was_cancelled")]
             if len(people) > 1:
                 raise ValueError(f"{len(people)} annotations; keep one of them")
-            results = ([result["value"] for done in people for result in done["result"]
-                        if result.get("type") == "timelinelabels"] if "annotations" in task else
-                       [value for of in task.values() for value in listed(of)])
             yield match, None, None, fps
-            for value in results:
-                for span, name in itertools.product(value["ranges"], value["timelinelabels"]):
-                    yield match, Row(named or 1, text_of(name), round(
-                        1000 * (whole_ms(span["start"]) - 1) / fps), True), None, fps
+            for value in ([result["value"] for done in people for result in done["result"]]
+                          if "annotations" in task else task.get("videoLabels", ())):
+                for span, name in itertools.product(value.get("ranges", ()),
+                                                    value.get("timelinelabels", ())):
+                    ms = round(1000 * (int(span["start"]) - 1) / fps)
+                    yield match, row_of(named, name, ms), None, fps
 
 
 def xml_rows(path):
@@ -312,10 +308,9 @@ def xml_rows(path):
     what = "XML of Sportscode's kind"
     content = formats.read_bytes(path, what, formats.JSON_BYTES)
     try:
-        if b"<!" in content.replace(b"<!--", b"").replace(b"<![CDATA[", b""):
+        if b"<!ENTITY" in content:
             raise ValueError("it defines entities")
-        root = ElementTree.fromstring(content)
-        instances = root.find("ALL_INSTANCES")
+        instances = ElementTree.fromstring(content).find("ALL_INSTANCES")
         if instances is None:
             raise ValueError("it has no ALL_INSTANCES")
     except (ElementTree.ParseError, ValueError, LookupError) as error:
@@ -326,16 +321,16 @@ def xml_rows(path):
         with malformed(path, f"instance {number}", "start or code"):
             said = {label.findtext("group"): label.findtext("text")
                     for label in instance.iter("label")}
-            start = said.get("position_ms") or 1000 * clock_s(instance.findtext("start").strip())
-            yield match, Row(half or 1, text_of(instance.findtext("code")), whole_ms(
-                round(float(start))), True), said.get("confidence"), None
+            ms = said.get("position_ms") or 1000 * clock_s(instance.findtext("start").strip())
+            yield (match, row_of(half, instance.findtext("code"), round(float(ms))),
+                   said.get("confidence"), None)
 
 
-def text_of(name):
-    """The name of a label; TypeError for what is none."""
+def row_of(half, name, ms, visible=True):
+    """The Row of an action; TypeError for a label that is no text."""
     if not isinstance(name, str) or not name.strip():
         raise TypeError(f"label {str(name)[:40]!r} is no text")
-    return name
+    return Row(half or 1, name, whole_ms(ms), visible)
 
 
 def frame_rate(fps):
@@ -343,11 +338,6 @@ def frame_rate(fps):
     if fps is not None and not 0 < float(fps) <= 1000:
         raise ValueError(f"fps {fps} is no frame rate")
     return fps and float(fps)
-
-
-def listed(value):
-    """A JSON list, or () for what is none."""
-    return value if isinstance(value, list) else ()
 
 
 def dict_of(value):

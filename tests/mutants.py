@@ -530,9 +530,9 @@ MUTANTS = {
     "comedian/labels.py": {
         "test_soccernet.py::test_forms_of_other_programs": [
             ('.lower() == "stop":', '.lower() == "end":'),
-            ('(whole_ms(span["start"]) - 1)', '(whole_ms(span["start"]) - 0)'),
+            ('(int(span["start"]) - 1)', '(int(span["start"]) - 0)'),
             ('row.get("tier", "")]', '""]'),
-            ('if len(heads) > 1 else name', 'if False else name')],
+            ("if row and n_heads > 1 else row", "if False else row")],
         "test_evaluate.py::test_predictions_of_every_spotter": [
             ('row.get("confidence"), None', 'None, None')],
         "test_soccernet.py::test_labels_of_a_table": [

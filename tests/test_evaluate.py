@@ -252,7 +252,7 @@ def test_predictions_of_every_spotter(seeded, run):
     (seeded / "labels.csv").write_text("video,time,label\ntwo,1,Goal\nlg/one,1,Goal\n")
     with pytest.raises(DataError, match="labels.csv: action 0, 'Goal', has a malform.* confidence"):
         run(labels=seeded / "in", predictions=seeded / "labels.csv")
-    with pytest.raises(DataError, match="does not say the frame rate of 'in/lg/one'.*give --fps"):
+    with pytest.raises(DataError, match="does not say its frame rate.*give --fps"):
         run("--at-frames", 1, labels=seeded / "in")
 
 
