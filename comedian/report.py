@@ -6,6 +6,7 @@ and the mean of several runs.
                      --out curves.png
     python -m comedian.report timeline runs/demo-0/test --labels data/demo-0/test --out timeline.png
     python -m comedian.report page runs/demo-0/test --labels data/demo-0/test
+    python -m comedian.report page --video match.mp4 --classes classes.txt       # to label it
     python -m comedian.report export runs/demo-0/test --format csv
     python -m comedian.report mean runs/demo-*/test/metrics.json \
                      --against runs/demo-scratch-*/test/metrics.json
@@ -13,7 +14,8 @@ and the mean of several runs.
 Reads   curves: the log.txt that every stage writes to its folder
         timeline: scores.npz and results_spotting.json of one match, as infer.py wrote them, and
         its Labels-v2.json if there are --labels
-        page: the same of every match, and its video or frames; page.py says more
+        page: the same of every match, and its video or frames; or videos alone, to label them;
+        page.py says more
         export: results_spotting.json, of any program; export.py says more
         mean: what infer.py or comedian.evaluate wrote with --json, a file per seed
 Writes  curves, timeline: one picture, 1200 pixels wide; page, export: files beside the results;
@@ -22,6 +24,7 @@ Writes  curves, timeline: one picture, 1200 pixels wide; page, export: files bes
 Nothing is scored here; comedian.evaluate does that.
 """
 import difflib
+import itertools
 import math
 import os
 from pathlib import Path
@@ -81,9 +84,9 @@ def keep_pictures(seen, clips, token_s, start_s):
         seen[start_s + token_s * (len(seen) + 0.25)] = page.small_picture(clip[0])
 
 
-def write_page(folder, match, labels=None, threshold=0.3, pictures=None):
+def write_page(folder, match, labels=None, threshold=0.3, pictures=None, videos=None):
     """page.html of a match from the results in `folder`; labels as soccernet.find_labels has them.
-    Returns its path."""
+    videos: {half: path} to show instead of frames. Returns its path."""
     from comedian import page
     folder = Path(folder)
     match = folder.resolve().name if match == "." else match
@@ -94,10 +97,42 @@ def write_page(folder, match, labels=None, threshold=0.3, pictures=None):
     if not curves:
         raise DataError(f"{folder / soccernet.SCORES}: no scores of a half in it; run infer.py")
     actions, _, about = export.actions_of(folder / soccernet.PREDICTIONS, page.LEAST, classes)
-    events = None if labels is None else soccernet.read_labels(labels, classes)
+    if videos:
+        about = about | {"videos": about.get("videos", {}) | {
+            str(half): os.path.relpath(path, folder) for half, path in videos.items()}}
+    events, others = split_labels(labels, curves, classes)
     page.write_page(folder / "page.html", match, curves, classes, actions, about, events, pictures,
-                    threshold)
+                    threshold, others)
     return folder / "page.html"
+
+
+def split_labels(labels, halves, classes):
+    """([Event], or None without labels, [Row] of those that are in none of `halves` or `classes`):
+    a page shows the first, and saves them all."""
+    if labels is None:
+        return None, []
+    rows = labels.rows if isinstance(labels, soccernet.Listed) else soccernet.read_rows(labels)
+    return soccernet.read_labels(labels, classes), [
+        row for row in rows if row.half not in halves or row.name not in classes]
+
+
+def label_pages(args):
+    """A page without results for each match of --video: a person labels it from nothing."""
+    from comedian import page, video
+    classes, matches = soccernet.read_classes(args.classes), {}
+    for half in video.halves(args.video):
+        matches.setdefault(half.match, []).append(half)
+    labels = soccernet.find_labels(args.labels, list(matches), args.encoding) if args.labels else {}
+    for match, halves in matches.items():
+        path = Path(args.out, match, "page.html")
+        curves = {half.number: (np.zeros((half.n_tokens + 1, len(classes))), 1.0, 0.0)
+                  for half in halves}
+        events, others = split_labels(labels.get(match), curves, classes)
+        page.write_page(path, match, curves, classes, [], {
+            "program": f"comedian {__version__}", "videos": {
+                str(half.number): os.path.relpath(half.path, path.parent) for half in halves}},
+            events, {}, others=others, spotted=False)
+        print(f"report: {path}")
 
 
 def add_output_flags(parser, least):
@@ -210,12 +245,30 @@ def labels_of(args, matches):
 
 
 def pages(args):
-    """The page of every match below args.scores, or of args.match."""
+    """The page of every match below args.scores, or of args.match; or label_pages."""
+    if args.video:
+        return label_pages(args)
     matches = ([find_match(args.scores, args.match)] if args.match else
                list(soccernet.find_files(args.scores, soccernet.SCORES)))
     labels = labels_of(args, matches) if args.labels else {}
+    videos = videos_of(args.videos) if args.videos else {}
     for match in matches:
-        print(f"report: {write_page(Path(args.scores, match), match, labels.get(match))}")
+        called = Path(args.scores).resolve().name if match == "." else match
+        if args.videos and called not in videos:
+            print(f"note: {called}: no video of it below {args.videos}; its page shows what it had")
+        path = write_page(Path(args.scores, match), match, labels.get(match),
+                          videos=videos.get(called))
+        print(f"report: {path}")
+
+
+def videos_of(root):
+    """{match: {half: path}} of the videos below `root`, called as `prepare frames` calls them."""
+    from comedian import video
+    found = {}
+    for path in itertools.chain(*video.find_videos([root])):
+        match, half = soccernet.video_of(Path(os.path.relpath(path, root)).as_posix())
+        found.setdefault(match, {})[half] = path
+    return found
 
 
 def exports(args):
@@ -319,7 +372,14 @@ def parse_args(argv=None):
                           help="lowest confidence of a spotted action that is shown")
     timeline.add_argument("--out", default="timeline.png", help="the picture")
     page = commands.add_parser("page", help="a page per match: its video, actions and scores")
-    page.add_argument("scores", help="folder that infer.py wrote, its --out")
+    page.add_argument("scores", nargs="?", help="folder that infer.py wrote, its --out")
+    page.add_argument("--video", nargs="+", metavar="FILE", help="instead of results: a video, the "
+                      "halves of a match, or folders of matches, to label on the page")
+    page.add_argument("--classes", metavar="FILE", help="for --video: the names to label, one per "
+                      "line; none: SoccerNet's 17")
+    page.add_argument("--out", default="runs/page", help="for --video: where the pages go")
+    page.add_argument("--videos", metavar="ROOT", help="results of frames: show the videos of the "
+                      "same names below this folder")
     page.add_argument("--labels", help="root of the labels, or a labels.csv; none: no truth")
     page.add_argument("--encoding", type=command.text_encoding, help=command.ENCODING_HELP)
     page.add_argument("--match", help="its name or a part of it; none: every match")
@@ -338,7 +398,10 @@ def parse_args(argv=None):
     mean.add_argument("metrics", nargs="+", help="a file per seed, written by --json")
     mean.add_argument("--against", nargs="+", metavar="FILE",
                       help="the same seeds of another method, in the same order: differences")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.picture == "page" and bool(args.scores) == bool(args.video):
+        page.error("give the folder that infer.py wrote, or --video to label one without results")
+    return args
 
 
 def main(args):
