@@ -287,9 +287,9 @@ function nextError() {
   if (!step(1, wrong)) choose(rows.find(wrong))            // from the top again
 }
 function nextUnsure() {                  // what to label next: of this half, that of which the network is least sure
-  const open = rows.filter(e => !e.state).sort(unsure)
-  if (!open.length) return note("all actions of this half are reviewed")
-  choose(open[(open.indexOf(chosen) + 1) % open.length])
+  const order = [...rows].sort(unsure), at = order.indexOf(chosen) + 1
+  choose([...order.slice(at), ...order.slice(0, at)].find(e => !e.state))
+  if (rows.every(e => e.state)) note("all actions of this half are reviewed")
 }
 function edit(key, value) {
   const e = chosen
@@ -479,7 +479,7 @@ for (const b of document.querySelectorAll("[data-save]")) b.onclick = () => save
 function take(file) {
   if (!file) return
   if (/^video\/|\.(mkv|mp4|mov|avi|ts|m4v|webm|mpe?g)$/i.test(file.type + "/" + file.name)) show(file)
-  else if (file.size > 1e8) note(`${file.name}: neither a video nor a Labels-v2.json`)
+  else if (!/\.json$/i.test(file.name)) note(`${file.name}: neither a video nor a Labels-v2.json`)
   else file.text().then(text => load(text, file.name), () => note(`${file.name}: cannot be read`))
 }
 for (const id of ["file", "load"]) $(id).onchange = () => { take($(id).files[0]); $(id).value = "" }
