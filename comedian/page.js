@@ -55,10 +55,10 @@ function replace(next) {                   // the reviews by others of the same 
   return step
 }
 function fit(records) {                    // [id, record] of other results, as far as they fit: [reviews of these, how many do not]
-  const next = {}, at = r => [...items.values()].filter(e => e.half === r.half && e.ms === r.ms && D.classes[e.label] === r.label && (e.was || next[e.id]))
+  const next = {}, old = Object.fromEntries(records), at = r => [...items.values()].filter(e => e.half === r.half && e.ms === r.ms && D.classes[e.label] === r.label && (e.was || next[e.id]))
   let lost = 0
   for (const [id, r] of records) {
-    const there = at(r), label = there.find(e => e.what === "label"), spot = there.find(e => e.what === "spot"), e = items.get(id)
+    const there = at(old[r.pin] || r), label = there.find(e => e.what === "label"), spot = there.find(e => e.what === "spot"), e = items.get(id)
     const pin = label ? label.id : items.has(r.pin) ? r.pin : null
     if (!D.classes.includes(r.label) || !D.halves.some(h => h.n === r.half)) lost++
     else if (e && e.was) next[id] = { ...r, pin: r.what === "spot" && r.state === "accepted" ? pin : r.state === "rejected" && items.has(r.pin) ? r.pin : null }

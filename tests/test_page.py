@@ -665,17 +665,17 @@ def test_a_video_is_labelled_from_nothing(spotted, tmp_path, visit, capsys, monk
     tab.click("#list .go >> nth=0")
     chosen(tab, ["Delete"])
     tab.select_option("#class", "2")
-    tab.click("#add")                                      # there is one at this time
+    tab.click("#add")                                      # 3 s before it
     tab.click("#list .go >> nth=1")
     tab.click("#edit button >> text=+½ s")
     folder = tmp_path / "videos" / "Spiel ü"
     folder.mkdir()
     (folder / LABELS).write_text(saved(tab, "labels"))
-    prepare.main(prepare.parse_args("frames --videos videos --out frames --jobs 1".split()))
+    prepare.extract(prepare.parse_args("frames --videos videos --out frames --jobs 1".split()))
     _, events, _ = soccernet.labelled_halves("frames", "videos", classes=names)
-    assert events == {"Spiel ü": [(1, 1, 10_040, True), (1, 2, 20_500, True)]}
+    assert events == {"Spiel ü": [(1, 2, 1000, True), (1, 1, 10_540, True), (1, 2, 20_000, True)]}
     command("page", "--video", "videos", "--classes", "classes.txt", "--labels", "videos")
-    assert len(listed(visit(path))) == 2
+    assert len(listed(visit(path))) == 3
 
 
 @pytest.mark.parametrize("flags", [(), ("out", "--video", "a.mp4")])
