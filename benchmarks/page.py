@@ -75,7 +75,7 @@ def write_match(folder):
                    for s, k in zip(at_s[:LABELS], label, strict=False)]
         pictures[half] = {float(s): picture for s in range(HALF_S)}
     page.write_page(folder / "page.html", "cup/A - B", curves, soccernet.SOCCERNET_CLASSES, actions,
-                    {"videos": {"1": "half.mp4", "2": "half.mp4"}}, events, pictures)
+                    {"videos": {"1": "half.mp4", "2": "half.mp4"}}, events, pictures=pictures)
     return folder / "page.html"
 
 

@@ -11,6 +11,7 @@ under the name of the match and a hash of its actions and labels.
 """
 import base64
 import hashlib
+import itertools
 import json
 import os
 from pathlib import Path
@@ -19,7 +20,7 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 
-from comedian import DataError, export, frames, soccernet, write_text
+from comedian import DataError, __version__, export, frames, soccernet, write_text
 
 PICTURE = (112, 63)                   # pixels that the small pictures fit into
 MOST_PICTURES, MOST_ACTIONS = 250, 1500               # of a half, the surest: it stays below 3 MB
@@ -74,16 +75,16 @@ def frame_rate(source):
     return fps if 1 <= fps <= 240 else FPS
 
 
-def write_page(path, match, curves, classes, actions, about, events=None, pictures=None, least=0.3,
-               others=(), spotted=True):
+def write_page(path, match, curves, classes, actions, about, events=None, others=(),
+               pictures=None, least=0.3, spotted=True):
     """Writes the page of a match to `path`.
 
     curves    {half: (scores (n_tokens, K) in [0, 1], token_s, start_s)}
     actions   [export.Action]; events: [soccernet.Event], None: the truth is not known
     about     what the results say of themselves; its "videos" are relative to the folder of `path`
+    others    [soccernet.Row] of the labels that the page has no place for; saved as they are
     pictures  {half: {s: JPEG}} or None: they are read from the videos
     least     confidence at which the slider stands first
-    others    [soccernet.Row] of the labels that the page has no place for; saved as they are
     spotted   False: there are no results; the curves only say how long the halves are
     """
     index, folder = {name: k for k, name in enumerate(classes)}, Path(path).parent
@@ -164,3 +165,86 @@ def describe(about):
         parts.append(", ".join(f"{name} {value}" for name, value in settings.items()
                                if value is not None))         # None: as the network's window says
     return " · ".join(parts)
+
+
+# ------------------------------------------------------------------ the results of infer.py
+def read_half(folder, half):
+    """(scores (n_tokens, K) in [0, 1], token_s, start_s, classes) of a half, merged as by infer.py
+    (of older files: as it does by default).
+
+    Token k stands at start_s + (k + 1/4) * token_s seconds of the video. Raises DataError if
+    infer.py stored no such half.
+    """
+    from comedian import ops          # here: it brings torch, which takes longer than a picture
+    stored = soccernet.read_scores(folder)
+    curve = soccernet.read_curve(folder, half)
+    if curve is not None:
+        return curve, stored.token_s, stored.start_s, stored.classes
+    window, length = stored.windows[0].shape[1], stored.windows[3].tolist()
+    if not length[half - 1]:
+        raise DataError(f"{Path(folder) / soccernet.SCORES}: no half {half} in it; "
+                        f"see --half {2 - bool(length[0])}")
+    merged = ops.merge_windows(*stored.windows, edge=ops.default_ignore(window))  # (S, K)
+    return (merged.split(length)[half - 1].numpy(), stored.token_s, stored.start_s,
+            stored.classes)
+
+
+def from_results(folder, match, labels=None, threshold=0.3, pictures=None, videos=None):
+    """page.html of a match from the results in `folder`; labels as soccernet.find_labels has them.
+    videos: {half: path} to show instead of frames. Returns its path."""
+    folder = Path(folder)
+    match = folder.resolve().name if match == "." else match
+    curves, length = {}, soccernet.read_scores(folder).windows[3].tolist()        # tokens of each
+    for half in (1, 2):
+        if length[half - 1]:
+            *curves[half], classes = read_half(folder, half)
+    if not curves:
+        raise DataError(f"{folder / soccernet.SCORES}: no scores of a half in it; run infer.py")
+    actions, _, about = export.actions_of(folder / soccernet.PREDICTIONS, LEAST, classes)
+    if videos:
+        about = about | {"videos": about.get("videos", {}) | {
+            str(half): os.path.relpath(path, folder) for half, path in videos.items()}}
+    write_page(folder / "page.html", match, curves, classes, actions, about,
+               *split_labels(labels, curves, classes), pictures, threshold)
+    return folder / "page.html"
+
+
+def split_labels(labels, halves, classes):
+    """([Event], or None without labels, [Row] of those that are in none of `halves` or `classes`):
+    a page shows the first, and saves them all."""
+    if labels is None:
+        return None, ()
+    rows = labels.rows if isinstance(labels, soccernet.Listed) else soccernet.read_rows(labels)
+    return soccernet.read_labels(labels, classes), [
+        row for row in rows if row.half not in halves or row.name not in classes]
+
+
+def videos_of(root):
+    """{match: {half: path}} of the videos below `root`, called as `prepare frames` calls them."""
+    from comedian import video
+    found = {}
+    for path in itertools.chain(*video.find_videos([root])):
+        match, half = soccernet.video_of(Path(os.path.relpath(path, root)).as_posix())
+        found.setdefault(match, {})[half] = path
+    return found
+
+
+def to_label(videos, classes, labels, encoding, out):
+    """Yields the path of a page without results for each match of these videos, on which a person
+    labels it from nothing, or goes on with its labels."""
+    from comedian import video
+    classes, matches = soccernet.read_classes(classes), {}
+    for half in video.halves(videos):
+        matches.setdefault(half.match, []).append(half)
+    found = soccernet.find_labels(labels, list(matches), encoding) if labels else {}
+    for match, halves in matches.items():
+        if labels and match not in found:
+            print(f"note: {match}: no labels of it in {labels}; its page begins without")
+        path = Path(out, match, "page.html")
+        curves = {half.number: (np.zeros((half.n_tokens + 1, len(classes))), 1.0, 0.0)
+                  for half in halves}
+        write_page(path, match, curves, classes, [], {
+            "program": f"comedian {__version__}", "videos": {
+                str(half.number): os.path.relpath(half.path, path.parent) for half in halves}},
+            *split_labels(found.get(match), curves, classes), {}, spotted=False)
+        yield path

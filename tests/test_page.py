@@ -251,7 +251,7 @@ def test_a_damaged_half_is_told_not_left_out(spotted, tmp_path):
     arrays = dict(np.load(folder / SCORES))
     np.savez(folder / SCORES, **arrays | {"curve_2": arrays["curve_2"] + 2})
     with pytest.raises(DataError, match="scores.npz: .*curve_2 is not from 0 to 1"):
-        report.write_page(folder, "m")
+        page.from_results(folder, "m")
 
 
 def test_pictures_are_of_their_time(spotted):
@@ -374,7 +374,7 @@ def test_odd_names_and_numbers_are_saved_as_by_the_command(browser, tmp_path):
         np.ones(28, int), np.arange(28) % 13, np.arange(28) // 3 * 1001,
         np.tile([0.625, 0.29996, 0.9, 0.375], 7)), names, {
         "classes": names, "videos": {"1": "caf\udce9/.."}})
-    report.write_page(folder, ".")
+    page.from_results(folder, ".")
     command("export", folder, "--format", "csv", "--threshold", "0.3")
     tab = browser.new_page()
     tab.goto((folder / "page.html").as_uri())
@@ -635,7 +635,7 @@ def test_labels_without_a_place_on_the_page_are_kept(spotted, tmp_path, visit):
     rows = [(1, "Goal", 1000), (1, "Nap", 2000), (2, "Goal", 3000)]
     labels.write_text(json.dumps({"annotations": [
         {"gameTime": f"{n} - 00:00", "label": name, "position": ms} for n, name, ms in rows]}))
-    tab = visit(report.write_page(folder, ".", labels))
+    tab = visit(page.from_results(folder, ".", labels))
     assert labels_of(tab) == rows
     assert len(listed(tab)) == 1
     assert tab.locator("#halves").is_hidden()              # one file is no first half
@@ -693,7 +693,7 @@ def test_a_video_that_does_not_play(spotted, tmp_path, visit):
     content = json.loads((folder / PREDICTIONS).read_text())
     content["about"]["videos"] = {"1": f"../{source.name}"}
     (folder / PREDICTIONS).write_text(json.dumps(content))
-    tab = visit(report.write_page(folder, "m"))
+    tab = visit(page.from_results(folder, "m"))
     tab.wait_for_selector("#ffmpeg")
     line = shlex.split(tab.inner_text("#ffmpeg"))
     made = f"../{source.stem}.browser.mp4"
