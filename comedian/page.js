@@ -236,7 +236,7 @@ function update() {
   write($("reviewed"), `reviewed ${rows.filter(e => e.state).length} of ${rows.length}`)
   write($("leastText"), least.toFixed(2))
   for (const chip of $("chips").querySelectorAll(".chip")) {
-    chip.setAttribute("aria-pressed", on.has(+chip.dataset.k))
+    if (chip.getAttribute("aria-pressed") !== String(on.has(+chip.dataset.k))) chip.setAttribute("aria-pressed", on.has(+chip.dataset.k))
     write(chip.lastChild, " " + number[chip.dataset.k])
   }
   draw()
@@ -294,7 +294,7 @@ function nextUnsure() {                  // what to label next: of this half, th
 function edit(key, value) {
   const e = chosen
   if (!e) return note("choose an action first: j, or a click")
-  const spot = e.what === "spot", looks = spot && key !== "r" && (key === "c" || e.state !== "accepted")
+  const spot = e.what === "spot", looks = spot && !"rd".includes(key) && (key === "c" || e.state !== "accepted")
   const t = e.hit || (looks && nearest(e, key === "c" ? value : e.label)) || null, pin = t && t.id
   const revive = t && t.state === "rejected" ? [[t, { state: t.ms === t.was.ms && t.label === t.was.label ? "" : "accepted" }]] : []
   if (key === "a" && e.what !== "added") change([e, { state: "accepted", pin }], ...revive)
