@@ -550,8 +550,10 @@ def test_reviews_outlive_a_reload(tab, visit, spotted, tmp_path):
         assert "0:12 Foul & hands accepted 0.40" in rows
         tab.click("#list .go >> nth=0")
     (tmp_path / "saved.json").write_text(saved(tab, "labels"))
-    tab.reload()
-    assert len(tab.asked) == 2 and listed(tab) == rows
+    for _ in range(2):
+        tab.reload()
+        assert len(tab.asked) == 2 and listed(tab) == rows
+        tab.click("#list .go >> nth=0")
     tab.evaluate("localStorage.clear()")                   # another computer
     tab.reload()
     assert labels_of(tab) == TRUTH
