@@ -20,7 +20,9 @@ let view = [half.start, half.end], bounds = view.slice()
 // ---- reviews. A step is [[id, record before, record after], ...]; null: there is no such item.
 const KEY = JSON.stringify(["comedian", D.match, D.hash]), done = [], undone = []
 const record = e => e && { what: e.what, half: e.half, ms: e.ms, label: D.classes[e.label], state: e.state, pin: e.pin }
+const clean = (e, state = "") => ({ ...record(e), ...e.was, label: D.classes[e.was.label], state })      // but for its state as it was
 const reviews = () => Object.fromEntries([...items.values()].filter(e => e.state).map(e => [e.id, record(e)]))
+const NOT_KEPT = "this browser keeps nothing for this page: save Labels-v2.json before you leave it"
 let exported = "{}"                        // the reviews that a file has
 const dirty = () => JSON.stringify(reviews()) !== exported
 function set(id, r) {
@@ -46,25 +48,26 @@ function undo(from = done, to = undone, which = 1) {
 }
 function keep() {                          // in the browser, at once
   try { localStorage.setItem(KEY, JSON.stringify({ when: new Date().toISOString(), exported: !dirty(), reviews: reviews() })) }
-  catch { note("this browser keeps nothing for this page: save Labels-v2.json before you leave it") }
+  catch { note(NOT_KEPT) }
 }
-function replace(next) {                   // the reviews by others of the same results: the step that does it
-  const step = Object.values(Object.fromEntries(items)).filter(e => e.state && !next[e.id]).map(e => [e.id, record(e), e.was ? { ...record(e), ...e.was, label: D.classes[e.was.label] } : null])
+function replace(next) {                   // the reviews, by others of the same results: the step that does it
+  const step = [...items.values()].filter(e => e.state && !next[e.id]).map(e => [e.id, record(e), e.was ? clean(e) : null])
   for (const [id, r] of Object.entries(next)) step.push([id, record(items.get(id)) || null, r])
   for (const [id, , after] of step) set(id, after)
   return step
 }
+function takeOver(next) { done.push(replace(next)); undone.length = 0; keep(); update() }
 function fit(records) {                    // [id, record] of other results, as far as they fit: [reviews of these, how many do not]
-  const next = {}, old = Object.fromEntries(records), at = r => [...items.values()].filter(e => e.half === r.half && e.ms === r.ms && D.classes[e.label] === r.label && (e.was || next[e.id]))
+  const next = {}, old = Object.fromEntries(records), at = r => [...items.values()].filter(e => e.was && e.half === r.half && e.was.ms === r.ms && D.classes[e.was.label] === r.label)
   let lost = 0
   for (const [id, r] of records) {
     const there = at(old[r.pin] || r), label = there.find(e => e.what === "label"), spot = there.find(e => e.what === "spot"), e = items.get(id)
     const pin = label ? label.id : items.has(r.pin) ? r.pin : null
     if (!D.classes.includes(r.label) || !D.halves.some(h => h.n === r.half)) lost++
     else if (e && e.was) next[id] = { ...r, pin: r.what === "spot" && r.state === "accepted" ? pin : r.state === "rejected" && items.has(r.pin) ? r.pin : null }
-    else if (label && r.state !== "rejected") next[label.id] = { ...record(label), state: "accepted" }
+    else if (label && r.state !== "rejected") next[label.id] = clean(label, "accepted")
     else if (r.state === "rejected" || r.pin) lost += !items.has(r.pin)
-    else if (spot) next[spot.id] = { ...record(spot), state: "accepted" }
+    else if (spot) next[spot.id] = clean(spot, "accepted")
     else next[id] = { ...r, what: "added", state: "accepted", pin: null }
   }
   return [next, lost]
@@ -89,28 +92,27 @@ function load(text, name) {                // a Labels-v2.json; ours has the rev
     else {
       const gone = [...items.values()].filter(e => e.what === "label" && !spoken.some(([, r]) => r.half === e.half && r.ms === e.was.ms && r.label === D.classes[e.was.label]));
       [next, lost] = fit(spoken)
-      for (const e of gone) next[e.id] = { ...record(e), ...e.was, label: D.classes[e.was.label], state: "rejected" }
+      for (const e of gone) next[e.id] = clean(e, "rejected")
     }
   } catch { return note(`${name}: no labels that can be read; choose a Labels-v2.json`) }
-  done.push(replace(next)); undone.length = 0
-  if (!lost) exported = JSON.stringify(reviews())
-  keep(); update()
+  takeOver(next)
+  if (!lost) { exported = JSON.stringify(reviews()); keep() }
   note(`${name}: ${had} labels loaded` + (lost ? `; ${lost} of them are of no class or half here and left out` : ""))
 }
 function restore() {                       // what the browser has kept, of these results or others
   try {
     const kept = JSON.parse(localStorage.getItem(KEY))
-    if (kept) { replace(kept.reviews); if (kept.exported) exported = JSON.stringify(reviews()); return }
+    if (kept) return hear(kept)
     const others = Object.keys(localStorage).filter(key => key.startsWith(KEY.slice(0, -D.hash.length - 2))).map(key => JSON.parse(localStorage.getItem(key)))
     const last = others.filter(o => Object.keys(o.reviews).length).sort((a, b) => a.when < b.when ? 1 : -1)[0]
     if (last) note(`The results have changed since the review of ${last.when.slice(0, 10)}: this page starts clean. `, make("button", { textContent: "take over what fits", onclick: () => {
       const [next, lost] = fit(Object.entries(last.reviews))
-      done.push(replace({ ...next, ...reviews() })); undone.length = 0
-      keep(); update(); note(`${Object.keys(next).length} reviews taken over` + (lost ? `; ${lost} fit nothing here` : ""))
+      takeOver({ ...next, ...reviews() }); note(`${Object.keys(next).length} reviews taken over` + (lost ? `; ${lost} fit nothing here` : ""))
     } }))
-  } catch { note("this browser keeps nothing for this page: save Labels-v2.json before you leave it") }
+  } catch { note(NOT_KEPT) }
 }
-onstorage = e => { if (e.key === KEY && e.newValue) { const kept = JSON.parse(e.newValue); replace(kept.reviews); if (kept.exported) exported = JSON.stringify(reviews()); update() } }
+function hear(kept) { replace(kept.reviews); if (kept.exported) exported = JSON.stringify(reviews()) }
+onstorage = e => { if (e.key === KEY && e.newValue) { hear(JSON.parse(e.newValue)); update() } }                  // from another tab
 onbeforeunload = e => { if (dirty()) e.preventDefault() }
 function note(...parts) { $("note").replaceChildren(...parts) }
 
@@ -203,9 +205,8 @@ function setHalf(next) {
 // ---- the list
 const strip = make("div", { id: "edit" }), kinds = make("select", { title: "key c" })
 kinds.setAttribute("aria-label", "class of this action")
-const buttons = Object.fromEntries(["a", "r", "d", "[", ",", ".", "]", "m"].map(key => [key, make("button", { title: "key " + key, onclick: () => edit(key) })]))
-Object.assign(buttons["["], { textContent: "−½ s" }); Object.assign(buttons["]"], { textContent: "+½ s" }); buttons.m.textContent = "move here"
-Object.assign(buttons[","], { textContent: "−1 frame" }); Object.assign(buttons["."], { textContent: "+1 frame" })
+const buttons = Object.fromEntries(Object.entries({ a: "", r: "", d: "", "[": "−½ s", ",": "−1 frame", ".": "+1 frame", "]": "+½ s", m: "move here" }).map(
+  ([key, textContent]) => [key, make("button", { textContent, title: "key " + key, onclick: () => edit(key) })]))
 strip.append(...Object.values(buttons), kinds)
 kinds.onchange = () => edit("c", +kinds.value)
 function peak(e) {                       // how sure the network is, of a label by the scores about it
@@ -220,9 +221,8 @@ const inTime = (a, b) => real(a).ms - real(b).ms
 function update() {
   const focus = document.activeElement
   match()
-  const every = [...items.values()].filter(e => shown(e) && !(e.what === "label" && e.hit))
-  rows = every.filter(e => e.half === half.n).sort($("order").getAttribute("aria-pressed") === "true" ? unsure : inTime)
-  if (!rows.includes(chosen)) chosen = null
+  rows = [...items.values()].filter(e => e.half === half.n && shown(e) && !(e.what === "label" && e.hit)).sort($("order").getAttribute("aria-pressed") === "true" ? unsure : inTime)
+  if (!rows.includes(chosen)) { chosen = null; strip.remove() }
   let next = $("list").firstChild
   for (const e of rows) { fill(e); if (e.row === next) next = next.nextSibling; else $("list").insertBefore(e.row, next) }
   while (next) { const gone = next; next = next.nextSibling; gone.remove() }
