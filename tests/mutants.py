@@ -18,6 +18,7 @@ Exit code 0 if all are killed. Each test runs in a process forked from this one,
 torch, so that its start costs no seconds; two run at a time, one thread each.
 """
 import argparse
+import importlib.util
 import os
 import re
 import shutil
@@ -729,6 +730,32 @@ MUTANTS = {
     "csrc/detections.cpp": {
         "test_ops.py::test_from_windows_to_precision": [
             ("token[next[k] + i] = begin + found[i]", "token[next[k] + i] = found[i]")]}}
+IN_BROWSER = {                        # these tests are skipped where playwright is missing
+    "comedian/page.py": {
+        "test_page.py::test_results_of_frames_show_the_video": [
+            ("round(scale * side)", "PICTURE[1]"),
+            ("| {\n            str(half): os.path", "or {\n            str(half): os.path")],
+        "test_page.py::test_labels_without_a_place_on_the_page_are_kept": [
+            ("row.half not in halves or ", ""), (" or row.name not in classes", "")]},
+    "comedian/page.js": {
+        "test_page.py::test_a_review_changes_the_label_that_was_seen": [
+            ('(t.ms - e.ms) <= reach)\n    .sort', '(t.ms - e.ms) < 0)\n    .sort'),
+            ('e.what === "spot" && !e.state && shown(e)', 'e.what === "spot" && shown(e)'),
+            ('if (e.pin && items.has(e.pin))', 'if (false)')],
+        "test_page.py::test_far_labels_are_of_a_review_only_as_long_as_they_are_seen": [
+            ('const real = e => e.state === "accepted" && e.hit || e', "const real = e => e")],
+        "test_page.py::test_reviews_outlive_a_reload": [
+            ("if (dirty()) e.preventDefault()", ""), ("onstorage = e", "const unheard = e"),
+            ("if (kept.exported) exported", "if (false) exported")],
+        "test_page.py::test_a_changed_result_starts_clean_and_says_so": [
+            ("at(old[r.pin] || r)", "at(r)"), ("D.match, D.hash])", 'D.match, "one"])')],
+        "test_page.py::test_every_step_is_undone_and_done_again": [
+            ("for (const one of step) set(one[0], one[which])", "set(step[0][0], step[0][which])")],
+        "test_page.py::test_the_focus_stays": [
+            ("if (strip.contains(focus) && !focus.hidden) focus.focus", "if (false) focus.focus")]}}
+if importlib.util.find_spec("playwright"):
+    for file, changes in IN_BROWSER.items():
+        MUTANTS.setdefault(file, {}).update(changes)
 
 
 # ------------------------------------------------------------------ the runner
