@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 FIVE = ("model", "stage1_spatial", "stage2_distill", "stage3_finetune", "infer")
 
 # Of the run: D is the network's width, D_t the teacher's, S its image's side, H W the frames'.
-LETTERS = {"T": 18, "L": 9, "D": 20, "D_t": 13, "K": 5, "S": 36, "H": 48, "W": 64, "masked": 3,
+LETTERS = {"T": 18, "L": 9, "D": 20, "D_t": 13, "K": 5, "S": 45, "H": 48, "W": 64, "masked": 3,
            "ranks": 1}
 IN_MAIN = {"B": 12, "b": 4, "n": 4 * 9}                # samples of a step, of a pass; n = b L
 WORDS = "ranks|masked|heads|windows|side|n_out|n_tokens|n_frames"
