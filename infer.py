@@ -30,57 +30,23 @@ An action stands at the mean time of its token's two frames, token_s * (k + 1/4)
 differs from the paper and the official code: docs/differences.md, docs/time.md. The letters stand
 in model.py; N is the windows of a half, R the tokens of all halves of a match in one row.
 """
-import collections
 import itertools
-import sys
-import time
 from operator import itemgetter
-from pathlib import Path
 from typing import NamedTuple
 
 # Before torch: importing comedian checks that the packages are installed.
-from comedian import DataError, augment, bank, evaluate, ops, report, run, soccernet, video
+from comedian import DataError, augment, bank, evaluate, ops, results, run, soccernet, video
 from comedian.frames import (
     CLIP_FRAMES, FrameReader, ahead, describe, find_halves, in_split, of_length)
-from comedian.run import file_name, number
+from comedian.run import number
 from model import Comedian, load_network
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
-
-SHOW = 0.3      # ours: at 0.3 the demo lists about as many actions as there are; 3 of 4 are right
 
 
 # ------------------------------------------------------------------ options
-def add_post_flags(parser, title="scores -> actions"):
-    """How scores become actions: the same flags here and for stage 3's validation."""
-    add = parser.add_argument_group(title).add_argument
-    add("--stride", type=number(0), default=0,
-        help="tokens from window to window; 0 = half a window (paper)")
-    add("--ignore", type=number(0), metavar="TOKENS",
-        help="ignored at each edge of a window; default: 3/16 of it (paper's best: 12 of 64)")
-    add("--merge", choices=["max", "mean"], default="max", help="of overlapping windows")
-    add("--nms", choices=list(ops.NMS), default="soft",
-        help="soft: paper's best; local: hard NMS as in the official code; greedy: hard NMS as in "
-             "the SoccerNet baselines")
-    add("--nms-window", type=number(0.0), default=10, metavar="SECONDS",
-        help="full width (paper: soft 10, hard 3)")
-    add("--threshold", type=number(0.0, 1.0), default=0.001,
-        help="lowest score of an action (official code)")
-
-
-def add_valid_flags(parser):
-    """Which matches stage 3 validates on, and how they are spotted."""
-    add = parser.add_argument_group("validation").add_argument
-    add("--valid", help="folder with labelled matches to choose best.pt on; default: none")
-    add("--valid-split", help="which of SoccerNet's games below --valid, as --split")
-    add("--valid-labels", help="root of their labels; default: --valid")
-    add("--valid-every", type=number(1), default=5, help="epochs between validations")
-    add_post_flags(parser, "validation: scores -> actions")
-
-
 def parse_args(argv=None):
     p = run.Parser(__doc__)
     group = p.add_argument_group("what to spot, and with what")
@@ -97,28 +63,16 @@ def parse_args(argv=None):
         help="end here; default: where the video does")
     add("--split", help="of --data, the games of these lists only: train, valid, test, challenge, "
         "several joined by +, or a text file")
-    add_post_flags(p)
-
-    add = report.add_output_flags(p, SHOW)
-    add("--features", type=file_name, metavar="NAME", help="write the network's tokens as features "
-        "for stage 2 and spot nothing; the checkpoint may be of any stage")
-
+    results.add_post_flags(p)
+    results.add_output_flags(p)
     add = p.add_argument_group("the machine").add_argument
     add("--batch", type=number(1, 65536), help="clips encoded at a time; default: 64 on a GPU, "
         "and on a CPU 16, whose images its caches hold")
     run.add_machine_flags(add)
     args = p.parse_args(argv)
-    if args.data and (args.start or args.end is not None):
-        p.error("--start and --end cut videos; --data has frames")
-    if args.end is not None and args.end <= args.start:
-        p.error("--end must be later than --start")
-    if args.split and not args.data:
-        p.error("--split chooses among the games of --data")
-    if args.zip and not args.split:
-        p.error("--zip wants --split: the games that the submission must hold")
-    if args.features and (not args.data or len(args.checkpoint) > 1):
-        p.error("--features wants --data and one --checkpoint")
-    return run.complete(args, show=SHOW if args.video else None, batch=clips_at_a_time(args.device),
+    results.check_flags(p, args)
+    return run.complete(args, batch=clips_at_a_time(args.device),
+                        show=results.SHOW if args.video else None,
                         out=args.data if args.features else "runs/infer")
 
 
@@ -264,14 +218,14 @@ def spot(halves, merged, args, start_s=0.0):
     return soccernet.Detections(half_number, label, position_ms, confidence.astype(np.float64))
 
 
-def spot_match(rows, classes, args):
+def spot_match(rows, outcome, args):
     """The rows of a match, (half, windows, merged) as of `score_halves`, in a list, and its
-    actions. With --show prints those of a half as soon as it is scored."""
+    actions. With --show those of a half are printed as soon as it is scored."""
     spotted = []
     for half, windows, merged in rows:
         spotted.append((half, windows, merged))
         if args.show is not None:     # the same actions as below: NMS never crosses halves
-            report.print_actions(half, spot([half], [merged], args, args.start), classes, args.show)
+            outcome.print_half(half, spot([half], [merged], args, args.start))
     halves, _, merged = zip(*spotted, strict=True)
     return spotted, spot(halves, merged, args, args.start)
 
@@ -312,10 +266,9 @@ def in_context(model, h):
     return tokens[nearest, place - torch.tensor(starts)[nearest]]
 
 
-def write_features(args, halves, process):
+def write_features(args, halves, rank, ranks, device):
     """--features: what the network makes of every second, <out>/<match>/<half>_NAME.npy: tokens in
     context, or of the spatial encoder where that alone is trained."""
-    rank, ranks, device = process
     model, stage = load_network(args.checkpoint[0], device)
     autocast, bf16 = run.choose_autocast(args.bf16, device, [model])
     print(f"features: {model.cfg.model}, {model.cfg.width} wide, "
@@ -352,9 +305,7 @@ def load_networks(args, device):
 
 
 def main(args):
-    # -- set-up
-    process = run.join_processes(args.device)              # under torchrun, one of many
-    rank, ranks, device = process
+    rank, ranks, device = run.join_processes(args.device)  # under torchrun, one of many
     if args.video:
         halves = video.halves(args.video, args.start, args.end)
         video.describe(halves)
@@ -365,68 +316,22 @@ def main(args):
         print(describe(halves, args.data))
         halves = of_length(halves, 1, "one clip")
     if args.features:
-        return write_features(args, halves, process)
+        return write_features(args, halves, rank, ranks, device)
+
+    # -- networks
     networks = load_networks(args, device)
-    models, classes = [network.model for network in networks], networks[0].model.cfg.classes
+    models = [network.model for network in networks]
     autocast, bf16 = run.choose_autocast(args.bf16, device, models)
-    labels = evaluate.labels_to_score(args, halves, classes)
-    submission = evaluate.check_output(args, halves, labels)
-    matches = list(dict.fromkeys(half.match for half in halves))
-    mine = [half for half in halves if matches.index(half.match) % ranks == rank]
 
     # -- spot, match by match
-    out, since = Path(args.out), time.time()
-    done, n_tokens, broken = [], 0, []                     # matches, their tokens, DataErrors
-    seen = collections.defaultdict(dict)                   # (match, half) -> {s: small JPEG}
-
-    def stopped():
-        who = f" by process {rank}" * (ranks > 1)
-        return f"stopped; {len(done)} matches are finished{who} in {out}; run the command again"
-
-    # All have looked at the folder before one writes.
-    with run.stoppable(stopped), run.alone_in(out, rank), tqdm(
-            total=sum(half.n_tokens for half in mine) or None, desc="infer", unit=" clips",
-            disable=None if rank == 0 else True) as bar:
-        def counted(clips):
-            for half, some in clips:
-                if args.show is not None:
-                    report.keep_pictures(seen[half.match, half.number], some, half.token_s,
-                                         args.start)
-                yield half, some
-                bar.update(len(some))
-
-        clips = (video.clips(mine, args.batch, broken) if args.video else
-                 frame_clips(mine, FrameReader(args.workers), args.batch))
-        encoded = encode_halves(models, counted(clips), device, autocast)
+    with results.Results(args, halves, models[0].cfg.classes, bf16, rank, ranks) as outcome:
+        clips = (video.clips(outcome.mine, args.batch, outcome.broken) if args.video else
+                 frame_clips(outcome.mine, FrameReader(args.workers), args.batch))
+        encoded = encode_halves(models, outcome.watch(clips), device, autocast)
         scored = score_halves(networks, encoded, autocast, args.merge)
         for match, rows in itertools.groupby(scored, key=lambda row: row[0].match):
-            spotted, found = spot_match(rows, classes, args)
-            report.write_match(out / match, spotted, found, classes, args, bf16,
-                               labels.get(match), seen)
-            done.append(match)
-            n_tokens += sum(len(merged) for _, _, merged in spotted)
-        everyone = run.all_gather_objects((done, n_tokens, [str(error) for error in broken]))
-    if rank:                                               # the first process says the rest
-        return
-    done = sorted(match for matches, _, _ in everyone for match in matches)
-    n_tokens = sum(n for _, n, _ in everyone)
-    broken = [error for _, _, errors in everyone for error in errors]
-    if not done:
-        raise DataError(broken[0] if broken else "--video: nothing to spot, no video lasts a "
-                        "second; see --start and --end")
-    where = out / (done[0] if len(done) == 1 else "<match>")
-    print(f"infer: {n_tokens * halves[0].token_s / 60:.1f} min of video in "
-          f"{time.time() - since:.1f} s; {where}/{soccernet.PREDICTIONS}"
-          + (f", {where}/page.html" if args.show is not None else ""))
-
-    # -- score, if there is a truth
-    evaluate.score_spotted(args, labels, classes, done)
-    for error in broken[:-1]:
-        print(f"error: {error}", file=sys.stderr)
-    if broken:                                             # one error ends the command; no zip then
-        raise DataError(broken[-1])
-    if args.zip:
-        soccernet.write_zip(args.zip, out, submission)
+            outcome.write(match, *spot_match(rows, outcome, args))
+    outcome.finish()
 
 
 if __name__ == "__main__":

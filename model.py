@@ -26,8 +26,10 @@ from comedian.frames import CLIP_FRAMES
 from comedian.soccernet import SOCCERNET_CLASSES
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.nn.functional import all_reduce
 
 LN_EPS = 1e-6                         # everywhere, Swin included (timm's own Swin has 1e-5)
 
@@ -416,16 +418,42 @@ def random_keep(noise, ratio, device="cpu"):
 
 
 class Projector(nn.Sequential):
-    """An MLP with GELU between its layers and no norm (official code). No later stage uses it.
-    dims: in, hidden, ..., out. `last_bias` is False for stage 1's predictor."""
+    """An MLP with GELU between its layers. No later stage uses it. dims: in, hidden, ..., out.
+    `last_bias` is False for stage 1's predictor. norm: "none" (official code), or "batch" before
+    each GELU."""
 
-    def __init__(self, *dims, last_bias=True):
+    def __init__(self, *dims, last_bias=True, norm="none"):
         layers = []
         for i in range(len(dims) - 1):
             last = i == len(dims) - 2
-            layers += [nn.Linear(dims[i], dims[i + 1], bias=last_bias if last else True), nn.GELU()]
-        super().__init__(*layers[:-1])
+            layers += [nn.Linear(dims[i], dims[i + 1], bias=last_bias if last else True),
+                       *[BatchNorm(dims[i + 1])] * (norm == "batch"), nn.GELU()]
+        super().__init__(*layers[:-1 - (norm == "batch")])
         initialize(self)
+
+
+class BatchNorm(nn.Module):
+    """Normalises each of the D numbers over the clips of a pass, of all processes: (n, D) -> (n,
+    D). It keeps no running statistics: a head is only used in training, the target's too. Proved by
+    test_batch_norm and test_two_processes_equal_one."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x):
+        mean = mean_of_processes(x.float().mean(0))                   # (D,)
+        x = x - mean
+        variance = mean_of_processes(x.float().square().mean(0))      # (D,)
+        return x * torch.rsqrt(variance + 1e-5) * self.weight + self.bias
+
+
+def mean_of_processes(x):
+    """The mean of x over all processes, which have as many clips each; gradients flow back to
+    every one of them."""
+    if not dist.is_initialized():
+        return x
+    return all_reduce(x) / dist.get_world_size()
 
 
 def decay_groups(*modules, weight_decay):

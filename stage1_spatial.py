@@ -51,6 +51,9 @@ def parse_args(argv=None):
     add("--negatives", choices=["queue", "batch"], default="queue",
         help="batch: the other clips of the batch (with --accumulate, of the pass) instead of "
              "the queue (ours, for small runs)")
+    add("--head-norm", choices=["none", "batch"], default="none",
+        help="batch: BatchNorm in projector and predictor, over the clips of a pass (ours: a small "
+             "run learns its task faster); none: official code")
     add("--halves-per-batch", type=number(0), default=0,
         help="draw each batch from this many halves (ours: clips that share kits and pitch must "
              "be told apart by the play); 0 = all clips, shuffled (paper)")
@@ -187,9 +190,11 @@ def main(args):
     # -- network: f_s with projector and predictor; the target, a slow copy of the first two
     torch.manual_seed(args.seed)
     encoder = spatial_encoder(cfg).to(device)
-    projector = Projector(cfg.width, cfg.head_width, cfg.head_width, 256).to(device)
+    projector = Projector(cfg.width, cfg.head_width, cfg.head_width, 256,
+                          norm=args.head_norm).to(device)
     target = copy.deepcopy(nn.Sequential(encoder, projector)).requires_grad_(False)
-    predictor = Projector(256, cfg.head_width, 256, last_bias=False).to(device)
+    predictor = Projector(256, cfg.head_width, 256, last_bias=False,
+                          norm=args.head_norm).to(device)
     n_queue = args.queue if args.negatives == "queue" else 0
     queue = F.normalize(torch.randn(n_queue, 256), dim=1).to(device)                  # (M, 256)
     groups = decay_groups(encoder, projector, predictor, weight_decay=args.weight_decay)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 # Before torch: importing comedian checks that the packages are installed.
 import infer
-from comedian import DataError, augment, run
+from comedian import DataError, augment, results, run
 from comedian.checkpoint import load_parts, restore, trained_parts
 from comedian.frames import CLIP_FRAMES, FrameReader, of_length
 from comedian.run import number
@@ -80,7 +80,7 @@ def parse_args(argv=None):
     add("--lr", type=number(0.0), help="peak for 256 windows of 64 frames; scales with both; "
         "default: 5e-4, ViSwin 3e-4 (paper)")
     run.add_adamw_flags(add)
-    infer.add_valid_flags(p)
+    results.add_valid_flags(p)
     run.add_flags(p, out="runs/stage3")
     args = p.parse_args(argv)
     return run.complete(args, labels=args.data)

@@ -1,15 +1,15 @@
 """
-The paper's comparisons at a size for two CPU cores: rendered matches, vivit_micro, short runs.
+The paper's comparisons at a size for two CPU cores: the 3-D matches of matches/, vivit_micro, short
+runs.
 
     python benchmarks/ablation.py search          # chooses the settings: benchmarks/ablation.json
     python benchmarks/ablation.py table5          # scores them, for docs/ablation.md
-    python benchmarks/ablation.py table5-hard     # on matches where only context tells
     python benchmarks/ablation.py all             # every table
     make search, make table5, make ablation       # the same
 
-Every seed has its own matches: 75 to pretrain on, 10 of them labelled, 12 to be judged on. The
-search uses seeds 100 and 101, whose matches no table reports; the tables use seeds 10 to 14. So
-nothing is chosen on what is reported. (Seeds 0 to 2 are the demo's; much was tried on them.)
+60 matches to pretrain on, 12 of them labelled. The search judges on the 4 matches of valid.txt,
+with seeds 100 and 101 of weights and draws; the tables judge on the 12 of test.txt, with seeds 10
+to 14. So nothing is chosen on what is reported. (Seeds 0 to 2 are the demo's.)
 
 Each line of a table is a chain of the stages' own commands. They run in runs/ablation/<seed>/<name>
 with one thread each, --jobs of them side by side; every folder keeps its command in run.json. What
@@ -34,26 +34,26 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from comedian import draw, report, write_text  # noqa: E402
-from comedian.synthetic import CLASSES  # noqa: E402
+from comedian import draw, report, soccernet, write_text  # noqa: E402
 
 DATA, RUNS, CHOSEN = Path("data"), Path("runs/ablation"), ROOT / "benchmarks/ablation.json"
+MATCHES, FRAMES = Path("matches"), DATA / "demo"       # FRAMES: those of make demo
+LABELS = f"--labels {MATCHES} --classes {MATCHES}/classes.txt"
 SEARCH_SEEDS, FIRST_SEED = (100, 101), 10
 N_SEEDS = {"table5": 5}                                    # the other tables have three
 COLOR = "--color 0.2 0.2 0.1 0"
-FEW = (5, 2)                          # labelled matches, instead of 10
+FEW = (6, 3)                          # labelled matches, instead of 12
 COLORS = draw.SPOTTED, draw.CURVE, draw.TRUTH       # of the curves of a picture, at most 3
-HARD = "table5", "table3", "table7"                       # also on hard matches, as table5-hard
 MORE_SEEDS = 201, 202                 # of an ensemble's weights and draws: no table has these
 
 
 class Run(NamedTuple):
     """A command of a stage, the run whose last.pt it starts from, and for stage 2 the run whose
-    encoder is the teacher (without one: the rendered matches' own features)."""
+    tokens are the teacher's, or the name of features that are there."""
     name: str
     command: str
     parent: "Run | None" = None
-    teacher: "Run | None" = None
+    teacher: "Run | str | None" = None
 
 
 class Spot(NamedTuple):
@@ -64,29 +64,44 @@ class Spot(NamedTuple):
 
 # ------------------------------------------------------------------ the stages at this size
 def stage1(flags="", name="1"):
-    return Run(name, f"stage1_spatial.py --model vivit_micro --batch 128 --lr 2e-3 --momentum 0.95 "
-               f"--negatives batch --halves-per-batch 4 --crop-scale 0.6 1 {COLOR} {flags}")
+    return Run(name, f"stage1_spatial.py --split {MATCHES}/pretrain.txt --model vivit_micro "
+               f"--batch 128 --lr 2e-3 --momentum 0.95 --negatives batch --halves-per-batch 4 "
+               f"--crop-scale 0.6 1 {COLOR} {flags}")
 
 
-def stage2(parent, flags="", name="2", teacher=None):
-    features = "--features {features} --features-name own" if teacher else "--features-name physics"
-    return Run(name, f"stage2_distill.py {features} --model vivit_micro --window 32 "
-               f"--windows-per-half 38 --batch 8 --lr 0.064 {COLOR} {flags}", parent, teacher)
+def stage2(parent, teacher, flags="", name="2"):
+    return Run(name, f"stage2_distill.py --split {MATCHES}/pretrain.txt --model vivit_micro "
+               f"--window 32 --windows-per-half 8 --batch 8 --lr 0.064 {COLOR} {flags}", parent,
+               teacher)
 
 
 def stage3(parent, flags="", name="3"):
-    return Run(name, "stage3_finetune.py --classes {data}/classes.txt --model vivit_micro --window "
-               f"32 --batch 8 --windows-per-half 25 --prior 0.015 --mask 0 {COLOR} {flags}", parent)
+    return Run(name, f"stage3_finetune.py --split {MATCHES}/train.txt {LABELS} --model vivit_micro "
+               f"--window 32 --batch 8 --windows-per-half 8 --prior 0.015 --mask 0 {COLOR} {flags}",
+               parent)
 
 
 # ------------------------------------------------------------------ running them
 class Runner:
-    """Runs what a table needs, `jobs` at a time, each run once; on the demo's matches or hard ones.
+    """Runs what a table needs, `jobs` at a time, each run once; judges on the matches of `split`.
     """
 
-    def __init__(self, jobs, hard=False):
+    def __init__(self, jobs, split):
         self.pool, self.locks = ThreadPoolExecutor(jobs), collections.defaultdict(threading.Lock)
-        self.hard, self.seconds = hard, {}                 # of each command that a table needs
+        self.split, self.seconds = split, {}               # of each command that a table needs
+
+    def prepare(self):
+        """The frames, lists of fewer labelled matches for --split, and the engine's state as
+        features (matches/README.md)."""
+        self.call(f"-m comedian.prepare frames --videos {MATCHES} --out {FRAMES} --size 48 48")
+        labelled = (MATCHES / "train.txt").read_text().split()
+        for n in FEW:
+            write_text(DATA / f"few{n}.txt", "".join(f"{name}\n" for name in labelled[:n]))
+        stored = np.load(MATCHES / "state.npz")
+        for name in set(stored.files) - {"step"}:
+            match, half = name.split("_")
+            state = stored[name].cumsum(1).T * stored["step"]                    # (pictures, 96)
+            np.save(FRAMES / match / f"{half}_state.npy", np.ascontiguousarray(state, np.float32))
 
     def metrics(self, lines, seeds):
         """{line: [metrics.json per seed]}; lines: {line: Spot or Run}."""
@@ -106,33 +121,28 @@ class Runner:
 
     def spot(self, spot, seed):
         checkpoints = [self.run(run, seed) / "last.pt" for run in spot.runs]
-        out = checkpoints[0].parent / "-".join(["test", str(len(spot.runs)), *spot.flags.split()])
+        out = checkpoints[0].parent / "-".join([self.split, str(len(spot.runs)),
+                                                *spot.flags.split()])
         metrics = out / "metrics.json"
-        self.command(out, f"infer.py --data {self.data(seed)}/test --checkpoint "
-                     f"{' '.join(map(str, checkpoints))} --out {out} --json {metrics} {spot.flags}")
+        self.command(out, f"infer.py --data {FRAMES} --split {MATCHES}/{self.split}.txt --labels "
+                     f"{MATCHES} --checkpoint {' '.join(map(str, checkpoints))} --out {out} --json "
+                     f"{metrics} {spot.flags}".strip())
         return metrics
 
-    def data(self, seed):
-        folder = DATA / f"{'hard' if self.hard else 'demo'}-{seed}"       # demo-: that of make demo
-        with self.locks[folder]:
-            self.call(f"-m comedian.prepare synthetic --out {folder} --seed {seed} --jobs 1"
-                      + self.hard * " --hard")
-            labelled = sorted((folder / "train").rglob("Labels-v2.json"))
-            for n in FEW:                                  # lists of games, for --split
-                write_text(folder / f"few{n}.txt", "".join(
-                    f"{path.parent.relative_to(folder / 'train')}\n" for path in labelled[:n]))
-        return folder
-
     def run(self, run, seed):
-        folder, data = RUNS / f"{self.hard * 'hard-'}{seed}" / self.path(run), self.data(seed)
-        script, *flags = run.command.format(data=data, features=folder / "features").split()
-        command = [script, "--data", f"{data}/train", "--seed", str(seed), "--out", str(folder)]
+        folder = RUNS / str(seed) / self.path(run)
+        script, *flags = run.command.split()
+        command = [script, "--data", str(FRAMES), "--seed", str(seed), "--out", str(folder)]
         if run.parent:
             command += ["--init", str(self.run(run.parent, seed) / "last.pt")]
-        if run.teacher:
-            self.command(folder / "features", f"infer.py --data {data}/train --checkpoint "
-                         f"{self.run(run.teacher, seed)}/last.pt --features own --out "
-                         f"{folder / 'features'}")
+        if isinstance(run.teacher, Run):
+            teacher = self.run(run.teacher, seed)
+            self.command(teacher / "features", f"infer.py --data {FRAMES} --split "
+                         f"{MATCHES}/pretrain.txt --checkpoint {teacher}/last.pt --features own "
+                         f"--out {teacher / 'features'}")
+            command += ["--features", str(teacher / "features"), "--features-name", "own"]
+        elif run.teacher:
+            command += ["--features-name", run.teacher, "--features-fps", "2"]
         self.command(folder, " ".join(command + flags), resumes=True)
         return folder
 
@@ -171,11 +181,13 @@ def t_amap(metrics):
 # The demo's size. Fine-tuning has 450 steps in every arm: all through the whole network, or, as in
 # the demo, in two phases. Then 300 of them are cheap: they train the head and the temporal
 # transformer on cached tokens of a spatial one that stands still.
-ONE, SECOND = "--steps 300", "--steps 500"                 # of stages 1 and 2
+TEACHER = "--head-epochs 0 --steps 450 --lr 0.032"         # of the network whose tokens teach
 TWO = "--head-phase temporal --head-steps 300 --head-lr {lr} --steps 150 --lr {half}"
 FULL = "--head-epochs 0 --steps 450 --lr {lr}"
 RATES = (0.032, 0.064)                                     # with 0.128 scratch fell from 75 to 45 %
 ARMS = ("scratch", "stage 1", "stage 2", "stages 1 and 2")
+ONES = tuple(f"--steps {n} --head-norm {norm}" for n in (300, 600) for norm in ("none", "batch"))
+SECOND = "--steps 350"                # of stage 2
 TARGETS = ("", "--tau-m 0.05", "--tau-m 0.1", "--lam 0.75", "--lam 1")
 
 
@@ -197,21 +209,28 @@ def search(runner):
         return best
 
     two = TWO.format(lr=0.064, half=0.032)
+    one = ask("stage 1, fine-tuned without stage 2", {
+        line: stage3(stage1(line, slug("1", line)), two, slug("3", two)) for line in ONES})
+    best = ask("target of stage 2", {line or "as in the paper": stage3(
+        pretrained(one, f"{SECOND} {line}".strip()), two, slug("3", two)) for line in TARGETS})
     targets = {line or "as in the paper": f"{SECOND} {line}".strip() for line in TARGETS}
-    best = ask("target of stage 2", {line: stage3(pretrained(ONE, flags), two, slug("3", two))
-                                     for line, flags in targets.items()})
-    chosen["flags"] = one, second = ONE, targets[best]
+    chosen["flags"] = one, targets[best]
     for arm in ARMS:
         ways = [way.format(lr=lr, half=lr / 2) for lr in RATES for way in
                 ([FULL] if arm == "scratch" else [FULL, TWO])]
-        start = pretrained("1" in arm and one, "2" in arm and second)
+        start = pretrained("1" in arm and one, "2" in arm and targets[best])
         ask(arm, {way: stage3(start, way, slug("3", way)) for way in ways})
+
+
+def teacher():
+    """What teaches unless a line says otherwise: stage 3 alone, on the labelled matches."""
+    return stage3(None, TEACHER, "teacher")
 
 
 def pretrained(one, second):
     """Stage 1, then stage 2, with these flags; a stage without flags is left out."""
     start = stage1(one, slug("1", one)) if one else None
-    return stage2(start, second, slug("2", second)) if second else start
+    return stage2(start, teacher(), second, slug("2", second)) if second else start
 
 
 def slug(stage, flags):
@@ -232,9 +251,10 @@ def tables(chosen):
     way = chosen["stages 1 and 2"]                         # of fine-tuning the whole pipeline
     first = stage1(one, "stage1")
 
-    def both(more="", fine="", teacher=None, name="", label=None):
+    def both(more="", fine="", by=None, name="", label=None):
         """The pipeline with flags changed in stage 2 or 3; argparse takes the last of each."""
-        second = stage2(first, f"{two} {more}".strip(), slug(f"stage2{name}", more), teacher)
+        second = stage2(first, by or teacher(), f"{two} {more}".strip(),
+                        slug(f"stage2{name}", more))
         return stage3(second, f"{way} {fine}".strip(), label or slug("stage3", fine))
 
     def scratch(flags):
@@ -243,11 +263,11 @@ def tables(chosen):
     whole = both()
     steps = {"scratch": stage3(None, chosen["scratch"], "scratch"),
              "stage 1": stage3(first, chosen["stage 1"], "stage3"),
-             "stage 2": stage3(stage2(None, two, "stage2"), chosen["stage 2"], "stage3"),
+             "stage 2": stage3(stage2(None, teacher(), two, "stage2"), chosen["stage 2"], "stage3"),
              "stages 1 and 2": whole}
     others = [both(f"--seed {k}", f"--seed {k}") for k in MORE_SEEDS]
     windows = {f"{w} s": both(*(f"--window {w} --batch {256 // w} --windows-per-half {n * 32 // w}"
-                                for n in (38, 25))) for w in (4, 16, 64)}
+                                for n in (8, 8))) for w in (4, 16, 64)}
     found = {
         "table5": ("Table 5: which steps", steps),
         "compute": ("Steps of fine-tuning; 1600 take as long as stages 1, 2 and 3 with 450", {
@@ -256,12 +276,12 @@ def tables(chosen):
             "scratch, 450 steps": steps["scratch"],
             **{f"scratch, {n} steps": scratch(f"--steps {n}") for n in (50, 150, 1600)}}),
         "labels": ("Fewer labelled matches", {
-            "10 matches: scratch": steps["scratch"],
-            "10 matches: stages 1 and 2": whole,
+            "12 matches: scratch": steps["scratch"],
+            "12 matches: stages 1 and 2": whole,
             **{f"{n} matches: {name}": run for n in FEW for name, run in (
-                ("scratch", stage3(None, f"{chosen['scratch']} --split {{data}}/few{n}.txt",
+                ("scratch", stage3(None, f"{chosen['scratch']} --split {DATA}/few{n}.txt",
                                    f"scratch-few{n}")),
-                ("stages 1 and 2", both(fine=f"--split {{data}}/few{n}.txt",
+                ("stages 1 and 2", both(fine=f"--split {DATA}/few{n}.txt",
                                         label=f"stage3-few{n}")))}}),
         "table4": ("Table 4: share of tokens masked in stage 2 / in stage 3", {
             "0.25 / 0": whole, **{
@@ -271,10 +291,12 @@ def tables(chosen):
         "table2": ("Table 2: temporal blocks", {
             "2": whole, "1": both("--temporal-depth 1"), "4": both("--temporal-depth 4")}),
         "table7": ("Table 7: teachers", {
-            "none, stage 1 alone": steps["stage 1"], "the simulator's state": whole,
-            "stage 1's encoder": both(teacher=first, name="-own"),
-            "an untrained encoder": both(name="-untrained", teacher=stage1(
-                f"{one} --steps 1 --lr 0", "untrained"))}),
+            "none: scratch": steps["scratch"], "none: stage 1 alone": steps["stage 1"],
+            "an untrained encoder": both(name="-untrained", by=stage1(
+                f"{one} --steps 1 --lr 0", "untrained")),
+            "stage 1's encoder": both(name="-own", by=first),
+            "trained on the labels": whole,
+            "the engine's state": both(name="-state", by="state")}),
         "targets": ("Eq. 4 to 6: the target of stage 2", {
             "complete bank": whole, "queue": both("--bank queue"),
             "one-hot, lambda 1": both("--lam 1")}),
@@ -299,8 +321,7 @@ def tables(chosen):
             "one": whole, "another": others[0], "a third": others[1],
             "the three averaged": Spot([whole, *others])}),
     }
-    return found | {f"{name}-hard": (f"{found[name][0]}; hard matches", found[name][1])
-                    for name in HARD}
+    return found
 
 
 def score_table(runner, name, n_seeds):
@@ -314,7 +335,7 @@ def score_table(runner, name, n_seeds):
             f"its runs took {sum(runner.seconds.values()) / 60:.0f} min of one core, those that "
             "other tables share among them", ""]
     scores = {line: [*map(t_amap, paths)] for line, paths in found.items()}
-    by_class = "mean of each class"
+    classes, by_class = soccernet.read_classes(MATCHES / "classes.txt"), "mean of each class"
     rows, first, width = [], {}, max(map(len, [by_class, *scores]))
     for line, values in scores.items():
         base = first.setdefault(line.rpartition(": ")[0], line)
@@ -325,12 +346,12 @@ def score_table(runner, name, n_seeds):
                     f"({', '.join(f'{value:.1f}' for value in values)})"
                     + ("" if line == base else f"  {gain:+.1f} to {base!r}, 95 % interval "
                        f"{gain - half:+.1f} to {gain + half:+.1f}"))
-    text += ["", f"{by_class:{width}}  " + "  ".join(CLASSES)]
+    text += ["", f"{by_class:{width}}  " + "  ".join(classes)]
     for line, paths in found.items():
         means = 100 * np.mean([json.loads(path.read_text())["tight"]["a_mAP_per_class"]
                                for path in paths], axis=0)
         text.append(f"{line:{width}}  " + "  ".join(
-            f"{mean:{len(name)}.1f}" for name, mean in zip(CLASSES, means, strict=True)))
+            f"{mean:{len(name)}.1f}" for name, mean in zip(classes, means, strict=True)))
     print("\n".join(text))
     write_text(ROOT / f"benchmarks/ablation-{name}.txt", "\n".join(text) + "\n")
     draw_dots(ROOT / f"docs/ablation-{name}.png", title, rows)
@@ -392,17 +413,17 @@ def main():
     parser.add_argument("--seeds", type=int, help="default: 5 for table5, 3 for the others")
     args = parser.parse_args()
     os.chdir(ROOT)
-    runners = [Runner(args.jobs), Runner(args.jobs, hard=True)]
+    runner = Runner(args.jobs, "valid" if args.what == "search" else "test")
+    runner.prepare()
     try:
         if args.what == "search":
-            return search(runners[False])
+            return search(runner)
         if not CHOSEN.exists():
             sys.exit(f"error: {CHOSEN}: not there; run python benchmarks/ablation.py search first")
         for name in names if args.what == "all" else [args.what]:
-            score_table(runners[name.endswith("-hard")], name, args.seeds)
+            score_table(runner, name, args.seeds)
     finally:
-        for runner in runners:
-            runner.pool.shutdown(cancel_futures=True)      # of a run that failed, do not go on
+        runner.pool.shutdown(cancel_futures=True)          # of a run that failed, do not go on
 
 
 if __name__ == "__main__":

@@ -211,7 +211,7 @@ def machine(device):
 def main():
     p = argparse.ArgumentParser(description="clips a second of each stage, part by part",
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--data", default="data/demo-0/train", help="frames; the demo's by default")
+    p.add_argument("--data", default="data/demo", help="frames; the demo's by default")
     p.add_argument("--features-name", default="physics", help="stage 2's bank")
     p.add_argument("--model", default="vivit_micro", choices=MODELS)
     p.add_argument("--device", type=torch.device, default="cpu")

@@ -32,8 +32,8 @@ import numpy as np
 from comedian import DataError, command, draw, formats, soccernet, write_text
 from comedian.command import number, text_encoding
 from comedian.soccernet import (
-    LABELS, PREDICTIONS, SCORES, find_files, find_labels, match_labels, nearest_names, read_labels,
-    same_names, unreachable, warn_unknown_labels, warn_unmatched)
+    LABELS, PREDICTIONS, SCORES, find_files, find_labels, nearest_names, read_labels,
+    same_names, unreachable, warn_unknown_labels)
 
 HALF_S = 120 * 60                     # the official evaluator's half; later events fall on its end
 METRICS = {                           # name -> deltas, full widths in seconds
@@ -437,85 +437,6 @@ def spans_of(files):
             spans |= {(match, int(half)): (-np.inf, HALF_S) for half in
                       soccernet.about_results(path).get("videos", ("1", "2"))}
     return spans
-
-
-def labels_to_score(args, halves, classes):
-    """{match: labels} of infer.py's halves, with its flags. Says which names of labels fit none.
-    DataError before the work begins, if --labels has none that fits, or none that reaches a frame;
-    what is only found beside a video and cannot be read is told and left out."""
-    matches, root = {half.match for half in halves}, args.labels or args.data
-    if not root:                      # below which a video has its match's name: <root>/<match>.mp4
-        path, names = Path(halves[0].path).absolute(), Path(halves[0].match).parts
-        places = [place.parents[len(names) - 1] for place in (path.parent, path.with_suffix(""))
-                  if place.parts[-len(names):] == names]     # or <root>/<match>/1_224p.mkv
-        if not places:
-            return {}
-        root = places[0]
-    try:
-        found, others = match_labels(root, matches, args.encoding)
-        events = {match: read_labels(labels, classes) for match, labels in found.items()}
-    except DataError as error:
-        if args.labels or args.data:
-            raise
-        print(f"warning: {error}; going on without labels")
-        return {}
-    folders = (soccernet.stray_folders(root, matches, found)
-               if args.labels or args.data else [])        # all disks may lie above a video
-    if args.split:                    # those of other splits are there
-        others = {name: of for name, of in others.items() if not Path(args.data, name).is_dir()}
-        folders = [name for name in folders if not Path(args.data, name).is_dir()]
-    if args.labels and not found:
-        raise DataError(soccernet.no_labels(root, matches, [*others, *folders]))
-    warn_unmatched(others, matches, found, folders)
-    if args.labels and not args.start and args.end is None:
-        unreachable(events, {
-            (half.match, half.number): (-np.inf, (half.n_tokens + 1) * half.token_s
-                                        if half.n_tokens else HALF_S) for half in halves},
-            classes, args.labels)
-    return found
-
-
-def score_spotted(args, labels, classes, done):
-    """infer.py's table of the matches `done`, if some are among its `labels`; or, if --labels was
-    given, why there is none."""
-    if any(match in labels for match in done):
-        if args.start or args.end is not None:
-            print("No table: --start and --end leave out events that the labels have.")
-        else:
-            score_files(args.out, args.labels or args.data or next(iter(labels.values())), classes,
-                        done, True, args.chance, args.json, label_files=labels)
-    elif args.labels:
-        print(f"No table: {args.labels} has labels of other matches alone than those spotted.")
-
-
-def check_output(args, halves, labels):
-    """Refuses, before the work begins, what could not be written or scored at its end. labels: of
-    the matches that have any. Returns the submission's {match: game}; without --zip, {}."""
-    out, matches = Path(args.out), sorted({half.match for half in halves})
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be made a folder ({error.strerror}); "
-                        "choose another --out") from None
-    if args.chance and len(labels) < 2:
-        raise DataError("--chance scores each match with another one's predictions, and "
-                        f"{len(labels)} match here has labels; leave it out, or give more matches")
-    again = [match for match in matches if (out / match / PREDICTIONS).exists()]
-    if again:
-        print(f"{out}: results of {len(again)} of these matches are there and will be replaced")
-    check_writable(out / PREDICTIONS)
-    if args.json:
-        check_writable(args.json, ".json")
-    if not args.zip:
-        return {}
-    check_writable(args.zip, ".zip")
-    names = soccernet.games_of(halves, args.data, args.split)
-    there = {(half.match, half.number) for half in halves}
-    soccernet.check_games([match for match in names if {(match, 1), (match, 2)} <= there], names,
-                          f"{args.data}, halves 1 and 2")
-    before = {file.parent.relative_to(out).as_posix() for file in out.rglob(PREDICTIONS)}
-    soccernet.check_games(before | names.keys(), names, out)
-    return names
 
 
 def check_writable(path, *endings):

@@ -199,3 +199,14 @@ def texts(match, actions, classes, about, kind, lead_ms=3000, lag_ms=3000):
     return {f"actions_{half}.{ENDING[kind]}":
             write([action for action in actions if action.half == half], lead_ms, lag_ms)
             for half in sorted({action.half for action in actions})}
+
+
+def remove(path, why=None):
+    """Removes an output, and says why."""
+    from tqdm import tqdm
+    try:
+        path.unlink()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be removed ({error.strerror}); move it away") from None
+    if why:
+        tqdm.write(f"note: {path}: removed, {why}")

@@ -132,3 +132,43 @@ def describe(about):
         parts.append(", ".join(f"{name} {value}" for name, value in settings.items()
                                if value is not None))         # None: as the network's window says
     return " · ".join(parts)
+
+
+# ------------------------------------------------------------------ the results of infer.py
+def read_half(folder, half):
+    """(scores (n_tokens, K) in [0, 1], token_s, start_s, classes) of a half, merged as by infer.py
+    (of older files: as it does by default).
+
+    Token k stands at start_s + (k + 1/4) * token_s seconds of the video. Raises DataError if
+    infer.py stored no such half.
+    """
+    from comedian import ops          # here: it brings torch, which takes longer than a picture
+    stored = soccernet.read_scores(folder)
+    curve = soccernet.read_curve(folder, half)
+    if curve is not None:
+        return curve, stored.token_s, stored.start_s, stored.classes
+    window, length = stored.windows[0].shape[1], stored.windows[3].tolist()
+    if not length[half - 1]:
+        raise DataError(f"{Path(folder) / soccernet.SCORES}: no half {half} in it; "
+                        f"see --half {2 - bool(length[0])}")
+    merged = ops.merge_windows(*stored.windows, edge=ops.default_ignore(window))  # (S, K)
+    return (merged.split(length)[half - 1].numpy(), stored.token_s, stored.start_s,
+            stored.classes)
+
+
+def from_results(folder, match, labels=None, threshold=0.3, pictures=None):
+    """page.html of a match from the results in `folder`; labels as soccernet.find_labels has them.
+    Returns its path."""
+    folder = Path(folder)
+    match = folder.resolve().name if match == "." else match
+    curves, length = {}, soccernet.read_scores(folder).windows[3].tolist()        # tokens of each
+    for half in (1, 2):
+        if length[half - 1]:
+            *curves[half], classes = read_half(folder, half)
+    if not curves:
+        raise DataError(f"{folder / soccernet.SCORES}: no scores of a half in it; run infer.py")
+    actions, _, about = export.actions_of(folder / soccernet.PREDICTIONS, LEAST, classes)
+    events = None if labels is None else soccernet.read_labels(labels, classes)
+    write_page(folder / "page.html", match, curves, classes, actions, about, events, pictures,
+                    threshold)
+    return folder / "page.html"

@@ -1,19 +1,17 @@
 """
 What is made once and then kept on disk.
 
-    python -m comedian.prepare synthetic --out data/demo              # what `make demo` trains on
-    python -m comedian.prepare synthetic --out few --train 4 --labelled 2 --test 1       # seconds
     python -m comedian.prepare frames --videos soccernet/ --out frames/
+    python -m comedian.prepare frames --videos matches --out data/demo --size 48 48   # make demo
     python -m comedian.prepare pca --features soccernet/ --split train    # Baidu's: 8,576 to 512
 
-`synthetic` renders small football matches with labels and teacher features: synthetic.py.
 `frames` turns every video into a folder of JPEGs, two per second: video.py.
 `pca` writes <half>_<out-name>.npy beside every <half>_<name>.npy, in the basis that it fits and
 keeps in <out-name>.npz; with --basis, in one fitted before. It goes on where it was stopped, half
 by half. (Features by a network of your own: infer.py --features NAME.)
 
-Each of the three imports what it alone needs (OpenCV, FFmpeg, torch) where it begins to use it, so
-that --help and a wrong path do not wait for the others.
+Each of the two imports what it alone needs (FFmpeg, torch) where it begins to use it, so that
+--help and a wrong path do not wait for the other.
 """
 import argparse
 import concurrent.futures
@@ -447,34 +445,9 @@ def pca(args):
 
 
 # ------------------------------------------------------------------ command line
-def render(args):
-    """`python -m comedian.prepare synthetic`."""
-    from comedian import synthetic
-    synthetic.render(args)
-
-
 def parse_args(argv=None):
     p = command.Parser(__doc__)
     commands = p.add_subparsers(dest="command", required=True, prog=p.prog)
-    s = commands.add_parser("synthetic", help="render small matches, labels, teacher features")
-    s.add_argument("--out", required=True, help="folder to make")
-    s.add_argument("--train", type=number(1, 10_000), default=75,
-                   help="matches to train on, two halves each")
-    s.add_argument("--labelled", type=number(0, 10_000), default=10,
-                   help="how many of these get labels")
-    s.add_argument("--test", type=number(0, 10_000), default=12,
-                   help="matches to test on, all labelled")
-    s.add_argument("--seconds", type=number(30, 36_000), default=180, help="length of a half")
-    s.add_argument("--size", type=number(32, 2048), default=48,
-                   help="height and width of a frame in pixels")
-    s.add_argument("--seed", type=number(0, 2 ** 32 - 1), default=0, help="another seed, other "
-                   "matches")
-    s.add_argument("--hard", action="store_true", help="replays look like play and come "
-                   "more often, and a goal looks like a miss until the restart")
-    s.add_argument("--jobs", type=number(1, 1024), default=os.cpu_count(),
-                   help="processes side by side")
-    s.set_defaults(run=render)
-
     s = commands.add_parser("frames", help="frames of a tree of videos, for all stages")
     s.add_argument("--videos", required=True,
                    help="folder with <match>/1_224p.mkv and 2_224p.mkv, or any other videos")

@@ -23,13 +23,12 @@ Nothing is scored here; comedian.evaluate does that.
 """
 import difflib
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 
-from comedian import (
-    DataError, __version__, command, draw, evaluate, export, formats, frames, soccernet, write_text)
+from comedian import DataError, command, draw, evaluate, export, formats, soccernet, write_text
+
 
 # ------------------------------------------------------------------ timeline
 def find_match(root, name=None):
@@ -52,137 +51,7 @@ def find_match(root, name=None):
                     f"near it: {', '.join(map(repr, (near or matches)[:3]))}")
 
 
-def read_half(folder, half):
-    """(scores (n_tokens, K) in [0, 1], token_s, start_s, classes) of a half, merged as by infer.py
-    (of older files: as it does by default).
-
-    Token k stands at start_s + (k + 1/4) * token_s seconds of the video. Raises DataError if
-    infer.py stored no such half.
-    """
-    from comedian import ops          # here: it brings torch, which takes longer than a picture
-    stored = soccernet.read_scores(folder)
-    curve = soccernet.read_curve(folder, half)
-    if curve is not None:
-        return curve, stored.token_s, stored.start_s, stored.classes
-    window, length = stored.windows[0].shape[1], stored.windows[3].tolist()
-    if not length[half - 1]:
-        raise DataError(f"{Path(folder) / soccernet.SCORES}: no half {half} in it; "
-                        f"see --half {2 - bool(length[0])}")
-    merged = ops.merge_windows(*stored.windows, edge=ops.default_ignore(window))  # (S, K)
-    return (merged.split(length)[half - 1].numpy(), stored.token_s, stored.start_s,
-            stored.classes)
-
-
 # ------------------------------------------------------------------ the page, exports
-def keep_pictures(seen, clips, token_s, start_s):
-    """Adds a small picture per clip (b, 2, H, W, 3) uint8 to `seen`, {s: JPEG}, of one half."""
-    from comedian import page         # here: it needs OpenCV
-    for clip in clips.numpy():
-        seen[start_s + token_s * (len(seen) + 0.25)] = page.small_picture(clip[0])
-
-
-def write_page(folder, match, labels=None, threshold=0.3, pictures=None):
-    """page.html of a match from the results in `folder`; labels as soccernet.find_labels has them.
-    Returns its path."""
-    from comedian import page
-    folder = Path(folder)
-    match = folder.resolve().name if match == "." else match
-    curves, length = {}, soccernet.read_scores(folder).windows[3].tolist()        # tokens of each
-    for half in (1, 2):
-        if length[half - 1]:
-            *curves[half], classes = read_half(folder, half)
-    if not curves:
-        raise DataError(f"{folder / soccernet.SCORES}: no scores of a half in it; run infer.py")
-    actions, _, about = export.actions_of(folder / soccernet.PREDICTIONS, page.LEAST, classes)
-    events = None if labels is None else soccernet.read_labels(labels, classes)
-    page.write_page(folder / "page.html", match, curves, classes, actions, about, events, pictures,
-                    threshold)
-    return folder / "page.html"
-
-
-def add_output_flags(parser, least):
-    """What infer.py leaves of a match: the flags of its outputs. least: of --show, for videos."""
-    add = parser.add_argument_group("what comes out").add_argument
-    add("--out", help="folder for results_spotting.json and scores.npz per match; default: "
-        "runs/infer, with --features that of --data")
-    add("--show", type=command.number(0.0, 1.0), metavar="CONFIDENCE",
-        help="print each action of this confidence or more when its half is done, and draw a "
-        f"timeline per half; default: {least} for --video, nothing for --data")
-    add("--labels", help="root of the labels, or a labels.csv; default: where the frames or videos "
-        "are")
-    add("--encoding", type=command.text_encoding, help=command.ENCODING_HELP)
-    add("--chance", action="store_true", help="beside the table, what chance reaches "
-        "(comedian.evaluate)")
-    add("--json", metavar="FILE", help="write every number of the table here")
-    add("--zip", metavar="FILE", help="write the games of --split as a submission")
-    return add
-
-
-def print_actions(half, found, classes, least):
-    """Prints the rows of a half: time, class and confidence of each action of `least` or more."""
-    from tqdm import tqdm
-    tqdm.write(f"\n{half.match}, half {half.number}")
-    for i in np.lexsort((found.label, found.position_ms)).tolist():
-        if found.confidence[i] >= least:
-            minute, second = divmod(int(found.position_ms[i] / 1000), 60)
-            tqdm.write(f"{f'{minute:02d}:{second:02d}':>7}  "
-                       f"{classes[found.label[i]]:{max(map(len, classes))}}  "
-                       f"{found.confidence[i]:.2f}")
-
-
-def remove_outputs(folder, new=()):
-    """Removes what was drawn or exported beside older results in `folder`, before others take their
-    place; says so of what is not written `new`."""
-    names = sorted(name for name in (os.listdir(folder) if folder.is_dir() else ())
-                   if export.OUTPUTS.fullmatch(name))
-    for name in names if (folder / soccernet.PREDICTIONS).exists() else ():
-        remove(folder / name, None if name in new else "it is of older results")
-
-
-def remove(path, why=None):
-    """Removes an output, and says why."""
-    from tqdm import tqdm
-    try:
-        path.unlink()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be removed ({error.strerror}); move it away") from None
-    if why:
-        tqdm.write(f"note: {path}: removed, {why}")
-
-
-def write_match(folder, spotted, found, classes, args, bf16, labels, seen):
-    """What infer.py leaves of a match: scores.npz, results_spotting.json and, with --show, a
-    timeline per half and the page.
-
-    spotted: per half (half, windows, merged), as of infer.score_halves; found: the Detections;
-    labels: of this match, or None; seen: {(match, half): {s: small JPEG}}, which is emptied.
-    """
-    halves, windows, merged = zip(*spotted, strict=True)
-    match = halves[0].match
-    remove_outputs(folder, () if args.show is None else
-                   ("page.html", *(f"timeline_{half.number}.png" for half in halves)))
-    about = {"program": f"comedian {__version__}", "checkpoint": args.checkpoint,
-             "settings": {name: vars(args)[name] for name in
-                          ("stride", "ignore", "merge", "nms", "nms_window", "threshold")},
-             "fps": frames.CLIP_FRAMES / halves[0].token_s,
-             "videos": {str(half.number): os.path.relpath(
-                 half.path if args.video else half.folder, folder) for half in halves},
-             "classes": classes}
-    soccernet.write_scores(folder / soccernet.SCORES, match, classes, halves, merged,
-                           [of_half[0] if len(of_half) == 1 else None for of_half in windows],
-                           args.start, bf16)
-    soccernet.write_predictions(folder / soccernet.PREDICTIONS, match, found, classes, about)
-    if args.show is None:
-        return
-    events = soccernet.read_labels(labels, classes) if labels else None
-    for half, table in zip(halves, merged, strict=True):
-        draw.timeline(folder / f"timeline_{half.number}.png", soccernet.match_title(match),
-                      half.number, table.numpy(), half.token_s, args.start, classes, found, events,
-                      args.show)
-    write_page(folder, match, labels, args.show,
-               {half.number: seen.pop((match, half.number), {}) for half in halves})
-
-
 def labels_of(args, matches):
     """{match: labels} of those of these matches that --labels has; says which names of a table are
     of no results below args.scores, and which labels are beyond what was scored. DataError if none
@@ -211,11 +80,12 @@ def labels_of(args, matches):
 
 def pages(args):
     """The page of every match below args.scores, or of args.match."""
+    from comedian import page         # here: it needs OpenCV, and --help should not wait for that
     matches = ([find_match(args.scores, args.match)] if args.match else
                list(soccernet.find_files(args.scores, soccernet.SCORES)))
     labels = labels_of(args, matches) if args.labels else {}
     for match in matches:
-        print(f"report: {write_page(Path(args.scores, match), match, labels.get(match))}")
+        print(f"report: {page.from_results(Path(args.scores, match), match, labels.get(match))}")
 
 
 def exports(args):
@@ -232,7 +102,7 @@ def exports(args):
         for half in () if args.format in export.OF_MATCH else (1, 2):          # of an older export
             path = folder / f"actions_{half}.{export.ENDING[args.format]}"
             if path.name not in texts and path.is_file():
-                remove(path, f"{none} is in that half")
+                export.remove(path, f"{none} is in that half")
         for name, text in texts.items():
             write_text(folder / name, text)
             print(f"report: {folder / name}")
@@ -349,8 +219,9 @@ def main(args):
         draw.curves(args.runs, args.out, args.together)
     else:
         match = find_match(args.scores, args.match)
+        from comedian import page
         folder = Path(args.scores) / match
-        *scores, classes = read_half(folder, args.half)
+        *scores, classes = page.read_half(folder, args.half)
         spotted, *_ = export.read_results(folder / soccernet.PREDICTIONS, classes)
         events = None
         if args.labels:

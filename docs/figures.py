@@ -1,11 +1,11 @@
 """
 The pictures of the pages in docs/: what the method does, shown on the demo's matches.
 
-    python docs/figures.py --run runs/demo-0 --data data/demo-0                     # all of them
-    python docs/figures.py --run runs/demo-0 --data data/demo-0 --only nms metric
+    python docs/figures.py --run runs/demo-0                     # all of them
+    python docs/figures.py --run runs/demo-0 --only nms metric
 
-Reads   <run>/stage1, stage2 and stage3/last.pt with their log.txt; <run>/test, what infer.py
-        wrote; <data>/train and <data>/test: frames, labels, the stand-in teacher's features
+Reads   <run>/stage1, stage2 and stage3/last.pt with their log.txt; <run>/features, the teacher's;
+        <run>/test, what infer.py wrote; data/demo, the frames; matches/: videos, labels and lists
 Writes  <out>/<picture>.png, 1080 pixels wide, with letters that a phone can show
 
 Nothing is trained or scored here that the scripts do not do. What a picture shows is chosen by a
@@ -16,6 +16,7 @@ import functools
 import sys
 from pathlib import Path
 
+import av
 import matplotlib
 import matplotlib.patches
 import matplotlib.ticker
@@ -28,12 +29,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import infer  # noqa: E402
 from comedian import (  # noqa: E402
-    DataError, bank, draw, evaluate, ops, reference, report, run, soccernet, write_file)
+    DataError, bank, draw, evaluate, ops, page, reference, run, soccernet, write_file)
 from comedian.frames import CLIP_FRAMES, FrameReader, find_halves  # noqa: E402
 from comedian.draw import CURVE, FAINT, SPOTTED, TRUTH, clock  # noqa: E402
 from comedian.checkpoint import load_parts  # noqa: E402
 from model import Comedian, Projector, load_checkpoint  # noqa: E402
 
+MATCHES = ROOT / "matches"
 WIDTH_IN, LETTERS = 9, 15             # at report's 120 dots an inch: on a phone a third as large
 AUTOCAST = torch.autocast("cpu", torch.bfloat16, enabled=False)
 
@@ -56,18 +58,23 @@ class Demo:
 
     @functools.cached_property
     def classes(self):
-        return soccernet.read_classes(self.data / "classes.txt")
+        return soccernet.read_classes(MATCHES / "classes.txt")
 
     @functools.cached_property
     def halves(self):
-        """{(match, number): Half} of the test matches."""
-        return {(half.match, half.number): half for half in find_halves(self.data / "test")}
+        """{(match, number): Half} of the test matches that were spotted."""
+        found = find_halves(self.data, MATCHES / "test.txt")
+        return {(half.match, half.number): half for half in found if half.match in self.spotted}
 
     @functools.cached_property
     def events(self):
-        """{match: [Event]}, the truth of the test matches."""
-        return {match: soccernet.read_labels(path, self.classes) for match, path
-                in soccernet.find_files(self.data / "test", soccernet.LABELS).items()}
+        """{match: [Event]}, the truth of these matches."""
+        return self.labels(self.spotted)
+
+    def labels(self, matches):
+        """{match: [Event]} of those that have labels."""
+        found, _ = soccernet.match_labels(MATCHES, set(matches))
+        return {match: soccernet.read_labels(of, self.classes) for match, of in found.items()}
 
     @functools.cached_property
     def spotted(self):
@@ -77,7 +84,7 @@ class Demo:
 
     def scores(self, match, number):
         """(n_tokens, K): the merged scores of a half."""
-        return report.read_half(self.run / "test" / match, number)[0]
+        return page.read_half(self.run / "test" / match, number)[0]
 
     def model(self, stage):
         """(checkpoint, Comedian) of a stage; what it did not train stays as it was drawn."""
@@ -93,10 +100,17 @@ class Demo:
         return [h for _, (h,) in infer.encode_halves([model], clips, torch.device("cpu"), AUTOCAST)]
 
 
+@functools.lru_cache(4)
+def video(path):
+    """The pictures of a video, (n_frames, H, W, 3) uint8: larger than what the network sees."""
+    with av.open(str(path)) as file:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+
+
 def frames(half, first, n):
     """(n, H, W, 3) uint8 of a half; `first` is moved so that all are there."""
     first = max(0, min(first, half.n_frames - n))
-    return first, FrameReader(1).read([(half, first)], n)[0].numpy()
+    return first, video(MATCHES / half.match / f"{half.number}.mp4")[first:first + n]
 
 
 def pairs(demo, class_index, near_s=2.5):
@@ -227,7 +241,7 @@ def scores(demo, path):
         axes.xaxis.set_major_locator(matplotlib.ticker.MultipleLocator(10))
         axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(clock))
         axes.set_yticks([y + 0.35 for y in place.values()],
-                        [demo.classes[k].replace(" off target", "\noff target") for k in place])
+                        [demo.classes[k].replace("out of", "out\nof") for k in place])
         axes.tick_params(axis="y", length=0)
         axes.spines.left.set_visible(False)
         figure.legend(handles=[curve, dots, flags], loc="outside upper left", ncols=3,
@@ -294,7 +308,7 @@ def nms(demo, path):
 def metric(demo, path):
     """How t-AmAP comes about, with this run's numbers."""
     results = evaluate.score(demo.events, demo.spotted, demo.classes)
-    k = demo.classes.index("Shots off target")
+    k = demo.classes.index("Shot")
     columns = {match: (d.half, d.label, d.position_ms, d.confidence)
                for match, d in demo.spotted.items()}
     pred = evaluate.end_to_end(columns, 2, "predictions")
@@ -405,7 +419,7 @@ def neighbours(demo, path):
     owner = np.repeat(np.arange(len(halves)), [len(t) for t in tokens])
     place = np.concatenate([np.arange(len(t)) for t in tokens])
     x = F.normalize(torch.cat(tokens), dim=1)                             # (n, D)
-    names = ("Kick-off", "Corner", "Foul", "Substitution", "Yellow card")
+    names = ("Kick-off", "Corner", "Goal kick", "Throw-in", "Yellow card")
     with picture(path, 9.9) as figure:
         grid = figure.subplots(len(names), 5)
         for axes, name in zip(grid, names, strict=True):
@@ -434,18 +448,18 @@ def target(demo, path):
     window fits. The rows of the bank with the largest weights, and how the weight spreads."""
     checkpoint, model = demo.model(2)
     args = checkpoint["args"]
-    halves = find_halves(demo.data / "train")
-    features = [bank.open_features(demo.data / "train", half, args["features_name"])
+    halves = find_halves(demo.data, args["split"])
+    features = [bank.open_features(args["features"], half, args["features_name"])
                 for half in halves]
     rows = bank.Bank(features, halves, torch.device("cpu"), torch.float32)
     window, k = args["window"], demo.classes.index("Corner")
-    labels = soccernet.find_files(demo.data / "train", soccernet.LABELS)
+    labels = demo.labels((MATCHES / "train.txt").read_text().split())
     h, second = any_of((
         (halves.index(half), event.position_ms // 1000)
-        for half in halves if half.match in labels
-        for event in soccernet.read_labels(labels[half.match], demo.classes)
+        for half in halves for event in labels.get(half.match, ())
         if (event.half, event.label) == (half.number, k)
-        and window < event.position_ms // 1000 < half.n_tokens - window), "corner amid a half")
+        and window / 2 < event.position_ms // 1000 < half.n_tokens - window / 2),
+        "corner amid a half")
     index = int(rows.first_row[h]) + second
     ids = bank.row_ids(rows.rows)
     equal = ids == ids[index]
@@ -578,7 +592,7 @@ PICTURES = {"flow": flow, "filmstrip": filmstrip, "scores": scores, "curves": cu
 def parse_args(argv=None):
     p = run.Parser(__doc__)
     p.add_argument("--run", default="runs/demo-0", help="folder that make demo wrote")
-    p.add_argument("--data", default="data/demo-0", help="the matches that it was trained on")
+    p.add_argument("--data", default="data/demo", help="the frames that it was trained on")
     p.add_argument("--out", default=str(ROOT / "docs"), help="folder for the pictures")
     p.add_argument("--only", nargs="+", choices=PICTURES, help="these pictures; default: all")
     return p.parse_args(argv)

@@ -16,6 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from comedian import soccernet
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,7 +40,7 @@ def ablation(benchmark):
 def chain(run):
     while run:
         yield run
-        yield from chain(run.teacher)
+        yield from chain(run.teacher if isinstance(run.teacher, tuple) else None)
         run = run.parent
 
 
@@ -45,12 +48,12 @@ def test_every_line_of_every_table_is_a_command(ablation):
     """Accepted by its stage's parser; no two commands share a folder; each table has two lines, and
     a target in the Makefile."""
     tables = ablation.tables(json.loads(ablation.CHOSEN.read_text())["chosen"])
-    runner, commands = ablation.Runner(1), {}
+    runner, commands = ablation.Runner(1, "test"), {}
     for table, (_, lines) in tables.items():
         assert len(lines) >= 2, table
         for spot in lines.values():
             for run in (r for first in getattr(spot, "runs", [spot]) for r in chain(first)):
-                script, *flags = run.command.format(data="d", features="f").split()
+                script, *flags = run.command.split()
                 module = importlib.import_module(script.removesuffix(".py"))
                 assert module.parse_args(["--data", "d", *flags]).steps > 0
                 content = run.command, run.teacher
@@ -71,21 +74,20 @@ def test_the_demo_has_what_the_search_found(ablation):
     lines = ablation.tables(found["chosen"])["table5"][1]
     two, scores = ablation.TWO.format(lr=0.064, half=0.032), found["scores"]["stages 1 and 2"]
     assert np.mean(scores[two]) > max(map(np.mean, scores.values())) - 1
-    wanted = {("demo", run.command.split()[0]): run for run in chain(
-        ablation.stage3(lines["stages 1 and 2"].parent, two))}
-    wanted["demo-scratch", "stage3_finetune.py"] = lines["scratch"]
-    made = {(target, line.split()[0]): line.split()[1:] for target in ("demo", "demo-scratch")
-            for line in re.findall(r"(stage\d_\w+\.py .*)", subprocess.check_output(
-                ["make", "-n", target, "RUNS=r"], cwd=ROOT, text=True).replace("\\\n", " "))}
+    wanted = {run.command.split()[0]: run for run in chain(
+        ablation.stage3(lines["stages 1 and 2"].parent, two))} | {"teacher": ablation.teacher()}
+    printed = subprocess.check_output(["make", "-n", "demo", "RUNS=r"], cwd=ROOT, text=True)
+    made = {"teacher" if "--out r/teacher" in line else line.split()[0]: line.split()[1:]
+            for line in re.findall(r"(stage\d_\w+\.py .*)", printed.replace("\\\n", " "))}
     assert made.keys() == wanted.keys()
-    own = {"data", "labels", "out", "init", "log_every", "seed", "classes"}
-    for (target, script), run in wanted.items():
+    own = {"data", "out", "init", "log_every", "seed", "features", "features_name"}
+    for name, run in wanted.items():
+        script, *flags = run.command.split()
         parse = importlib.import_module(script.removesuffix(".py")).parse_args
-        flags = run.command.format(data="d").split()[1:]
         ours, demo = ({key: value for key, value in vars(parse(["--data", "d", *words])).items()
                        if key not in own | ({"model"} if run.parent else set())}   # --init's
-                      for words in (flags, made[target, script]))
-        assert ours == demo, script
+                      for words in (flags, made[name]))
+        assert ours == demo, name
 
 
 @pytest.fixture
@@ -100,7 +102,7 @@ def commands(ablation, monkeypatch, tmp_path):
             Path(found[1]).mkdir(parents=True, exist_ok=True)
         if found := re.search(r"--json (\S+)", command):
             number = {"a_mAP": 0.01 * len(commands),
-                      "a_mAP_per_class": [0.001 * len(commands) * k for k in range(8)]}
+                      "a_mAP_per_class": [0.001 * len(commands) * k for k in range(12)]}
             Path(found[1]).write_text(json.dumps(
                 dict.fromkeys(ablation.report.NUMBERS.values(), number)))
 
@@ -110,49 +112,51 @@ def commands(ablation, monkeypatch, tmp_path):
 
 def test_each_run_of_a_table_is_run_once(ablation, commands):
     """Parents first, every run once; what was run is not run again; what another command made is
-    refused; hard matches have folders of their own."""
+    refused."""
     first = ablation.stage1("--steps 5")
     lines = {"a": ablation.stage3(first, "--steps 5"),
-             "b": ablation.stage3(ablation.stage2(first, "--steps 5", teacher=first), "--steps 5")}
-    scores = ablation.Runner(1).scores(lines, [0, 1])
+             "b": ablation.stage3(ablation.stage2(first, first, "--steps 5"), "--steps 5")}
+    scores = ablation.Runner(1, "valid").scores(lines, [0, 1])
     done = [command for command in commands if not command.startswith("-m")]
     assert len(done) == len(set(done)) == 2 * (1 + 2 + 1 + 3)
     assert [command.split()[0] for command in done[:3]] == [
         "stage1_spatial.py", "stage3_finetune.py", "infer.py"]
     assert "--init runs/ablation/0/1/last.pt" in done[1] and "--seed 0" in done[1]
     own, = (command for command in done if "--features-name own" in command and "/0/" in command)
-    assert "--features runs/ablation/0/1+2/features" in own
+    assert "--features runs/ablation/0/1/features" in own
     assert set(scores) == {"a", "b"} and len(set(sum(scores.values(), []))) == 4
     commands.clear()
-    again = ablation.Runner(1)
+    again = ablation.Runner(1, "valid")
     assert again.scores(lines, [0, 1]) == scores
-    assert all(command.startswith("-m comedian.prepare") for command in commands)
+    assert not commands
     assert len(again.seconds) == len(done)                 # the time of what is not run again too
-    ablation.Runner(1, hard=True).scores(lines, [0])
-    assert "data/hard-0/" in commands[-1] and "runs/ablation/hard-0/" in commands[-1]
-    assert any("--out data/hard-0 --seed 0 --jobs 1 --hard" in command for command in commands)
+    ablation.Runner(1, "test").scores(lines, [0])          # the same runs, on other matches
+    assert "--split matches/test.txt" in commands[-1] and len(commands) == 2
     with pytest.raises(SystemExit, match="runs/ablation/0/1: was made by another command"):
-        ablation.Runner(1).scores({"c": ablation.stage3(ablation.stage1("--steps 6"))}, [0])
+        ablation.Runner(1, "valid").scores(
+            {"c": ablation.stage3(ablation.stage1("--steps 6"))}, [0])
 
 
-@pytest.mark.parametrize("name", ["table2", "table7-hard", "table12"])
+@pytest.mark.parametrize("name", ["table2", "table7", "table12"])
 def test_a_table_is_written_and_drawn(ablation, commands, monkeypatch, tmp_path, name):
     """Mean, deviation, and differences seed by seed, against numpy."""
     monkeypatch.setattr(ablation, "ROOT", tmp_path)
+    monkeypatch.setattr(ablation.Runner, "prepare", lambda self: None)
+    monkeypatch.setattr(ablation, "MATCHES", ROOT / "matches")
+    classes = soccernet.read_classes(ROOT / "matches/classes.txt")
     monkeypatch.setattr(sys, "argv", ["ablation.py", name, "--seeds", "2", "--jobs", "1"])
     ablation.main()
     title, lines = ablation.tables(json.loads(ablation.CHOSEN.read_text())["chosen"])[name]
     head, _, *rows = (tmp_path / f"benchmarks/ablation-{name}.txt").read_text().splitlines()
     assert head.startswith(f"{title}; t-AmAP in %, seeds 10, 11; python benchmarks/ablation.py "
                            f"{name} --seeds 2; commit ")
-    assert all(("data/hard-1" in command) == name.endswith("-hard") for command in commands)
-    assert rows[-len(lines) - 1].endswith("  " + "  ".join(ablation.CLASSES))
+    assert rows[-len(lines) - 1].endswith("  " + "  ".join(classes))
     scores = []
     for line, row, by_class in zip(lines, rows, rows[-len(lines):], strict=False):
         values = [float(x) for x in re.search(r"\(([\d., ]+)\)", row)[1].split(",")]
         scores.append(values)
         assert [float(x) for x in by_class.removeprefix(line).split()] == pytest.approx(
-            0.1 * np.mean(values) * np.arange(8), abs=0.06)
+            0.1 * np.mean(values) * np.arange(len(classes)), abs=0.06)
         assert row.startswith(line) and len(set(values)) == 2
         assert f"{np.mean(values):5.1f} +- {np.std(values, ddof=1):.1f}  (" in row
         if len(scores) > 1:
@@ -162,6 +166,32 @@ def test_a_table_is_written_and_drawn(ablation, commands, monkeypatch, tmp_path,
             assert [float(x) for x in said.groups()] == pytest.approx(
                 [gain.mean(), gain.mean() - half, gain.mean() + half], abs=0.06)
     assert (tmp_path / f"docs/ablation-{name}.png").stat().st_size > 1000
+
+
+# ------------------------------------------------------------------ probe.py
+def test_the_probes_precision_by_hand(benchmark):
+    """Ranked right, wrong, right: precision 1 and 2 / 3 at the two positives. A class without any
+    does not count."""
+    probe = benchmark("probe")
+    scores = torch.tensor([[0.9, 0.1], [0.8, 0.5], [0.7, 0.2], [0.1, 0.9]])
+    truth = torch.tensor([[1.0, 0], [0, 0], [1, 0], [0, 0]])
+    assert probe.average_precision(scores, truth) == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_the_probe_finds_what_is_there_and_nothing_else(benchmark):
+    """A class that is a direction of the tokens, and labels that have nothing to do with them."""
+    probe, draw = benchmark("probe"), torch.Generator().manual_seed(0)
+    x, z = (torch.randn(600, 8, generator=draw) for _ in "ab")
+    match_of = np.arange(600) // 100
+    for labels, least, most in ((lambda x: x[:, :1] > 1, 0.99, 1.0),
+                                (lambda x: torch.rand(600, 1, generator=draw) < 0.2, 0.1, 0.35)):
+        train, test = (x, labels(x).float()), (z, labels(z).float())
+        assert least <= probe.linear_probe(train, test, match_of) <= most
+    near = probe.neighbours((x, (x[:, :1] > 1).float()), (x[:50], (x[:50, :1] > 1).float()), n=1)
+    assert near == 1.0                                     # each is its own nearest
+    flat = torch.cat([x[:, :2], torch.zeros(600, 6)], 1)
+    assert probe.effective_rank(x) == pytest.approx(8, abs=0.2)
+    assert probe.effective_rank(flat) == pytest.approx(2, abs=0.1)
 
 
 # ------------------------------------------------------------------ 2. gpu.py
@@ -209,7 +239,7 @@ SMALL = {
 def test_every_benchmark_is_run():
     """steps.py is what gpu.py, memory.py and throughput.py share."""
     assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} == {
-        *SMALL, "ablation", "gpu", "steps"}
+        *SMALL, "ablation", "gpu", "probe", "steps"}
 
 
 @pytest.mark.slow
@@ -217,8 +247,9 @@ def test_every_benchmark_is_run():
 def test_a_benchmark_runs(tmp_path, name):
     """To its end, and prints numbers. Some stood broken for days while only people ran them."""
     if name == "throughput":
-        subprocess.run([sys.executable, "-m", "comedian.prepare", *"synthetic --out d --train 2 "
-                        "--labelled 1 --test 1".split()], cwd=tmp_path, check=True)
+        subprocess.run([sys.executable, "-m", "comedian.prepare", "frames", "--out", "d/train",
+                        "--videos", ROOT / "matches/001", "--size", "48", "48"], cwd=tmp_path,
+                       check=True)
     ran = subprocess.run([sys.executable, ROOT / f"benchmarks/{name}.py", *SMALL[name].split()],
                          cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from comedian import DataError, evaluate, ops, reference, soccernet
+from comedian import DataError, evaluate, ops, reference, results, soccernet
 from comedian.frames import Half
 from comedian.soccernet import LABELS, PREDICTIONS, SCORES, Detections, Event
 
@@ -513,8 +513,8 @@ def test_labels_beside_a_video_that_cannot_be_read_stop_nothing(tmp_path, name, 
     (tmp_path / name).write_text(content)
     half = SimpleNamespace(match="game", number=1, path=tmp_path / "game.mkv", n_tokens=9)
     args = SimpleNamespace(labels=None, data=None, split=None, encoding=None, start=0, end=None)
-    assert evaluate.labels_to_score(args, [half], ("Goal",)) == {}
+    assert results.labels_to_score(args, [half], ("Goal",)) == {}
     assert re.match(f"warning: .*{name}: .*; going on without labels\n", capsys.readouterr().out)
     args.labels = tmp_path
     with pytest.raises(DataError, match=name):
-        evaluate.labels_to_score(args, [half], ("Goal",))
+        results.labels_to_score(args, [half], ("Goal",))

@@ -72,14 +72,12 @@ COMMANDS = {name: command.split() for name, command in {
     "page": "report page new",
     "export": "report export {base}/spots --format csv --threshold 0 --out tables",
     "pca": "prepare pca --features {data} --name teacher --width 4 --out reduced --out-name four",
-    "synthetic": "prepare synthetic --out small --train 1 --labelled 1 --test 1 --seconds 30 "
-                 "--size 32 --jobs 1",
     "frames": "prepare frames --videos {base}/videos --out frames --jobs 1"}.items()}
 OUTPUTS = [line.split() for line in (  # command, the option for what it writes, a name for that
     "stage1 out run", "stage2 out run", "stage2 centroids bank", "stage3 out run",
     "infer out spots", "infer json all.json", "evaluate json all.json", "sweep json all.json",
     "sweep plot plot.png", "curves out curves.png", "timeline out timeline.png",
-    "export out tables", "pca out reduced", "synthetic out small", "frames out frames")]
+    "export out tables", "pca out reduced", "frames out frames")]
 
 
 class Case(NamedTuple):
@@ -286,7 +284,7 @@ def prepare_base(where):
 
     for name, kept in {"stage1": {"run": "stage1"}, "stage2": {"run": "stage2", "bank": "bank"},
                        "stage3": {"run": "stage3"}, "infer": {"spots": "spots"},
-                       "pca": {"reduced": "reduced"}, "synthetic": {"small": "small"}}.items():
+                       "pca": {"reduced": "reduced"}}.items():
         steps = [build] if name == "stage1" else []
         result, = run_all([case(name, COMMANDS[name], *steps, proves=keep(kept))], where)
         assert result[1] == "ok", result
@@ -796,7 +794,7 @@ def centroids():
                      line="centroids_", ok=True)
 
 
-# ------------------------------------------------------------------ log.txt, synthetic.json
+# ------------------------------------------------------------------ log.txt
 LOGS = {                              # what has become of the log of a run that was stopped
     "as it was": lambda log: log, "half a line": lambda log: log[:-30],
     "cut in its first line": lambda log: log[:10] + b"\n" + log.splitlines(True)[0],
@@ -840,29 +838,6 @@ def logs():
     yield from files("curves, log ", curves, "r/log.txt", (
         *spoilt((BASE / "stage1/log.txt").read_bytes(), 4, 20, 40), ("zeros", bytes(999), True),
         ("not UTF-8", b"\xff" * 99, True)), ok=True, line=r"log\.txt")
-
-    argv, record = COMMANDS["synthetic"], (BASE / "small/synthetic.json").read_text()
-    good, here = json.loads(record), copied("small")
-    seven = json.dumps(good | {"settings": good["settings"] | {"seed": 7}})
-    contents = documents("settings", good["settings"])
-    contents = {f"JSON {name}": text for name, text in contents.items()} | {
-        "another seed": seven, "settings are a list": '{"finished": true, "settings": [1]}',
-        "settings deep": '{"finished": true, "settings": ' + "[" * 900 + "]" * 900 + "}"}
-    for some in (contents, spoilt(record.encode(), 5, 10, 20)):
-        yield from files("record: ", argv, "small/synthetic.json", some, here,
-                         line=r"synthetic\.json", keeps=("small/classes.txt",))
-
-    def whole():
-        return all(len(list(Path("small", split).rglob("*.jpg"))) == 120
-                   for split in ("train", "test"))
-
-    for name, step in {
-            "a match": lambda: shutil.rmtree(next(Path("small/test").rglob("* - *"))),
-            "a frame": lambda: next(Path("small").rglob("00000030.jpg")).unlink(),
-            "its features": lambda: next(Path("small").rglob("2_physics.npy")).unlink()}.items():
-        yield case(f"there already, but {name}", argv, here, step, proves=whole)
-    yield case("another's folder", argv, writes("small/mine.txt", "x"), line="small",
-               keeps=("small/mine.txt",))
 
 
 # ------------------------------------------------------------------ checkpoints
@@ -1239,7 +1214,7 @@ def own_features():
 
 # ------------------------------------------------------------------ the table
 GROUPS = {"options": options, "frames": frames, "json": jsons, "zips": zips, "features": features,
-          "scores": scores, "centroids": centroids, "log.txt, synthetic.json": logs,
+          "scores": scores, "centroids": centroids, "log.txt": logs,
           "pickles that run code": pickles, "checkpoints": checkpoints, "full disk": full_disks,
           "surroundings": surroundings}
 

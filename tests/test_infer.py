@@ -34,8 +34,8 @@ from torch.nn import functional as F
 import infer
 import stage2_distill
 from comedian import (
-    DataError, augment, bank, draw, evaluate, lock, ops, prepare, reference, report, soccernet,
-    video)
+    DataError, augment, bank, draw, evaluate, lock, ops, page, prepare, reference, results,
+    soccernet, video)
 from comedian import frames as on_disk
 from comedian.frames import FrameReader, Half, find_halves
 from comedian.soccernet import LABELS, PREDICTIONS, SCORES
@@ -75,7 +75,7 @@ def net(checkpoint):
 def no_pictures(monkeypatch):
     """Drawing takes longer than all else in a test; test_report.py looks at pictures."""
     monkeypatch.setattr(draw, "timeline", lambda *_: None)
-    monkeypatch.setattr(report, "write_page", lambda *_: None)
+    monkeypatch.setattr(page, "from_results", lambda *_: None)
 
 
 @pytest.fixture
@@ -385,7 +385,7 @@ def test_rows_come_when_their_half_is_done(matches, checkpoint, tmp_path, monkey
                                            no_pictures):
     """Those of half 1 are there while half 2 is still being read."""
     read, told = [], []
-    monkeypatch.setattr(infer.tqdm, "write", lambda text, **_: told.append((text, len(read))))
+    monkeypatch.setattr(results.tqdm, "write", lambda text, **_: told.append((text, len(read))))
     clips = infer.frame_clips
     monkeypatch.setattr(infer, "frame_clips", lambda *a: (
         read.append(pair[0]) or pair for pair in clips(*a)))
@@ -442,11 +442,11 @@ def test_a_video_gives_the_scores_of_its_frames(film, checkpoint, tmp_path, caps
     for result, place in zip(results, ("videos/league/game/2_720p.mkv",
                                        "frames/league/game/2_224p"), strict=True):
         assert (of_video / result["about"]["videos"]["2"]).samefile(film / place)
-    page = (of_video / "page.html").read_text()
-    data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
+    html = (of_video / "page.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', html)[1])
     assert [half["end"] for half in data["halves"]] == [26, 17] and data["truth"] is None
     assert len(data["events"]) > 20 and all(picture for *_, picture in data["events"])
-    merged = report.read_half(of_video, 1)[0]              # the curve that NMS saw
+    merged = page.read_half(of_video, 1)[0]              # the curve that NMS saw
     assert np.array_equal(merged, ours["curve_1"])
     assert (of_video / "timeline_2.png").exists() and not (of_frames / "timeline_1.png").exists()
 

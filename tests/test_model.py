@@ -410,3 +410,21 @@ def test_config_with_changes():
     assert MODELS["vivit_tiny"].window_tokens == 64       # the table is untouched
     assert MODELS["vivit_small"].temporal_depth == MODELS["viswin_tiny"].temporal_depth == 4
     assert with_changes("viswin_tiny").width == 768 and with_changes("vivit_small").width == 384
+
+
+@pytest.mark.proof
+def test_batch_norm():
+    """Torch's own, without running statistics: values and gradients. Several processes:
+    test_two_processes_equal_one."""
+    projector = Projector(6, 8, 4, norm="batch")
+    assert " ".join(type(layer).__name__ for layer in projector) == (
+        "Linear BatchNorm GELU Linear")
+    ours, theirs = projector[1], torch.nn.BatchNorm1d(8, track_running_stats=False)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(10, 8).mul(3).add(5).requires_grad_()
+    grads = []
+    for norm in (ours, theirs):
+        y = norm(x)
+        grads.append([y, *torch.autograd.grad(y.pow(3).sum(), [x, norm.weight, norm.bias])])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)

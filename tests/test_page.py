@@ -247,7 +247,7 @@ def test_a_damaged_half_is_told_not_left_out(spotted, tmp_path):
     arrays = dict(np.load(folder / SCORES))
     np.savez(folder / SCORES, **arrays | {"curve_2": arrays["curve_2"] + 2})
     with pytest.raises(DataError, match="scores.npz: .*curve_2 is not from 0 to 1"):
-        report.write_page(folder, "m")
+        page.from_results(folder, "m")
 
 
 def test_pictures_are_of_their_time(spotted):
@@ -356,7 +356,7 @@ def test_odd_names_and_numbers_are_saved_as_by_the_command(browser, tmp_path):
         np.ones(28, int), np.arange(28) % 13, np.arange(28) // 3 * 1001,
         np.tile([0.625, 0.29996, 0.9, 0.375], 7)), names, {
         "classes": names, "videos": {"1": "caf\udce9/.."}})
-    report.write_page(folder, ".")
+    page.from_results(folder, ".")
     command("export", folder, "--format", "csv", "--threshold", "0.3")
     tab = browser.new_page()
     tab.goto((folder / "page.html").as_uri())

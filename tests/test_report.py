@@ -15,7 +15,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgba
 
-from comedian import DataError, draw, reference, report, soccernet
+from comedian import DataError, draw, page, reference, report, soccernet
 from comedian.run import Journal, Log
 from comedian.soccernet import LABELS, PREDICTIONS, SCORES, Detections, Event
 
@@ -96,7 +96,7 @@ def timeline(out, spotted, **options):
     """The Figure of half 1 of the first match."""
     scores, labels = spotted[0] / MATCHES[0], spotted[1] / MATCHES[0]
     options.setdefault("events", soccernet.read_labels(labels / LABELS, CLASSES))
-    return draw.timeline(out, "Dale 1 - 4 Castle", 1, *report.read_half(scores, 1),
+    return draw.timeline(out, "Dale 1 - 4 Castle", 1, *page.read_half(scores, 1),
                          soccernet.read_predictions(scores / PREDICTIONS, CLASSES), **options)
 
 
@@ -159,14 +159,14 @@ def test_runs_on_one_axis(tmp_path):
 
 # ------------------------------------------------------------------ timeline
 def test_scores_are_merged_as_infer_does(spotted):
-    scores, token_s, start_s, classes = report.read_half(spotted[0] / MATCHES[0], 1)
+    scores, token_s, start_s, classes = page.read_half(spotted[0] / MATCHES[0], 1)
     assert scores.shape == (40, 4) and (token_s, start_s) == (1, 0) and classes == CLASSES
     assert scores[12, 0] == np.float32(0.9) and scores[30, 1] == np.float32(0.5)
     assert np.count_nonzero(scores) == 2  # the score at a window's edge is not among them
     stored = soccernet.read_scores(spotted[0] / MATCHES[0]).windows
     merged = reference.merge_windows(*stored, edge=3)        # 3 / 16 of a window, as infer.py
     assert torch.equal(torch.from_numpy(scores), merged)
-    scores, *_ = report.read_half(spotted[0] / MATCHES[1], 2)
+    scores, *_ = page.read_half(spotted[0] / MATCHES[1], 2)
     assert scores.shape == (10, 4) and np.argwhere(scores).tolist() == [[6, 2]]
 
 
@@ -225,7 +225,7 @@ def test_a_part_of_a_half_stands_at_its_own_time(tmp_path, spotted):
     """infer.py --start 0:12: the first score is that of second 12; what was before is not shown."""
     path = spotted[0] / MATCHES[0] / SCORES
     np.savez(path, **dict(np.load(path)) | {"start_s": 12.4})
-    assert report.read_half(path.parent, 1)[2] == 12.4
+    assert page.read_half(path.parent, 1)[2] == 12.4
     figure = timeline(tmp_path / "t.png", spotted, events=[
         Event(1, 0, 12_300, True), Event(1, 1, 12_500, True)])
     assert figure.axes[0].get_xlim() == pytest.approx((12.2, 52.6))

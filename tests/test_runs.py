@@ -327,7 +327,7 @@ def test_a_resumed_run_needs_no_init(matches, tmp_path):
 
 # ------------------------------------------------------------------ 2. two processes equal one
 TWO = {"stage 1": (1, []), "stage 1, in two passes": (1, ["--accumulate", "2"]),
-       "stage 1, batch as negatives": (1, ["--negatives", "batch"]),
+       "stage 1, batch as negatives": (1, ["--negatives", "batch", "--head-norm", "batch"]),
        "stage 2, complete bank": (2, []),
        "stage 2, queue, in two passes": (2, ["--bank", "queue", "--accumulate", "2"]),
        "stage 3, in two passes": (3, ["--batch", "8", "--accumulate", "2"]),
