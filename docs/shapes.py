@@ -237,8 +237,8 @@ def record():
             threading.settrace(watch)
             sys.settrace(watch)
             run(stage1, *shared, "--model", "lesson", "--queue", 31, "--out", out / "1", M=31)
-            run(stage1, *shared, "--model", "lesson", "--negatives", "batch",
-                "--halves-per-batch", 1, "--out", out / "1b", M=0)
+            run(stage1, *shared, "--model", "lesson", "--out", out / "1b", "--negatives", "batch",
+                "--head-norm", "batch", "--halves-per-batch", 1, M=0)
             init = out / "1/last.pt"
             run(stage2, *shared, *teacher, "--init", init, "--out", out / "2", M=80)
             run(stage2, *shared, *teacher, "--init", init, "--bank", "queue", "--out", out / "2q",
