@@ -11,12 +11,12 @@ in tests/test_mine.py. It must pass, and fail on the wrong versions of tests/mut
 """
 import argparse
 import ast
+import importlib.util
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,9 +111,9 @@ def task(number):
     told = re.sub(r"^<img .*?$\n*(^\*.*?(\n\n|\Z))?", "", told, flags=re.M | re.S)    # no pictures
     told = re.sub(r"\]\((?!http)(\.\./)?", lambda link: "](" if link[1] else "](docs/", told)
     names = ", ".join(f"`{name}`" for name in exercise.bodies)
-    what = ("Write the body of" if exercise.tests else "In tests/test_mine.py write a test of")
-    return (f"# Exercise {number}: {exercise.title}\n\n{what} {names} in {exercise.file}. `make "
-            "lesson` shows it with the formulas set.\n\n"
+    what = "Write the body of" if exercise.tests else "In tests/test_mine.py write a test of"
+    return (f"# Exercise {number}: {exercise.title}\n\n{what} {names} in {exercise.file}. The "
+            "docstring and comments there have the shapes; `make lesson` sets these formulas.\n\n"
             f"What docs/method.md says:\n\n{told}\n")
 
 
@@ -123,10 +123,9 @@ def copy_to(folder, source=ROOT):
 
 
 def make(number, folder):
-    exercise = EXERCISES[number]
     copy_to(folder)
     (folder / "TASK.md").write_text(task(number), encoding="utf-8")
-    if exercise.tests:
+    if (exercise := EXERCISES[number]).tests:
         (folder / exercise.file).write_text(blanked(number), encoding="utf-8")
     else:
         (folder / "tests/test_mine.py").write_text(TO_TEST.format(
@@ -167,28 +166,29 @@ def grade(number, folder):
     return killed == len(changes)
 
 
-def main(args):
+def main(parser):
+    args = parser.parse_args()
     sys.path.insert(0, str(ROOT / "tests"))
     if args.number is None:
         for number, exercise in EXERCISES.items():
             print(f"{number:3} {exercise.title:34} {exercise.file}: {', '.join(exercise.bodies)}")
         return 0
     if args.number not in EXERCISES:
-        print(f"error: there is no exercise {args.number}; the numbers are 1 to {len(EXERCISES)}",
-              file=sys.stderr)
-        return 2
+        parser.error(f"there is no exercise {args.number}; they are 1 to {len(EXERCISES)}")
     folder = ROOT / "build" / f"exercise-{args.number}"
     if args.anew:
         shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():
+        if not importlib.util.find_spec("pytest"):
+            sys.exit("error: this Python has no pytest; that of .venv has, after `make test`")
         return 0 if grade(args.number, folder) else 1
     make(args.number, folder)
     exercise, where = EXERCISES[args.number], folder.relative_to(ROOT)
-    print(textwrap.dedent(f"""\
-        Exercise {args.number}: {exercise.title}
-        read   {where}/TASK.md
-        write  {where}/{exercise.file if exercise.tests else 'tests/test_mine.py'}
-        then   python docs/exercise.py {args.number}"""))
+    file = exercise.file if exercise.tests else "tests/test_mine.py"
+    lines = (folder / file).read_text(encoding="utf-8").splitlines()
+    places = [n for n, line in enumerate(lines, 1) if re.search("# Exercise|^def test_mine", line)]
+    print(f"Exercise {args.number}: {exercise.title}\nread   {where}/TASK.md\nwrite  {where}/{file}"
+          f", line {', '.join(map(str, places))}\ngrade  python docs/exercise.py {args.number}")
     return 0
 
 
@@ -197,4 +197,4 @@ if __name__ == "__main__":
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("number", type=int, nargs="?", help="of the exercise; without: the list")
     parser.add_argument("--anew", action="store_true", help="make it again; what you wrote is lost")
-    sys.exit(main(parser.parse_args()))
+    sys.exit(main(parser))

@@ -69,11 +69,9 @@ def prose(text, links, tests=()):
         lines = block.splitlines()
         if block.startswith("```math"):
             tex, _, number = block[7:-3].strip().partition("\\qquad (")
-            here, shown = "", ""
-            if number:
-                here, shown = f' id="eq-{number[0]}"', f"<span>({number}</span>"
-            tex = convert(tex, display="block")
-            out.append(f'<div class="eq" tabindex="0"{here}>{tex}{shown}</div>')
+            here = f' id="eq-{number[0]}"' if number else ""
+            shown = convert(tex, display="block") + f"<span>({number}</span>" * bool(number)
+            out.append(f'<div class="eq" tabindex="0"{here}>{shown}</div>')
             for test in [test for test in tests if "equation" in test][:1] or tests[:1]:
                 out.append(f'<a class="proof" href="{links[test]}">proof: {test}</a>')
         elif block.startswith("<img"):
@@ -89,8 +87,8 @@ def prose(text, links, tests=()):
         else:
             for indented, part in groupby(lines, key=lambda line: line.startswith("    ")):
                 if indented:
-                    shown = html.escape(textwrap.dedent("\n".join(part)), False)
-                    out.append(f"<pre>{re.sub(' {4,}', '    ', shown)}</pre>")
+                    part = html.escape(textwrap.dedent("\n".join(part)), False)
+                    out.append(f"<pre>{part}</pre>")
                 else:
                     part = " ".join(part)
                     out.append(("<p class=item>" if part.startswith("- ") else "<p>")
@@ -123,14 +121,14 @@ def colour(text):
 
 def row(cell, told, tests, page, links, shown, watch):
     """A row: the words first, which is their order on a phone. shown: what the page has already."""
-    name, todo = "-".join(cell.name.split()), ""
+    name, todo = "-".join(cell.name.split()) or f"from-{cell.lines[0]}", ""
     for number, exercise in EXERCISES.items():
         bodies = [STEP if ":" in body else body for body in exercise.bodies]
         if cell.path == ROOT / exercise.file and cell.name == bodies[0]:
             what = "write this yourself" if exercise.tests else "write a test of this"
             todo += (f'<p class="todo"><b>Exercise {number}</b>, {exercise.title}: {what}. '
                      f"<code>python docs/exercise.py {number}</code></p>")
-    words = [f"<h3>{html.escape(cell.name)}</h3>" * bool(name), prose(cell.words, links)]
+    words = [f"<h3>{html.escape(cell.name)}</h3>" * bool(cell.name), prose(cell.words, links)]
     for passage in told:
         if passage.text not in shown:
             shown[passage.text] = f"p-{len(shown)}"
@@ -147,8 +145,7 @@ def row(cell, told, tests, page, links, shown, watch):
     left = code(cell, colour(cell.path.read_text(encoding="utf-8")), watch) if cell.lines else ""
     if {cell.section, cell.name} & {*FOLDED}:
         left = f"<details><summary>{len(cell.lines)} lines, folded</summary>{left}</details>"
-    here = f' id="{name}"' if name else ""
-    return (f'<div class="row"{here}><div class="words">{"".join(words)}{todo}</div>'
+    return (f'<div class="row" id="{name}"><div class="words">{"".join(words)}{todo}</div>'
             f'<div class="left">{left}</div></div>')
 
 
@@ -160,26 +157,29 @@ def write(out, watch=None):
                       if cell.name.isidentifier() or "." in cell.name}
         functions |= {f"eq-{n}": f"{page}.html#eq-{n}" for _, of_row, _ in rows
                       for p in of_row for n in re.findall(r"\\qquad \((\d)\)", p.text)}
-    template, start = Path(__file__).with_suffix(".html").read_text(encoding="utf-8").split(
-        "<!-- the index -->\n")
-    seen = ", ".join(f"{k} = {v}" for k, v in (shapes.LETTERS | shapes.IN_MAIN).items())
+    template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+    template, start = template.split("<!-- the index -->\n")
+    run = ", ".join(f"{k} = {v}" for k, v in (shapes.LETTERS | shapes.IN_MAIN).items())
     body, tasks = {"index": ""}, ""
     for page, rows in pages.items():
         shown, section, parts = {}, "", []
-        links = functions | {test: f"#t-{test}" for *_, tests in rows for test in tests}
+        links = functions | {cell.name.split(".")[-1]: f"#{cell.name}" for cell, *_ in rows
+                             if f"{page}.html#{cell.name}" in functions.values()}
+        links |= {test: f"#t-{test}" for *_, tests in rows for test in tests}
         for cell, of_row, tests in rows:
-            if cell.section != section:
+            if cell.section != section and cell.section:
                 parts.append(f"<h2>{cell.section}</h2>")
             section = cell.section
             parts.append(row(cell, of_row, tests, page, links, shown, watch))
         doc = ast.get_docstring(ast.parse((ROOT / f"{page}.py").read_text(encoding="utf-8")))
         body[page] = (f"<header><h1>{page}.py</h1>{prose(doc, links)}<p class=mute>After a shape: "
                       f'<span class="seen">what the line made</span> in a small run, in which '
-                      f"{seen}.</p></header>" + "\n".join(parts))
-        first, _, _ = html.escape(doc).partition("\n\n")
-        body["index"] += f'<p><a href="{page}.html">{page}.py</a> {first}</p>'
-    for number, exercise in EXERCISES.items():
-        tasks += prose(f"- {number}. {exercise.title}: `{exercise.bodies[0]}`", functions)
+                      f"{run}.</p></header>" + "\n".join(parts))
+        what = html.escape(doc.partition("\n\n")[0])
+        body["index"] += f'<p><a href="{page}.html">{page}.py</a> {what}</p>'
+    for number, (title, file, (first, *_), _) in EXERCISES.items():
+        page = Path(file).stem if Path(file).stem in FIVE else FIVE[-1]
+        tasks += prose(f"- {number}. {title}: `{first}`", {first: f"{page}.html#{first}"})
     first = "".join(f"<h2>{p.title}</h2>{prose(p.text, functions)}" for p in told if not p.page)
     body["index"] = (start.replace("PAGES", body["index"]).replace("PASSAGES", first)
                      .replace("TASKS", tasks))
@@ -196,6 +196,6 @@ def write(out, watch=None):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--out", type=Path, default=ROOT / "build/lesson", help="their folder")
-    args = parser.parse_args()
-    write(args.out, shapes.record())
-    print(f"{args.out}/index.html")
+    out = parser.parse_args().out
+    write(out, shapes.record())
+    print(f"{out}/index.html")
