@@ -185,10 +185,10 @@ TEACHER = "--head-epochs 0 --steps 450 --lr 0.032"         # of the network whos
 TWO = "--head-phase temporal --head-steps 300 --head-lr {lr} --steps 150 --lr {half}"
 FULL = "--head-epochs 0 --steps 450 --lr {lr}"
 RATES = (0.032, 0.064)                                     # with 0.128 scratch fell from 75 to 45 %
-ARMS = ("scratch", "stage 1", "stage 2", "stages 1 and 2")
+ARMS = ("scratch", "stages 1 and 2")                       # stage 1 or 2 alone: as both
 ONES = tuple(f"--steps {n} --head-norm {norm}" for n in (300, 600) for norm in ("none", "batch"))
 SECOND = "--steps 350"                # of stage 2
-TARGETS = ("", "--tau-m 0.05", "--tau-m 0.1", "--lam 0.75", "--lam 1")
+TARGETS = ("", "--tau-m 0.1", "--lam 0.75")
 
 
 def search(runner):
@@ -262,8 +262,8 @@ def tables(chosen):
 
     whole = both()
     steps = {"scratch": stage3(None, chosen["scratch"], "scratch"),
-             "stage 1": stage3(first, chosen["stage 1"], "stage3"),
-             "stage 2": stage3(stage2(None, teacher(), two, "stage2"), chosen["stage 2"], "stage3"),
+             "stage 1": stage3(first, way, "stage3"),
+             "stage 2": stage3(stage2(None, teacher(), two, "stage2"), way, "stage3"),
              "stages 1 and 2": whole}
     others = [both(f"--seed {k}", f"--seed {k}") for k in MORE_SEEDS]
     windows = {f"{w} s": both(*(f"--window {w} --batch {256 // w} --windows-per-half {n * 32 // w}"
@@ -303,7 +303,7 @@ def tables(chosen):
         "contrast": ("Stage 1: negatives and batches, fine-tuned without stage 2", {
             "none, scratch": steps["scratch"], **{
                 name: stage3(stage1(f"{one} {more}".strip(), slug("stage1", more)),
-                             chosen["stage 1"], "stage3") for name, more in (
+                             way, "stage3") for name, more in (
                     ("batch, four halves", ""), ("batch, all halves", "--halves-per-batch 0"),
                     ("queue, all halves", "--halves-per-batch 0 --negatives queue "
                      "--queue 2048"))}}),

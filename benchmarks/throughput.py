@@ -212,7 +212,8 @@ def main():
     p = argparse.ArgumentParser(description="clips a second of each stage, part by part",
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--data", default="data/demo", help="frames; the demo's by default")
-    p.add_argument("--features-name", default="physics", help="stage 2's bank")
+    p.add_argument("--features", default="runs/demo-0/features", help="root of stage 2's bank")
+    p.add_argument("--features-name", default="teacher", help="its name")
     p.add_argument("--model", default="vivit_micro", choices=MODELS)
     p.add_argument("--device", type=torch.device, default="cpu")
     p.add_argument("--batches", type=int, nargs=3, default=[128, 8, 8],
@@ -230,7 +231,7 @@ def main():
     torch.manual_seed(0)
     try:
         halves = of_length(find_halves(args.data), args.window, "a window")
-        features = [open_features(args.data, half, args.features_name) for half in halves]
+        features = [open_features(args.features, half, args.features_name) for half in halves]
     except DataError as error:
         sys.exit(f"error: {error}")
     bf16 = args.device.type == "cuda"

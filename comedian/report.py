@@ -4,11 +4,11 @@ and the mean of several runs.
 
     python -m comedian.report curves runs/demo-0/stage1 runs/demo-0/stage2 runs/demo-0/stage3 \
                      --out curves.png
-    python -m comedian.report timeline runs/demo-0/test --labels data/demo-0/test --out timeline.png
-    python -m comedian.report page runs/demo-0/test --labels data/demo-0/test
+    python -m comedian.report timeline runs/demo-0/test --labels matches --out timeline.png
+    python -m comedian.report page runs/demo-0/test --labels matches
     python -m comedian.report export runs/demo-0/test --format csv
     python -m comedian.report mean runs/demo-*/test/metrics.json \
-                     --against runs/demo-scratch-*/test/metrics.json
+                     --against runs/demo-*/scratch/metrics.json
 
 Reads   curves: the log.txt that every stage writes to its folder
         timeline: scores.npz and results_spotting.json of one match, as infer.py wrote them, and

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from comedian import soccernet
+from comedian.frames import find_halves
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -232,7 +233,7 @@ SMALL = {
     "infer": "--models vivit_micro --seconds 4 --repeats 1",
     "kernels": "--matches 2 --repeats 1 --sizes 1",
     "memory": "--models vivit_micro",
-    "throughput": "--data d/train --batches 2 1 1 --window 4 --steps 1 --turns 1",
+    "throughput": "--data d/train --features f --batches 2 1 1 --window 4 --steps 1 --turns 1",
     "video": "--only speed --seconds 2 --repeats 1"}
 
 
@@ -248,8 +249,12 @@ def test_a_benchmark_runs(tmp_path, name):
     """To its end, and prints numbers. Some stood broken for days while only people ran them."""
     if name == "throughput":
         subprocess.run([sys.executable, "-m", "comedian.prepare", "frames", "--out", "d/train",
-                        "--videos", ROOT / "matches/001", "--size", "48", "48"], cwd=tmp_path,
+                        "--videos", ROOT / "matches", "--size", "48", "48"], cwd=tmp_path,
                        check=True)
+        for half in find_halves(tmp_path / "d/train"):
+            path = tmp_path / f"f/{half.match}/{half.number}_teacher.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, np.random.default_rng(0).normal(size=(95, 8)).astype(np.float32))
     ran = subprocess.run([sys.executable, ROOT / f"benchmarks/{name}.py", *SMALL[name].split()],
                          cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -6,6 +6,7 @@ What these tests prove about benchmarks/football3d/, with a stand-in for the eng
   4. what encode leaves is read by the project: labels, lists, videos, the state
   5. a mistake is one line
 """
+import collections
 import json
 import sys
 from pathlib import Path
@@ -221,3 +222,32 @@ def test_mistakes(here, monkeypatch, step, spoil, says):
     spoil(here, monkeypatch.setattr)
     with pytest.raises(DataError, match=says):
         make.STEPS[step](here)
+
+
+# ------------------------------------------------------------------ what the repository has
+def test_matches():
+    """matches/ is what its card says: lists, counts, halves of 95 s, classes, at most 16 MB."""
+    root = make.ROOT / "matches"
+    sets = {name: frames.read_games(root / f"{name}.txt") for name in make.SETS}
+    assert sets == {name: [f"{n:03d}" for n in numbers] for name, numbers in make.SETS.items()}
+    rows = [line.split(",") for line in (root / "labels.csv").read_text().splitlines()[1:]]
+    head, *table = (root / "counts.txt").read_text().splitlines()
+    for line in table[3:]:
+        *label, a, b, c, d = line.split()
+        counted = [sum(row[2] == " ".join(label) and row[0][:3] in sets[name] for row in rows)
+                   for name in head.split()]
+        assert counted == [int(n) for n in (a, b, c, d)], line
+    assert len(table) == 3 + len({row[2] for row in rows} - {""})
+    assert all(0 <= float(row[1]) < make.HALF_S for row in rows if row[2])
+    files = sorted(root.glob("*/*.mp4"))
+    assert [str(file.relative_to(root)) for file in files] == sorted(
+        f"{n:03d}/{half}.mp4" for n in {*make.SETS["pretrain"], *make.SETS["valid"],
+                                        *make.SETS["test"]} for half in (1, 2))
+    assert len(list(make.read_video(files[0]))) == 2 * make.HALF_S
+    assert sum(file.stat().st_size for file in root.rglob("*") if file.is_file()) < 16e6
+    in_train = collections.Counter(row[2] for row in rows if row[0][:3] in sets["train"])
+    assert soccernet.read_classes(root / "classes.txt") == tuple(
+        sorted(label for label, n in in_train.items() if n >= 5))
+    with np.load(root / "state.npz") as stored:
+        assert set(stored.files) == {"step"} | {f"{n}_{h}" for n in sets["pretrain"] for h in "12"}
+        assert stored["301_1"].shape == (96, 2 * make.HALF_S)

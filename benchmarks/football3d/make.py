@@ -370,6 +370,9 @@ def encode(args):
                  *((label, {name: counts[name][label] for name in sets})
                    for label in sorted(set().union(*counts.values())))])]
     write_text(args.out / "counts.txt", "\n".join(table) + "\n")
+    if "train" in sets:                # what is rarer cannot be learned
+        write_text(args.out / "classes.txt", "".join(
+            f"{label}\n" for label, n in sorted(counts["train"].items()) if n >= 5))
     print(*table, sep="\n")
     size = sum(file.stat().st_size for file in args.out.rglob("*") if file.is_file())
     print(f"football3d: {args.out}: {', '.join(sets)}; {size / 1e6:.1f} MB"
