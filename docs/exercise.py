@@ -119,7 +119,7 @@ def task(number):
 
 def copy_to(folder, source=ROOT):
     shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(
-        ".*", "__pycache__", "data", "runs", "build", "*.png"))
+        ".*", "__pycache__", "data", "matches", "runs", "build", "*.png"))
 
 
 def make(number, folder):

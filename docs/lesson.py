@@ -167,8 +167,7 @@ def write(out, watch=None):
                              if f"{page}.html#{cell.name}" in functions.values()}
         links |= {test: f"#t-{test}" for *_, tests in rows for test in tests}
         for cell, of_row, tests in rows:
-            if cell.section != section and cell.section:
-                parts.append(f"<h2>{cell.section}</h2>")
+            parts.append(f"<h2>{cell.section}</h2>" * (cell.section not in (section, "")))
             section = cell.section
             parts.append(row(cell, of_row, tests, page, links, shown, watch))
         doc = ast.get_docstring(ast.parse((ROOT / f"{page}.py").read_text(encoding="utf-8")))
