@@ -157,6 +157,16 @@ def test_blanks_fail(tmp_path):
         assert any(test in task.tests and body in task.bodies for test, body in failed), number
 
 
+GRADE = """
+import sys
+from pathlib import Path
+sys.path[:0] = ["docs", "tests"]
+import exercise
+folder = Path("build/exercise-12").absolute()
+print(exercise.grade(12, folder))
+(folder / "tests/test_mine.py").write_text(sys.argv[1])
+print(exercise.grade(12, folder))
+"""
 MINE = """
 import torch
 import stage3_finetune
@@ -177,10 +187,8 @@ def test_a_test_is_graded_by_what_it_kills(tmp_path):
     exercise.copy_to(tmp_path)
     code, output = run(tmp_path, "docs/exercise.py", "12")
     assert code == 0 and "build/exercise-12/tests/test_mine.py" in output
-    code, output = run(tmp_path, "docs/exercise.py", "12")
-    assert code == 1 and "kills 0 of 3" in output, output
-    (tmp_path / "build/exercise-12/tests/test_mine.py").write_text(MINE)
-    code, output = run(tmp_path, "docs/exercise.py", "12")
-    assert code == 0 and "kills 3 of 3" in output, output
+    code, output = run(tmp_path, "-c", GRADE, MINE)       # as by two calls more, but torch is there
+    assert code == 0 and re.findall("kills (.*) wrong|(True|False)", output) == [
+        ("0 of 3", ""), ("", "False"), ("3 of 3", ""), ("", "True")], output
     code, output = run(tmp_path, "docs/exercise.py", "99")
     assert code == 2 and output.splitlines()[-1].endswith("they are 1 to 15")
