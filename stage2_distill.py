@@ -4,7 +4,7 @@ its own second, and those of other seconds in proportion to how similar the teac
 
     python stage2_distill.py --data frames/ --init runs/stage1/last.pt         # the paper's setting
     python stage2_distill.py --data data/demo --features runs/demo-0/features --steps 20 --batch 8 \
-               --features-name teacher --model vivit_micro --window 32     # on a laptop, after make demo
+               --features-name teacher --model vivit_micro --window 32             # after make demo
     torchrun --nproc-per-node 8 stage2_distill.py --data frames/ --init ...             # eight GPUs
 
 Reads   <data>/**/1_224p/00000001.jpg ...      frames; labels are not looked at

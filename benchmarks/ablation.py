@@ -186,7 +186,7 @@ TWO = "--head-phase temporal --head-steps 300 --head-lr {lr} --steps 150 --lr {h
 FULL = "--head-epochs 0 --steps 450 --lr {lr}"
 RATES = (0.032, 0.064)                                     # with 0.128 scratch fell from 75 to 45 %
 ARMS = ("scratch", "stages 1 and 2")                       # stage 1 or 2 alone: as both
-ONES = tuple(f"--steps {n} --head-norm {norm}" for n in (300, 600) for norm in ("none", "batch"))
+ONES = ("--steps 300", "--steps 300 --head-norm batch", "--steps 600 --head-norm batch")
 SECOND = "--steps 350"                # of stage 2
 TARGETS = ("", "--tau-m 0.1", "--lam 0.75")
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from comedian import ops
+from comedian import ops, soccernet
 from model import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -467,16 +467,11 @@ def test_extend_works_as_it_stands(tmp_path):
             (code / title).write_text(changed((code / title).read_text(), body))
         elif language == "bash":
             printed += shell(body, code)
-        elif body.startswith("video,time,label"):          # of two videos, here rendered ones
+        elif body.startswith("video,time,label"):          # of two videos
             videos.mkdir(parents=True)
             (tmp_path / "own/videos/labels.csv").write_text(body)
             for half in (1, 2):
-                video = cv2.VideoWriter(str(videos / f"{half}.mp4"),
-                                        cv2.VideoWriter_fourcc(*"mp4v"), 2, (48, 48))
-                frames = next((tmp_path / "few/train").rglob(f"{half}_224p"))
-                for frame in sorted(frames.glob("*.jpg")):
-                    video.write(cv2.imread(str(frame)))
-                video.release()
+                shutil.copy(ROOT / f"matches/004/{half}.mp4", videos)
     assert re.search(r"^Restart +\d", printed, re.MULTILINE)              # a row of the table
     assert "conv_micro, the spatial encoder of stage 1" in printed
     assert "like cup/final/1_48p" in printed
@@ -489,23 +484,31 @@ def test_every_picture_is_drawn(tmp_path):
     """From two test matches and runs of a few steps. What they spot is no good, so the truth itself
     is put there as spotted, with one false alarm."""
     data, runs, out = tmp_path / "data", tmp_path / "runs", tmp_path / "out"
-    shared = "--batch 4 --window 32 --log-every 1"
+    two, shared = tmp_path / "two.txt", "--batch 4 --window 32 --log-every 1"
+    two.write_text("201\n202\n")
     shell(f"""
-python -m comedian.prepare synthetic --out {data} --train 3 --labelled 3 --test 2
-python stage1_spatial.py --data {data}/train --model vivit_micro --batch 16 --steps 3 --queue 64 \
+python -m comedian.prepare frames --videos matches --out {data} --size 48 48
+python stage1_spatial.py --data {data} --model vivit_micro --batch 16 --steps 3 --queue 64 \
        --log-every 1 --out {runs}/stage1
-python stage2_distill.py --data {data}/train --features-name physics --init {runs}/stage1/last.pt \
-       --steps 3 {shared} --out {runs}/stage2
-python stage3_finetune.py --data {data}/train --classes {data}/classes.txt \
-       --init {runs}/stage2/last.pt --head-steps 2 --steps 2 {shared} --out {runs}/stage3
-python infer.py --data {data}/test --checkpoint {runs}/stage3/last.pt --out {runs}/test
+python infer.py --data {data} --split matches/train.txt --checkpoint {runs}/stage1/last.pt \
+       --features teacher --out {runs}/features
+python stage2_distill.py --data {data} --split matches/train.txt --features {runs}/features \
+       --features-name teacher --init {runs}/stage1/last.pt --steps 3 {shared} --out {runs}/stage2
+python stage3_finetune.py --data {data} --split matches/train.txt --labels matches \
+       --classes matches/classes.txt --init {runs}/stage2/last.pt --head-steps 2 --steps 2 \
+       {shared} --out {runs}/stage3
+python infer.py --data {data} --split {two} --labels matches --out {runs}/test \
+       --checkpoint {runs}/stage3/last.pt
 """, ROOT)
-    for labels in (data / "test").rglob("Labels-v2.json"):
-        spots = runs / "test" / labels.parent.relative_to(data / "test") / "results_spotting.json"
-        true = [{**event, "confidence": 0.9, "half": event["gameTime"][0]}
-                for event in json.loads(labels.read_text())["annotations"]]
-        true.append({**true[0], "label": "Goal", "position": "90000"})
-        spots.write_text(json.dumps(json.loads(spots.read_text()) | {"predictions": true}))
+    classes = soccernet.read_classes(ROOT / "matches/classes.txt")
+    for match, labels in soccernet.match_labels(ROOT / "matches", {"201", "202"})[0].items():
+        spots = runs / "test" / match / "results_spotting.json"
+        true = [(event.half, event.label, event.position_ms) for event in
+                soccernet.read_labels(labels, classes)]
+        true.append((true[0][0], classes.index("Goal"), 60_000))
+        found = [{"half": str(half), "label": classes[label], "position": str(ms),
+                  "gameTime": f"{half} - 00:00", "confidence": 0.9} for half, label, ms in true]
+        spots.write_text(json.dumps(json.loads(spots.read_text()) | {"predictions": found}))
     shell(f"python docs/figures.py --run {runs} --data {data} --out {out}", ROOT)
     assert {path.stem for path in out.glob("*.png")} == set(figures().PICTURES)
     assert all(cv2.imread(str(path)).shape[1] == 1080 for path in out.glob("*.png"))
