@@ -313,6 +313,11 @@ MUTANTS = {
         "test_stage2.py::test_half_precision": [
             ("torch.bfloat16 if process.bf16 else torch.float32)", "torch.float32)")]},
     "stage2_distill.py": {
+        "test_lesson.py::test_shape_comments_say_what_was_made": [
+            ("p = p.to(device, non_blocking=True)                       # (b, L, D_t)",
+             "p = p.to(device, non_blocking=True)                       # (b, D_t, L)"),
+            ("mean_row = q.new_zeros(q.shape, dtype=wide)                       # (n, D_t)",
+             "mean_row = q.new_zeros(q.shape, dtype=wide)                       # (n, D)")],
         "test_stage2.py::test_steps_by_hand": [
             ('for p in g["params"]], args.clip_grad)', 'for p in g["params"]], 1e9)'),
             ("weight_decay=args.weight_decay)", "weight_decay=0.0)"),
@@ -727,6 +732,28 @@ MUTANTS = {
         "test_ops.py::TestResampledMap": [
             ("tally[count.at] += count.n;", "tally[count.at] = count.n;"),
             ("    std::fill(tally.begin(), tally.end(), 0);\n", "")]},
+    "docs/outline.py": {
+        "test_lesson.py::test_every_passage_is_shown": [
+            ('row[0].name == (STEP if "stage" in page else "main")', "False")]},
+    "docs/lesson.py": {
+        "test_lesson.py::test_every_equation_stands_beside_code_with_its_proof": [
+            ('if "equation" in test][:1] or tests[:1]:', 'if "equation" in test][:1]:')],
+        "test_lesson.py::test_every_proof_is_in_the_page": [
+            ("test_source(test, page)", "test_source(tests[0], page)")],
+        "test_lesson.py::test_links_lead_somewhere_and_nothing_is_loaded": [
+            ('f"p-{len(shown)}"', '"p"'),
+            ('test: f"#t-{test}"', 'test: f"#{test}"')]},
+    "docs/shapes.py": {
+        "test_lesson.py::test_letters_are_numbers": [
+            ("elif not free and eval(text, dict(values)) != size:", "elif False:")]},
+    "docs/exercise.py": {
+        "test_lesson.py::test_only_bodies_are_cut_out": [
+            ("= body[0].lineno, node.end_lineno", "= body[0].lineno, body[0].end_lineno"),
+            ("ast.get_docstring(node)):]", "False):]")],
+        "test_lesson.py::test_blanks_fail": [
+            ("raise NotImplementedError", "raise SystemExit")],
+        "test_lesson.py::test_a_test_is_graded_by_what_it_kills": [
+            ("killed = sum(code == 1", "killed = sum(code == 0")]},
     "csrc/detections.cpp": {
         "test_ops.py::test_from_windows_to_precision": [
             ("token[next[k] + i] = begin + found[i]", "token[next[k] + i] = found[i]")]}}
