@@ -12,6 +12,7 @@
 #                      contrast, labels, compute; on hard matches table3-hard, 5, 7)
 #   make ablation      all of them, some hours
 #   make gpu           on a machine with a GPU: speed, memory, equality and hours, in 20 minutes
+#   make reproduce DATA=frames WEIGHTS=vivit.pth [LABELS=soccernet]     the paper's number on SoccerNet, with its weights
 #   make sanitize      the kernels under the address, undefined-behaviour and thread sanitizers
 #   make clean-demo    forget runs/demo-0, so that the next make demo trains anew
 SHELL  := /bin/bash
@@ -75,6 +76,14 @@ GPU_PY ?= $(if $(wildcard $(PY)),$(PY),$(PYTHON))
 gpu:
 	$(GPU_PY) setup.py -q build_ext --inplace
 	set -o pipefail; $(GPU_PY) benchmarks/gpu.py | tee benchmarks/gpu.txt
+
+# For someone with SoccerNet's frames, the released weights and a GPU: half an hour, and a text to send back.
+.PHONY: reproduce
+reproduce:
+	@test -n "$(DATA)" -a -n "$(WEIGHTS)" || { \
+	  echo "error: make reproduce DATA=frames WEIGHTS=vivit.pth LABELS=soccernet (docs/soccernet.md)" >&2; exit 2; }
+	$(GPU_PY) setup.py -q build_ext --inplace
+	$(GPU_PY) benchmarks/reproduce.py --data "$(DATA)" --labels "$(or $(LABELS),$(DATA))" --weights "$(WEIGHTS)"
 
 .PHONY: search ablation table2 table3 table4 table5 table7 table8 table9 table12 figure5 targets contrast labels compute table3-hard table5-hard table7-hard
 search: $(VENV)/.kernels

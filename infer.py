@@ -268,25 +268,28 @@ def in_context(model, h):
 
 
 def write_features(args, halves, rank, ranks, device):
-    """--features: what the network makes of every second, <out>/<match>/<half>_NAME.npy: tokens in
+    """--features: what the networks make of every second, <out>/<match>/<half>_NAME.npy: tokens in
     context, or of the spatial encoder where that alone is trained."""
-    model, stage = load_network(args.checkpoint[0], device)
-    autocast, bf16 = run.choose_autocast(args.bf16, device, [model])
-    print(f"features: {model.cfg.model}, {model.cfg.width} wide, "
-          + (f"tokens of the temporal transformer, windows of {model.cfg.window_tokens}"
-             if stage > 1 else "tokens of the spatial encoder"))
+    models, stages = zip(*(load_network(path, device) for path in args.checkpoint), strict=True)
+    autocast, bf16 = run.choose_autocast(args.bf16, device, models)
+    for model, stage in zip(models, stages, strict=True):
+        print(f"features: {model.cfg.model}, {model.cfg.width} wide, "
+              + (f"tokens of the temporal transformer, windows of {model.cfg.window_tokens}"
+                 if stage > 1 else "tokens of the spatial encoder"))
 
     def encode(halves):
         clips = frame_clips(halves, FrameReader(args.workers), args.batch)
-        for half, (h,) in encode_halves([model], clips, device, autocast):
+        for half, encoded in encode_halves(models, clips, device, autocast):
             with autocast:
-                tokens = in_context(model, h) if stage > 1 else h                # (n_tokens, D)
-            yield half, tokens.float().cpu().numpy()
+                tokens = [in_context(model, h) if stage > 1 else h               # (n_tokens, D)
+                          for model, stage, h in zip(models, stages, encoded, strict=True)]
+            yield half, bank.per_second(bank.side_by_side(tokens), half)
 
     with run.stoppable(lambda: "stopped; the same command goes on from here"), run.alone_in(
             args.out, rank):
-        bank.write_missing(args.out, args.features, bank.made_by(args.checkpoint[0], bf16), halves,
-                           model.cfg.width, encode, rank, ranks, run.barrier)
+        bank.write_missing(args.out, args.features, bank.made_by(args.checkpoint, bf16), halves,
+                           sum(model.cfg.width for model in models), encode, rank, ranks,
+                           run.barrier)
 
 
 # ------------------------------------------------------------------ run

@@ -192,7 +192,7 @@ class ViT(nn.Module):
         """(B, D); with all_tokens (B, 1 + N, D), the patches' too, for tests. As only the CLS token
         is wanted, the last block computes nothing else: the same for 6 % less work (ViT-T)."""
         x = self.patch_embed(clips)                                       # (B, N, D)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)      # (B, 1 + N, D)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)  # (B, 1 + N, D)
         x = self.blocks[:-1](x + self.pos_embed)
         if all_tokens:
             return self.norm(self.blocks[-1](x))
@@ -217,7 +217,7 @@ class WindowAttention(Attention):
         bias = bias.permute(2, 0, 1)[None]                                # (1, heads, 49, 49)
         if mask is not None:
             bias = bias + mask[:, None]                                   # (windows, heads, 49, 49)
-            bias = bias.repeat(len(x) // len(mask), 1, 1, 1)          # (B * windows, heads, 49, 49)
+            bias = bias.repeat(x.shape[0] // len(mask), 1, 1, 1)     # (B * windows, heads, 49, 49)
         return super().forward(x, bias.to(x.dtype))
 
 

@@ -214,7 +214,7 @@ def main(args):
         picks = pick_clips(step, args, halves)[process.samples]
         return reader.read(picks, CLIP_FRAMES)                        # (B / ranks, 2, H, W, 3)
 
-    journal = run.Journal(args, 1, process, first, total, state, files=lambda step: [
+    journal = run.Journal(args, 1, process, first, total, state, halves, lambda step: [
         half.path(frame) for half, frame in pick_clips(step, args, halves)])
     for step, frames in reader.batches(load, range(first, total)):
         # -- what this stage is about ----------------------------------

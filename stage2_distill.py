@@ -341,7 +341,7 @@ def main(args):
         soft = torch.from_numpy(soft_table[index]) if complete else p     # p: --bank queue has none
         return frames, p, soft
 
-    journal = run.Journal(args, 2, process, first, total, state, files=lambda step: [
+    journal = run.Journal(args, 2, process, first, total, state, halves, lambda step: [
         halves[h].path(frame) for h, frame in pick_windows(step, args, halves)])
     for step, batch in reader.batches(load, range(first, total)):
         # -- what this stage is about ----------------------------------

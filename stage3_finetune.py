@@ -331,7 +331,7 @@ def main(args):
         y = np.stack([token_labels(truth[h], frame, args.window) for h, frame in picks])
         return x, torch.from_numpy(y)                                 # y (B / ranks, L, K)
 
-    journal = run.Journal(args, 3, process, first, total, state, files=lambda step: [
+    journal = run.Journal(args, 3, process, first, total, state, halves, lambda step: [
         halves[h].path(frame) for h, frame in pick_windows(step, args, n_frames)])
     for step, batch in reader.batches(load, range(first, total)):
         # -- what this stage is about ----------------------------------

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from comedian import DataError, write_file, write_text
 from comedian.formats import open_array
 from comedian.frames import CLIP_FRAMES
+from comedian.receipt import sha256
 
 FEATURE_SLACK_S = 10                  # features and frames of a half may end this far apart
 CHECKED_ROWS = 16                     # of a table are computed again when it is opened
@@ -167,10 +168,18 @@ def n_seconds(n_tokens, half):
     return max(1, math.floor(n_tokens * half.token_s + 1e-6))
 
 
-def made_by(checkpoint, bf16):
-    """What says which network made features: the file of its weights, and how it computed."""
-    return {"checkpoint_sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
-            "bf16": bf16}
+def side_by_side(tokens):
+    """Tokens (n, D) of one network, or of several, (n, sum of D): each then of unit length, as in
+    Baidu's bank of five networks, so that none outweighs another. On the CPU, float32."""
+    tokens = [rows.float().cpu() for rows in tokens]
+    return torch.cat([F.normalize(rows, dim=1) for rows in tokens] if len(tokens) > 1 else tokens,
+                     1).numpy()
+
+
+def made_by(checkpoints, bf16):
+    """What says which networks made features: the files of their weights, and how they computed."""
+    sums = [sha256(path) for path in checkpoints]
+    return {"checkpoint_sha256": sums[0] if len(sums) == 1 else sums, "bf16": bf16}
 
 
 def missing_features(out, name, made_by, halves, width):
@@ -180,11 +189,11 @@ def missing_features(out, name, made_by, halves, width):
     record, paths = Path(out, f"{name}.json"), [
         Path(out, half.match, f"{half.number}_{name}.npy") for half in halves]
     if record.exists() and record.read_text(errors="replace") != json.dumps(made_by):
-        raise DataError(f"{record}: features of this name were made by another checkpoint or with "
-                        "another --bf16; choose another --features NAME")
+        raise DataError(f"{record}: features of this name were made by another network or with "
+                        "other flags; choose another name for these")
     if not record.exists() and any(path.exists() for path in paths):
         raise DataError(f"{out}: features called {name} are there, not made by this command; "
-                        "choose another --features NAME")
+                        "choose another name for these")
 
     def is_whole(path, half):
         try:
@@ -198,23 +207,22 @@ def missing_features(out, name, made_by, halves, width):
     return missing
 
 
-def write_features(out, name, made_by, half, tokens):
-    """Writes the features of a half, one row a second, from its tokens (n_tokens, D) float32."""
+def write_features(out, name, made_by, half, rows):
+    """Writes the features of a half, one row a second, (seconds, D) float32."""
     write_text(Path(out, f"{name}.json"), json.dumps(made_by))
-    rows = per_second(tokens, half)                                   # (seconds, D)
     write_file(Path(out, half.match, f"{half.number}_{name}.npy"),
                lambda file: np.save(file, rows))
 
 
 def write_missing(out, name, made_by, halves, width, encode, rank, ranks, barrier):
     """Writes the features that are missing, this process its share of them, and says how to use
-    them. encode(halves) yields (half, tokens (n_tokens, D))."""
+    them. encode(halves) yields (half, rows (seconds, D))."""
     missing = missing_features(out, name, made_by, halves, width)
     barrier()                                              # all have looked before one writes
     mine = missing[rank::ranks]
-    for half, tokens in tqdm(encode(mine), desc="features", total=len(mine), unit="half",
-                             disable=None if rank == 0 else True):
-        write_features(out, name, made_by, half, tokens)
+    for half, rows in tqdm(encode(mine), desc="features", total=len(mine), unit="half",
+                           disable=None if rank == 0 else True):
+        write_features(out, name, made_by, half, rows)
     barrier()
     print(f"features: {out}/<match>/<half>_{name}.npy; stage2_distill.py --features-name {name}")
 

@@ -13,7 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
-from comedian import DataError
+from comedian import DataError, __version__
 
 
 # ------------------------------------------------------------------ flags
@@ -40,6 +40,8 @@ class Parser(argparse.ArgumentParser):
             more |= {"usage": "%(prog)s [flags]", "prog": (
                 f"python -m comedian.{script.stem}" if module else f"python {script.name}")}
         super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **more)
+        if docstring:
+            self.add_argument("--version", action="version", version=f"comedian {__version__}")
 
     def error(self, message):
         say_error(f"{message} (--help lists the flags)")

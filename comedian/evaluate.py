@@ -34,6 +34,7 @@ import numpy as np
 
 from comedian import DataError, command, draw, formats, soccernet, write_text
 from comedian.command import number, text_encoding
+from comedian.receipt import receipt
 from comedian.soccernet import (
     LABELS, PREDICTIONS, SCORES, find_labels, nearest_names, read_labels, same_names, unreachable,
     warn_unknown_labels)
@@ -532,7 +533,13 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
                    | ({"interval": ends} if ends else {})
                    | ({"against": compared} if against else {})
                    | ({"at_frames": {tolerance: [one if one == one else None for one in ap]
-                                     for tolerance, ap in by_frame.items()}} if by_frame else {}))
+                                     for tolerance, ap in by_frame.items()}} if by_frame else {})
+                   | {"receipt": receipt(predictions, labels, found, label_files, classes,
+                                         only_predicted=only_predicted, chance=with_chance,
+                                         encoding=encoding, how={
+                                             "framerate": framerate, "at_frames": [*at_frames],
+                                             "fps": fps, "n_resamples": n_resamples, "seed": seed,
+                                             "against": against and str(against)})})
 
 
 def compare(against, truth, classes, results, runs, seed, framerate):

@@ -4,14 +4,17 @@ What is made once and then kept on disk.
     python -m comedian.prepare frames --videos soccernet/ --out frames/
     python -m comedian.prepare frames --videos matches --out data/demo --size 48 48   # make demo
     python -m comedian.prepare pca --features soccernet/ --split train    # Baidu's: 8,576 to 512
+    python -m comedian.prepare features --data frames/ --backbone timm:vit_small_patch14_dinov2
 
 `frames` turns every video into a folder of JPEGs, two per second: video.py.
 `pca` writes <half>_<out-name>.npy beside every <half>_<name>.npy, in the basis that it fits and
 keeps in <out-name>.npz; with --basis, in one fitted before. It goes on where it was stopped, half
-by half. (Features by a network of your own: infer.py --features NAME.)
+by half.
+`features` makes a teacher of any network for images: backbone.py. (Of one that was trained here:
+infer.py --features NAME.)
 
-Each of the two imports what it alone needs (FFmpeg, torch) where it begins to use it, so that
---help and a wrong path do not wait for the other.
+Each imports what it alone needs (FFmpeg, torch) where it begins to use it, so that --help and a
+wrong path do not wait for the others.
 """
 import argparse
 import concurrent.futures
@@ -445,6 +448,12 @@ def pca(args):
 
 
 # ------------------------------------------------------------------ command line
+def features(args):
+    """`python -m comedian.prepare features`."""
+    from comedian import backbone
+    backbone.write_features(args)
+
+
 def parse_args(argv=None):
     p = command.Parser(__doc__)
     commands = p.add_subparsers(dest="command", required=True, prog=p.prog)
@@ -479,6 +488,21 @@ def parse_args(argv=None):
     s.add_argument("--device", type=device_name, default="cpu",
                    help="where the covariance is summed")
     s.set_defaults(run=pca)
+
+    s = commands.add_parser("features", help="a teacher for stage 2, of any network for images")
+    s.add_argument("--data", required=True, help="folder with frames")
+    s.add_argument("--split", help="only these of SoccerNet's games")
+    s.add_argument("--backbone", required=True, help="timm:NAME (pip install timm), or "
+                   "file.py:function, which returns (network, size, mean, std)")
+    s.add_argument("--weights", metavar="FILE", help="of a timm network, instead of a download")
+    s.add_argument("--out", help="root to write <match>/<half>_<name>.npy below; default: --data")
+    s.add_argument("--name", type=file_name, help="of the features; default: the network's")
+    s.add_argument("--batch", type=number(1, 65_536), default=32, help="frames at a time")
+    s.add_argument("--bf16", action="store_true", help="compute in bfloat16")
+    s.add_argument("--workers", type=number(0, 1024), default=0, help="decoding threads; 0 = one "
+                   "per core")
+    s.add_argument("--device", type=device_name, default="cpu", help="cpu, cuda, cuda:1, ...")
+    s.set_defaults(run=features)
     return p.parse_args(argv)
 
 

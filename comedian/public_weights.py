@@ -1,6 +1,8 @@
 """
-Weights that others have published: their file formats, and their names -> ours. Renaming only:
-model.load_checkpoint finds out which network they fit, and whether they do.
+Weights as they are published: file formats, ours among them, and others' names -> ours. Renaming
+only: model.load_checkpoint finds out which network they fit, and whether they do.
+
+    ours, model.safetensors and config.json        comedian.share writes them  as in the checkpoint
 
     official COMEDIAN, .pth or Lightning's .ckpt   all weights                 as if from stage 3
     ViT-T, ViT-S, Swin-T for images                the spatial encoder         as if from stage 1
@@ -8,6 +10,7 @@ model.load_checkpoint finds out which network they fit, and whether they do.
 
 Our names are those of model.Comedian: "spatial.", "temporal." and "head.", then timm's names.
 """
+import json
 import math
 import re
 import warnings
@@ -17,8 +20,9 @@ from typing import NamedTuple
 
 import torch
 
-from comedian import DataError, formats
+from comedian import DataError, formats, write_file
 from comedian.frames import CLIP_FRAMES
+from comedian.receipt import CONFIG, weights_file
 
 
 # ------------------------------------------------------------------ files of any origin
@@ -26,7 +30,9 @@ WHAT = "a checkpoint, or damaged"
 
 
 def read_file(path):
-    """What the file holds: torch's pickle (tensors only), numpy's .npz, or safetensors."""
+    """What the file holds: torch's pickle (tensors only), numpy's .npz, or safetensors; of a
+    folder, its model.safetensors. With our config.json beside it, a checkpoint as a stage's."""
+    path = weights_file(path)
     try:
         if not Path(path).is_file():                      # a fifo would never end
             raise DataError(f"{path}: no such checkpoint, or not a file; give another "
@@ -41,7 +47,7 @@ def read_file(path):
         if any(member.info.compress_type for member in members):           # torch stores them plain
             raise formats.refused(path, WHAT, "a zip, but not one of torch")
     elif Path(path).suffix == ".safetensors":
-        return read_safetensors(path)
+        return with_config(read_safetensors(path), path)
     try:
         with warnings.catch_warnings():   # torch's, of old storages and pickles: no second line
             warnings.simplefilter("ignore")
@@ -93,6 +99,42 @@ def read_safetensors(path):
     return {name: torch.frombuffer(data, dtype=dtype, count=math.prod(shape), offset=first)
             .reshape(shape) if last > first else torch.empty(shape, dtype=dtype)
             for first, last, name, dtype, shape in places}
+
+
+def write_safetensors(path, weights):
+    """Writes {name: tensor}, one after the other. DataError for a type that the format lacks."""
+    types, header, end = {dtype: name for name, dtype in SAFETENSORS.items()}, {}, 0
+    for name, value in weights.items():
+        if value.dtype not in types:
+            raise DataError(f"{path}: {name} is {value.dtype}, which this format cannot hold; give "
+                            "a checkpoint of a stage")
+        first, end = end, end + value.numel() * value.itemsize
+        header[name] = {"dtype": types[value.dtype], "shape": list(value.shape),
+                        "data_offsets": [first, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)                       # the data begin at a multiple of 8
+
+    def save(file):
+        file.write(len(text).to_bytes(8, "little") + text)
+        for value in weights.values():
+            file.write(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+
+    write_file(path, save)
+
+
+def with_config(weights, path):
+    """A checkpoint of weights that have our config.json beside them, by comedian.share or by
+    huggingface_hub's mixin (docs/extend.md); others' weights as they are."""
+    beside = path.with_name(CONFIG)
+    content = formats.read_json(beside, "a config") if beside.exists() else None
+    if isinstance(content, dict) and "cfg" in content:
+        if "stage" not in content:
+            print(f"weights: {beside}: says no stage; taken as of stage 3, all weights trained")
+        return {"model": weights, "config": content["cfg"], "stage": content.get("stage", 3)}
+    if any(name.startswith(("spatial.", "temporal.")) for name in weights):
+        raise DataError(f"{path}: weights of this project without their {CONFIG}; put it beside "
+                        "them")
+    return weights
 
 
 def safetensors_places(header):

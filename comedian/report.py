@@ -10,6 +10,7 @@ and the mean of several runs.
     python -m comedian.report export runs/demo-0/test --format csv
     python -m comedian.report mean runs/demo-*/test/metrics.json \
                      --against runs/demo-*/scratch/metrics.json
+    python -m comedian.report verify runs/demo-0/test/metrics.json
 
 Reads   curves: the log.txt that every stage writes to its folder
         timeline: scores.npz and results_spotting.json of one match, as infer.py wrote them, and
@@ -18,18 +19,23 @@ Reads   curves: the log.txt that every stage writes to its folder
         page.py says more
         export: results_spotting.json, of any program; export.py says more
         mean: what infer.py or comedian.evaluate wrote with --json, a file per seed
+        verify: the same, and the predictions and labels that it was made of
 Writes  curves, timeline: one picture, 1200 pixels wide; page, export: files beside the results;
-        mean: a table to the screen
+        mean, verify: a table, a verdict to the screen
 
-Nothing is scored here; comedian.evaluate does that.
+Nothing is scored here but by comedian.evaluate.
 """
+import contextlib
 import difflib
+import io
 import math
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from comedian import DataError, command, draw, evaluate, export, formats, soccernet, write_text
+from comedian import (
+    DataError, command, draw, evaluate, export, formats, receipt, soccernet, write_text)
 
 
 # ------------------------------------------------------------------ timeline
@@ -125,6 +131,7 @@ def exports(args):
 # ------------------------------------------------------------------ several seeds
 NUMBERS = {"t-AmAP": "tight", "+-0.5 s": "at1", "+-1 s": "at2", "+-1.5 s": "at3", "+-2 s": "at4",
            "+-2.5 s": "at5", "loose": "loose"}
+NUMBERS_FILE = "numbers that --json wrote"
 # 97.5 % points of Student's t with 1, 2, .. 10 degrees of freedom.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
@@ -146,7 +153,7 @@ def spread(values):
 
 def read_metrics(path):
     """{"t-AmAP": %, ...} of NUMBERS, from a file that --json wrote."""
-    content = formats.read_json(path, "numbers that --json wrote")
+    content = formats.read_json(path, NUMBERS_FILE)
     try:
         found = {name: 100 * float(content[metric]["a_mAP"]) for name, metric in NUMBERS.items()}
     except (KeyError, TypeError, ValueError, OverflowError):
@@ -180,6 +187,53 @@ def means(args):
             mean, _, half = spread(np.subtract(*rows))
             cells.append(f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})")
         print(f"{name:9}" + "   ".join(cells))
+
+
+# ------------------------------------------------------------------ are these the numbers?
+def verify(args):
+    """Scores again what the numbers of --json were made of, and compares. DataError if others come
+    out; files that changed without that are told."""
+    read_metrics(args.metrics)                             # a DataError for what are no numbers
+    content = formats.read_json(args.metrics, NUMBERS_FILE)
+    made = content.pop("receipt", None)
+    try:
+        predictions, labels = (str(given or made[name]) for name, given in (
+            ("predictions", args.predictions), ("labels", args.labels)))
+        sums = {str(match): (str(a), str(b)) for match, (a, b) in made["sha256"].items()}
+        networks = {str(path): str(known) for path, known in made["checkpoints"].items()}
+        only, with_chance = bool(made["only_predicted"]), bool(made["chance"])
+        classes, encoding = tuple(map(str, made["classes"])), made["encoding"]
+        how = {name: made["how"][name] for name in
+               ("framerate", "at_frames", "fps", "n_resamples", "seed", "against")}
+        "".encode(encoding or "utf-8")
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise DataError(f"{args.metrics}: has no receipt of what it was made of; score again with "
+                        "--json") from None
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        found = soccernet.same_names(soccernet.find_labels(labels, encoding=encoding), sums)
+        evaluate.score_files(predictions, labels, classes, list(sums), only, with_chance,
+                             f"{folder}/again.json", encoding,
+                             {match: found[match] for match in sums if match in found}, **how)
+        again = formats.read_json(f"{folder}/again.json", NUMBERS_FILE)
+    now, changed = again.pop("receipt")["sha256"], []
+    for match, (of_predictions, of_labels) in sums.items():
+        new = now.get(match, ("", ""))
+        changed += [f"predictions of {match}"] * (new[0] != of_predictions)
+        changed += [f"labels of {match}"] * (new[1] != of_labels)
+    for path, known in networks.items():
+        if not receipt.weights_file(path).is_file():
+            print(f"verify: {path}: not here, so not compared")
+        elif receipt.sha256(path) != known:
+            changed.append(f"the checkpoint {path}")
+    said = (f"changed since: {', '.join(changed[:3])}"
+            + f" and {len(changed) - 3} more" * (len(changed) > 3) if changed else
+            "no file has changed")
+    differ = [f"{name} {100 * was['a_mAP']:.4f} was, {100 * again[name]['a_mAP']:.4f} is"
+              for name, was in content.items() if name in evaluate.METRICS and again[name] != was]
+    if differ or again != content:
+        raise DataError(f"{args.metrics}: other numbers come out ({'; '.join(differ)[:200]}); "
+                        f"{said}; score again with --json")
+    print(f"verify: {args.metrics}: the same numbers, all of them; {len(sums)} matches, {said}")
 
 
 # ------------------------------------------------------------------ the command
@@ -227,6 +281,10 @@ def parse_args(argv=None):
     mean.add_argument("metrics", nargs="+", help="a file per seed, written by --json")
     mean.add_argument("--against", nargs="+", metavar="FILE",
                       help="the same seeds of another method, in the same order: differences")
+    same = commands.add_parser("verify", help="do predictions and labels still give these numbers?")
+    same.add_argument("metrics", help="what --json wrote")
+    same.add_argument("--predictions", help="where they lie now; default: as the file says")
+    same.add_argument("--labels", help="the same")
     args = parser.parse_args(argv)
     if args.picture == "page" and bool(args.scores) == bool(args.video):
         page.error("give the folder that infer.py wrote, or --video to label one without results")
@@ -234,7 +292,7 @@ def parse_args(argv=None):
 
 
 def main(args):
-    other = {"page": pages, "export": exports, "mean": means}
+    other = {"page": pages, "export": exports, "mean": means, "verify": verify}
     if args.picture in other:
         return other[args.picture](args)
     if args.picture == "curves":

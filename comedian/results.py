@@ -23,6 +23,7 @@ from comedian import DataError, __version__, command, draw, evaluate, frames, pa
 from comedian.command import number
 from comedian.evaluate import check_writable
 from comedian.export import OUTPUTS, remove
+from comedian.receipt import sha256
 from comedian.soccernet import PREDICTIONS, match_labels, read_labels, unreachable, warn_unmatched
 
 SHOW = 0.3      # ours: at 0.3 the demo lists about as many actions as there are; 3 of 4 are right
@@ -72,7 +73,8 @@ def add_output_flags(parser):
     add("--json", metavar="FILE", help="write every number of the table here")
     add("--zip", metavar="FILE", help="write the games of --split as a submission")
     add("--features", type=command.file_name, metavar="NAME", help="write the network's tokens as "
-        "features for stage 2 and spot nothing; the checkpoint may be of any stage")
+        "features for stage 2 and spot nothing; the checkpoint may be of any stage; of several, "
+        "the tokens side by side, each of unit length")
 
 
 def check_flags(parser, args):
@@ -84,8 +86,7 @@ def check_flags(parser, args):
         "--split chooses among the games of --data": args.split and not args.data,
         "--zip wants --split: the games that the submission must hold":
             args.zip and not args.split,
-        "--features wants --data and one --checkpoint":
-            args.features and (not args.data or len(args.checkpoint) > 1)}
+        "--features wants --data": args.features and not args.data}
     for message in (message for message, is_so in wrong.items() if is_so):
         parser.error(message)
 
@@ -179,6 +180,7 @@ class Results:
         self.rank, self.ranks, self.out = rank, ranks, Path(args.out)
         self.labels = labels_to_score(args, halves, classes)
         self.submission = check_output(args, halves, self.labels)
+        self.sums = [sha256(path) for path in args.checkpoint]     # now: a stage may go on writing
         matches = list(dict.fromkeys(half.match for half in halves))
         self.mine = [half for half in halves if matches.index(half.match) % ranks == rank]
         self.done, self.n_tokens, self.broken = [], 0, []      # matches, their tokens, DataErrors
@@ -242,6 +244,7 @@ class Results:
         remove_outputs(folder, () if args.show is None else
                        ("page.html", *(f"timeline_{half.number}.png" for half in halves)))
         about = {"program": f"comedian {__version__}", "checkpoint": args.checkpoint,
+                 "checkpoint_sha256": self.sums,
                  "settings": {name: vars(args)[name] for name in
                               ("stride", "ignore", "merge", "nms", "nms_window", "threshold")},
                  "fps": frames.CLIP_FRAMES / halves[0].token_s,
@@ -280,9 +283,9 @@ class Results:
             if args.start or args.end is not None:
                 print("No table: --start and --end leave out events that the labels have.")
             else:
-                evaluate.score_files(
-                    args.out, args.labels or args.data or next(iter(self.labels.values())),
-                    self.classes, done, True, args.chance, args.json, label_files=self.labels)
+                beside = next(self.labels[match] for match in done if match in self.labels)
+                evaluate.score_files(args.out, args.labels or args.data or beside, self.classes,
+                                     done, True, args.chance, args.json, args.encoding, self.labels)
         elif args.labels:
             print(f"No table: {args.labels} has labels of other matches alone than those spotted.")
         for error in broken[:-1]:

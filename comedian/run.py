@@ -10,11 +10,14 @@ to the checkpoint's step. The stages take four things from here: the flags that 
 import argparse
 import contextlib
 import ctypes
+import json
 import os
+import platform
 import re
 import resource
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from datetime import timedelta
@@ -25,7 +28,8 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from comedian import DataError, augment, draw, lock, need, write_file, write_text
+from comedian import (
+    DataError, __version__, augment, draw, formats, lock, need, write_file, write_text)
 from comedian.checkpoint import save_checkpoint
 # The stages find these here too: all that they take from the plumbing is `run`.
 from comedian.command import (  # noqa: F401
@@ -577,6 +581,55 @@ class Log:
             os.close(self.lock)
 
 
+def write_table(path):
+    """log.csv of a log.txt: a line per step, a column for each number that a line has."""
+    rows = {}                         # step -> {column: number, as written}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        step = re.match(r"stage \d \| step (\d+)/\d+ \| ", line)
+        for cell in line[step.end():].split(" | ") if step else ():
+            if number := re.search(r"(?<!\S)\d[\d.e+-]*(?!\S)", cell):    # not "01:34 left"
+                name = re.sub(r"[ %]+", " ", cell.replace(number[0], "")).strip()
+                rows.setdefault(int(step[1]), {})[name] = number[0]
+    columns = ["step", *dict.fromkeys(name for row in rows.values() for name in row)]
+    write_text(path.with_suffix(".csv"), "".join(
+        ",".join(row.get(name, "") for name in columns) + "\n"
+        for row in ({name: name for name in columns},
+                    *(row | {"step": str(step)} for step, row in sorted(rows.items())))))
+
+
+# ------------------------------------------------------------------ what a run was
+def commit():
+    """The commit of this checkout, "-dirty" if files were changed since; None where none is told:
+    a package that was installed, or no git."""
+    root = Path(__file__).parents[1]
+    try:
+        told = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty", "--exclude=*",
+                               "--abbrev=40"], capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        told = ""
+    return told.strip() or None if (root / ".git").exists() else None
+
+
+def write_facts(args, stage, process, first, halves):
+    """<out>/run.json: what a run was, an entry for each time that it was started or resumed."""
+    path, before = Path(args.out, "run.json"), []
+    if first and path.exists():
+        before = formats.read_json(path, "what a stage writes of its run")
+        if not isinstance(before, list):
+            raise formats.refused(path, "what a stage writes of its run", "it is no list")
+    device = process.device
+    facts = {
+        "stage": stage, "from_step": first, "command": shlex.join(sys.orig_argv),
+        "flags": vars(args) | {"bf16": process.bf16}, "comedian": __version__, "commit": commit(),
+        "python": platform.python_version(), "torch": str(torch.__version__),
+        "machine": {"system": platform.platform(), "cores": len(os.sched_getaffinity(0)),
+                    "processes": process.ranks, "device": torch.cuda.get_device_name(device)
+                    if device.type == "cuda" else device.type},
+        "data": {"matches": len({half.match for half in halves}), "halves": len(halves),
+                 "frames": sum(half.n_frames for half in halves),
+                 "fps": sorted({half.fps for half in halves})}}
+    write_text(path, json.dumps([*before, facts], indent=1) + "\n")
+
 
 # ------------------------------------------------------------------ all of it, for a stage
 class Journal(Log):
@@ -593,11 +646,13 @@ class Journal(Log):
         journal.finish("what the checkpoint is for")
     """
 
-    def __init__(self, args, stage, process, first, total, state, files):
+    def __init__(self, args, stage, process, first, total, state, halves, files):
         """first: the step to begin with; total: steps in all; state: the checkpoint to resume, or
-        None; files(step): what a step reads."""
+        None; halves: the data; files(step): what a step reads."""
         super().__init__(args.out, f"stage {stage}", first, total, process.device,
                          lambda done: files(done - 1), state and state["log"])
+        if self.rank == 0:
+            write_facts(args, stage, process, first, halves)
         self.args, self.stage, self.bf16 = args, stage, process.bf16
         self.stop, self.stopping = Stop(), False
         self.best = state["best"] if state and stage == 3 else -1.0   # t-AmAP of the best so far
@@ -638,6 +693,7 @@ class Journal(Log):
                 save_checkpoint(Path(self.args.out, name), stage=self.stage, step=step + 1,
                                 args=vars(self.args) | {"bf16": self.bf16}, log=log_state,
                                 **content)
+            write_table(self.path)
         self.validated = self.improved = False
 
     def finish(self, use):

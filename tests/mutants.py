@@ -124,6 +124,9 @@ MUTANTS = {
             ("default=0.99,", "default=0.999,"),
             ("number(0.001), default=0.1", "number(0.001), default=0.07")]},
     "comedian/run.py": {
+        "test_runs.py::test_log_and_checkpoint": [
+            ("json.dumps([*before, facts], indent=1)", "json.dumps([facts], indent=1)"),
+            ("rows.setdefault(int(step[1]), {})[name]", "rows.setdefault(0, {})[name]")],
         "test_runs.py::test_resume_is_exact": [
             ("            draw.seed_torch()", "            pass"),
             ("        if state:                     # a line's mean reaches back over the stop",
@@ -254,7 +257,24 @@ MUTANTS = {
         "test_bank.py::test_other_errors_are_not_hidden": [
             ("        if not causes:\n            raise\n",
              "        causes = causes or [OSError()]\n")]},
+    "comedian/receipt.py": {
+        "test_share.py::test_verify": [
+            ("[content_sha256(spotted[match]), content_sha256(labels)]",
+             "[content_sha256(labels), content_sha256(labels)]"),
+            ("while part := file.read(2 ** 20):", "if part := file.read(16):")],
+        "test_share.py::test_the_receipt_does_not_depend_on_where_labels_stand": [
+            ("if isinstance(source, soccernet.Listed) else", "if False else")]},
+    "comedian/backbone.py": {
+        "test_share.py::test_a_row_is_the_mean_of_its_seconds_frames": [
+            ("rows[min(a, b - 1, len(rows) - 1):b]", "rows[a:b]"),
+            ("np.ceil(seconds * half.fps - 1e-6)", "np.floor(seconds * half.fps - 1e-6)")],
+        "test_share.py::test_a_teacher_of_any_network": [
+            ("network((x - mean) / std)", "network(x)"),
+            ('"weights_sha256": fingerprint(network), ', "")]},
     "comedian/bank.py": {
+        "test_infer.py::test_features_of_several_networks_stand_side_by_side": [
+            ("F.normalize(rows, dim=1) for rows in tokens] if len(tokens) > 1 else tokens",
+             "rows for rows in tokens]")],
         "test_runs.py::test_both_ways": [
             ('            for rows in tqdm(torch.arange(len(bank)).split(1024), desc="soft '
              'centroids",\n                             unit=" x 1024 rows", disable=None):\n    '
@@ -403,6 +423,8 @@ MUTANTS = {
             ('"--sampling", choices=["random", "bins"], default="random"',
              '"--sampling", choices=["random", "bins"], default="bins"')]},
     "model.py": {
+        "test_share.py::test_export_with_a_free_batch": [
+            ("self.cls_token.expand(x.shape[0], -1, -1)", "self.cls_token.expand(len(x), -1, -1)")],
         "test_stage2.py::test_where_the_weights_come_from": [
             ('temporal_init == "copy" and', 'temporal_init == "random" and')],
         "test_stage3.py::test_from_a_swin_of_stage_1": [
@@ -691,6 +713,7 @@ MUTANTS = {
         "test_infer.py::test_files_are_the_halves_of_a_match": [
             ("half.start_s, half.end_s, half.size)", "half.start_s, None, half.size)")]},
     "comedian/report.py": {
+        "test_share.py::test_verify": [("if differ or again != content:", "if False:")],
         "test_report.py::test_spread_by_hand": [
             ("np.std(values, ddof=1)", "np.std(values)"),
             ("student * deviation / math.sqrt(n)", "student * deviation")],
@@ -719,6 +742,8 @@ MUTANTS = {
         "test_weights.py::test_weights_that_nobody_can_use_are_one_line": [
             ("if value.is_floating_point() and not value.isfinite().all():", "if False:")]},
     "comedian/public_weights.py": {
+        "test_share.py::test_weights_come_back": [
+            ('"stage": content.get("stage", 3)}', '"stage": 3}')],
         "test_weights.py::test_what_a_checkpoint_says_about_itself": [
             ("repeat(1, 1, CLIP_FRAMES, 1, 1) / CLIP_FRAMES)", "repeat(1, 1, CLIP_FRAMES, 1, 1))")],
         "test_weights.py::test_the_same_weights_from_another_file": [

@@ -241,7 +241,7 @@ SMALL = {
 def test_every_benchmark_is_run():
     """steps.py is what gpu.py, memory.py and throughput.py share."""
     assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} == {
-        *SMALL, "ablation", "gpu", "probe", "steps"}
+        *SMALL, "ablation", "gpu", "probe", "reproduce", "steps"}
 
 
 @pytest.mark.slow

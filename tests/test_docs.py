@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md",
          *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))]
 COMMANDS = ["stage1_spatial", "stage2_distill", "stage3_finetune", "infer", "comedian.prepare",
-            "comedian.evaluate", "comedian.report"]
+            "comedian.evaluate", "comedian.report", "comedian.share"]
 FENCE = re.compile(r"^```(\w*) ?(\S*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 each_page = pytest.mark.parametrize("name", PAGES)
 

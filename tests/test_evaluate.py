@@ -150,7 +150,7 @@ def test_published_netvlad(folder, labels, predictions, tmp_path, run):
               predictions=fixture / predictions)
     written = json.loads((tmp_path / "metrics.json").read_text())
     expected = json.loads((fixture / "expected.json").read_text())["metrics"]
-    by_chance, _ = written.pop("chance"), written.pop("with_events", None)
+    by_chance, *_ = (written.pop(name, None) for name in ("chance", "with_events", "receipt"))
     assert written == expected
     assert by_chance["tight"]["a_mAP"] < expected["tight"]["a_mAP"] / 2
     assert f"{100 * expected['tight']['a_mAP']:.2f}" in out
@@ -362,6 +362,8 @@ def test_zip_and_folder_read_alike(tmp_path, run):
                   predictions=tmp_path / predictions)
         assert re.search(r"\nwith events +1 +100.00", out)
         results.append(json.loads((tmp_path / "n.json").read_text()))
+    receipts = [result.pop("receipt") for result in results]
+    assert receipts[0]["sha256"] == receipts[1]["sha256"] == receipts[2]["sha256"]
     assert results[0] == results[1] == results[2]
     tight, goal = results[0]["tight"], soccernet.SOCCERNET_CLASSES.index("Goal")
     assert tight["a_mAP_per_class"][goal] == results[0]["with_events"]["tight"] == 1.0

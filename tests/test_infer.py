@@ -578,6 +578,8 @@ def test_a_submission_and_the_official_evaluator(split, checkpoint, tmp_path):
     for game, place in zip(GAMES, ("game one", "game_two"), strict=True):
         (tmp_path / "labels" / game).mkdir(parents=True)
         shutil.copy(root / "test/league/2031" / place / LABELS, tmp_path / "labels" / game)
+    assert ours.pop("receipt")["sha256"].keys() == {"test/league/2031/game one",
+                                                    "test/league/2031/game_two"}
     for metric, result in ours.items():
         theirs = official.evaluate(
             str(tmp_path / "labels"), str(tmp_path / "spots.zip"), metric=metric, dataset=None,
@@ -714,11 +716,31 @@ def test_features_of_another_network_are_not_mixed_in(matches, tmp_path):
     write_features(matches, tmp_path / "1.pt", tmp_path / "out")
     digest = hashlib.sha256((tmp_path / "1.pt").read_bytes()).hexdigest()
     assert json.loads(record.read_text()) == {"checkpoint_sha256": digest, "bf16": False}
-    with pytest.raises(DataError, match="own.json: features of this name were made by another ch"):
+    with pytest.raises(DataError, match="own.json: features of this name were made by another ne"):
         write_features(matches, tmp_path / "2.pt", tmp_path / "out")
     record.unlink()
     with pytest.raises(DataError, match="out: features called own are there, not made by this"):
         write_features(matches, tmp_path / "2.pt", tmp_path / "out")
+
+
+def test_features_of_several_networks_stand_side_by_side(matches, tmp_path):
+    """Each of unit length, also of other widths and stages; alone they are as they were made."""
+    data = matches / "league/two"
+    save_network(tmp_path / "1.pt", 1, image_size=24)
+    save_network(tmp_path / "2.pt", 2, image_size=24, embed_dim=64)
+    for name, paths in (("a", ["1.pt"]), ("b", ["2.pt"]), ("both", ["1.pt", "2.pt"])):
+        infer.main(infer.parse_args(["--data", str(data), "--features", name, "--device", "cpu",
+                                     "--out", str(tmp_path / "out"), "--checkpoint",
+                                     *(str(tmp_path / path) for path in paths)]))
+    for half in find_halves(data):
+        a, b, both = (np.load(tmp_path / "out" / half.match / f"{half.number}_{name}.npy")
+                      for name in ("a", "b", "both"))
+        assert both.shape == (half.n_frames // 2, 128 + 64) and abs(np.linalg.norm(a[0]) - 1) > 0.1
+        for alone, part in ((a, both[:, :128]), (b, both[:, 128:])):
+            norm = np.linalg.norm(alone, axis=1, keepdims=True)
+            np.testing.assert_allclose(part, alone / norm, atol=1e-5)
+    sums = [hashlib.sha256((tmp_path / f"{i}.pt").read_bytes()).hexdigest() for i in (1, 2)]
+    assert json.loads((tmp_path / "out/both.json").read_text())["checkpoint_sha256"] == sums
 
 
 def test_stage_2_learns_from_these_features(matches, tmp_path):
@@ -756,9 +778,8 @@ def test_times_are_seconds_or_minutes(text, seconds):
     ("--video v --checkpoint c --start 1:-5", "argument --start: wants seconds or mm:ss"),
     ("--video v --checkpoint c --end 1:2:3:4", "argument --end: wants seconds or mm:ss"),
     ("--video v --checkpoint c --end inf", "argument --end: wants seconds or mm:ss"),
-    ("--video v --checkpoint c --features own", "--features wants --data and one --checkpoint"),
+    ("--video v --checkpoint c --features own", "--features wants --data"),
     ("--data d --checkpoint c --features a\x7fb", "wants a name without /, \\ and control ch"),
-    ("--data d --checkpoint a b --features own", "--features wants --data and one --checkpoint"),
     ("--data d --checkpoint c --nms hard", "argument --nms: invalid choice: 'hard' (choose from"),
 ])
 def test_options_that_do_not_fit(options, message, capsys):

@@ -14,8 +14,10 @@ stages, so that a start costs no seconds, or processes as a user starts them.
 """
 import argparse
 import contextlib
+import csv
 import ctypes
 import fcntl
+import json
 import multiprocessing
 import os
 import pty
@@ -463,13 +465,24 @@ def test_log_and_checkpoint(stage, matches, tmp_path, monkeypatch):
     assert state["stage"] == stage and state["step"] == 6
     assert state["args"]["batch"] == BATCH[stage] and state["config"].model == "vivit_micro"
     files = {path.name for path in out.iterdir() if "tfevents" not in path.name}
-    assert files == {"curves.png", "last.pt", "log.txt"}
+    assert files == {"curves.png", "last.pt", "log.txt", "log.csv", "run.json"}
+    with open(out / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    columns = ["step", "loss", SECOND[stage], "lr", "grad", "clips/s", "GB"]
+    assert [list(row) for row in rows] == 2 * [columns]
+    assert [[row["step"], row["loss"], row["GB"]] for row in rows] == [
+        [cells[1].split()[1].split("/")[0], cells[2].split()[1], cells[-2].split()[0]]
+        for cells in (line.split(" | ") for line in lines)]
     torch.load(out / "last.pt", weights_only=True)
     with pytest.raises(DataError, match="there is a run already; --resume it or choose another"):
         run(stage, matches, out)
     (out / "curves.png").unlink()                          # killed before the picture was drawn
     assert_same_bits(run(stage, matches, out, *options, "--resume"), state)       # nothing to do
     assert (out / "curves.png").exists()
+    first, second = json.loads((out / "run.json").read_text())       # one for each start
+    assert (first["from_step"], second["from_step"]) == (0, 6)
+    assert first["flags"]["log_every"] == 4 and first["torch"] == torch.__version__
+    assert first["data"] == {"matches": 2, "halves": 4, "frames": 200, "fps": [2.0]}
 
 
 def new_log(folder, first=0):

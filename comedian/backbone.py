@@ -1,0 +1,113 @@
+"""
+Any network for images as the teacher of stage 2: what it makes of every second of every half. The
+command is `python -m comedian.prepare features`.
+
+    --backbone timm:NAME           a network of timm, without its classes; timm is installed for it
+    --backbone file.py:function    function() -> (network, size, mean, std): a torch module that
+                                   makes (B, D) of images (B, 3, size, size) in [0, 1], of which
+                                   `mean` was subtracted and which were divided by `std`
+
+A row is the mean over the frames of its second [k, k + 1), of each frame's feature; where a second
+has no frame, that of the frame before. Frames are squeezed to size x size, as for our own networks:
+nothing at the sides is cut off.
+"""
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from comedian import DataError, augment, bank, run
+from comedian.frames import FrameReader, ahead, describe, find_halves, of_length
+
+
+def open_backbone(name, weights):
+    """(network in evaluation mode, size, mean (3,), std (3,)) of --backbone. weights: of a timm
+    network, a file instead of those that timm fetches."""
+    kind, _, function = name.rpartition(":")
+    if kind == "timm":
+        try:
+            import timm
+            network = timm.create_model(function, pretrained=True, num_classes=0, **(
+                {"pretrained_cfg_overlay": {"file": weights}} if weights else {}))
+        except Exception as error:  # noqa: BLE001  (not installed, no such name, no internet, ...)
+            raise DataError(f"--backbone {name}: cannot be made ({str(error)[:200]}); pip install "
+                            "timm, see timm.list_models(), or give --weights FILE") from None
+        cfg = timm.data.resolve_model_data_config(network)
+        size, mean, std = cfg["input_size"][1], cfg["mean"], cfg["std"]
+    elif kind.endswith(".py") and Path(kind).is_file():
+        spec = importlib.util.spec_from_file_location("backbone_of_user", kind)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        make = getattr(module, function, None)
+        try:
+            network, size, mean, std = make()
+            size, mean, std = int(size), [float(v) for v in mean], [float(v) for v in std]
+        except (TypeError, ValueError) as error:
+            raise DataError(f"--backbone {name}: wants a function that returns (network, size, "
+                            f"mean, std) ({error}); docs/extend.md has an example") from None
+    else:
+        raise DataError(f"--backbone {name}: neither timm:NAME nor a file.py:function that is "
+                        "there; correct it")
+    if not isinstance(network, torch.nn.Module) or not len(mean) == len(std) == 3 or size < 1:
+        raise DataError(f"--backbone {name}: wants a torch module, a size in pixels, and three "
+                        "numbers each of mean and std")
+    return network.eval(), size, mean, std
+
+
+def fingerprint(network):
+    """SHA-256 of a network's weights."""
+    digest = hashlib.sha256()
+    for key, value in sorted(network.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def write_features(args):
+    """<out>/<match>/<half>_<name>.npy, (seconds, D), for every half below args.data that has none.
+    Under torchrun each process takes its share of the halves."""
+    rank, ranks, device = run.join_processes(args.device)
+    halves = find_halves(args.data, args.split)
+    print(describe(halves, args.data))
+    halves, out = of_length(halves, 1, "one clip"), args.out or args.data
+    name = args.name or "".join(c if c.isalnum() else "_" for c in args.backbone.split(":")[-1])
+    network, size, mean, std = open_backbone(args.backbone, args.weights)
+    made_by = {"backbone": args.backbone, "weights_sha256": fingerprint(network), "size": size,
+               "mean": list(mean), "std": list(std), "bf16": bool(args.bf16)}
+    network, reader = network.to(device), FrameReader(args.workers)
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
+
+    @torch.no_grad()
+    def features(frames):                                             # (b, 1, H, W, 3) uint8
+        x = augment.resize(augment.to_float(frames, device), size)[:, 0]         # (b, 3, S, S)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bool(args.bf16)):
+            y = network((x - mean) / std)
+        if not isinstance(y, torch.Tensor) or y.dim() != 2 or len(y) != len(x):
+            raise DataError(f"--backbone {args.backbone}: makes "
+                            f"{tuple(getattr(y, 'shape', ())) or type(y).__name__} of {len(x)} "
+                            "images, not (images, width); pool or flatten it in a function")
+        return y.float().cpu().numpy()                                # (b, D)
+
+    def encode(halves):
+        for half in halves:
+            parts = ahead(reader.read([(half, frame) for frame in range(
+                first, min(first + args.batch, half.n_frames))], 1)
+                for first in range(0, half.n_frames, args.batch))
+            yield half, mean_per_second(np.concatenate([features(part) for part in parts]), half)
+
+    width = features(reader.read([(halves[0], 0)], 1)).shape[1]
+    print(f"features: {args.backbone}, {size}x{size} pixels, {width} wide; a row is the mean of a "
+          "second's frames")
+    with run.stoppable(lambda: "stopped; the same command goes on from here"), run.alone_in(
+            out, rank):
+        bank.write_missing(out, name, made_by, halves, width, encode, rank, ranks, run.barrier)
+
+
+def mean_per_second(rows, half):
+    """(n_frames, D) -> (seconds, D): row k is the mean of the frames of second [k, k + 1)."""
+    seconds = np.arange(bank.n_seconds(half.n_tokens, half) + 1)
+    first = np.ceil(seconds * half.fps - 1e-6).astype(int)            # frame at or after its start
+    return np.stack([rows[min(a, b - 1, len(rows) - 1):b].mean(0)
+                     for a, b in zip(first[:-1], first[1:], strict=True)])
