@@ -4,6 +4,7 @@
 #   make demo-scratch  the same without stages 1 and 2: results in runs/demo-0/scratch
 #   make test          ruff, and the tests, some minutes; make slow: the tests that take longer
 #   make proof         the tests that docstrings name ("Proved by test_x"), in less than a minute
+#   make lesson        the five files beside their formulas and tests: pages, from build/lesson/index.html
 #   make mutants       breaks the code on purpose, one chosen line at a time: does a test notice?
 #   make faults        thousands of broken files and flags: each must end in one clear line, or well
 #   make search        chooses the settings of benchmarks/ablation.py, an hour or two; can be stopped
@@ -47,13 +48,16 @@ $(VENV)/.kernels: setup.py $(wildcard csrc/*) $(VENV)/.run
 	@touch $@
 
 # ---------------------------------------------------------------- checks
-.PHONY: test proof slow lint mutants faults gpu sanitize
+.PHONY: test proof lesson slow lint mutants faults gpu sanitize
 # A process per core, each with one thread: small networks keep no second one busy.
 test: $(VENV)/.dev $(VENV)/.kernels lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 proof: $(VENV)/.dev $(VENV)/.kernels
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m proof
+
+lesson: $(VENV)/.dev $(VENV)/.kernels
+	OMP_NUM_THREADS=1 $(PY) docs/lesson.py
 
 slow: $(VENV)/.dev $(VENV)/.kernels
 	$(PY) -m pytest -q -m slow

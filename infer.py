@@ -38,6 +38,7 @@ from typing import NamedTuple
 from comedian import DataError, augment, bank, evaluate, ops, results, run, soccernet, video
 from comedian.frames import (
     CLIP_FRAMES, FrameReader, ahead, describe, find_halves, in_split, of_length)
+from comedian.labels import clock_flag
 from comedian.run import number
 from model import Comedian, load_network
 
@@ -57,9 +58,9 @@ def parse_args(argv=None):
     add("--checkpoint", required=True, nargs="+", metavar="FILE",
         help="stage 3's best.pt or last.pt, or official weights; several: their scores are "
         "averaged")
-    add("--start", type=soccernet.clock_flag, default=0.0, metavar="MM:SS",
+    add("--start", type=clock_flag, default=0.0, metavar="MM:SS",
         help="begin here in every video; plain seconds do, too")
-    add("--end", type=soccernet.clock_flag, metavar="MM:SS",
+    add("--end", type=clock_flag, metavar="MM:SS",
         help="end here; default: where the video does")
     add("--split", help="of --data, the games of these lists only: train, valid, test, challenge, "
         "several joined by +, or a text file")

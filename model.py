@@ -433,8 +433,8 @@ class Projector(nn.Sequential):
 
 
 class BatchNorm(nn.Module):
-    """Normalises each of the D numbers over the clips of a pass, of all processes: (n, D) -> (n,
-    D). It keeps no running statistics: a head is only used in training, the target's too. Proved by
+    """Normalises each of the E numbers over the clips of a pass, of all processes: (n, E) -> (n,
+    E). It keeps no running statistics: a head is only used in training, the target's too. Proved by
     test_batch_norm and test_two_processes_equal_one."""
 
     def __init__(self, dim):
@@ -442,9 +442,9 @@ class BatchNorm(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
 
     def forward(self, x):
-        mean = mean_of_processes(x.float().mean(0))                   # (D,)
+        mean = mean_of_processes(x.float().mean(0))                   # (E,)
         x = x - mean
-        variance = mean_of_processes(x.float().square().mean(0))      # (D,)
+        variance = mean_of_processes(x.float().square().mean(0))      # (E,)
         return x * torch.rsqrt(variance + 1e-5) * self.weight + self.bias
 
 

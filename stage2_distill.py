@@ -251,8 +251,8 @@ def sce_loss_queue(z, p, queue, lam, tau, tau_m):
     and a queue of earlier ones. z, p (B, L, D_t), queue (M, D_t). Only the aligned feature
     itself is left out of s2. Returns loss and divergence, as `sce_loss`.
     Proved by test_the_queue_version_of_equations_3_to_6."""
-    def similarity(x):                                                # (B, L, L + M)
-        return torch.cat([x @ p.transpose(1, 2), x @ queue.T], 2)
+    def similarity(x):
+        return torch.cat([x @ p.transpose(1, 2), x @ queue.T], 2)     # (B, L, L + M)
     aligned = torch.eye(p.shape[1], dtype=torch.bool, device=p.device)     # (L, L) by position
     aligned = F.pad(aligned, (0, len(queue)))                         # (L, L + M)
     s2 = torch.softmax((similarity(p) / tau_m).masked_fill(aligned, -torch.inf), 2)   # Eq. 4
@@ -352,7 +352,7 @@ def main(args):
         # One pass over the batch, or --accumulate; draw: the random numbers of a pass's windows.
         for draw, frames, p, soft in process.passes(args, step, student, *batch):
             p = p.to(device, non_blocking=True)                       # (b, L, D_t)
-            soft = soft.to(device, non_blocking=True)                 # (b, L, D_t + 2)
+            soft = soft.to(device, non_blocking=True)         # (b, L, D_t + 2) or (b, L, D_t)
             x = view(frames, draw, cfg, args, device)                 # (b, T, 3, S, S)
             noise = draw.uniform(0, 1, args.window)                   # (b, L)
             keep = random_keep(noise, args.mask, device)              # (b, L - masked)

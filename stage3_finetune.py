@@ -329,7 +329,7 @@ def main(args):
             x = reader.read([(halves[h], frame) for h, frame in picks],
                             CLIP_FRAMES * args.window)                # (B / ranks, T, H, W, 3)
         y = np.stack([token_labels(truth[h], frame, args.window) for h, frame in picks])
-        return x, torch.from_numpy(y)                                 # (B / ranks, L, K)
+        return x, torch.from_numpy(y)                                 # y (B / ranks, L, K)
 
     journal = run.Journal(args, 3, process, first, total, state, halves, lambda step: [
         halves[h].path(frame) for h, frame in pick_windows(step, args, n_frames)])

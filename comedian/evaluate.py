@@ -4,10 +4,11 @@ digit. And searches the post-processing that lies between window scores and dete
 
     python -m comedian.evaluate --predictions runs/test --labels data/test              # the table
     python -m comedian.evaluate --predictions spots.zip --labels data/test --chance --json all.json
+    python -m comedian.evaluate --predictions runs/b --labels data/test --against runs/a
     python -m comedian.evaluate --sweep --scores runs/valid --labels data/valid --plot sweep.png
 
 Reads   Labels-v2.json and results_spotting.json, one of each per match, below a folder or in a zip
-        (or labels of many matches in one file: soccernet.read_csv, read_osl);
+        (or labels and predictions of many matches in one file each, of other programs: labels.py);
         with --sweep the scores.npz that infer.py leaves per match.
 Writes  a table to the screen; --json, every number under the official names (the sweep: every
         setting); --plot, the curves of Fig. 5.
@@ -21,9 +22,11 @@ means after it, quirks included.
 
 Torch, the kernels and tqdm are imported where they are used: --help should not wait for them.
 """
+import functools
 import itertools
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -33,8 +36,8 @@ from comedian import DataError, command, draw, formats, soccernet, write_text
 from comedian.command import number, text_encoding
 from comedian.receipt import receipt
 from comedian.soccernet import (
-    LABELS, PREDICTIONS, SCORES, find_files, find_labels, nearest_names, read_labels,
-    same_names, unreachable, warn_unknown_labels)
+    LABELS, PREDICTIONS, SCORES, find_labels, nearest_names, read_labels, same_names, unreachable,
+    warn_unknown_labels)
 
 HALF_S = 120 * 60                     # the official evaluator's half; later events fall on its end
 METRICS = {                           # name -> deltas, full widths in seconds
@@ -132,17 +135,63 @@ def score(labels, predictions, classes, framerate=FRAMERATE):
     labels: {match: [soccernet.Event]}; predictions: {match: soccernet.Detections}, DataError if a
     labelled match has none; framerate: int, rows per second on which times are compared.
     """
+    from comedian import ops
+    ap = ops.average_map(*events_of(labels, predictions, classes, framerate)).numpy()  # (3, D, K)
+    return {metric: average(ap, deltas) for metric, deltas in METRICS.items()}
+
+
+def events_of(labels, predictions, classes, framerate):
+    """The arguments of ops.average_map for `score`."""
     missing = [match for match in labels if match not in predictions]
     if missing:
         raise DataError(f"no predictions for {len(missing)} of {len(labels)} matches, "
                              f"{missing[0]!r} for one")
     import torch
+    pred = end_to_end({match: predictions[match] for match in labels}, framerate, "predictions")
+    return (*pred, *label_columns(labels, framerate), 2 * len(labels), len(classes),
+            framerate * torch.tensor(DELTAS_S))
+
+
+def resample(labels, predictions, classes, n_resamples, seed=0, framerate=FRAMERATE):
+    """Results of `score` for resamples of the matches, as many with replacement: a list of n, which
+    the seed and the number of matches decide. Each is what evaluating that list of matches, copies
+    among them, gives, to the bit; and "with_events", `mean_with_events` of that list.
+    """
+    if len(labels) < 2:
+        raise DataError("--bootstrap and --against resample matches: they need two or more")
+    import torch
 
     from comedian import ops
-    pred = end_to_end({match: predictions[match] for match in labels}, framerate, "predictions")
-    ap = ops.average_map(*pred, *label_columns(labels, framerate), 2 * len(labels), len(classes),
-                         framerate * torch.tensor(DELTAS_S)).numpy()      # (3, D, K)
-    return {metric: average(ap, deltas) for metric, deltas in METRICS.items()}
+    picks = np.random.default_rng(seed).integers(0, len(labels), (n_resamples, len(labels)))
+    every = ops.resampled_map(*events_of(labels, predictions, classes, framerate), 2,
+                              torch.from_numpy(picks)).numpy()            # (R, 3, D, K)
+    counts = np.stack([count_events({match: labels[match]}, len(classes)) for match in labels])
+    runs = []
+    for ap, drawn in zip(every, picks, strict=True):
+        run, count = {}, counts[drawn].sum(0)
+        for metric, deltas in METRICS.items():
+            run[metric] = average(ap, deltas)
+            run[metric] |= {"with_events" + seen: mean_with_events(run[metric], count, seen)
+                            for seen in SEEN}
+        runs.append(run)
+    return runs
+
+
+def combine(runs, function):
+    """function(values (R, ...), axis=0) of every number of some results, in their form; lists."""
+    return {metric: {key: np.asarray(function(np.array([run[metric][key] for run in runs]),
+                                              axis=0)).tolist()
+                     for key in runs[0][metric]} for metric in METRICS}
+
+
+def interval(runs):
+    """The 2.5th and 97.5th percentile of every number of `resample`'s runs, (low, high)."""
+    return [combine(runs, functools.partial(np.percentile, q=q)) for q in (2.5, 97.5)]
+
+
+def difference(one, other):
+    """One result less another, number by number."""
+    return combine([one, other], lambda values, axis: values[0] - values[1])
 
 
 def chance(labels, predictions, classes, framerate=FRAMERATE, max_shifts=10):
@@ -157,10 +206,42 @@ def chance(labels, predictions, classes, framerate=FRAMERATE, max_shifts=10):
                              "it needs two matches or more")
     shifted = (zip(matches, matches[shift:] + matches[:shift], strict=True)
                for shift in range(1, min(max_shifts, len(matches) - 1) + 1))
-    runs = [score(labels, {match: predictions[other] for match, other in pairs}, classes, framerate)
-            for pairs in shifted]
-    return {metric: {key: np.mean([run[metric][key] for run in runs], axis=0).tolist()
-                     for key in runs[0][metric]} for metric in METRICS}
+    return combine([score(labels, {match: predictions[other] for match, other in pairs}, classes,
+                          framerate) for pairs in shifted], np.mean)
+
+
+def frame_map(labels, predictions, classes, tolerances, fps):
+    """AP (T, K) at tolerances in frames, as E2E-Spot, T-DEED and AdaSpot define it: NaN for a class
+    without labels. Their mAP is the mean over the others.
+
+    Predictions in the order of their confidence, over all matches; each takes the nearest label
+    that is free, of its class and half, at most `tolerance` frames away, the earlier of two. AP is
+    the mean over all labels of the highest precision at that recall or more; a label that nobody
+    takes counts 0. (Labels at one frame are one to be taken, but all of them count.)
+
+    fps: {match: frames per second on which positions become frames}. Proved by test_frame_map.
+    """
+    ap = np.full((len(tolerances), len(classes)), np.nan)
+    for k in range(len(classes)):
+        places = [(match, event.half, round(event.position_ms * fps[match] / 1000))
+                  for match, events in labels.items() for event in events if event.label == k]
+        spots = [(confidence, match, half, round(position_ms * fps[match] / 1000))
+                 for match in labels for half, _, position_ms, confidence in zip(
+                     *(column[predictions[match].label == k].tolist()
+                       for column in predictions[match]), strict=True)
+                 if confidence >= 0]                       # NaN is none
+        spots.sort(key=lambda spot: -spot[0])              # stable: of equals the first
+        for t, tolerance in enumerate(tolerances if places else ()):
+            free, precision = set(places), []
+            for n, (_, match, half, frame) in enumerate(spots, 1):
+                near = next((place for d in range(tolerance + 1) for place in (
+                    (match, half, frame - d), (match, half, frame + d)) if place in free), None)
+                if near:
+                    free.remove(near)
+                    precision.append((len(precision) + 1) / n)
+            highest = itertools.accumulate(reversed(precision), max)
+            ap[t, k] = sum(highest) / len(places)
+    return ap
 
 
 # ------------------------------------------------------------------ the table
@@ -183,44 +264,55 @@ def mean_with_events(result, count, seen=""):
     return float(np.mean(result["a_mAP_per_class" + seen], where=there)) if there.any() else 0.0
 
 
-def table(results, labels, classes, by_chance=None):
+def table(results, labels, classes, by_chance=None, ends=None):
     """The results of `score` (and of `chance`, beside them) for people: a row per class, in %, and
-    below them what the columns mean. What says nothing is left out."""
+    below them what the columns mean. What says nothing is left out. ends: of `interval`, below each
+    number."""
     count = count_events(labels, len(classes))                            # (visible / not, K)
-    columns = [("t-AmAP", results["tight"], ""),
-               *((f"+-{s / 2:g} s", results[f"at{s}"], "") for s in METRICS["tight"]),
-               ("loose", results["loose"], "")]
+    columns = [("t-AmAP", "tight", ""),
+               *((f"+-{s / 2:g} s", f"at{s}", "") for s in METRICS["tight"]),
+               ("loose", "loose", "")]
     if by_chance:
-        columns.insert(1, ("chance", by_chance["tight"], ""))
+        columns.insert(1, ("chance", "tight", ""))
     if count[1].any():
-        columns += [("visible", results["tight"], "_visible"),
-                    ("not shown", results["tight"], "_unshown")]
+        columns += [("visible", "tight", "_visible"), ("not shown", "tight", "_unshown")]
     titles = ["events", *(title for title, _, _ in columns)]
     width = max(map(len, (*classes, "with events")))
 
     def row(name, cells):
-        return name.ljust(width) + "".join(
-            cell.rjust(max(7, len(title) + 2)) for cell, title in zip(cells, titles, strict=True))
+        return name.ljust(width) + "".join(cell.rjust(max(16 if ends else 7, len(title) + 2))
+                                           for cell, title in zip(cells, titles, strict=True))
 
-    def means(name, mean):
-        return row(name, [f"{count.sum():,}", *(f"{100 * mean(result, seen):.2f}"
-                                                for _, result, seen in columns)])
+    def rows(name, n_events, digits, value, has=lambda seen: True):
+        """The row of value(result, seen) for each column, and one of its ends."""
+        def cell(result, title, metric, seen):
+            result = by_chance if title == "chance" else result
+            return format(100 * value(result[metric], seen), f".{digits}f") if has(seen) else "-"
+
+        lines.append(row(name, [f"{n_events:,}", *(cell(results, *of) for of in columns)]))
+        if ends:
+            lines.append(row("", ["", *(
+                " to ".join(cell(end, *of) for end in ends)
+                if has(of[2]) and of[0] != "chance" else "" for of in columns)]))
 
     hidden = f", {count[1].sum():,} of them not shown by the broadcast" if count[1].any() else ""
     lines = [f"matches: {len(labels)}, events: {count.sum():,}{hidden}; average precision in %",
-             row("", titles), means("all", lambda result, seen: result["a_mAP" + seen])]
+             row("", titles)]
+    rows("all", count.sum(), 2, lambda result, seen: result["a_mAP" + seen])
     absent = int((count.sum(0) == 0).sum())
     if 0 < absent < len(classes):
-        lines.append(means("with events", lambda result, seen: mean_with_events(
-            result, count, seen)))
-    gaps = False
+        rows("with events", count.sum(), 2, lambda result, seen: result.get(
+            "with_events" + seen, mean_with_events(result, count, seen)))
     for k, name in enumerate(classes):
-        cells = [f"{100 * result['a_mAP_per_class' + seen][k]:.1f}" if has_events(count, seen)[k]
-                 else "-" for _, result, seen in columns]
-        lines.append(row(name, [f"{count[:, k].sum():,}", *cells]))
-        gaps |= "-" in cells
-    lines.append("+-1 s: an action counts if it is at most 1 s off. t-AmAP: the average of +-0.5 s "
-                 "to +-2.5 s (both ends count half); loose: of +-2.5 s to +-30 s.")
+        rows(name, count[:, k].sum(), 1, lambda result, seen, k=k: result[
+            "a_mAP_per_class" + seen][k], lambda seen, k=k: has_events(count, seen)[k])
+    gaps = any(re.search(r" -( |$)", line) for line in lines)
+    if ends:
+        lines.append("x to y: 95 % of the resamples of the matches, with replacement, lie there"
+                     + ("; of so few matches it is too narrow." if len(labels) < 20 else "."))
+    lines.append("+-1 s: an action counts if it is at most 1 s off (+-0.5 s: mAP@1 of the ball). "
+                 "t-AmAP: the average of +-0.5 s to +-2.5 s (both ends count half); loose: of "
+                 "+-2.5 s to +-30 s.")
     if by_chance:
         lines.append("chance: the t-AmAP of these predictions on other matches than their own.")
     if count[1].any():
@@ -369,7 +461,8 @@ def run_sweep(args):
 
 
 def score_files(predictions, labels, classes=None, matches=None, only_predicted=False,
-                with_chance=False, json=None, encoding=None, label_files=None):
+                with_chance=False, json=None, encoding=None, label_files=None,
+                framerate=FRAMERATE, at_frames=(), fps=None, n_resamples=0, seed=0, against=None):
     """Prints the table of the results below `predictions` against the truth below `labels`.
 
     classes: None: those that the results were made with, else those of the labels. matches: the
@@ -378,7 +471,7 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
     """
     is_asked = label_files is None    # and not found beside a video
     label_files = label_files or find_labels(labels, matches, encoding)
-    found = find_files(predictions, PREDICTIONS)
+    found = soccernet.find_predictions(predictions)
     label_files = same_names(label_files, found)
     if matches is not None:           # other folders there are those of another run
         found = {match: path for match, path in found.items() if match in matches}
@@ -401,9 +494,25 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
     if told:
         print(f"warning: {told}; they count as missed, as in the official evaluator")
     spotted = {match: soccernet.read_predictions(found[match], classes) for match in label_files}
-    results = score(truth, spotted, classes)
-    by_chance = chance(truth, spotted, classes) if with_chance else None
-    print(table(results, truth, classes, by_chance))
+    results = score(truth, spotted, classes, framerate)
+    by_chance = chance(truth, spotted, classes, framerate) if with_chance else None
+    by_frame = {}
+    if at_frames:                     # of the flag, of the labels or of the predictions
+        rates = {match: fps or getattr(label_files[match], "fps", None)
+                 or getattr(found[match], "fps", None) for match in truth}
+        if None in rates.values():
+            raise DataError(f"{predictions}: does not say its frame rate, nor do the labels; give "
+                            "--fps, the rate of the frames that --at-frames counts")
+        by_frame = dict(zip(at_frames, frame_map(truth, spotted, classes, at_frames, rates)
+                            .tolist(), strict=True))
+    runs = resample(truth, spotted, classes, n_resamples, seed, framerate) if n_resamples else []
+    ends = interval(runs) if runs else None
+    print(table(results, truth, classes, by_chance, ends))
+    for tolerance, ap in by_frame.items():
+        there = [one for one in ap if one == one] or [0.0]
+        print(f"mAP at {tolerance} frames, as E2E-Spot has it: {100 * sum(there) / len(there):.2f}")
+    if against:
+        compared = compare(against, truth, classes, results, runs, seed, framerate)
     if not any(truth.values()):
         print(f"No event in {labels} is of these classes; name others with --classes FILE.")
     warn_unknown_labels(label_files.values(), "annotations", classes)
@@ -420,10 +529,35 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
         count = count_events(truth, len(classes))
         present = {} if count.any(0).all() else {"with_events": {
             metric: mean_with_events(result, count) for metric, result in results.items()}}
-        write_json(json, results | present | ({"chance": by_chance} if with_chance else {}) | {
-            "receipt": receipt(predictions, labels, found, label_files, classes,
-                               only_predicted=only_predicted, chance=with_chance,
-                               encoding=encoding)})
+        write_json(json, results | present | ({"chance": by_chance} if with_chance else {})
+                   | ({"interval": ends} if ends else {})
+                   | ({"against": compared} if against else {})
+                   | ({"at_frames": {tolerance: [one if one == one else None for one in ap]
+                                     for tolerance, ap in by_frame.items()}} if by_frame else {})
+                   | {"receipt": receipt(predictions, labels, found, label_files, classes,
+                                         only_predicted=only_predicted, chance=with_chance,
+                                         encoding=encoding, how={
+                                             "framerate": framerate, "at_frames": [*at_frames],
+                                             "fps": fps, "n_resamples": n_resamples, "seed": seed,
+                                             "against": against and str(against)})})
+
+
+def compare(against, truth, classes, results, runs, seed, framerate):
+    """Prints how much better these results are than other predictions of the same matches, over the
+    same resamples; returns {"difference": ..., "interval": ...}."""
+    found = same_names(soccernet.find_predictions(against), truth)
+    if missing := [match for match in truth if match not in found]:
+        raise DataError(f"{against}: no predictions for {nearest_names(missing, found)}, which the "
+                        "other ones have; compare results of the same matches")
+    others = {match: soccernet.read_predictions(found[match], classes) for match in truth}
+    less = difference(results, score(truth, others, classes, framerate))
+    apart = [difference(*pair) for pair in zip(runs, resample(
+        truth, others, classes, len(runs), seed, framerate), strict=True)]
+    above = np.mean([run["tight"]["a_mAP"] > 0 for run in apart])
+    ends = interval(apart)
+    print(f"\nHow much more that is than {against} has, in points; the t-AmAP is higher in "
+          f"{100 * above:.1f} % of the resamples:\n" + table(less, truth, classes, ends=ends))
+    return {"difference": less, "interval": ends}
 
 
 def spans_of(files):
@@ -464,7 +598,8 @@ def write_json(path, content):
 def parse_args(argv=None):
     p = command.Parser(__doc__)
     add = p.add_argument_group("the table").add_argument
-    add("--predictions", help=f"folder or zip of {PREDICTIONS}, one per match")
+    add("--predictions", help=f"folder or zip of {PREDICTIONS}, one per match; or a .json, "
+        ".json.gz or .csv with those of many: of E2E-Spot, T-DEED, opensportslib or our export")
     add("--labels", required=True, help=f"folder or zip of {LABELS}, one per match; or a .csv or "
         ".json with the labels of many")
     add("--encoding", type=text_encoding, help=command.ENCODING_HELP)
@@ -475,6 +610,17 @@ def parse_args(argv=None):
         help="leave out labelled matches without predictions, not an error then")
     add("--chance", action="store_true",
         help="also score the predictions against other matches' labels")
+    add("--framerate", type=number(1, 1000), default=FRAMERATE,
+        help="rows per second on which times are compared: the official 2, or 25 for ball actions")
+    add("--at-frames", type=number(0, 1000), nargs="+", metavar="FRAMES", default=[],
+        help="also mAP at so many frames, as E2E-Spot and T-DEED have it")
+    add("--fps", type=number(0.1, 1000.0), help="of the frames that --at-frames counts, where "
+        "the files do not say it")
+    add("--bootstrap", type=number(0, 100_000), metavar="N", default=0,
+        help="an interval for each number, from N resamples of the matches; 1000 are enough")
+    add("--against", metavar="OTHER", help="other predictions of the same matches: how they "
+        "differ, over the same resamples (1000 unless --bootstrap says else)")
+    add("--seed", type=number(0), default=0, help="of the resamples")
     add("--json", metavar="FILE", help="write every number here")
 
     add = p.add_argument_group("the sweep").add_argument
@@ -506,7 +652,9 @@ def main(args):
         score_files(args.predictions, args.labels,
                     soccernet.read_classes(args.classes) if args.classes else None,
                     only_predicted=args.only_predicted, with_chance=args.chance, json=args.json,
-                    encoding=args.encoding)
+                    encoding=args.encoding, framerate=args.framerate, at_frames=args.at_frames,
+                    fps=args.fps, against=args.against, seed=args.seed,
+                    n_resamples=args.bootstrap or 1000 * bool(args.against))
 
 
 if __name__ == "__main__":

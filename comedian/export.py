@@ -4,9 +4,9 @@ Spotted actions in the forms of other programs: a table, subtitles, Sportscode, 
     python -m comedian.report export runs/test --format csv                 # <match>/actions.csv
     python -m comedian.report export runs/test --format sportscode --lead 5 --lag 8
 
-A table and OpenSportsLab's JSON hold the match; they are read back as labels (soccernet.read_csv,
-read_osl). Subtitles and Sportscode belong to one video: a file per half. page.html writes the same
-texts from the browser.
+A table and OpenSportsLab's JSON hold the match; they are read back as labels or predictions
+(labels.read_many). Subtitles and Sportscode belong to one video: a file per half. page.html writes
+the same texts from the browser.
 """
 import contextlib
 import json
@@ -17,11 +17,12 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
-from comedian import DataError, formats, soccernet, write_text
+from comedian import DataError, formats, labels, soccernet, write_text
 
 OUTPUTS = re.compile(r"page\.html|timeline_[12]\.png|actions(\.(csv|json)|_[12]\.(vtt|srt|xml))")
 ENDING = {"csv": "csv", "vtt": "vtt", "srt": "srt", "sportscode": "xml", "osl": "json"}
 OF_MATCH = ("csv", "osl")                     # the others are of a half
+OSL_FPS = 2                                   # of `frame`: opensportslib's tolerances are of 2 fps
 LATEST_MS = 10 ** 10                          # four months into a video: nothing is later
 
 
@@ -81,7 +82,7 @@ def clock(ms, decimal=".", hours=False):
 
 def cell(text):
     """A text in a table. Spreadsheets would compute one that begins as a formula does: it gets an
-    apostrophe before it, which they and soccernet.read_csv take off."""
+    apostrophe before it, which they and labels.py take off."""
     text = re.sub(r"^(?='*[=+\-@\t\r])", "'", text)
     return '"' + text.replace('"', '""') + '"' if re.search('[",\r\n]', text) else text
 
@@ -97,7 +98,7 @@ def table_name(match, half):
     """The name of the match; of one that a reader would take for a video's, as season/1 or a.mp4,
     that of a half in it."""
     with contextlib.suppress(ValueError):
-        if soccernet.video_of(match)[0] == match:
+        if labels.video_of(match)[0] == match:
             return match
     return f"{match}/{half}"
 
@@ -108,11 +109,11 @@ def check_table(path, match, actions):
     with tempfile.NamedTemporaryFile(suffix=".csv") as file:
         write_text(file.name, as_csv(match, actions))
         try:
-            found, _ = soccernet.read_csv(file.name)
+            found = labels.read_many(file.name) if rows else {}
         except DataError as error:
             raise DataError(f"{path}: the table of {match!r} would not be read back: "
                             + str(error).removeprefix(f"{file.name}: ")) from None
-    if found != ({match: rows} if rows else {}):
+    if {name: listed.rows for name, listed in found.items()} != ({match: rows} if rows else {}):
         raise DataError(f"{path}: the table of {match!r} would be read back as of another match; "
                         "call its folder otherwise")
 
@@ -156,21 +157,22 @@ def as_sportscode(actions, lead_ms, lag_ms):
     return ('<?xml version="1.0" encoding="UTF-8"?>\n<file>\n<ALL_INSTANCES>\n' + "".join(
         f"<instance><ID>{n}</ID><start>{start / 1000:.3f}</start>"
         f"<end>{end / 1000:.3f}</end><code>{escape(one_line(label))}</code><label><group>"
-        f"confidence</group><text>{short(confidence)}</text></label></instance>\n"
+        f"confidence</group><text>{short(confidence)}</text></label><label><group>position_ms"
+        f"</group><text>{ms}</text></label></instance>\n"
         for n, (_, ms, label, confidence) in enumerate(actions, 1)
         for start, end in [span(ms, lead_ms, lag_ms)])
         + "</ALL_INSTANCES>\n</file>\n")
 
 
 def as_osl(match, actions, classes, about):
-    """OpenSportsLab's JSON: an entry of data[] per half."""
+    """OpenSportsLab's JSON, which opensportslib evaluates: an entry of data[] per half."""
     halves = sorted({action.half for action in actions}
                     | {int(half) for half in about.get("videos", {})})
     data = [{"id": f"{match}/{half}",
-             "inputs": [{"type": "video", "path": video_name(match, half, about)}],
-             "events": [{"head": "action", "label": label, "position_ms": str(ms),
-                         "half": str(half), "gameTime": f"{half} - {clock(ms)[:-4]}",
-                         "confidence": confidence}
+             "inputs": [{"type": "video", "path": video_name(match, half, about), "fps": OSL_FPS}],
+             "events": [{"head": "action", "label": label, "position_ms": ms,
+                         "frame": OSL_FPS * ms // 1000, "half": str(half),
+                         "gameTime": f"{half} - {clock(ms)[:-4]}", "confidence": confidence}
                         for of_half, ms, label, confidence in actions if of_half == half]}
             for half in halves]
     text = json.dumps({"version": "2.0", "task": "action_spotting",
@@ -180,11 +182,11 @@ def as_osl(match, actions, classes, about):
 
 
 def video_name(match, half, about):
-    """The path of a half's video below the folder of all videos, as soccernet.video_of reads it."""
+    """The path of a half's video below the folder of all videos, as labels.video_of reads it."""
     name = PurePosixPath(about.get("videos", {}).get(str(half), str(half))).name
     for place in (PurePosixPath(match).parent / name, PurePosixPath(match) / name):
         with contextlib.suppress(ValueError):              # .. is no video
-            if soccernet.video_of(place.as_posix()) == (match, half):
+            if labels.video_of(place.as_posix()) == (match, half):
                 return place.as_posix()
     return f"{match}/{half}"
 

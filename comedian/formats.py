@@ -9,6 +9,7 @@ compared with what it can hold before any memory is taken, and whatever is wrong
 
 WHAT, in words, comes from the caller: "a SoccerNet label file". Nothing here runs code of a file.
 """
+import contextlib
 import json
 import math
 import os
@@ -82,13 +83,36 @@ def parse_json(text):
 
 
 def read_json(path, what):
-    """The value in a JSON file, with or without a mark before it, or in a Member of a zip."""
+    """The value in a JSON file, with or without a mark before it, gzipped or not, or in a Member of
+    a zip."""
+    content = read_bytes(path, what, JSON_BYTES)
     try:
-        return parse_json(read_bytes(path, what, JSON_BYTES).decode("utf-8-sig"))
-    except DataError:
-        raise
-    except ValueError as error:                            # UnicodeDecodeError is one, too
+        if content[:2] == b"\x1f\x8b":
+            unpack = zlib.decompressobj(wbits=31)
+            content = unpack.decompress(content, 4 * JSON_BYTES)
+            if not unpack.eof:
+                raise ValueError("its end is missing, or it is too large")
+        return parse_json(content.decode("utf-8-sig"))
+    except (ValueError, zlib.error) as error:              # UnicodeDecodeError is one, too
         raise refused(path, what, f"{type(error).__name__}: {error}") from None
+
+
+def read_list(path, key, what):
+    """The list under `key` of a JSON file; `path` may lie in a zip (Member)."""
+    content = read_json(path, what)
+    if not isinstance(content, dict) or not isinstance(content.get(key), list):
+        raise refused(path, what, f"it has no list called {key!r}")
+    return content[key]
+
+
+@contextlib.contextmanager
+def malformed(path, which, wants):
+    """DataError, naming the entry `which` of a file, where it lacks what it must have."""
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
+        raise DataError(f"{path}: {which} has a malformed or missing {wants} "
+                        f"({type(error).__name__}: {error})") from None
 
 
 # ------------------------------------------------------------------ zip

@@ -168,6 +168,24 @@ def average_map(
                                gt_frame, gt_visible, n_halves, n_classes, delta_frames)
 
 
+def resampled_map(
+        pred_half: Tensor, pred_class: Tensor, pred_frame: Tensor, pred_score: Tensor,
+        gt_half: Tensor, gt_class: Tensor, gt_frame: Tensor, gt_visible: Tensor, n_halves: int,
+        n_classes: int, delta_frames: Tensor, match_halves: int, picks: Tensor) -> Tensor:
+    """average_map of resamples of the matches, each as if it were evaluated outright.
+
+    picks (R, M) int64: the matches of each resample; halves match_halves * m and the next
+    match_halves - 1 are those of match m. Returns (R, 3, D, K) float64. Proved by TestResampledMap.
+    """
+    require_tensors("resampled_map", pred_half=pred_half, pred_class=pred_class,
+                    pred_frame=pred_frame, pred_score=pred_score, gt_half=gt_half,
+                    gt_class=gt_class, gt_frame=gt_frame, gt_visible=gt_visible,
+                    delta_frames=delta_frames, picks=picks)
+    return kernels.resampled_map(pred_half, pred_class, pred_frame, pred_score, gt_half, gt_class,
+                                 gt_frame, gt_visible, n_halves, n_classes, delta_frames,
+                                 match_halves, picks)
+
+
 # ----- shapes without data, for torch.compile and torch.export ----------------------------------
 def shapes_of(operator):
     """Registers a function as what knows an operator's shapes, if there is an operator."""
@@ -200,3 +218,10 @@ def _(kept, length):
 def _(pred_half, pred_class, pred_frame, pred_score,
       gt_half, gt_class, gt_frame, gt_visible, n_halves, n_classes, delta_frames):
     return pred_half.new_empty(3, delta_frames.shape[0], n_classes, dtype=torch.float64)
+
+
+@shapes_of("comedian::resampled_map")
+def _(pred_half, pred_class, pred_frame, pred_score, gt_half, gt_class, gt_frame, gt_visible,
+      n_halves, n_classes, delta_frames, match_halves, picks):
+    return pred_half.new_empty(picks.shape[0], 3, delta_frames.shape[0], n_classes,
+                               dtype=torch.float64)

@@ -2,12 +2,16 @@
 The page: one HTML file with a match's video, its spotted actions, and their scores over time.
 
     python -m comedian.report page runs/infer --labels videos      # <match>/page.html
+    python -m comedian.report page --video match.mp4 --classes classes.txt     # to label it
 
 It works offline, from the disk. The video is not in it but beside it, by a relative path; where the
 browser cannot play it, the page asks for another file of it. page.html is the page but for its
-data, which stands in it as JSON.
+program, page.js, and its data, which stands in it as JSON. The browser keeps what a person reviews
+under the name of the match and a hash of its actions and labels.
 """
 import base64
+import hashlib
+import itertools
 import json
 import os
 from pathlib import Path
@@ -16,17 +20,19 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 
-from comedian import DataError, export, frames, soccernet, write_text
+from comedian import DataError, __version__, export, frames, soccernet, write_text
 
-PICTURE = (112, 63)                   # pixels of the small pictures
+PICTURE = (112, 63)                   # pixels that the small pictures fit into
 MOST_PICTURES, MOST_ACTIONS = 250, 1500               # of a half, the surest: it stays below 3 MB
 LEAST = 0.02                          # lowest confidence in the page; its slider begins there
-NAMES = {1: "first half", 2: "second half"}
+FPS = 25                              # of a video that does not say: the step of a frame
 
 
 def small_picture(frame):
-    """(H, W, 3) uint8, red first -> the bytes of a small JPEG."""
-    small = cv2.resize(frame, PICTURE, interpolation=cv2.INTER_AREA)
+    """(H, W, 3) uint8, red first -> the bytes of a small JPEG of the same shape."""
+    scale = min(PICTURE[0] / frame.shape[1], PICTURE[1] / frame.shape[0])
+    size = [max(1, round(scale * side)) for side in frame.shape[1::-1]]
+    small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
     return cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 60])[1].tobytes()
 
 
@@ -59,28 +65,48 @@ def half_of(folder):
         return None
 
 
-def write_page(path, match, curves, classes, actions, about, events=None, pictures=None, least=0.3):
+def frame_rate(source):
+    """Pictures a second of a half's video, as its header says."""
+    from comedian import video        # here: it needs PyAV
+    try:
+        fps = video.probe(source).fps
+    except DataError:
+        return FPS
+    return fps if 1 <= fps <= 240 else FPS
+
+
+def write_page(path, match, curves, classes, actions, about, events=None, others=(),
+               pictures=None, least=0.3, spotted=True):
     """Writes the page of a match to `path`.
 
     curves    {half: (scores (n_tokens, K) in [0, 1], token_s, start_s)}
     actions   [export.Action]; events: [soccernet.Event], None: the truth is not known
     about     what the results say of themselves; its "videos" are relative to the folder of `path`
+    others    [soccernet.Row] of the labels that the page has no place for; saved as they are
     pictures  {half: {s: JPEG}} or None: they are read from the videos
     least     confidence at which the slider stands first
+    spotted   False: there are no results; the curves only say how long the halves are
     """
     index, folder = {name: k for k, name in enumerate(classes)}, Path(path).parent
     halves, rows, truth = [], [], []
+
+    def place(source):                # by its name, as a browser goes; the folder may be to come
+        return Path(os.path.normpath(folder / source))
+
     for number, (scores, token_s, start_s) in sorted(curves.items()):
         source = about.get("videos", {}).get(str(number), "")
         half = {"n": number, "start": start_s, "end": start_s + token_s * len(scores),
                 "token": token_s, "name": export.video_name(match, number, about),
                 "table": export.table_name(match, number),
-                "video": link(source), "frames": None, "curves": base64.b64encode(
+                "video": link(source), "frames": None, "fps": FPS, "curves": base64.b64encode(
                     np.round(255 * scores).astype(np.uint8).tobytes()).decode()}
-        if source and (folder / source).is_dir() and (found := half_of(folder / source)):
+        if source and place(source).is_dir() and (found := half_of(place(source))):
             half["frames"] = {"path": link(f"{source}/{found.prefix}"), "digits": found.digits,
                               "suffix": found.suffix, "first": found.first, "fps": found.fps,
                               "n": found.n_frames}
+            half["fps"] = found.fps
+        elif source and place(source).is_file():
+            half["fps"] = frame_rate(place(source))
         halves.append(half)
         of_half = sorted((action for action in actions
                           if action.half == number and action.confidence >= LEAST),
@@ -91,7 +117,7 @@ def write_page(path, match, curves, classes, actions, about, events=None, pictur
         if pictures is not None:
             seen = nearest(pictures.get(number, {}), times_s)
         else:
-            seen = pictures_of(folder / source, times_s) if source else {}
+            seen = pictures_of(place(source), times_s) if source else {}
 
         def picture(position_ms, seen=seen):
             return base64.b64encode(seen.get(position_ms / 1000, b"")).decode()
@@ -101,13 +127,20 @@ def write_page(path, match, curves, classes, actions, about, events=None, pictur
                  for action in sorted(of_half, key=lambda action: action.position_ms)]
         truth += [(number, event.position_ms, event.label, event.visible,
                    picture(event.position_ms)) for event in true]
+    content = [classes, [[half["n"], half["start"], half["end"]] for half in halves],
+               [row[:4] for row in rows], [row[:4] for row in truth]]
+    if not spotted:                   # nothing else tells videos of one name apart
+        content += [os.path.getsize(place(source)) for source in about["videos"].values()]
+    content = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     data = {"title": soccernet.match_title(match), "match": match, "classes": classes,
             "halves": halves, "events": rows, "about": describe(about), "least": max(LEAST, least),
-            "truth": None if events is None else truth}
-    page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+            "truth": None if events is None else truth, "spotted": spotted, "hash": content,
+            "others": [(row.half, row.position_ms, row.name, row.visible) for row in others]}
+    page, program = (Path(__file__).with_name(name).read_text(encoding="utf-8")
+                     for name in ("page.html", "page.js"))
     # No text in the data can end the script: < is written as JSON lets one write any character.
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    write_text(path, page.replace("__DATA__", text))
+    write_text(path, page.replace("__SCRIPT__", program).replace("__DATA__", text))
 
 
 def link(path):
@@ -156,9 +189,9 @@ def read_half(folder, half):
             stored.classes)
 
 
-def from_results(folder, match, labels=None, threshold=0.3, pictures=None):
+def from_results(folder, match, labels=None, threshold=0.3, pictures=None, videos=None):
     """page.html of a match from the results in `folder`; labels as soccernet.find_labels has them.
-    Returns its path."""
+    videos: {half: path} to show instead of frames. Returns its path."""
     folder = Path(folder)
     match = folder.resolve().name if match == "." else match
     curves, length = {}, soccernet.read_scores(folder).windows[3].tolist()        # tokens of each
@@ -168,7 +201,50 @@ def from_results(folder, match, labels=None, threshold=0.3, pictures=None):
     if not curves:
         raise DataError(f"{folder / soccernet.SCORES}: no scores of a half in it; run infer.py")
     actions, _, about = export.actions_of(folder / soccernet.PREDICTIONS, LEAST, classes)
-    events = None if labels is None else soccernet.read_labels(labels, classes)
-    write_page(folder / "page.html", match, curves, classes, actions, about, events, pictures,
-                    threshold)
+    if videos:
+        about = about | {"videos": about.get("videos", {}) | {
+            str(half): os.path.relpath(path, folder) for half, path in videos.items()}}
+    write_page(folder / "page.html", match, curves, classes, actions, about,
+               *split_labels(labels, curves, classes), pictures, threshold)
     return folder / "page.html"
+
+
+def split_labels(labels, halves, classes):
+    """([Event], or None without labels, [Row] of those that are in none of `halves` or `classes`):
+    a page shows the first, and saves them all."""
+    if labels is None:
+        return None, ()
+    rows = labels.rows if isinstance(labels, soccernet.Listed) else soccernet.read_rows(labels)
+    return soccernet.read_labels(labels, classes), [
+        row for row in rows if row.half not in halves or row.name not in classes]
+
+
+def videos_of(root):
+    """{match: {half: path}} of the videos below `root`, called as `prepare frames` calls them."""
+    from comedian import video
+    found = {}
+    for path in itertools.chain(*video.find_videos([root])):
+        match, half = soccernet.video_of(Path(os.path.relpath(path, root)).as_posix())
+        found.setdefault(match, {})[half] = path
+    return found
+
+
+def to_label(videos, classes, labels, encoding, out):
+    """Yields the path of a page without results for each match of these videos, on which a person
+    labels it from nothing, or goes on with its labels."""
+    from comedian import video
+    classes, matches = soccernet.read_classes(classes), {}
+    for half in video.halves(videos):
+        matches.setdefault(half.match, []).append(half)
+    found = soccernet.find_labels(labels, list(matches), encoding) if labels else {}
+    for match, halves in matches.items():
+        if labels and match not in found:
+            print(f"note: {match}: no labels of it in {labels}; its page begins without")
+        path = Path(out, match, "page.html")
+        curves = {half.number: (np.zeros((half.n_tokens + 1, len(classes))), 1.0, 0.0)
+                  for half in halves}
+        write_page(path, match, curves, classes, [], {
+            "program": f"comedian {__version__}", "videos": {
+                str(half.number): os.path.relpath(half.path, path.parent) for half in halves}},
+            *split_labels(found.get(match), curves, classes), {}, spotted=False)
+        yield path

@@ -199,6 +199,27 @@ def average_map(pred_half, pred_class, pred_frame, pred_score,
     return ap
 
 
+def resampled_map(pred_half, pred_class, pred_frame, pred_score, gt_half, gt_class, gt_frame,
+                  gt_visible, n_halves, n_classes, delta_frames, match_halves, picks):
+    """average_map of resamples of the matches, each evaluated outright: a list of matches with as
+    many copies of each as were drawn.
+
+    picks (R, M) int64: the matches of each resample; halves match_halves * m and the next
+    match_halves - 1 are those of match m. Returns (R, 3, D, K) float64. Proved by TestResampledMap.
+    """
+    ap = [torch.zeros(0, 3, len(delta_frames), n_classes, dtype=torch.float64)]
+    for drawn in picks.tolist():
+        halves = [match_halves * m + i for m in drawn for i in range(match_halves)]
+        copies = []
+        for half, *columns in ((pred_half, pred_class, pred_frame, pred_score),
+                               (gt_half, gt_class, gt_frame, gt_visible)):
+            events = [(half == h).nonzero().flatten() for h in halves] or [half[:0]]
+            copies.append(torch.cat([torch.full_like(of, h) for h, of in enumerate(events)]))
+            copies += [column[torch.cat(events)] for column in columns]
+        ap.append(average_map(*copies, len(halves), n_classes, delta_frames)[None])
+    return torch.cat(ap)
+
+
 def by_group(half, cls, frame, value, n_halves, n_classes):
     """{(half, class): {frame: value}}; of events at the same place the last one stays."""
     grouped = {(h, k): {} for h in range(n_halves) for k in range(n_classes)}

@@ -6,6 +6,7 @@ and the mean of several runs.
                      --out curves.png
     python -m comedian.report timeline runs/demo-0/test --labels matches --out timeline.png
     python -m comedian.report page runs/demo-0/test --labels matches
+    python -m comedian.report page --video match.mp4 --classes classes.txt       # to label it
     python -m comedian.report export runs/demo-0/test --format csv
     python -m comedian.report mean runs/demo-*/test/metrics.json \
                      --against runs/demo-*/scratch/metrics.json
@@ -14,7 +15,8 @@ and the mean of several runs.
 Reads   curves: the log.txt that every stage writes to its folder
         timeline: scores.npz and results_spotting.json of one match, as infer.py wrote them, and
         its Labels-v2.json if there are --labels
-        page: the same of every match, and its video or frames; page.py says more
+        page: the same of every match, and its video or frames; or videos alone, to label them;
+        page.py says more
         export: results_spotting.json, of any program; export.py says more
         mean: what infer.py or comedian.evaluate wrote with --json, a file per seed
         verify: the same, and the predictions and labels that it was made of
@@ -85,13 +87,23 @@ def labels_of(args, matches):
 
 
 def pages(args):
-    """The page of every match below args.scores, or of args.match."""
+    """The page of every match below args.scores, or of args.match; or of the videos to label."""
     from comedian import page         # here: it needs OpenCV, and --help should not wait for that
+    if args.video:
+        for path in page.to_label(args.video, args.classes, args.labels, args.encoding, args.out):
+            print(f"report: {path}")
+        return
     matches = ([find_match(args.scores, args.match)] if args.match else
                list(soccernet.find_files(args.scores, soccernet.SCORES)))
     labels = labels_of(args, matches) if args.labels else {}
+    videos = page.videos_of(args.videos) if args.videos else {}
     for match in matches:
-        print(f"report: {page.from_results(Path(args.scores, match), match, labels.get(match))}")
+        called = Path(args.scores).resolve().name if match == "." else match
+        if args.videos and called not in videos:
+            print(f"note: {called}: no video of it below {args.videos}; its page shows what it had")
+        path = page.from_results(Path(args.scores, match), match, labels.get(match),
+                                 videos=videos.get(called))
+        print(f"report: {path}")
 
 
 def exports(args):
@@ -191,6 +203,8 @@ def verify(args):
         networks = {str(path): str(known) for path, known in made["checkpoints"].items()}
         only, with_chance = bool(made["only_predicted"]), bool(made["chance"])
         classes, encoding = tuple(map(str, made["classes"])), made["encoding"]
+        how = {name: made["how"][name] for name in
+               ("framerate", "at_frames", "fps", "n_resamples", "seed", "against")}
         "".encode(encoding or "utf-8")
     except (AttributeError, LookupError, TypeError, ValueError):
         raise DataError(f"{args.metrics}: has no receipt of what it was made of; score again with "
@@ -199,7 +213,7 @@ def verify(args):
         found = soccernet.same_names(soccernet.find_labels(labels, encoding=encoding), sums)
         evaluate.score_files(predictions, labels, classes, list(sums), only, with_chance,
                              f"{folder}/again.json", encoding,
-                             {match: found[match] for match in sums if match in found})
+                             {match: found[match] for match in sums if match in found}, **how)
         again = formats.read_json(f"{folder}/again.json", NUMBERS_FILE)
     now, changed = again.pop("receipt")["sha256"], []
     for match, (of_predictions, of_labels) in sums.items():
@@ -241,7 +255,14 @@ def parse_args(argv=None):
                           help="lowest confidence of a spotted action that is shown")
     timeline.add_argument("--out", default="timeline.png", help="the picture")
     page = commands.add_parser("page", help="a page per match: its video, actions and scores")
-    page.add_argument("scores", help="folder that infer.py wrote, its --out")
+    page.add_argument("scores", nargs="?", help="folder that infer.py wrote, its --out")
+    page.add_argument("--video", nargs="+", metavar="FILE", help="instead of results: a video, the "
+                      "halves of a match, or folders of matches, to label on the page")
+    page.add_argument("--classes", metavar="FILE", help="for --video: the names to label, one per "
+                      "line; none: SoccerNet's 17")
+    page.add_argument("--out", default="runs/page", help="for --video: where the pages go")
+    page.add_argument("--videos", metavar="ROOT", help="results of frames: show the videos of the "
+                      "same names below this folder")
     page.add_argument("--labels", help="root of the labels, or a labels.csv; none: no truth")
     page.add_argument("--encoding", type=command.text_encoding, help=command.ENCODING_HELP)
     page.add_argument("--match", help="its name or a part of it; none: every match")
@@ -264,7 +285,10 @@ def parse_args(argv=None):
     same.add_argument("metrics", help="what --json wrote")
     same.add_argument("--predictions", help="where they lie now; default: as the file says")
     same.add_argument("--labels", help="the same")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.picture == "page" and bool(args.scores) == bool(args.video):
+        page.error("give the folder that infer.py wrote, or --video to label one without results")
+    return args
 
 
 def main(args):

@@ -4,27 +4,21 @@ predictions, submissions. And scores.npz, the windows' scores that infer.py leav
 
     <root>/<league>/<season>/<match>/Labels-v2.json            labels, if the match has any
     <root>/<match>/Labels-ball.json                            the same, of the ball actions
-    <root>/labels.csv, <root>/labels.json                      of many matches: see `read_csv`
+    <root>/labels.csv, <root>/labels.json                      of many matches: see labels.py
     <out>/<league>/<season>/<match>/results_spotting.json      what was spotted
     <out>/<league>/<season>/<match>/scores.npz                 scores before merging and NMS
 
 A match is called after its folder below the root. Below one root labels and predictions of a match
 are found by that name, in a folder or in a zip.
 """
-import argparse
-import codecs
 import collections
 import contextlib
-import csv
 import datetime
 import difflib
-import io
 import itertools
 import json
 import os
 import re
-import unicodedata
-import urllib.parse
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -32,16 +26,18 @@ from typing import NamedTuple
 import numpy as np
 
 from comedian import DataError, formats, write_file, write_text
+from comedian.formats import malformed, read_list
 from comedian.frames import (
-    VIDEO_SUFFIXES, describe, describe_content, find_halves, half_number, in_split, read_games,
-    walk)
+    VIDEO_SUFFIXES, describe, describe_content, find_halves, in_split, read_games, walk)
+from comedian.labels import (
+    Listed, dict_of, folded, is_text, nfc, read_many, read_rows, whole_ms)
 
 LABELS, PREDICTIONS, SCORES = "Labels-v2.json", "results_spotting.json", "scores.npz"
 BALL_LABELS = "Labels-ball.json"      # the ball action data set's, beside 224p.mp4; the same schema
 LABEL_LISTS = ("labels.csv", "labels.json")           # of many matches, at the root of them all
-SUFFIXES = {*VIDEO_SUFFIXES, ".dav", ".rm", ".rmvb", ".ogg", ".dat", ".vro"}   # that tables name
+SUFFIXES = {*VIDEO_SUFFIXES, *".dav .rm .rmvb .ogg .dat .vro .eaf".split()}    # that tables name
 ELSEWHERE = re.compile(r"/|[a-z][a-z\d+.-]*:", re.IGNORECASE)        # begins a path from the top
-TABLES = (".csv", ".tsv", ".txt")     # endings of such a table, if --labels names it
+LISTS = (".csv", ".tsv", ".txt", ".json", ".json.gz", ".xml")    # endings, if a flag names the file
 MAX_CLASSES = 1000                    # far more than anybody labels
 
 # SoccerNet-v2's classes in the order of the official evaluator.
@@ -89,24 +85,6 @@ def find_files(source, *names):
     return dict(sorted(found.items()))
 
 
-def read_list(path, key, what):
-    """The list under `key` of a JSON file; `path` may lie in a zip (formats.Member)."""
-    content = formats.read_json(path, what)
-    if not isinstance(content, dict) or not isinstance(content.get(key), list):
-        raise formats.refused(path, what, f"it has no list called {key!r}")
-    return content[key]
-
-
-@contextlib.contextmanager
-def malformed(path, which, wants):
-    """DataError, naming the entry `which` of a file, where it lacks what it must have."""
-    try:
-        yield
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
-        raise DataError(f"{path}: {which} has a malformed or missing {wants} "
-                        f"({type(error).__name__}: {error})") from None
-
-
 def count_names(files, key="annotations", without=()):
     """How often each name of a label is in these files, but those in `without`: a Counter."""
     return collections.Counter(
@@ -144,27 +122,6 @@ def warn_unknown_labels(files, key, classes):
               "stored: one class?")
 
 
-def folded(name):
-    """A name without what the eye may miss: case, kinds of blanks, signs of no width, how an accent
-    is stored."""
-    name = "".join(sign for sign in name if unicodedata.category(sign) != "Cf")
-    return " ".join(nfc(name).casefold().split())
-
-
-def is_text(name):
-    """Whether this can be a class: a text in one line, not all of it unseen."""
-    return (isinstance(name, str) and folded(name) != ""
-            and not {"Cc", "Cs", "Zl", "Zp"} & set(map(unicodedata.category, name)))
-
-
-def whole_ms(value):
-    """A position, whole ms. ValueError beyond what float64 counts one by one, 285,000 years."""
-    ms = int(value)
-    if abs(ms) > 2 ** 53:
-        raise ValueError("a position beyond all halves")
-    return ms
-
-
 # ------------------------------------------------------------------ labels
 class Event(NamedTuple):
     """One annotated action. `position_ms` counts from the start of the half's video."""
@@ -172,23 +129,6 @@ class Event(NamedTuple):
     label: int                        # index into the classes
     position_ms: int
     visible: bool                     # False: annotated although the broadcast does not show it
-
-
-class Row(NamedTuple):
-    """One annotated action under the name that its file gives it."""
-    half: int
-    name: str
-    position_ms: int
-    visible: bool
-
-
-class Listed(NamedTuple):
-    """The labels of one match out of a file with those of many."""
-    path: str
-    rows: list                        # [Row], in file order
-
-    def __str__(self):
-        return str(self.path)
 
 
 def find_labels(source, matches=None, encoding=None):
@@ -204,21 +144,22 @@ def find_labels(source, matches=None, encoding=None):
     try:
         found = find_files(source, LABELS, BALL_LABELS)
     except DataError:
+        found, listed = {}, listed or clip_lists(source)
         if not listed:
             raise
-        found = {}
     return dict(sorted(first_read(found, listed).items()))
 
 
 def match_labels(source, matches, encoding=None):
     """(find_labels of these matches, {name: Listed} that a list has for none of them)."""
-    listed = same_names(listed_labels(source, encoding), matches)
-    found = {match: listed.pop(match) for match in sorted(matches) if match in listed}
     own = {}
     for match, name in itertools.product(sorted(matches), (BALL_LABELS, LABELS)):
         folder = folder_of(source, match)
         if folder and os.path.lexists(folder / name):
             own[match] = folder / name
+    listed = listed_labels(source, encoding) or ({} if own else clip_lists(source, matches))
+    listed = same_names(listed, matches)
+    found = {match: listed.pop(match) for match in sorted(matches) if match in listed}
     return dict(sorted(first_read(own, found).items())), listed
 
 
@@ -238,11 +179,6 @@ def folder_of(root, match):
     return folder
 
 
-def nfc(name):
-    """A name with its accents stored in one way: macOS takes them apart, others do not."""
-    return unicodedata.normalize("NFC", name)
-
-
 def first_read(labels, others):
     """`labels` and those `others`, {match: ...}, that it has not; says which are not read."""
     names = {nfc(match): match for match in labels}
@@ -254,24 +190,43 @@ def first_read(labels, others):
 
 
 def listed_labels(source, encoding=None):
-    """{match: Listed} of a file with the labels of many matches, a table or OpenSportsLab's .json,
-    or of those in a folder. In one file names that are equal in Unicode NFC are one match."""
+    """{match: Listed} of a file with the labels of many matches, or of those in a folder."""
     source, labels = Path(source), {}
     paths = [path for name in LABEL_LISTS if os.path.lexists(path := source / name)]
-    if source.suffix.lower() in (*TABLES, ".json") and not source.is_dir():
+    if source.name.lower().endswith(LISTS) and not source.is_dir():
         paths = [source]
     for path in paths:
-        found, is_spotted = (read_osl(path) if path.suffix.lower() == ".json" else
-                             read_csv(path, encoding))
-        if not found:
-            raise formats.refused(path, "a list of labels", "no video is named in it")
-        if is_spotted:
+        found = read_many(path, encoding)
+        if any(one not in (None, "") for listed in found.values() for one in listed.confidences):
             print(f"note: {path}: has confidences, as predictions have; they are taken for labels")
-        of_path = {}
-        for match, rows in found.items():
-            of_path.setdefault(nfc(match), (match, Listed(str(path), [])))[1].rows.extend(rows)
-        labels = first_read(dict(of_path.values()), labels)
+        labels = first_read(found, labels)
     return labels
+
+
+def clip_lists(source, matches=None):
+    """{name: Listed} of Sportscode's XML in a folder, a file per video, for those called as the
+    videos of `matches`; None: for all. XML of other kinds is not looked at."""
+    paths = []
+    for match in sorted(matches or ()):
+        above, own = (folder_of(source, PurePosixPath(match).parent), folder_of(source, match))
+        paths += [above / f"{PurePosixPath(match).name}.xml"] if above else []
+        paths += sorted(own.glob("*.xml")) if own else []
+    if matches is None and Path(source).is_dir():
+        paths = [Path(folder, name) for folder, _, files in walk(source) for name in sorted(files)]
+    return together(
+        path for path in paths if path.suffix == ".xml" and path.is_file() and b"ALL_INSTANCES" in
+        formats.read_bytes(path, "XML", formats.JSON_BYTES)[:2 ** 16])
+
+
+def together(paths, **how):
+    """{match: Listed} of several files; what they have of one match, of its halves, is one."""
+    found = {}
+    for path in paths:
+        for name, listed in read_many(path, **how).items():
+            if found.setdefault(name, listed) is not listed:
+                found[name].rows.extend(listed.rows)
+                found[name].confidences.extend(listed.confidences)
+    return found
 
 
 def read_labels(labels, classes):
@@ -281,216 +236,6 @@ def read_labels(labels, classes):
     rows = labels.rows if isinstance(labels, Listed) else read_rows(labels)
     return [Event(row.half, index[row.name], row.position_ms, row.visible)
             for row in rows if row.name in index]
-
-
-def read_rows(path):
-    """The [Row] of a Labels-v2.json as the official evaluator reads them, in file order: `position`
-    counts if there is one, else the minutes and seconds of `gameTime`, the last two digits of each.
-    DataError for what that program crashes on."""
-    rows = []
-    for number, annotation in enumerate(read_list(path, "annotations", "a SoccerNet label file")):
-        with malformed(path, f"annotation {number}", "gameTime, position or label"):
-            time = annotation["gameTime"]
-            half, minutes, seconds = int(time[0]), int(time[-5:-3]), int(time[-2:])
-            position_ms = (whole_ms(annotation["position"]) if "position" in annotation
-                           else 1000 * (60 * minutes + seconds))
-            hash(annotation["label"])                      # a list is no name
-            rows.append(Row(half, annotation["label"], position_ms,
-                            annotation.get("visibility") != "not shown"))
-    return rows
-
-
-COLUMNS = ("video", "time", "label", "half", "visibility")       # of a table, those that are read
-EXPORTED = ["video", "half", "time", "label", "confidence"]      # the head that export.py writes
-CONFIDENCES = ("confidence", "confidence_score", "score", "probability")  # of OSL's predictions
-GUARD = re.compile(r"^'(?='*[=+\-@\t\r])")   # what it writes before a cell that is no formula
-
-
-def read_csv(path, encoding=None):
-    """({match: [Row]}, whether there are confidences) of a table with a line per action and a head:
-
-        video,time,label                  the columns in any order, after , ; or a tab; others that
-        cup/derby.mp4,12:34.5,Goal        may be there are half (1 or 2) and visibility ("not shown"
-        league/2 - 1/2_224p.mkv,754,Foul  by the broadcast); what else is there is not looked at
-
-    time: in that video, see `clock_s`. A line without time and label says that the video was
-    watched: nothing happened in it. Blanks around a cell do not count, but in a table of export.py,
-    which comes back to the byte. DataError names the line.
-    """
-    what, found, is_spotted = "a table of labels", {}, False
-    text = table_text(path, what, encoding)
-    head = (re.search(r".*\S.*", text) or [""])[0]
-    declared = re.match(r'"?sep=([^"\r])', head, re.IGNORECASE)      # Excel's word for ; or ,
-    delimiter = declared[1] if declared else max(",;\t", key=head.count)
-    try:
-        table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        lines = (cells for cells in table if any(map(str.strip, cells)))
-        columns = [name.strip().lower() for name in next(itertools.islice(
-            lines, bool(declared), None), ())]
-        while columns and not columns[-1]:
-            columns.pop()
-        for name in COLUMNS:
-            if name not in columns and name in COLUMNS[:3]:
-                raise ValueError(f"no column is called {name}; its first line must be "
-                                 "video,time,label")
-            if columns.count(name) > 1:
-                raise ValueError(f"{columns.count(name)} columns are called {name}; rename others")
-        blanks = "" if columns == EXPORTED else " \t\xa0\u3000"
-        for cells in lines:
-            if any(map(str.strip, cells[len(columns):])):
-                raise ValueError(f"{len(cells)} cells under {len(columns)} columns; a cell that has"
-                                 f" a {delimiter!r} in it must be in quotes, and 62,5 may be 62.5")
-            row = {name: GUARD.sub("", cell.strip(blanks) if blanks else cell)
-                   for name, cell in zip(columns, cells, strict=False)}
-            match, named = named_half(row["video"])
-            rows = found.setdefault(match, [])
-            time, is_spotted = row["time"].strip(), is_spotted or bool(row.get("confidence"))
-            if time or row["label"]:
-                if not row["label"]:
-                    raise ValueError("a time without a label")
-                if re.fullmatch(r"[1-9]\d{0,2},\d{3}", time):
-                    raise ValueError(f"{time!r} may be {time.replace(',', '.')} or "
-                                     f"{time.replace(',', '')} seconds: write which")
-                rows.append(Row(half_of(row.get("half", "").strip(), named=[named]), row["label"],
-                                round(1000 * clock_s(time.replace(",", "."))),
-                                is_visible(row.get("visibility"))))
-    except (csv.Error, ValueError, TypeError, KeyError) as error:
-        line = f"line {table.line_num}: " if head else ""
-        reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise DataError(f"{path}: not {what} ({line}{reason}); correct it") from None
-    return found, is_spotted
-
-
-def table_text(path, what, encoding=None):
-    """The text of a table: UTF-8 or UTF-16 if it begins with their mark, else `encoding`, which is
-    UTF-8 unless somebody says another."""
-    content, encoding = formats.read_bytes(path, what, formats.JSON_BYTES), encoding or "UTF-8"
-    if content.startswith(codecs.BOM_UTF8):
-        encoding = "utf-8-sig"
-    elif content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "UTF-16"
-    try:
-        text = content.decode(encoding)
-        wrong = "it has zero bytes, as UTF-16 without a mark" if "\0" in text else ""
-    except UnicodeError as error:
-        wrong = f"byte {getattr(error, 'start', 0)} is not {encoding}"
-    if wrong:
-        raise DataError(f"{path}: not {what} ({wrong}); save it as CSV UTF-8, or say what it is, as"
-                        " --encoding cp1252 (Excel's plain CSV in western Europe)")
-    return text
-
-
-def read_osl(path):
-    """The same of OpenSportsLab's JSON: data[] with inputs[].path and events[], each with its
-    position_ms or gameTime."""
-    what, found, is_spotted = "labels of OpenSportsLab's kind", {}, False
-    entries, content = read_list(path, "data", what), formats.read_json(path, what)
-    for about in map(dict_of, (content, *entries)):
-        for key, of in (("type", about), ("metadata.type", dict_of(about.get("metadata")))):
-            if re.search("predict|infer", str(of.get("type")), re.IGNORECASE):
-                raise DataError(f"{path}: has predictions by its {key}, not labels; give what "
-                                "people have labelled, or, if they have checked these, take that "
-                                "line out")
-    for number, item in enumerate(entries):
-        with malformed(path, f"entry {number} of data", "input, label, half or position_ms"):
-            videos = [entry["path"] for entry in item.get("inputs") or ()
-                      if entry.get("type", "video") == "video"]
-            named = [named_half(name) for name in videos or [item["id"]]]
-            match, halves = named[0][0], [half for _, half in named]
-            rows = found.setdefault(match, [])
-            for event in item.get("events") or ():
-                time = re.fullmatch(r"(?:(\d+) ?- ?)?(\d+:[0-5]\d(?:[.,]\d+)?)",
-                                    str(event.get("gameTime") or "00:00").strip())
-                position = event.get("position_ms")
-                if time is None or position is None and not event.get("gameTime"):
-                    raise KeyError("position_ms, and no gameTime such as 1 - 00:07")
-                if position is None:
-                    position = round(1000 * clock_s(time[2].replace(",", ".")))
-                if not re.fullmatch(r" *-?\d+(\.\d+)? *", str(position)):
-                    raise ValueError(f"position_ms {str(position)[:40]!r} is no number")
-                if not isinstance(event["label"], str) or not event["label"].strip():
-                    raise TypeError(f"label {str(event['label'])[:40]!r} is no text")
-                rows.append(Row(half_of(event.get("half"), time[1], named=halves), event["label"],
-                                whole_ms(position), is_visible(event.get("visibility"))))
-                is_spotted |= any(event.get(key) is not None for key in CONFIDENCES)
-    return found, is_spotted
-
-
-def dict_of(value):
-    """A JSON object, or {} for what is none."""
-    return value if isinstance(value, dict) else {}
-
-
-def video_of(name):
-    """(match, half) of a video, from its path below the root: the names that infer.py and
-    comedian.prepare give it. cup/derby.mp4 -> ("cup/derby", 1), game/2_224p.mkv -> ("game", 2).
-    One that begins elsewhere (/videos/, C:\\, https://) stays whole: see `same_names`."""
-    match, half = named_half(name)
-    return match, half or 1
-
-
-def named_half(name):
-    """`video_of`, with None for the half if the name does not tell it."""
-    if re.match(r"[a-z][a-z\d+.-]+://", name, re.IGNORECASE):
-        name = urllib.parse.unquote(re.split("[?#]", name)[0])
-    path = PurePosixPath(name.replace("\\", "/"))
-    if not name or ".." in path.parts:
-        raise ValueError(f"{name[:80]!r} is not the path of a video")
-    half = half_number(path)
-    if not half and path.suffix.lower() not in VIDEO_SUFFIXES:
-        return path.as_posix(), None  # a match's name, dots and all; or a suffix: see `same_names`
-    return (path.parent if half else path.with_suffix("")).as_posix(), half
-
-
-def half_of(*told, named):
-    """The number of a half: what a file tells in one place or more (None or "": nothing), else what
-    the name of the first video has, else 1. named: what the names of its videos have, or None.
-    ValueError for what is no number, and where two of these differ."""
-    told = [str(half) for half in told if half not in (None, "")]
-    for text in told:
-        if not re.fullmatch("[1-9][0-9]?", text):
-            meant = re.search("[1-9]", text)
-            raise ValueError(f"half {text[:40]!r}: write {meant[0] if meant else '1 or 2'}")
-    half = int(told[0]) if told else named[0] or 1
-    if len(set(told)) > 1:
-        raise ValueError(f"half {told[0]}, but {told[1]} by gameTime")
-    if None not in named and half not in named:
-        raise ValueError(f"half {half}, but {named[0]} by the name of the video")
-    return half
-
-
-def is_visible(word):
-    """Whether the broadcast shows an action: False for "not shown", True for "visible" or nothing;
-    else ValueError."""
-    words = "visible" if word in (None, "") else folded(str(word))
-    if words not in ("visible", "not shown"):
-        raise ValueError(f"visibility {str(word)[:40]!r}: write visible or not shown")
-    return words == "visible"
-
-
-def clock_s(text):
-    """Seconds, mm:ss or h:mm:ss, with or without a fraction -> seconds; else ValueError."""
-    parts = text.split(":")
-    try:
-        numbers = [float(part) for part in parts]
-    except ValueError:
-        numbers = [-1.0]
-    if (len(parts) > 3 or "_" in text or not all(0 <= part < 1e6 for part in numbers)
-            or any(part >= 60 for part in numbers[1:]) or any(part % 1 for part in numbers[:-1])):
-        meant = re.fullmatch(r"(\d+)['’′]?\s*(?:\+\s*(\d+))?['’′]?\s*(?::?(\d\d))?[\"″]?", text)
-        meant = (f"; for minute {text[:40]} write {int(meant[1]) + int(meant[2] or 0)}:"
-                 f"{meant[3] or '00'}" if meant else "")
-        raise ValueError(f"{text[:40]!r} is no time: seconds, mm:ss or h:mm:ss from the start of "
-                         f"the video{meant}")
-    return sum(60 ** i * part for i, part in enumerate(reversed(numbers)))
-
-
-def clock_flag(text):
-    """`clock_s` for argparse."""
-    try:
-        return clock_s(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"wants seconds or mm:ss, got {text[:40]!r}") from None
 
 
 # ------------------------------------------------------------------ labels and videos
@@ -536,8 +281,9 @@ def same_names(labels, matches):
                 found[match] += names
         taken = set(itertools.chain(*found.values()))
         left = [name for name in left if name not in taken]
-    named = {match: labels[names[0]] if len(names) == 1 else Listed(
-        labels[names[0]].path, [row for name in names for row in labels[name].rows])
+    named = {match: labels[names[0]] if len(names) == 1 else labels[names[0]]._replace(
+        rows=[row for name in names for row in labels[name].rows],
+        confidences=[one for name in names for one in labels[name].confidences])
         for match, names in found.items()}
     return dict(sorted((named | {name: labels[name] for name in left}).items()))
 
@@ -593,7 +339,7 @@ def no_labels(source, matches, names):
                 f"{describe_content(source)}")
     if source.exists():
         return (f"{source}: is neither a folder with a {LABELS} per match nor a table "
-                f"({', '.join((*TABLES, '.json'))}); unpack it, or save it as one")
+                f"({', '.join(LISTS)}); unpack it, or save it as one")
     return (f"{source}: no such folder or table of labels; name one that is there"
             f"{describe_content(source.parent)}")
 
@@ -696,13 +442,38 @@ class Detections(NamedTuple):
     confidence: np.ndarray            # float64
 
 
+def find_predictions(source):
+    """{match: its predictions, for `read_predictions`}: in a folder or a zip of files called
+    results_spotting.json, SoccerNet's or OpenSportsLab's, or in one file as labels.read_many reads
+    it."""
+    source = Path(source)
+    is_file = source.is_file() and source.name.lower().endswith(LISTS)
+    found = {source.absolute().parent.as_posix(): source} if is_file else find_files(
+        source, PREDICTIONS)
+    first = next(iter(found.values()))
+    content = ".json" in str(first) and formats.read_json(first, "a SoccerNet prediction file")
+    if "data" in dict_of(content) or is_file and not isinstance(content, dict):
+        return dict(sorted(together(found.values(), are_labels=False).items()))
+    if is_file:                       # a DataError for what is none
+        read_predictions(source, ())
+    return found
+
+
 def read_predictions(path, classes):
     """Detections of a results_spotting.json as the official evaluator reads them, in file order:
     numbers may be strings; labels outside `classes` and halves other than 1 and 2 are left out.
-    DataError for what that program crashes on: a position that is not whole ms, for one."""
+    DataError for what that program crashes on: a position that is not whole ms, for one. path: or a
+    Listed, each of its actions with a confidence."""
     index = {name: k for k, name in enumerate(classes)}
     rows = []
-    for number, entry in enumerate(read_list(path, "predictions", "a SoccerNet prediction file")):
+    if isinstance(path, Listed):
+        for number, (row, one) in enumerate(zip(path.rows, path.confidences, strict=True)):
+            with malformed(path, f"action {number}, {row.name!r},", "confidence"):
+                if row.name in index and row.half in (1, 2):
+                    rows.append((row.half, index[row.name], row.position_ms,
+                                 float(str(one).replace(",", "."))))
+    for number, entry in enumerate(() if isinstance(path, Listed) else read_list(
+            path, "predictions", "a SoccerNet prediction file")):
         with malformed(path, f"prediction {number}",
                        "label, half, position (whole ms) or confidence"):
             position_ms, half = whole_ms(entry["position"]), int(entry["half"])
@@ -717,9 +488,9 @@ def read_predictions(path, classes):
 def about_results(path):
     """What results say about themselves, the dict `about` that infer.py writes; {} in others'. Its
     "videos", {half: path}, and "classes" are checked, for they are used."""
-    content = formats.read_json(path, "a SoccerNet prediction file")
-    about = content.get("about") if isinstance(content, dict) else None
-    about = about if isinstance(about, dict) else {}
+    if isinstance(path, Listed):
+        return {}
+    about = dict_of(dict_of(formats.read_json(path, "a SoccerNet prediction file")).get("about"))
     videos, names = about.get("videos"), about.get("classes")
     if not isinstance(videos, dict) or not all(
             half in ("1", "2") and isinstance(video, str) for half, video in videos.items()):

@@ -34,6 +34,14 @@
 //             top then give the numbers at all 200.
 // Cost O(P + G c D), c = predictions within the widest delta of a label, but never more than
 // O(D (P + G) log P).
+//
+// resampled_map: the same of resamples of the matches, as a bootstrap draws them
+//
+//   picks (R, M) the matches of each resample   -> ap (R, 3, D, K)
+//
+// The plain loop: for each resample, average_map of a list of matches with as many copies of each
+// as were drawn. No match's tallies depend on another's, and they are sums of whole numbers. So
+// each match is matched once, its counters that are not 0 are listed, and a resample adds lists.
 #include "kernels.h"
 
 #include <algorithm>
@@ -291,6 +299,27 @@ void average_precision(const int64_t* tally, int64_t n_deltas, double* ap, int64
       for (double p : level_precision) sum += p;
       ap[region * region_stride + d * ap_stride] = sum / 11;
     }
+  }
+}
+
+// Lists what is not 0 in a tally of `size` counters.
+void list_counts(const int64_t* tally, int64_t size, std::vector<Count>& counts) {
+  counts.clear();
+  for (int64_t at = 0; at < size; ++at)
+    if (tally[at] != 0) counts.push_back({at, tally[at]});
+  counts.shrink_to_fit();
+}
+
+// The average precision ap (3, D, K) of one resample: picks, n_picks matches. counts[match *
+// n_classes + cls] is the list of each match and class.
+void resample_precision(const std::vector<Count>* counts, int64_t n_classes, const int64_t* picks,
+                        int64_t n_picks, int64_t n_deltas, double* ap) {
+  std::vector<int64_t> tally(tally_size(n_deltas));
+  for (int64_t cls = 0; cls < n_classes; ++cls) {
+    std::fill(tally.begin(), tally.end(), 0);
+    for (int64_t i = 0; i < n_picks; ++i)
+      for (const Count& count : counts[picks[i] * n_classes + cls]) tally[count.at] += count.n;
+    average_precision(tally.data(), n_deltas, ap + cls, n_classes, n_deltas * n_classes);
   }
 }
 

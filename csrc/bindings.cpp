@@ -4,8 +4,9 @@
 //                       the argument, the rule and what was got
 //   memory and threads  new_result, for_each_item (half by half), dispatch (float or double)
 //   operators           merge_windows_cpu, soft_nms_cpu, hard_nms_cpu, detections_cpu,
-//                       average_map_cpu: check the arguments, make room, call the kernel
-//   registration        the five schemas of torch.ops.comedian, and the Python module: begin there
+//                       average_map_cpu, resampled_map_cpu: check the arguments, make room, call
+//                       the kernel
+//   registration        the six schemas of torch.ops.comedian, and the Python module: begin there
 //
 // What the operators compute is written at the head of each kernel's file, and in Python in
 // comedian/reference.py.
@@ -287,43 +288,61 @@ void group_or_refuse(const char* who, const Tensor& half, const Tensor& cls,
   require(false, who, "_frame must be >= 0, got ", f, " at event ", bad);
 }
 
+// The arguments that average_map and resampled_map share, checked and grouped. Events point into
+// the tensors.
+struct Metric {
+  Tensor deltas, p_frame, p_score, g_frame, g_visible;
+  int64_t n_halves, n_classes, n_deltas;
+  Events<double> predictions;
+  Events<uint8_t> labels;
+
+  Metric(const Tensor& pred_half, const Tensor& pred_class, const Tensor& pred_frame,
+         const Tensor& pred_score, const Tensor& gt_half, const Tensor& gt_class,
+         const Tensor& gt_frame, const Tensor& gt_visible, int64_t halves, int64_t classes,
+         const Tensor& delta_frames)
+      : n_halves(halves), n_classes(classes) {
+    const Tensor p_half = vector_of("pred_half", pred_half, ScalarType::Long, -1, "P");
+    const int64_t n_predicted = p_half.size(0);
+    const Tensor p_class = vector_of("pred_class", pred_class, ScalarType::Long, n_predicted, "P");
+    p_frame = vector_of("pred_frame", pred_frame, ScalarType::Long, n_predicted, "P");
+    p_score = vector_of("pred_score", pred_score, ScalarType::Double, n_predicted, "P");
+    const Tensor g_half = vector_of("gt_half", gt_half, ScalarType::Long, -1, "G");
+    const int64_t n_labels = g_half.size(0);
+    const Tensor g_class = vector_of("gt_class", gt_class, ScalarType::Long, n_labels, "G");
+    g_frame = vector_of("gt_frame", gt_frame, ScalarType::Long, n_labels, "G");
+    g_visible = vector_of("gt_visible", gt_visible, ScalarType::Bool, n_labels, "G");
+    deltas = vector_of("delta_frames", delta_frames, ScalarType::Long, -1, "D");
+    n_deltas = deltas.size(0);
+    require(n_halves >= 0, "n_halves must be >= 0, got ", n_halves);
+    require(n_classes >= 0, "n_classes must be >= 0, got ", n_classes);
+    require(n_classes == 0 || n_halves <= kMostGroups / n_classes,
+            "n_halves * n_classes must be <= ", kMostGroups, ", got ", n_halves, " * ", n_classes);
+    for (int64_t d = 0; d < n_deltas; ++d)
+      require(ints(deltas)[d] >= 0, "delta_frames must be >= 0, got ", ints(deltas)[d], " at ", d);
+    group_or_refuse("pred", p_half, p_class, p_frame, p_score, n_halves, n_classes, predictions);
+    group_or_refuse("gt", g_half, g_class, g_frame, g_visible, n_halves, n_classes, labels);
+  }
+
+  int64_t class_size() const { return tally_size(n_deltas); }
+  void tally(int64_t half_begin, int64_t half_end, int64_t* tallies) const {
+    tally_halves(predictions, labels, n_classes, half_begin, half_end, ints(deltas), n_deltas,
+                 tallies);
+  }
+};
+
 Tensor average_map_cpu(const Tensor& pred_half, const Tensor& pred_class, const Tensor& pred_frame,
                        const Tensor& pred_score, const Tensor& gt_half, const Tensor& gt_class,
                        const Tensor& gt_frame, const Tensor& gt_visible, int64_t n_halves,
                        int64_t n_classes, const Tensor& delta_frames) {
-  const Tensor p_half = vector_of("pred_half", pred_half, ScalarType::Long, -1, "P");
-  const int64_t n_predicted = p_half.size(0);
-  const Tensor p_class = vector_of("pred_class", pred_class, ScalarType::Long, n_predicted, "P");
-  const Tensor p_frame = vector_of("pred_frame", pred_frame, ScalarType::Long, n_predicted, "P");
-  const Tensor p_score =
-      vector_of("pred_score", pred_score, ScalarType::Double, n_predicted, "P");
-  const Tensor g_half = vector_of("gt_half", gt_half, ScalarType::Long, -1, "G");
-  const int64_t n_labels = g_half.size(0);
-  const Tensor g_class = vector_of("gt_class", gt_class, ScalarType::Long, n_labels, "G");
-  const Tensor g_frame = vector_of("gt_frame", gt_frame, ScalarType::Long, n_labels, "G");
-  const Tensor g_visible = vector_of("gt_visible", gt_visible, ScalarType::Bool, n_labels, "G");
-  const Tensor deltas = vector_of("delta_frames", delta_frames, ScalarType::Long, -1, "D");
-  const int64_t n_deltas = deltas.size(0);
-  require(n_halves >= 0, "n_halves must be >= 0, got ", n_halves);
-  require(n_classes >= 0, "n_classes must be >= 0, got ", n_classes);
-  require(n_classes == 0 || n_halves <= kMostGroups / n_classes, "n_halves * n_classes must be <= ",
-          kMostGroups, ", got ", n_halves, " * ", n_classes);
-  for (int64_t d = 0; d < n_deltas; ++d)
-    require(ints(deltas)[d] >= 0, "delta_frames must be >= 0, got ", ints(deltas)[d], " at ", d);
-
-  Events<double> predictions;
-  Events<uint8_t> labels;
-  group_or_refuse("pred", p_half, p_class, p_frame, p_score, n_halves, n_classes, predictions);
-  group_or_refuse("gt", g_half, g_class, g_frame, g_visible, n_halves, n_classes, labels);
-
+  const Metric metric(pred_half, pred_class, pred_frame, pred_score, gt_half, gt_class, gt_frame,
+                      gt_visible, n_halves, n_classes, delta_frames);
   // One item of work is a stretch of halves; their tallies are added up afterwards.
-  const int64_t n_threads = torch::stable::get_num_threads();
+  const int64_t n_threads = torch::stable::get_num_threads(), n_deltas = metric.n_deltas;
   const int64_t n_parts = std::max<int64_t>(1, std::min(n_halves, n_threads));
-  const int64_t class_size = tally_size(n_deltas), size = n_classes * class_size;
+  const int64_t class_size = metric.class_size(), size = n_classes * class_size;
   std::vector<int64_t> tallies(n_parts * size, 0);
   for_each_item(n_parts, [&](int64_t part) {
-    tally_halves(predictions, labels, n_classes, n_halves * part / n_parts,
-                 n_halves * (part + 1) / n_parts, ints(deltas), n_deltas,
+    metric.tally(n_halves * part / n_parts, n_halves * (part + 1) / n_parts,
                  tallies.data() + part * size);
   });
   const Tensor ap = new_result({3, n_deltas, n_classes}, ScalarType::Double);
@@ -333,6 +352,42 @@ Tensor average_map_cpu(const Tensor& pred_half, const Tensor& pred_class, const 
     for (int64_t part = 1; part < n_parts; ++part)
       for (int64_t i = 0; i < class_size; ++i) total[i] += total[part * size + i];
     average_precision(total, n_deltas, out + cls, n_classes, n_deltas * n_classes);
+  });
+  return ap;
+}
+
+Tensor resampled_map_cpu(const Tensor& pred_half, const Tensor& pred_class,
+                         const Tensor& pred_frame, const Tensor& pred_score, const Tensor& gt_half,
+                         const Tensor& gt_class, const Tensor& gt_frame, const Tensor& gt_visible,
+                         int64_t n_halves, int64_t n_classes, const Tensor& delta_frames,
+                         int64_t match_halves, const Tensor& picks_) {
+  const Metric metric(pred_half, pred_class, pred_frame, pred_score, gt_half, gt_class, gt_frame,
+                      gt_visible, n_halves, n_classes, delta_frames);
+  require(match_halves > 0 && n_halves % match_halves == 0, "match_halves must be > 0 and divide "
+          "n_halves, ", n_halves, ", got ", match_halves);
+  require_cpu("picks", picks_);
+  require(picks_.scalar_type() == ScalarType::Long, "picks must be int64, got ",
+          name_of(picks_.scalar_type()));
+  require(picks_.dim() == 2, "picks must have shape (R, M), got ", shape_of(picks_));
+  const Tensor picks = torch::stable::contiguous(picks_);
+  const int64_t n_resamples = picks.size(0), n_picks = picks.size(1), n_deltas = metric.n_deltas;
+  const int64_t n_matches = n_halves / match_halves, class_size = metric.class_size();
+  for (int64_t i = 0; i < picks.numel(); ++i)
+    require(ints(picks)[i] >= 0 && ints(picks)[i] < n_matches, "picks must be in [0, ", n_matches,
+            "), got ", ints(picks)[i]);
+
+  std::vector<std::vector<Count>> counts(n_matches * n_classes);
+  for_each_item(n_matches, [&](int64_t match) {
+    std::vector<int64_t> tallies(n_classes * class_size, 0);
+    metric.tally(match * match_halves, (match + 1) * match_halves, tallies.data());
+    for (int64_t cls = 0; cls < n_classes; ++cls)
+      list_counts(tallies.data() + cls * class_size, class_size, counts[match * n_classes + cls]);
+  });
+  const Tensor ap = new_result({n_resamples, 3, n_deltas, n_classes}, ScalarType::Double);
+  double* const out = static_cast<double*>(ap.mutable_data_ptr());
+  for_each_item(n_resamples, [&](int64_t r) {
+    resample_precision(counts.data(), n_classes, ints(picks) + r * n_picks, n_picks, n_deltas,
+                       out + r * 3 * n_deltas * n_classes);
   });
   return ap;
 }
@@ -352,6 +407,9 @@ STABLE_TORCH_LIBRARY(comedian, m) {
   m.def("average_map(Tensor pred_half, Tensor pred_class, Tensor pred_frame, Tensor pred_score, "
         "Tensor gt_half, Tensor gt_class, Tensor gt_frame, Tensor gt_visible, "
         "int n_halves, int n_classes, Tensor delta_frames) -> Tensor");
+  m.def("resampled_map(Tensor pred_half, Tensor pred_class, Tensor pred_frame, Tensor pred_score, "
+        "Tensor gt_half, Tensor gt_class, Tensor gt_frame, Tensor gt_visible, int n_halves, "
+        "int n_classes, Tensor delta_frames, int match_halves, Tensor picks) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(comedian, CPU, m) {
@@ -360,6 +418,7 @@ STABLE_TORCH_LIBRARY_IMPL(comedian, CPU, m) {
   m.impl("hard_nms", TORCH_BOX(&comedian::hard_nms_cpu));
   m.impl("detections", TORCH_BOX(&comedian::detections_cpu));
   m.impl("average_map", TORCH_BOX(&comedian::average_map_cpu));
+  m.impl("resampled_map", TORCH_BOX(&comedian::resampled_map_cpu));
 }
 
 // `import comedian._C` registers the operators above. ops.py compares the hash with csrc/ as it is

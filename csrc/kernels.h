@@ -67,6 +67,14 @@ void tally_halves(const Events<double>& predictions, const Events<uint8_t>& labe
 void average_precision(const int64_t* tally, int64_t n_deltas, double* ap, int64_t ap_stride,
                        int64_t region_stride);
 
+// A counter of a tally that is not 0: tally[at] = n. Of one match and class some 200 of them are.
+struct Count {
+  int64_t at, n;
+};
+void list_counts(const int64_t* tally, int64_t size, std::vector<Count>& counts);
+void resample_precision(const std::vector<Count>* counts, int64_t n_classes, const int64_t* picks,
+                        int64_t n_picks, int64_t n_deltas, double* ap);
+
 // The walk over the classes of one half: visit(k, column) for every class k. column[t] is
 // table[t][k], T values side by side, in scratch memory that visit may change.
 // The table (T, K) is turned into columns (K, T) in blocks of rows, so that every cache line is

@@ -228,6 +228,7 @@ def test_a_section_that_fails_or_is_late_is_one_line(benchmark, monkeypatch, cap
 
 # ------------------------------------------------------------------ 3. the others
 SMALL = {
+    "bootstrap": "--matches 3 --resamples 9",
     "bank": "--tokens 64 --rows 4096 --width 16 --repeats 1",
     "cpu": "--models vivit_micro --clips 16 --turns 1",
     "infer": "--models vivit_micro --seconds 4 --repeats 1",

@@ -6,19 +6,22 @@ What these tests prove about evaluate.py:
   3. an action of token k is reported at token_s * (k + 1/4), and what that changes
   4. the sweep is what one would do by hand, setting by setting
 """
+import gzip
 import itertools
 import json
 import os
 import re
+import sys
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 
-from comedian import DataError, evaluate, ops, reference, results, soccernet
+from comedian import DataError, evaluate, export, ops, reference, report, results, soccernet
 from comedian.frames import Half
 from comedian.soccernet import LABELS, PREDICTIONS, SCORES, Detections, Event
 
@@ -153,6 +156,141 @@ def test_published_netvlad(folder, labels, predictions, tmp_path, run):
     assert f"{100 * expected['tight']['a_mAP']:.2f}" in out
 
 
+# ------------------------------------------------------------------ other spotters
+def frame_ap_by_hand(labels, spots, tolerance):
+    """AP as a plain reading of E2E-Spot's definition. labels [(video, frame)], spots the same with
+    a score before."""
+    free, precision = set(labels), []
+    for n, (_, video, frame) in enumerate(sorted(spots, key=lambda spot: -spot[0]), 1):
+        near = min((label for label in sorted(free) if label[0] == video),
+                   key=lambda label: abs(label[1] - frame), default=None)
+        if near and abs(near[1] - frame) <= tolerance:
+            free.remove(near)
+            precision.append((len(labels) - len(free)) / n)
+    return sum(max(precision[i:]) for i in range(len(precision))) / len(labels)
+
+
+def test_frame_map():
+    rng, labels, spotted = np.random.default_rng(0), {}, {}
+    for match in "ab":
+        frames = rng.permutation(60)[:36]
+        labels[match] = [Event(1 + k % 2, k % 3, 40 * int(f), True) for k, f in enumerate(frames)]
+        spotted[match] = Detections(rng.integers(1, 3, 90), rng.integers(0, 4, 90),
+                                    40.0 * rng.integers(0, 60, 90), rng.random(90))
+    ap = evaluate.frame_map(labels, spotted, "wxyz", (0, 1, 4), dict.fromkeys("ab", 25))
+    for (t, tolerance), k in itertools.product(enumerate((0, 1, 4)), range(3)):
+        truth = [((m, event.half), event.position_ms // 40) for m in "ab" for event in labels[m]
+                 if event.label == k]
+        spots = [(c, (m, h), ms // 40) for m in "ab"
+                 for h, label, ms, c in zip(*spotted[m], strict=True) if label == k]
+        assert ap[t, k] == pytest.approx(frame_ap_by_hand(truth, spots, tolerance), abs=1e-12)
+    assert np.isnan(ap[:, 3]).all() and 0 < ap[0, :3].mean() < ap[2, :3].mean() < 1
+
+
+def test_frame_map_equals_e2e_spot(tmp_path, run):
+    """Its own numbers for its own labels and file."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is absent")
+    run("--at-frames", 0, 1, 2, 4, "--json", tmp_path / "n.json",
+        labels=SHARED / "e2e_spot/fs_comp/test.json",
+        predictions=SHARED / "oracles/fs_comp_test_pred_synthetic.json")
+    ours = json.loads((tmp_path / "n.json").read_text())["at_frames"]
+    expected = json.loads((SHARED / "oracles/fs_comp_test_expected.json").read_text())["raw"]
+    assert {tolerance: pytest.approx([of["AP"][name] for name in sorted(of["AP"])], abs=1e-12)
+            for tolerance, of in expected.items()} == ours
+
+
+@pytest.fixture
+def seeded(tmp_path):
+    """Two random matches in SoccerNet's layout: labels, results of --classes."""
+    rng = np.random.default_rng(5)
+    for match in ("lg/one", "two"):
+        annotations, _ = random_match(rng)
+        write_match(tmp_path / "in" / match, [row for row in annotations
+                                              if row["gameTime"][0] < "3"])
+        rows = [(1 + k % 2, int(rng.integers(9)), int(ms), float(rng.random())) for k, ms in
+                enumerate(np.sort(rng.choice(60_000, 200, replace=False)))]
+        soccernet.write_predictions(tmp_path / "in" / match / PREDICTIONS, match, spots(*rows),
+                                    SEEDED_CLASSES)
+    (tmp_path / "classes.txt").write_text("\n".join(SEEDED_CLASSES))
+    return tmp_path
+
+
+def test_predictions_of_every_spotter(seeded, run):
+    """The same actions in each form are the same numbers."""
+    export = "actions.csv", "actions.json"
+    for kind in ("csv", "osl"):
+        report.main(report.parse_args(["export", str(seeded / "in"), "--format", kind, "--out",
+                                       str(seeded)]))
+    texts = [(seeded / match / name).read_text() for name in export for match in ("lg/one", "two")]
+    (seeded / "all.csv").write_text(texts[0] + texts[1].partition("\n")[2])
+    data = [item for text in texts[2:] for item in json.loads(text)["data"]]
+    (seeded / "all.json").write_text(json.dumps({"type": "predictions", "data": data}))
+    for item in data:                                      # as opensportslib leaves them
+        place = seeded / "osl" / item["inputs"][0]["path"] / PREDICTIONS
+        place.parent.mkdir(parents=True)
+        place.write_text(json.dumps({"data": [item]}))
+    (seeded / "pred-test.3.recall.json.gz").write_bytes(gzip.compress(json.dumps([
+        {"video": item["id"], "fps": 1000.0, "events": [
+            {"frame": event["position_ms"], "label": event["label"], "score": event["confidence"]}
+            for event in item["events"]]} for item in data]).encode()))
+    numbers = []
+    for name in ("in", "all.csv", "all.json", "osl", "pred-test.3.recall.json.gz"):
+        run("--classes", seeded / "classes.txt", "--json", seeded / "n.json",
+            labels=seeded / "in", predictions=seeded / name)
+        numbers.append(json.loads((seeded / "n.json").read_text()))
+        del numbers[-1]["receipt"]                         # which names the files
+    assert numbers[0]["loose"]["a_mAP"] > 0.01 and numbers[0]["at1"] != numbers[0]["at2"]
+    assert [one == numbers[1] for one in numbers[1:]] == [True] * 4
+    assert numbers[0]["tight"]["a_mAP"] == pytest.approx(numbers[1]["tight"]["a_mAP"], abs=0.01)
+    assert "matches: 1," in run("--only-predicted", predictions=seeded / "in/two" / PREDICTIONS,
+                                labels=seeded / "in")
+    (seeded / "odd.json").write_text('{"annotations": []}')
+    for name, message in (("odd.json", "no list called 'predictions'"), ("none.json", "no such f"),
+                          ("classes.txt", "no column is called video")):
+        with pytest.raises(DataError, match=message):
+            run(labels=seeded / "in", predictions=seeded / name)
+    (seeded / "labels.csv").write_text("video,time,label\ntwo,1,Goal\nlg/one,1,Goal\n")
+    with pytest.raises(DataError, match="labels.csv: action 0, 'Goal', has a malform.* confidence"):
+        run(labels=seeded / "in", predictions=seeded / "labels.csv")
+    with pytest.raises(DataError, match="does not say its frame rate.*give --fps"):
+        run("--at-frames", 1, labels=seeded / "in")
+
+
+@pytest.mark.slow
+def test_opensportslib_evaluates_our_export(seeded, run, monkeypatch):
+    """Its own functions, NMS and files and all, find our numbers in it."""
+    pytest.importorskip("opensportslib", reason="opensportslib is absent: pip install --no-deps "
+                        "--target DIR opensportslib tabulate; PYTHONPATH=DIR")
+    for name in ("yaml", "wandb", *(f"opensportslib.{part}.builder" for part in (
+            "core.optimizer", "core.scheduler", "datasets"))):         # not for evaluating
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    from opensportslib.core.trainer.localization_trainer import Evaluator
+    theirs = Evaluator.__new__(Evaluator)
+    theirs.extract_fps = 2
+    data, truth = [], []
+    for match in ("lg/one", "two"):
+        found, classes, about = export.actions_of(seeded / "in" / match / PREDICTIONS)
+        data += json.loads(export.as_osl(match, found, SEEDED_CLASSES, about))["data"]
+        events = soccernet.read_labels(seeded / "in" / match / LABELS, SEEDED_CLASSES)
+        truth += [{"inputs": [{"path": f"{match}/{half}"}], "events": [
+            {"label": SEEDED_CLASSES[event.label], "position_ms": event.position_ms,
+             "gameTime": "1 - 00:00"} for event in events if event.half == half
+            and event.position_ms < 5_400_000]} for half in (1, 2)]
+    labels = {"action": {"labels": SEEDED_CLASSES}}
+    for name, of in (("pred.json", data), ("truth.json", truth)):
+        (seeded / name).write_text(json.dumps({"labels": labels, "data": of}))
+    (seeded / "t").mkdir()
+    plain, suppressed = (theirs.evaluate_pred_E2E(
+        SimpleNamespace(path=str(seeded / "truth.json"), nms_window=window), str(seeded / "t"),
+        str(seeded / "pred.json"), "tight") for window in (0, 2))
+    run("--classes", seeded / "classes.txt", "--json", seeded / "n.json",
+        labels=seeded / "truth.json", predictions=seeded / "pred.json")
+    ours = json.loads((seeded / "n.json").read_text())["tight"]
+    assert sorted(plain["a_mAP_per_class"]) == pytest.approx(sorted(ours["a_mAP_per_class"]))
+    assert plain["a_mAP"] == pytest.approx(ours["a_mAP"]) > 0.01 and suppressed
+
+
 # ------------------------------------------------------------------ files, and bad ones
 @pytest.mark.parametrize("annotation, prediction, message", [
     (GOAL | {"position": "-7200500"}, SPOT, "labels of game: position -7200500"),
@@ -278,6 +416,86 @@ def test_the_table_explains_itself():
     assert lines[0] == "matches: 1, events: 1; average precision in %"
     assert lines[1].split() == "events t-AmAP +-0.5 s +-1 s +-1.5 s +-2 s +-2.5 s loose".split()
     assert len(lines) == 5 and lines[4].startswith("+-1 s: ") and "t-AmAP: " in lines[4]
+
+
+# ------------------------------------------------------------------ intervals
+def noisy(labels, seed, sigma_ms):
+    """Predictions around labels, and as many anywhere."""
+    rng, found = np.random.default_rng(seed), {}
+    for match, events in labels.items():
+        rows = [(event.half, event.label, max(0, event.position_ms + rng.normal(0, sigma_ms)),
+                 rng.beta(4, 2)) for event in events]
+        found[match] = spots(*rows, *((1, k % 2, rng.integers(600_000), rng.beta(1, 3))
+                                      for k in range(len(events))))
+    return found
+
+
+def random_labels(n_matches, seed=0):
+    rng = np.random.default_rng(seed)
+    return {f"m{g}": [Event(1 + k % 2, int(k > 8), int(ms), k % 5 > 0) for k, ms in enumerate(
+        rng.integers(0, 600_000, 9 + 3 * (g > 1)))] for g in range(n_matches)}
+
+
+def test_a_resample_is_what_a_list_with_copies_gives():
+    """To the bit, for every number; and so the intervals are those of the outright results."""
+    labels = random_labels(4)
+    found, classes = noisy(labels, 1, 800), ("Goal", "Foul", "Dive")
+    runs = evaluate.resample(labels, found, classes, 8, seed=3)
+    picks = np.random.default_rng(3).integers(0, 4, (8, 4))
+    assert any(len(set(drawn)) < 4 for drawn in picks.tolist())
+    for run, drawn in zip(runs, picks, strict=True):
+        names = [f"m{g}" for g in drawn]
+        of_run = ({f"{i}": of[name] for i, name in enumerate(names)} for of in (labels, found))
+        truth, spotted = of_run
+        outright = evaluate.score(truth, spotted, classes)
+        assert {metric: {key: run[metric][key] for key in outright[metric]}
+                for metric in outright} == outright
+        assert run["tight"]["with_events"] == evaluate.mean_with_events(
+            outright["tight"], evaluate.count_events(truth, 3))
+    assert len({run["tight"]["a_mAP"] for run in runs}) > 4
+    low, high = evaluate.interval(runs)
+    values = [run["loose"]["a_mAP_per_class"][0] for run in runs]
+    assert [low["loose"]["a_mAP_per_class"][0], high["loose"]["a_mAP_per_class"][0]] == [
+        np.percentile(values, q) for q in (2.5, 97.5)]
+    with pytest.raises(DataError, match="--bootstrap and --against .* two or more"):
+        evaluate.resample({"m0": labels["m0"]}, found, classes, 8)
+
+
+def test_intervals_of_the_command(tmp_path, run):
+    """Below each number, the same with the same seed; --against is paired, and 0 against itself."""
+    labels, classes = random_labels(6), ("Goal", "Foul")
+    (tmp_path / "classes.txt").write_text("Goal\nFoul")
+    for match, events in labels.items():
+        write_match(tmp_path / "in" / match, [
+            {"gameTime": f"{event.half} - 00:00", "label": classes[event.label],
+             "position": event.position_ms} for event in events])
+    for name, sigma_ms in (("good", 400), ("bad", 2500)):
+        for match, found in noisy(labels, 2, sigma_ms).items():
+            soccernet.write_predictions(tmp_path / name / match / PREDICTIONS, match, found,
+                                        classes)
+
+    def numbers(*flags, of="good"):
+        out = run("--classes", tmp_path / "classes.txt", "--json", tmp_path / "n.json", *flags,
+                  labels=tmp_path / "in", predictions=tmp_path / of)
+        return out, json.loads((tmp_path / "n.json").read_text())
+
+    out, first = numbers("--bootstrap", 50)
+    lines = out.splitlines()
+    low, high = (end["tight"]["a_mAP"] for end in first["interval"])
+    assert low < first["tight"]["a_mAP"] < high
+    assert f"{100 * low:.2f} to {100 * high:.2f}" in lines[3] and lines[2].startswith("all ")
+    assert any(line.startswith("x to y: 95 % of the resamples") for line in lines)
+    assert numbers("--bootstrap", 50)[1] == first
+    assert numbers("--bootstrap", 50, "--seed", 1)[1]["interval"] != first["interval"]
+    out, second = numbers("--bootstrap", 50, "--against", tmp_path / "bad")
+    assert second["interval"] == first["interval"] and "higher in 100.0 % of the resamples" in out
+    low, high = (end["tight"]["a_mAP"] for end in second["against"]["interval"])
+    assert 0 < low < second["against"]["difference"]["tight"]["a_mAP"] < high
+    _, same = numbers("--bootstrap", 50, "--against", tmp_path / "good")
+    assert not np.any([end["tight"]["a_mAP_per_class"] for end in same["against"]["interval"]])
+    (tmp_path / "bad/m3" / PREDICTIONS).unlink()
+    with pytest.raises(DataError, match="bad: no predictions for 'm3'.*compare results of the s"):
+        numbers("--against", tmp_path / "bad")
 
 
 # ------------------------------------------------------------------ the time of a token

@@ -38,6 +38,7 @@ from comedian import (
     soccernet, video)
 from comedian import frames as on_disk
 from comedian.frames import FrameReader, Half, find_halves
+from comedian.labels import clock_flag
 from comedian.soccernet import LABELS, PREDICTIONS, SCORES
 from comedian.checkpoint import save_checkpoint
 from model import Comedian, load_checkpoint, with_changes
@@ -761,7 +762,7 @@ def test_stage_2_learns_from_these_features(matches, tmp_path):
 @pytest.mark.parametrize("text, seconds", [("754", 754), ("12:34", 754), ("1:02:03", 3723),
                                            ("0:10.5", 10.5)])
 def test_times_are_seconds_or_minutes(text, seconds):
-    assert soccernet.clock_flag(text) == seconds and video.clock(754.9) == "12:34"
+    assert clock_flag(text) == seconds and video.clock(754.9) == "12:34"
 
 
 @pytest.mark.parametrize("options, message", [

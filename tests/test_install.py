@@ -77,7 +77,8 @@ def test_installs_one_package_and_nothing_beside_it(environment):
     assert {path.name for path in site.iterdir()} == {"comedian", "comedian-0.1.0.dist-info",
                                                       "outer.pth"}
     assert listed(site / "comedian") == listed(ROOT / "comedian")
-    assert {"py.typed", "splits/test.txt", "ops.py", "page.html"} <= listed(site / "comedian")
+    assert {"py.typed", "splits/test.txt", "ops.py", "page.html", "page.js"} <= listed(
+        site / "comedian")
     kernels, = (site / "comedian").glob("_C.*")
     assert kernels.stat().st_size < 2**20                     # stripped: it was 5.4 MB
     package, = importlib.metadata.distributions(name="comedian", path=[str(site)])

@@ -388,6 +388,22 @@ class TestAverageMap:
         agree("average_map", *events_of(predictions, labels, deltas))
 
 
+class TestResampledMap:
+    """Each resample is what average_map makes of a list of matches with copies, to the bit."""
+
+    @pytest.mark.parametrize("match_halves, picks", [
+        (2, [[0, 1, 2], [2, 2, 2], [1, 0, 1]]), (1, [[5, 5, 0, 3, 1]]), (3, [[], []]), (6, [[0]])])
+    def test_equals_reference(self, match_halves, picks, threads):
+        for events in (random_events(0, 6), random_events(1, 6, n_predictions=0), random_events(
+                2, 6, 1, 900, 250, 300)):
+            agree("resampled_map", *events, match_halves, torch.tensor(picks, dtype=torch.int64))
+
+    def test_every_match_once_is_no_resample(self):
+        events = random_events(3, 4)
+        for picks in ([0, 1], [1, 0]):
+            same(ops.resampled_map(*events, 2, torch.tensor([picks]))[0], ops.average_map(*events))
+
+
 # ----- all operators ----------------------------------------------------------------------------
 SCORES, LENGTH = torch.rand(6, 2), torch.tensor([2, 4])
 WINDOW = torch.tensor([5.0, 2.0], dtype=torch.float64)
@@ -398,7 +414,10 @@ CALLS = {      # operator -> its arguments
     ops.hard_nms: {"scores": SCORES, "length": LENGTH, "window": WINDOW},
     ops.detections: {"kept": SCORES, "length": LENGTH},
     ops.average_map: dict(zip(inspect.signature(ops.average_map).parameters, random_events(0),
-                              strict=True))}
+                              strict=True)),
+    ops.resampled_map: dict(zip(
+        inspect.signature(ops.resampled_map).parameters,
+        [*random_events(0), 5, torch.zeros(2, 3, dtype=torch.int64)], strict=True))}
 NAMED = {op.__name__: op for op in CALLS}
 OF_A_TABLE = [       # what each operator on a table (S, K) refuses; its name for the table is {}
     ("{}", SCORES.half(), "{} must be float32 or float64, got float16"),
@@ -432,7 +451,13 @@ REFUSED = [
     ("average_map", "gt_frame", torch.full((25,), -5), "gt_frame must be >= 0, got -5"),
     ("average_map", "gt_visible", torch.zeros(25).long(), "gt_visible must be bool, got int64"),
     ("average_map", "n_halves", 2**62, r"n_halves \* n_classes must be <= "),
-    ("average_map", "delta_frames", torch.tensor([-2]), "delta_frames must be >= 0, got -2")]
+    ("average_map", "delta_frames", torch.tensor([-2]), "delta_frames must be >= 0, got -2"),
+    ("resampled_map", "match_halves", 2, "match_halves .* divide n_halves, 5, got 2"),
+    ("resampled_map", "match_halves", 0, "match_halves must be > 0"),
+    ("resampled_map", "picks", torch.ones(1, 1).long(), r"picks must be in \[0, 1\), got 1"),
+    ("resampled_map", "picks", torch.tensor([[-1]]), "picks must be in .* got -1"),
+    ("resampled_map", "picks", NONE, r"picks must have shape \(R, M\), got \(0,\)"),
+    ("resampled_map", "picks", torch.zeros(1, 1), "picks must be int64, got float32")]
 TENSORS = [pytest.param(op, name, id=f"{op.__name__} {name}") for op, arguments in CALLS.items()
            for name, x in arguments.items() if isinstance(x, torch.Tensor)]
 
@@ -445,7 +470,7 @@ class TestEveryOperator:
 
     @pytest.mark.parametrize("op, more", [
         ("merge_windows", (1, False)), ("soft_nms", (.1, .0)), ("hard_nms", (.1, False)),
-        ("detections", ()), ("average_map", ())])
+        ("detections", ()), ("average_map", ()), ("resampled_map", ())])
     def test_opcheck(self, op, more):
         ops.require_build()
         torch.library.opcheck(getattr(torch.ops.comedian, op).default,
@@ -480,10 +505,11 @@ class TestEveryOperator:
         if name != first:
             with pytest.raises(ValueError, match=f"^{name} must be on the CPU as {first} is"):
                 op(**arguments)
-        elif op in (ops.soft_nms, ops.hard_nms, ops.average_map):
+        elif op not in (ops.merge_windows, ops.detections):
             assert op(**arguments).device.type == "meta"
 
-    @pytest.mark.parametrize("op", [ops.soft_nms, ops.hard_nms, ops.average_map])
+    @pytest.mark.parametrize("op", [ops.soft_nms, ops.hard_nms, ops.average_map,
+                                    ops.resampled_map])
     def test_tells_the_shape_of_meta_tensors(self, op):
         """merge_windows and detections cannot: their shapes depend on values."""
         on_meta = {name: x.to("meta") if isinstance(x, torch.Tensor) else x

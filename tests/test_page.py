@@ -4,12 +4,16 @@ What these tests prove about the page and the exports:
   2. the page holds its data safely and stays small
   3. in a real browser: it loads, a click seeks, filters filter list and exports alike, errors are
      found, labels saved there are read by evaluate
-The third needs chromium (apt install chromium) and playwright (pip install playwright).
+  4. a review is kept, is undone, and changes the label that the person saw, and no other; a video
+     without results is labelled from nothing
+The last two need chromium (apt install chromium) and playwright (pip install playwright).
 """
 import base64
 import json
 import re
+import shlex
 import shutil
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -20,7 +24,7 @@ import pytest
 import torch
 
 import comedian
-from comedian import DataError, evaluate, export, page, report, soccernet
+from comedian import DataError, evaluate, export, page, prepare, report, soccernet
 from comedian.frames import Half
 from comedian.soccernet import LABELS, PREDICTIONS, SCORES, Detections
 
@@ -33,14 +37,14 @@ SPOTS = [                             # half, class, ms, confidence
 TRUTH = [(1, "Goal", 11_000), (1, "Corner", 35_000), (2, "Corner", 5_000)]
 
 
-def write_video(path, seconds=40):
-    """Ten grey pictures a second, each brighter than the one before."""
-    path.parent.mkdir(parents=True)
+def write_video(path, seconds=40, codec="libx264", rate=10):
+    """Grey pictures, ten a second, each brighter than the one before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as file:
-        stream = file.add_stream("libx264", rate=10, options={"g": "10"})
+        stream = file.add_stream(codec, rate=rate, options={"g": "10"})
         stream.width, stream.height, stream.pix_fmt = 64, 36, "yuv420p"
-        for i in range(10 * seconds):
-            grey = np.full((36, 64, 3), i * 255 // (10 * seconds), np.uint8)
+        for i in range(rate * seconds):
+            grey = np.full((36, 64, 3), i * 255 // (rate * seconds), np.uint8)
             file.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
         file.mux(stream.encode())
 
@@ -229,8 +233,8 @@ def test_data_cannot_end_the_script(tmp_path):
 
 
 def test_the_page_is_small_and_calls_nobody(tmp_path):
-    source = (ROOT / "comedian" / "page.html").read_text()
-    assert len(source.splitlines()) < 400
+    source = "".join((ROOT / "comedian" / f"page.{kind}").read_text() for kind in ("html", "js"))
+    assert len(source.splitlines()) < 600
     assert not re.search(r"https?:|//cdn|\bimport\b|fetch\(", source)
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 255, (224, 398, 3), np.uint8)  # no picture takes more
@@ -274,17 +278,31 @@ def browser():
 
 
 @pytest.fixture
-def tab(browser, spotted):
-    """The page of the match, loaded; at the end it must have raised no error, and called nobody."""
-    tab, errors = browser.new_page(viewport={"width": 1200, "height": 900}), []
-    tab.on("pageerror", lambda error: errors.append(str(error)))
-    tab.on("console", lambda message: message.type == "error" and errors.append(message.text))
-    tab.on("request", lambda request: request.url.startswith("http") and errors.append(request.url))
-    tab.goto((spotted / "out" / MATCH / "page.html").as_uri())
-    tab.wait_for_function("video.readyState >= 1")
-    yield tab
-    tab.close()
+def visit(browser):
+    """Opens a page in one browser; at the end none has raised an error, or called anybody."""
+    context, errors = browser.new_context(viewport={"width": 1200, "height": 900}), []
+    context.set_default_timeout(8000)
+
+    def visit(path, script=""):
+        tab = context.new_page()
+        tab.asked = []                                     # the questions; the answer is yes
+        tab.add_init_script(script)
+        tab.on("dialog", lambda dialog: (tab.asked.append(dialog.type), dialog.accept()))
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.on("request", lambda ask: ask.url.startswith("http") and errors.append(ask.url))
+        tab.goto(path.as_uri())
+        return tab
+
+    yield visit
+    context.close()
     assert errors == []
+
+
+@pytest.fixture
+def tab(visit, spotted):
+    tab = visit(spotted / "out" / MATCH / "page.html")
+    tab.wait_for_function("video.readyState >= 1")
+    return tab
 
 
 def chosen(tab, keys):
@@ -405,10 +423,307 @@ def test_labels_saved_in_the_page_are_read_by_evaluate(tab, spotted, tmp_path, c
     assert "matches: 1, events: 3" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("width, height", [(390, 844), (1280, 800)])
-def test_nothing_sticks_out_at_the_side(tab, width, height):
+CONTRAST = """() => {                    // what people read below 4.5 to 1
+    const light = v => v > .04045 ? ((v + .055) / 1.055) ** 2.4 : v / 12.92
+    const sum = c => c.reduce((s, v, i) => s + light(v / 255) * [.2126, .7152, .0722][i], .05)
+    const color = (e, name) => getComputedStyle(e)[name].match(/[\\d.]+/g).map(Number)
+    const under = e => { while (e && color(e, "backgroundColor")[3] === 0) e = e.parentElement
+                         return e ? color(e, "backgroundColor").slice(0, 3) : [255, 255, 255] }
+    return [...document.querySelectorAll("body *")].filter(e => e.checkVisibility() &&
+        [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())).map(e => {
+            const [a, b] = [sum(color(e, "color").slice(0, 3)), sum(under(e))]
+            return [Math.max(a, b) / Math.min(a, b), e.textContent] }).filter(([c]) => c < 4.5) }"""
+
+
+@pytest.mark.parametrize("width, height, scheme", [(390, 844, "light"), (1280, 800, "dark")])
+def test_it_can_be_read(tab, width, height, scheme):
+    """On a phone, in the dark, and by a screen reader."""
     tab.set_viewport_size({"width": width, "height": height})
+    tab.emulate_media(color_scheme=scheme)
+    tab.click(".chip >> nth=1")
+    for keys in ("jr", "ja", "jr", "n", "i"):
+        chosen(tab, keys)
+        assert tab.evaluate(CONTRAST) == []
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    names = tab.evaluate("""[...document.querySelectorAll('button, input')].filter(
+    names = tab.evaluate("""[...document.querySelectorAll('button, input, select')].filter(
         e => !(e.textContent.trim() || e.ariaLabel || e.labels?.length)).map(e => e.outerHTML)""")
     assert names == []                                     # a screen reader has a word for each
+
+
+def test_the_focus_stays(tab):
+    """On the row that Enter pressed, on the next one for j, on a button of a row; a space plays."""
+    here = "document.activeElement.textContent + document.activeElement.closest('li').innerText"
+    tab.keyboard.press("Tab")
+    tab.keyboard.press("Enter")                            # the first stop leads to the list
+    assert tab.evaluate(here).startswith("0:10Goal")
+    tab.keyboard.press("Enter")
+    assert tab.evaluate(here).startswith("0:10Goal")
+    chosen(tab, "j")
+    assert tab.evaluate(here).startswith("0:12Foul")
+    tab.focus("#edit button >> nth=0")
+    for key, row in (("Enter", "0:12"), ("j", "0:20"), ("a", "0:20")):
+        tab.keyboard.press(key)
+        assert tab.evaluate(here).startswith("accept" + row), key
+    tab.focus("li.on .go")
+    tab.keyboard.press(" ")
+    tab.wait_for_function("!video.paused")
+
+
+# ------------------------------------------------------------------ 4. reviews
+def labels_of(tab):
+    """(half, class, ms) of the labels as they would be saved."""
+    return [(int(a["gameTime"][0]), a["label"], int(a["position"]))
+            for a in json.loads(tab.evaluate("text('labels')"))["annotations"]]
+
+
+FOUL = "Foul & hands"
+REVIEWS = (                           # rows: hit, alarm, alarm, missed; labels that go and come
+    (0, "a", [], []), (0, "r", [], []), (0, "ra", [], []), (0, "d", [0], []), (0, "da", [], []),
+    (0, "dr", [], []), (0, "]", [0], [(1, "Goal", 11_500)]), (1, "r", [], []),
+    (0, "..,r", [0], [(1, "Goal", 11_100)]), (0, "]da", [0], [(1, "Goal", 11_500)]),
+    (1, "a", [], [(1, FOUL, 12_250)]),
+    (1, "[[", [], [(1, FOUL, 11_250)]), (1, "ar", [], []), (1, "d", [], []), (3, "a", [], []),
+    (3, "d", [1], []), (3, "[", [1], [(1, "Corner", 34_500)]), (3, "da", [], []),
+    (2, "]", [], [(1, "Corner", 20_750)]), (0, "rd", [], []))
+
+
+def test_a_review_changes_the_label_that_was_seen(tab):
+    """Accepting keeps a label's time, rejecting an action keeps the label; the tolerance says
+    nothing afterwards, and undoing brings all back."""
+    for row, keys, gone, come in REVIEWS:
+        tab.click(f"#list .go >> nth={row}")
+        chosen(tab, keys)
+        after = sorted({*TRUTH, *come} - {TRUTH[i] for i in gone}, key=lambda r: (r[0], r[2]))
+        for tolerance in ("2.5", "0.5", "30"):
+            tab.fill("#tolerance", tolerance)
+            assert labels_of(tab) == after, (row, keys, tolerance)
+        tab.fill("#tolerance", "2.5")
+        tab.evaluate("while (done.length) undo()")
+        assert labels_of(tab) == TRUTH
+
+
+def test_far_labels_are_of_a_review_only_as_long_as_they_are_seen(tab):
+    """At 30 s the corner at 0:20 is of the label at 0:35: the review stays there at 2.5 s."""
+    tab.fill("#tolerance", "30")
+    tab.click("#list .go >> nth=2")
+    buttons = tab.inner_text("#edit")
+    assert "reject, keep the label" in buttons and "delete the label" in buttons
+    chosen(tab, "a")
+    tab.fill("#tolerance", "2.5")
+    assert labels_of(tab) == TRUTH and listed(tab)[2] == "0:35 Corner accepted 0.70"
+
+
+def state(tab):
+    return tab.evaluate("JSON.stringify([...items.values()].map(e => "
+                        "[e.half, e.ms, e.label, e.state, e.pin]))")
+
+
+def test_every_step_is_undone_and_done_again(tab):
+    tab.evaluate("seek(25)")
+    for row in range(4):
+        for key in "ard[],.mi":
+            tab.evaluate(f"choose(rows.filter(e => e.what !== 'added')[{row}], false)")
+            before = state(tab)
+            chosen(tab, key)
+            after = state(tab)
+            tab.keyboard.press("z")
+            assert state(tab) == before, (row, key)
+            tab.keyboard.press("Z")
+            assert state(tab) == after
+    for _ in range(41):
+        tab.keyboard.press("Control+z")
+    assert labels_of(tab) == TRUTH and tab.evaluate("dirty()") is False
+    assert "nothing to undo" in tab.inner_text("#note")
+
+
+def test_reviews_outlive_a_reload(tab, visit, spotted, tmp_path):
+    """Kept at once; asked before leaving until they are saved; told to other tabs."""
+    other = visit(spotted / "out" / MATCH / "page.html")
+    tab.click("#list .go >> nth=1")
+    chosen(tab, "]")
+    assert tab.inner_text("#reviewed") == "reviewed 1 of 4"
+    other.wait_for_function("reviewed.textContent === 'reviewed 1 of 4'")
+    rows = listed(tab)
+    for asked in (["beforeunload"], ["beforeunload"] * 2):
+        tab.reload()
+        assert (tab.asked, listed(tab)) == (asked, rows)
+        assert "0:12 Foul & hands accepted 0.40" in rows
+        tab.click("#list .go >> nth=0")
+    (tmp_path / "saved.json").write_text(saved(tab, "labels"))
+    for _ in range(2):
+        tab.reload()
+        assert len(tab.asked) == 2 and listed(tab) == rows
+        tab.click("#list .go >> nth=0")
+    tab.evaluate("localStorage.clear()")                   # another computer
+    tab.reload()
+    assert labels_of(tab) == TRUTH
+    tab.set_input_files("#load", str(tmp_path / "saved.json"))
+    tab.wait_for_function("$('note').textContent.includes('4 labels loaded')")
+    assert listed(tab) == rows
+
+
+def test_a_changed_result_starts_clean_and_says_so(tab, visit, spotted):
+    """What fits it is taken over at a press; nothing is lost, nothing comes twice."""
+    for row, keys in ((1, "a"), (2, "r"), (0, "]")):
+        tab.click(f"#list .go >> nth={row}")
+        chosen(tab, keys)
+    tab.evaluate("seek(38)")
+    chosen(tab, "i")
+    labels = labels_of(tab)
+    path = spotted / "out" / MATCH / "page.html"
+    text, data = data_of(path)
+    data["events"] = [e for e in data["events"] if e[1] != 20_250]
+    for name, truth in (("same", data["truth"]), (
+            "new", [[half, ms, CLASSES.index(label), True, ""] for half, label, ms in labels])):
+        data["hash"], data["truth"], changed = name, truth, path.with_name(f"{name}.html")
+        changed.write_text(re.sub('(id="data">).*?(</script>)', lambda m: m[1] + json.dumps(
+            data).replace("<", "\\u003c") + m[2], text, flags=re.DOTALL))
+        late = visit(changed)
+        assert "starts clean" in late.inner_text("#note") and late.evaluate("dirty()") is False
+        late.click("#note button")
+        assert "1 fit nothing here" in late.inner_text("#note")
+        assert labels_of(late) == labels, name
+        late.keyboard.press("z")
+        assert late.evaluate("dirty()") is False
+        changed.unlink()
+
+
+@pytest.mark.parametrize("name, text, said", [
+    ("a.json", "[]", "no labels"), ("a.json", '{"annotations": [{"label": "Goal"}]}', "no labels"),
+    ("a.txt", "", "neither a video nor"), ("a.json", "\0", "no labels"), ("a.json", json.dumps({
+        "annotations": [], "review": {"hash": "HASH", "reviews": {"x": {"label": "?"}}}}), "no l"),
+    ("a.json", json.dumps({"UrlLocal": "Elm", "annotations": [
+        {"gameTime": "1 - 00:11", "label": "Goal"}, {"gameTime": "2 - 00:09", "label": "Corner"},
+        {"gameTime": "1 - 00:03", "position": "3004", "label": "Nap"}]}), "3 labels loaded; 1 of")])
+def test_a_file_is_dropped(name, text, said, tab):
+    """Labels of others take the place of those here; a wrong file changes nothing."""
+    tab.evaluate("""([name, text]) => { const drop = new DataTransfer()
+        drop.items.add(new File([text.replace("HASH", D.hash)], name))
+        document.dispatchEvent(new DragEvent("drop", { dataTransfer: drop })) }""", [name, text])
+    tab.wait_for_function("$('note').textContent")
+    assert said in tab.inner_text("#note")
+    assert labels_of(tab) == ([(1, "Goal", 11_000), (2, "Corner", 9_000)] if "3 la" in said
+                              else TRUTH)
+    tab.keyboard.press("z")
+    assert labels_of(tab) == TRUTH
+
+
+def test_a_browser_that_keeps_nothing_says_so(visit, spotted):
+    tab = visit(spotted / "out" / MATCH / "page.html", "Object.defineProperty(window, "
+                "'localStorage', { get() { throw new DOMException('no') } })")
+    assert "keeps nothing" in tab.inner_text("#note")
+    tab.click("#list .go >> nth=1")
+    assert chosen(tab, "a") == "0:12" and (1, "Foul & hands", 12_250) in labels_of(tab)
+    tab.reload()
+    assert tab.asked == ["beforeunload"]
+
+
+def test_what_to_label_next(tab):
+    """Those first whose confidence is nearest to a half: 0.4, 0.7, 0.9, and the label at 0:35,
+    where the network is sure of nothing; what is reviewed is passed over."""
+    tab.click("#order")
+    assert [row.split()[0] for row in listed(tab)] == ["0:12", "0:20", "0:10", "0:35"]
+    assert [chosen(tab, key) for key in ("u", "u", "ru", "u", "u")] == [
+        "0:12", "0:20", "0:10", "0:35", "0:12"]
+
+
+def test_labels_without_a_place_on_the_page_are_kept(spotted, tmp_path, visit):
+    """Of a class that the network does not know, of a half without results."""
+    folder = tmp_path / "m"
+    write_results(folder, "Goal", about={"classes": ["Goal"]})
+    soccernet.write_scores(folder / SCORES, "m", ("Goal",), [
+        Half("m", 1, "", "", 8, ".jpg", 1, 80)], [torch.zeros(40, 1)], [None], 0.0)
+    labels = tmp_path / LABELS
+    rows = [(1, "Goal", 1000), (1, "Nap", 2000), (2, "Goal", 3000)]
+    labels.write_text(json.dumps({"annotations": [
+        {"gameTime": f"{n} - 00:00", "label": name, "position": ms} for n, name, ms in rows]}))
+    tab = visit(page.from_results(folder, ".", labels))
+    assert labels_of(tab) == rows
+    assert len(listed(tab)) == 1
+    assert tab.locator("#halves").is_hidden()              # one file is no first half
+
+
+def test_a_video_is_labelled_from_nothing(spotted, tmp_path, visit, capsys, monkeypatch):
+    """Keys and buttons alone; stage 3 takes what is saved."""
+    monkeypatch.chdir(tmp_path)
+    names = ("Goal", 'Foul "hard"', "Parade à Zoé")
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    (tmp_path / "videos").mkdir()
+    shutil.copy(spotted / "videos" / MATCH / "1_224p.mp4", tmp_path / "videos" / "Spiel ü.mp4")
+    command("page", "--video", "videos/Spiel ü.mp4", "--classes", "classes.txt")
+    path = tmp_path / "runs" / "page" / "Spiel ü" / "page.html"
+    assert f"report: {path.relative_to(tmp_path)}" in capsys.readouterr().out
+    tab = visit(path)
+    tab.wait_for_function("video.readyState >= 1")
+    assert (listed(tab), tab.inner_text("#count")) == ([], "0 actions")
+    assert not tab.locator(".spots, .truth, #halves").filter(visible=True).count()
+    for key in "jknuard[],.mzZ+-0121":                     # nothing to do, and nothing breaks
+        tab.keyboard.press(key)
+    for second, keys in ((4, "ii"), (10.04, "icF"), (20, "icP")):
+        tab.evaluate(f"seek({second})")
+        for key in keys:
+            tab.keyboard.press(key)                        # its first letter chooses a class
+        if "c" in keys:
+            tab.keyboard.press("Enter")
+    assert listed(tab) == ["0:04 Goal added", '0:10 Foul "hard" added', "0:20 Parade à Zoé added"]
+    tab.click("#list .go >> nth=0")
+    chosen(tab, ["Delete"])
+    tab.select_option("#class", "2")
+    tab.click("#add")                                      # 3 s before it
+    tab.click("#list .go >> nth=1")
+    tab.click("#edit button >> text=+½ s")
+    folder = tmp_path / "videos" / "Spiel ü"
+    folder.mkdir()
+    (folder / LABELS).write_text(saved(tab, "labels"))
+    prepare.extract(prepare.parse_args("frames --videos videos --out frames --jobs 1".split()))
+    _, events, _ = soccernet.labelled_halves("frames", "videos", classes=names)
+    assert events == {"Spiel ü": [(1, 2, 1000, True), (1, 1, 10_540, True), (1, 2, 20_000, True)]}
+    command("page", "--video", "videos", "--classes", "classes.txt", "--labels", "videos")
+    assert len(listed(visit(path))) == 3
+
+
+@pytest.mark.parametrize("flags", [(), ("out", "--video", "a.mp4")])
+def test_a_page_is_of_results_or_of_a_video(flags, capsys):
+    with pytest.raises(SystemExit):
+        command("page", *flags)
+    assert "give the folder that infer.py wrote, or --video" in capsys.readouterr().err
+
+
+def test_a_video_that_does_not_play(spotted, tmp_path, visit):
+    """It gets the line that makes one of it which does."""
+    folder = shutil.copytree(spotted / "out" / MATCH, tmp_path / "out")
+    source = tmp_path / 'a "$1" b\'c.mpg'
+    write_video(source, 5, "mpeg2video", 25)
+    content = json.loads((folder / PREDICTIONS).read_text())
+    content["about"]["videos"] = {"1": f"../{source.name}"}
+    (folder / PREDICTIONS).write_text(json.dumps(content))
+    tab = visit(page.from_results(folder, "m"))
+    tab.wait_for_selector("#ffmpeg")
+    line = shlex.split(tab.inner_text("#ffmpeg"))
+    made = f"../{source.stem}.browser.mp4"
+    assert line[:3] == ["ffmpeg", "-i", f"../{source.name}"] and line[-1] == made
+    assert tab.locator("#video").is_hidden()
+    if shutil.which("ffmpeg"):
+        subprocess.run([*line, "-v", "error"], cwd=folder, check=True)
+        tab.set_input_files("#file", str(folder / made))
+        tab.wait_for_function("video.duration > 4 && !video.hidden")
+
+
+def test_results_of_frames_show_the_video(spotted, tmp_path, visit, capsys):
+    """--videos finds it by the name of the match; without it the frames stand in their shape."""
+    folder = shutil.copytree(spotted / "out" / MATCH, tmp_path / "out" / MATCH)
+    content, frames = json.loads((folder / PREDICTIONS).read_text()), tmp_path / "frames"
+    frames.mkdir()
+    for n in range(1, 81):
+        cv2.imwrite(str(frames / f"{n:08d}.jpg"), np.full((60, 30, 3), 200, np.uint8))
+    content["about"]["videos"] = {"1": f"{'../' * (MATCH.count('/') + 2)}frames"}
+    (folder / PREDICTIONS).write_text(json.dumps(content))
+    command("page", tmp_path / "out")
+    tab = visit(folder / "page.html")
+    tab.wait_for_function("!frame.hidden && frame.naturalWidth === 30")
+    assert tab.evaluate("document.querySelector('#list img').naturalWidth") == 32          # of 63
+    command("page", tmp_path / "out", "--videos", spotted / "videos")
+    assert "note" not in capsys.readouterr().out
+    visit(folder / "page.html").wait_for_function("video.duration === 40 && frame.hidden")
+    command("page", tmp_path / "out", "--videos", spotted / "videos" / "cup")
+    assert f"note: {MATCH}: no video of it" in capsys.readouterr().out

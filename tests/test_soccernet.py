@@ -245,6 +245,76 @@ def test_labels_of_the_ball(tmp_path):
         assert soccernet.find_labels(tmp_path, matches)[f"lg/{LABELS}"].name == LABELS
 
 
+ELAN = "\t00:00:01.500\t00:00:03.000\t00:00:01.500\t"
+CLIP = ("<file><ALL_INSTANCES><instance><start>1.5</start><code>A &amp; B</code>%s</instance>"
+        "</ALL_INSTANCES></file>")
+STUDIO = {"ranges": [{"start": 31, "end": 40}], "timelinelabels": ["Goal"]}
+SPOT = {"frame": 30, "label": "Goal"}
+FORMS = {                             # name of the file, content, rows (half, name, ms)
+    "boris tsv": ("b.tsv", "Subject\tBehavior\tBehavior type\tTime\tMedia file name\n"
+                  "x\tGoal\tPOINT\t1.5\t/x/lg/m.mp4\nx\tFoul\tSTART\t2\t/x/lg/m.mp4\n"
+                  "x\tFoul\tSTOP\t9\t/x/lg/m.mp4\n", [(1, "Goal", 1500), (1, "Foul", 2000)]),
+    "boris csv": ("b.csv", "Behavior,Start (s),Stop (s),Media file name\nGoal,1.5,3,lg/m.mp4\n",
+                  [(1, "Goal", 1500)]),
+    "elan": ("lg/m/2_224p.txt", f'Events\t{ELAN}A "b\nFoul\t{ELAN}\n',
+             [(2, 'A "b', 1500), (2, "Foul", 1500)]),
+    "elan tiers": ("lg/m.txt", '"#Media file: file:///m.mp4"\n\nBegin Time - hh:mm:ss.ms\t'
+                   'End Time - hh:mm:ss.ms\tDuration - hh:mm:ss.ms\tEvents\tCards'
+                   + ELAN.replace("\t", "\n", 1) + "Foul\tYellow\n",
+                   [(1, "Foul", 1500), (1, "Yellow", 1500)]),
+    "studio": ("s.json", [{"data": {"video": "/data/upload/1/0a1b2c3d-m.mp4", "fps": 20},
+                           "annotations": [{"was_cancelled": True}, {"result": [
+                               {"type": "timelinelabels", "value": STUDIO}]}]}],
+               [(1, "Goal", 1500)]),
+    "studio min": ("s.json", [{"video": "/data/local-files/?d=lg%2Fm.mp4", "fps": 20, "id": 1,
+                               "videoLabels": [STUDIO]}], [(1, "Goal", 1500)]),
+    "e2e": ("val.json", [{"video": "lg/m/2", "fps": 20.0, "events": [SPOT]}], [(2, "Goal", 1500)]),
+    "no fps": ("val.json", [{"video": "lg/m", "fps": -1, "events": [SPOT]}], [(1, "Goal", 1200)]),
+    "sportscode": ("lg/m.xml", CLIP % "", [(1, "A & B", 1500)]),
+    "our sportscode": ("lg/m/actions_2.xml", CLIP % (
+        "<label><group>position_ms</group><text>4321</text></label>"), [(2, "A & B", 4321)]),
+    "osl of two heads": ("o.json", {"data": [{"inputs": [{"path": "../lg/m.mp4"}], "events": [
+        {"head": "action", "label": "Goal", "position_ms": 1},
+        {"head": "card", "label": "red", "position_ms": 2}]}]},
+        [(1, "action: Goal", 1), (1, "card: red", 2)])}
+
+
+@pytest.mark.parametrize("name, content, rows", FORMS.values(), ids=FORMS)
+def test_forms_of_other_programs(tmp_path, name, content, rows):
+    """Found for the match, whatever lies above it; of XML the folder is enough."""
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    (tmp_path / "lg/m").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "lg/m/sidecar.xml").write_text("<of a='camera'/>")
+    for source in [tmp_path / name] + [tmp_path] * name.endswith("xml"):
+        found, others = soccernet.match_labels(source, ["lg/m", "lg/n"])
+        assert not others and {name: labels.rows for name, labels in found.items()} == {
+            "lg/m": [(*row, True) for row in rows]}
+    if name.endswith("xml"):
+        assert [labels.rows for labels in soccernet.find_labels(tmp_path).values()] == [
+            [(*row, True) for row in rows]]
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("s.json", [{"data": {"video": "m.mp4"}, "annotations": []}], "task 0 .*every task a column f"),
+    ("s.json", [{"data": {"video": "m.mp4", "fps": 5}, "annotations": 2 * [{"result": []}]}],
+     "task 0 .*2 annotations; keep one"),
+    ("s.json", [{"data": {"video": "m.mp4", "fps": "high"}}], "task 0 has a malformed .*fps"),
+    ("s.json", [3], "task 0 "), ("s.json", [{"video": "m", "events": [3]}], "entry 0 "),
+    ("s.json", [{"video": "m", "fps": 1e9, "events": []}], "entry 0 .*is no frame rate"),
+    ("a.xml", "<!DOCTYPE x [<!ENTITY a 'b'>]><file/>", "not XML of .*it defines entities"),
+    ("a.xml", "<file>", "not XML of"), ("a.xml", "<file/>", "not XML of .*it has no ALL_INSTANC"),
+    ("a.xml", CLIP.replace("1.5", "soon") % "", "instance 0 has a malformed"),
+    ("a.xml", "<file><ALL_INSTANCES><instance/></ALL_INSTANCES></file>", "instance 0 has a malf"),
+    ("a.tsv", f"Events\t{ELAN.replace('01.5', '75.5', 1)}Goal\n", ".*line 1: '00:00:75.500' is no"),
+    ("a.json.gz", "\x1f\x8b", "not a list of labels")])
+def test_bad_forms(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(
+        (content if isinstance(content, str) else json.dumps(content)).encode("latin-1"))
+    with pytest.raises(DataError, match=f"{name}: {message}"):
+        soccernet.find_labels(tmp_path / name)
+
+
 HEAD = "video,time,label"
 
 

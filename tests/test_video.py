@@ -31,7 +31,7 @@ import torch
 from conftest import record
 
 import infer
-from comedian import DataError, evaluate, lock, prepare, soccernet, video
+from comedian import DataError, evaluate, labels, lock, prepare, soccernet, video
 from comedian.frames import VIDEO_SUFFIXES, FrameReader, find_halves, read_frame
 
 VIDEOS = Path(__file__).parent / "fixtures" / "videos"
@@ -283,7 +283,7 @@ def test_a_match_has_the_name_that_labels_give_it(tmp_path, monkeypatch):
     for suffix in VIDEO_SUFFIXES:
         touch(tmp_path, "final v1.2" + suffix)
         half, = video.halves([tmp_path / ("final v1.2" + suffix)])
-        assert ("final v1.2", 1) == (half.match, half.number) == soccernet.video_of(
+        assert ("final v1.2", 1) == (half.match, half.number) == labels.video_of(
             "final v1.2" + suffix)
 
 

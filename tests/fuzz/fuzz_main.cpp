@@ -187,6 +187,14 @@ void fuzz_average_map(Bytes& bytes) {
     average_precision(tallies.data() + k * size, n_deltas, ap.data() + k, n_classes,
                       n_deltas * n_classes);
   for (double p : ap) expect(p >= 0 && p <= 1, "an average precision lies outside [0, 1]");
+  // All as one match, drawn twice: every count doubles, and no ratio changes.
+  std::vector<std::vector<Count>> counts(n_classes);
+  for (int64_t k = 0; k < n_classes; ++k)
+    list_counts(tallies.data() + k * size, size, counts[k]);
+  std::vector<double> again(ap.size());
+  const int64_t picks[2] = {0, 0};
+  resample_precision(counts.data(), n_classes, picks, 2, n_deltas, again.data());
+  expect(again == ap, "two copies of a match are not like one");
 }
 
 // ----- threads ----------------------------------------------------------------------------------

@@ -1,0 +1,200 @@
+"""
+Exercises: write what the lesson explains, and let the test that proves it grade you.
+
+    python docs/exercise.py            # the list
+    python docs/exercise.py 4          # makes build/exercise-4; again: grades what you wrote there
+    python docs/exercise.py 4 --anew   # throws it away and makes it again
+
+1 to 10: a copy of the project in which a body is missing. TASK.md has the words of docs/method.md,
+the docstring the shapes. 11 to 15, the other way round: the code is there, and you write its test
+in tests/test_mine.py. It must pass, and fail on the wrong versions of tests/mutants.py.
+"""
+import argparse
+import ast
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from outline import ROOT, defs, find_test, passages
+
+REFERENCE = "comedian/reference.py"
+
+
+class Exercise(NamedTuple):
+    """What it is about, its file, the bodies to write or to test, the tests that grade: none where
+    the test is to be written. "main: if x" is the body of that statement in main."""
+    title: str
+    file: str
+    bodies: list
+    tests: list
+
+
+EXERCISES = dict(enumerate([
+    Exercise("momentum and queue", "stage1_spatial.py", ["momentum_at", "main: if len(queue)"],
+             ["test_momentum_encoder", "test_the_queue_is_first_in_first_out"]),
+    Exercise("contrast, Eq. 2", "stage1_spatial.py", ["moco_loss"], ["test_equation_1_and_2"]),
+    Exercise("soft targets, Eq. 4", "stage2_distill.py", ["soft_targets"], ["test_soft_targets"]),
+    Exercise("the streamed bank", "stage2_distill.py",
+             ["attend", "BankLogSumExp.forward", "BankLogSumExp.backward"],
+             ["test_equations_3_to_6", "test_gradient_of_the_streamed_logsumexp",
+              "test_tokens_times_bank_is_never_stored"]),
+    Exercise("mixup", "stage3_finetune.py", ["mixup"], ["test_mixup"]),
+    Exercise("labels of a token", "stage3_finetune.py", ["token_labels"],
+             ["test_labels_of_a_token"]),
+    Exercise("merging windows", REFERENCE, ["merge_windows"], ["TestMergeWindows"]),
+    Exercise("soft NMS", REFERENCE, ["soft_nms"], ["TestNMS"]),
+    Exercise("average precision", REFERENCE, ["eleven_points"], ["TestAverageMap"]),
+    Exercise("warm-up", "stage1_spatial.py", ["lr_at"],
+             ["test_learning_rate", "test_warmups_that_are_no_whole_number_of_steps"]),
+    Exercise("a test of the divergence", "stage2_distill.py", ["sce_loss"], []),
+    Exercise("a test of mixup", "stage3_finetune.py", ["mixup"], []),
+    Exercise("a test of the labels of a frame", "stage3_finetune.py", ["frame_labels"], []),
+    Exercise("a test of the windows of a step", "stage2_distill.py", ["pick_windows"], []),
+    Exercise("a test of the two phases' rates", "stage3_finetune.py", ["lr_at"], [])], 1))
+
+TO_TEST = '''"""Your test of {names} in {file}. Others, to see how they are written: test_*.py."""
+import {module}
+
+
+def test_mine():
+    ...
+'''
+
+
+# ------------------------------------------------------------------ the blank
+def bodies(exercise, root=ROOT):
+    """{name: (first, last line)} of the bodies of an exercise, without their docstrings."""
+    nodes, found = defs(root / exercise.file), {}
+    for name in exercise.bodies:
+        function, _, statement = name.partition(": ")
+        node = nodes[function]
+        if statement:
+            node, = (part for part in ast.walk(node) if isinstance(part, ast.stmt)
+                     and ast.unparse(part).startswith(f"{statement}:"))
+        body = node.body[bool(not statement and ast.get_docstring(node)):]
+        found[name] = body[0].lineno, node.end_lineno
+    return found
+
+
+def blanked(number, root=ROOT):
+    """The text of an exercise's file without its bodies."""
+    exercise = EXERCISES[number]
+    lines = (root / exercise.file).read_text(encoding="utf-8").splitlines()
+    for name, (first, last) in reversed(bodies(exercise, root).items()):      # from the last on
+        indent = re.match(" *", lines[first - 1])[0]
+        lines[first - 1:last] = [f"{indent}# Exercise {number}, {exercise.title}: see TASK.md",
+                                 f'{indent}raise NotImplementedError("{name}")']
+    return "\n".join(lines) + "\n"
+
+
+def wrong_versions(exercise):
+    """The mutants of an exercise's functions: [(file, old, new)]. Not those of a docstring."""
+    from mutants import MUTANTS
+    text, spans = (ROOT / exercise.file).read_text(encoding="utf-8"), bodies(exercise).values()
+    parts = ["\n".join(text.splitlines()[first - 1:last]) + "\n" for first, last in spans]
+    found = [(exercise.file, old, new) for changes in MUTANTS[exercise.file].values()
+             for old, new in changes if any(old in part for part in parts)]
+    return [change for change in dict.fromkeys(found) if text.count(change[1]) == 1]
+
+
+# ------------------------------------------------------------------ make, grade
+def task(number):
+    """TASK.md."""
+    exercise = EXERCISES[number]
+    wanted = {*exercise.bodies, *exercise.tests}
+    told = "\n\n".join(p.text for p in passages() if wanted & {*p.code, *p.tests})
+    told = re.sub(r"^<img .*?$\n*(^\*.*?(\n\n|\Z))?", "", told, flags=re.M | re.S)    # no pictures
+    told = re.sub(r"\]\((?!http)(\.\./)?", lambda link: "](" if link[1] else "](docs/", told)
+    names = ", ".join(f"`{name}`" for name in exercise.bodies)
+    what = "Write the body of" if exercise.tests else "In tests/test_mine.py write a test of"
+    return (f"# Exercise {number}: {exercise.title}\n\n{what} {names} in {exercise.file}. The "
+            "docstring and comments there have the shapes; `make lesson` sets these formulas.\n\n"
+            f"What docs/method.md says:\n\n{told}\n")
+
+
+def copy_to(folder, source=ROOT):
+    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(
+        ".*", "__pycache__", "data", "matches", "runs", "build", "*.png"))
+
+
+def make(number, folder):
+    copy_to(folder)
+    (folder / "TASK.md").write_text(task(number), encoding="utf-8")
+    if (exercise := EXERCISES[number]).tests:
+        (folder / exercise.file).write_text(blanked(number), encoding="utf-8")
+    else:
+        (folder / "tests/test_mine.py").write_text(TO_TEST.format(
+            names=" and ".join(exercise.bodies), file=exercise.file,
+            module=exercise.file.removesuffix(".py")), encoding="utf-8")
+
+
+def verdicts(jobs, source=ROOT):
+    """[(pytest's exit code, output)] of jobs (change or None, tests), in copies of `source`."""
+    import mutants
+    with tempfile.TemporaryDirectory(prefix="exercise-") as root:
+        folders, found = [Path(root, str(i)) for i in range(mutants.WORKERS)], {}
+        for folder in folders:
+            copy_to(folder, source)
+        mutants.run_all([(i, *job) for i, job in enumerate(jobs)], folders,
+                        lambda i, code, output, seconds: found.update({i: (code, output)}))
+    return [found[i] for i in range(len(jobs))]
+
+
+def grade(number, folder):
+    """Says how it went. Returns whether all is done."""
+    exercise = EXERCISES[number]
+    if exercise.tests:
+        ids = [f"tests/{find_test(test, exercise.file)[0].name}::{test}" for test in exercise.tests]
+        return not subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", *ids],
+                                  cwd=folder).returncode
+    changes = wrong_versions(exercise)
+    (code, output), *others = verdicts([(change, ["test_mine.py"]) for change in (None, *changes)],
+                                       folder)
+    if code != 0:
+        print(output, "\nYour test must first pass on the right code.", sep="\n")
+        return False
+    for (_, old, new), (code, _) in zip(changes, others, strict=True):
+        says = "killed  " if code == 1 else "SURVIVED"
+        print(f"{says} {' '.join(old.split())[:70]}\n      -> {' '.join(new.split())[:70]}")
+    killed = sum(code == 1 for code, _ in others)
+    print(f"Your test kills {killed} of {len(changes)} wrong versions.")
+    return killed == len(changes)
+
+
+def main(parser):
+    args = parser.parse_args()
+    sys.path.insert(0, str(ROOT / "tests"))
+    if args.number is None:
+        for number, exercise in EXERCISES.items():
+            print(f"{number:3} {exercise.title:34} {exercise.file}: {', '.join(exercise.bodies)}")
+        return 0
+    if args.number not in EXERCISES:
+        parser.error(f"there is no exercise {args.number}; they are 1 to {len(EXERCISES)}")
+    folder = ROOT / "build" / f"exercise-{args.number}"
+    if args.anew:
+        shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        if not importlib.util.find_spec("pytest"):
+            sys.exit("error: this Python has no pytest; that of .venv has, after `make test`")
+        return 0 if grade(args.number, folder) else 1
+    make(args.number, folder)
+    exercise, where = EXERCISES[args.number], folder.relative_to(ROOT)
+    file = exercise.file if exercise.tests else "tests/test_mine.py"
+    lines = (folder / file).read_text(encoding="utf-8").splitlines()
+    places = [n for n, line in enumerate(lines, 1) if re.search("# Exercise|^def test_mine", line)]
+    print(f"Exercise {args.number}: {exercise.title}\nread   {where}/TASK.md\nwrite  {where}/{file}"
+          f", line {', '.join(map(str, places))}\ngrade  python docs/exercise.py {args.number}")
+    return 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("number", type=int, nargs="?", help="of the exercise; without: the list")
+    parser.add_argument("--anew", action="store_true", help="make it again; what you wrote is lost")
+    sys.exit(main(parser))
