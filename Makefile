@@ -144,7 +144,7 @@ $(RUNS)/features/.made: $(RUNS)/teacher/last.pt
 
 $(RUNS)/stage2/last.pt: $(RUNS)/stage1/last.pt $(RUNS)/features/.made
 	$(PY) stage2_distill.py $(SMALL) --split matches/pretrain.txt --features $(RUNS)/features --features-name teacher \
-	  --init $< --out $(RUNS)/stage2 --steps 350 --lr 0.064 --tau-m 0.1
+	  --init $< --out $(RUNS)/stage2 --steps 350 --lr 0.064
 
 # The temporal transformer learns with the head while the spatial tokens stand still: 300 cheap steps.
 $(RUNS)/stage3/last.pt: $(RUNS)/stage2/last.pt

@@ -8,6 +8,9 @@ What these tests prove about benchmarks/football3d/, with a stand-in for the eng
 """
 import collections
 import json
+import re
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -251,3 +254,23 @@ def test_matches():
     with np.load(root / "state.npz") as stored:
         assert set(stored.files) == {"step"} | {f"{n}_{h}" for n in sets["pretrain"] for h in "12"}
         assert stored["301_1"].shape == (96, 2 * make.HALF_S)
+
+
+def test_the_example(tmp_path):
+    """The README's first command: the surest actions, each with what happens there, a page, and the
+    table, for the labels lie beside the video."""
+    ran = subprocess.run(
+        [sys.executable, "infer.py", "--video", "docs/example/match.mp4", "--checkpoint",
+         "docs/example/football3d.pt", "--out", str(tmp_path)], cwd=make.ROOT, text=True,
+        capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert ran.returncode == 0, ran.stderr
+    found = [line.split() for line in ran.stdout.splitlines() if re.match(r" +\d\d:\d\d  ", line)]
+    assert [(time, " ".join(name)) for time, *name, score in found if float(score) > 0.59] == [
+        ("00:02", "Ball out of play"), ("00:13", "Shot"), ("00:25", "Ball out of play"),
+        ("01:43", "Ball out of play"), ("02:01", "Shot"), ("02:33", "Shot"), ("02:54", "Shot")]
+    score = float(re.search(r"with events +20 +([\d.]+)", ran.stdout)[1])
+    assert score == pytest.approx(45.3, abs=2)
+    assert (tmp_path / "match/page.html").exists()
+    example = make.ROOT / "docs/example"
+    assert (example / "match.mp4").stat().st_size < 3e6
+    assert (example / "football3d.pt").stat().st_size < 5e6
