@@ -146,10 +146,8 @@ $(RUNS)/stage2/last.pt: $(RUNS)/stage1/last.pt $(RUNS)/features/.made
 	$(PY) stage2_distill.py $(SMALL) --split matches/pretrain.txt --features $(RUNS)/features --features-name teacher \
 	  --init $< --out $(RUNS)/stage2 --steps 350 --lr 0.064
 
-# The temporal transformer learns with the head while the spatial tokens stand still: 300 cheap steps.
 $(RUNS)/stage3/last.pt: $(RUNS)/stage2/last.pt
-	$(PY) $(STAGE3) --init $< --out $(RUNS)/stage3 --head-phase temporal --head-steps 300 --head-lr 0.064 \
-	  --steps 150 --lr 0.032
+	$(PY) $(STAGE3) --init $< --out $(RUNS)/stage3 --head-epochs 0 --steps 450 --lr 0.064
 
 $(RUNS)/test/metrics.json: $(RUNS)/stage3/last.pt
 	$(PY) $(INFER) --checkpoint $< --out $(RUNS)/test --json $@
