@@ -9,7 +9,7 @@
 #   make faults        thousands of broken files and flags: each must end in one clear line, or well
 #   make search        chooses the settings of benchmarks/ablation.py, an hour or two; can be stopped
 #   make table5        a table of docs/ablation.md (table2 3 4 5 7 8 9 12, figure5, targets,
-#                      contrast, labels, compute; on hard matches table3-hard, 5, 7)
+#                      contrast, labels, compute)
 #   make ablation      all of them, some hours
 #   make gpu           on a machine with a GPU: speed, memory, equality and hours, in 20 minutes
 #   make reproduce DATA=frames WEIGHTS=vivit.pth [LABELS=soccernet]     the paper's number on SoccerNet, with its weights
@@ -85,14 +85,14 @@ reproduce:
 	$(GPU_PY) setup.py -q build_ext --inplace
 	$(GPU_PY) benchmarks/reproduce.py --data "$(DATA)" --labels "$(or $(LABELS),$(DATA))" --weights "$(WEIGHTS)"
 
-.PHONY: search ablation table2 table3 table4 table5 table7 table8 table9 table12 figure5 targets contrast labels compute table3-hard table5-hard table7-hard
+.PHONY: search ablation table2 table3 table4 table5 table7 table8 table9 table12 figure5 targets contrast labels compute
 search: $(VENV)/.kernels
 	$(PY) benchmarks/ablation.py search
 
 ablation: $(VENV)/.kernels
 	$(PY) benchmarks/ablation.py all
 
-table2 table3 table4 table5 table7 table8 table9 table12 figure5 targets contrast labels compute table3-hard table5-hard table7-hard: $(VENV)/.kernels
+table2 table3 table4 table5 table7 table8 table9 table12 figure5 targets contrast labels compute: $(VENV)/.kernels
 	$(PY) benchmarks/ablation.py $@
 
 sanitize: $(VENV)/.dev

@@ -291,7 +291,7 @@ def tables(chosen):
         "table2": ("Table 2: temporal blocks", {
             "2": whole, "1": both("--temporal-depth 1"), "4": both("--temporal-depth 4")}),
         "table7": ("Table 7: teachers", {
-            "none: scratch": steps["scratch"], "none: stage 1 alone": steps["stage 1"],
+            "none, scratch": steps["scratch"], "none, stage 1 alone": steps["stage 1"],
             "an untrained encoder": both(name="-untrained", by=stage1(
                 f"{one} --steps 1 --lr 0", "untrained")),
             "stage 1's encoder": both(name="-own", by=first),

@@ -238,7 +238,7 @@ SMALL = {
 def test_every_benchmark_is_run():
     """steps.py is what gpu.py, memory.py and throughput.py share."""
     assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} == {
-        *SMALL, "ablation", "gpu", "probe", "reproduce", "steps"}
+        *SMALL, "ablation", "gpu", "page", "probe", "reproduce", "steps"}
 
 
 @pytest.mark.slow
