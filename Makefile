@@ -156,7 +156,7 @@ $(RUNS)/curves.png: $(RUNS)/stage3/last.pt
 	$(PY) -m comedian.report curves $(RUNS)/stage[123] --out $@
 
 $(RUNS)/timeline.png: $(RUNS)/test/metrics.json
-	$(PY) -m comedian.report page $(RUNS)/test --labels matches > $(RUNS)/pages.txt
+	$(PY) -m comedian.report page $(RUNS)/test --labels matches --videos matches > $(RUNS)/pages.txt
 	$(PY) -m comedian.report timeline $(RUNS)/test --labels matches --out $@
 
 # The teacher by itself: as many fine-tuning steps, all of them through the whole network, from random weights.

@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 
 from comedian import DataError, __version__, export, frames, soccernet, write_text
+from comedian.labels import video_of
 
 PICTURE = (112, 63)                   # pixels that the small pictures fit into
 MOST_PICTURES, MOST_ACTIONS = 250, 1500               # of a half, the surest: it stays below 3 MB
@@ -82,7 +83,7 @@ def write_page(path, match, curves, classes, actions, about, events=None, others
     curves    {half: (scores (n_tokens, K) in [0, 1], token_s, start_s)}
     actions   [export.Action]; events: [soccernet.Event], None: the truth is not known
     about     what the results say of themselves; its "videos" are relative to the folder of `path`
-    others    [soccernet.Row] of the labels that the page has no place for; saved as they are
+    others    [Row] of the labels that the page has no place for; saved as they are
     pictures  {half: {s: JPEG}} or None: they are read from the videos
     least     confidence at which the slider stands first
     spotted   False: there are no results; the curves only say how long the halves are
@@ -224,7 +225,7 @@ def videos_of(root):
     from comedian import video
     found = {}
     for path in itertools.chain(*video.find_videos([root])):
-        match, half = soccernet.video_of(Path(os.path.relpath(path, root)).as_posix())
+        match, half = video_of(Path(os.path.relpath(path, root)).as_posix())
         found.setdefault(match, {})[half] = path
     return found
 

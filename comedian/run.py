@@ -582,9 +582,11 @@ class Log:
 
 
 def write_table(path):
-    """log.csv of a log.txt: a line per step, a column for each number that a line has."""
+    """log.csv of a log.txt, if there is one yet: a line per step, a column for each number that a
+    line has."""
     rows = {}                         # step -> {column: number, as written}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
         step = re.match(r"stage \d \| step (\d+)/\d+ \| ", line)
         for cell in line[step.end():].split(" | ") if step else ():
             if number := re.search(r"(?<!\S)\d[\d.e+-]*(?!\S)", cell):    # not "01:34 left"

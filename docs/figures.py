@@ -36,6 +36,7 @@ from comedian.checkpoint import load_parts  # noqa: E402
 from model import Comedian, Projector, load_checkpoint  # noqa: E402
 
 MATCHES = ROOT / "matches"
+LARGEST = 200_000                     # bytes of a picture: pages should load on a phone
 WIDTH_IN, LETTERS = 9, 15             # at report's 120 dots an inch: on a phone a third as large
 AUTOCAST = torch.autocast("cpu", torch.bfloat16, enabled=False)
 
@@ -179,7 +180,7 @@ def filmstrip(demo, path):
     alarms = [(name, *row) for k, name in enumerate(demo.classes)
               for row in pairs(demo, k) if row[3] is None]
     rows += sorted(alarms, key=lambda row: -row[1])[:1]
-    with picture(path, 2.05 * len(rows)) as figure:
+    with picture(path, 1.45 * len(rows)) as figure:
         for axes, (name, confidence, match, number, true_s, spotted_s) in zip(
                 figure.subplots(len(rows), 1), rows, strict=True):
             half = demo.halves[match, number]
@@ -187,22 +188,22 @@ def filmstrip(demo, path):
             first, strip = frames(half, round(middle * half.fps) - 3, 7)
             left = first / half.fps
             for i, image in enumerate(strip):
-                axes.imshow(image, extent=(left + i / 2 - 0.24, left + i / 2 + 0.24, 0, 0.48),
+                axes.imshow(image, extent=(left + i / 2 - 0.24, left + i / 2 + 0.24, 0, 0.27),
                             interpolation="nearest")
-            axes.set(xlim=(left - 0.26, left + 3.26), ylim=(-0.02, 0.79), aspect="equal")
+            axes.set(xlim=(left - 0.26, left + 3.26), ylim=(-0.02, 0.56), aspect="equal")
             axes.axis("off")
-            axes.vlines(spotted_s, 0, 0.55, SPOTTED, lw=1.5)
-            axes.scatter(spotted_s, 0.55, s=110, color=SPOTTED, edgecolor="white", zorder=3)
+            axes.vlines(spotted_s, 0, 0.34, SPOTTED, lw=1.5)
+            axes.scatter(spotted_s, 0.34, s=110, color=SPOTTED, edgecolor="white", zorder=3)
             said = f"spotted {exact(spotted_s)} (confidence {confidence:.2f})"
             if true_s is not None:
-                axes.vlines(true_s, 0, 0.55, TRUTH, lw=1.5)
-                axes.scatter(true_s, 0.55, s=110, marker="v", color="white", edgecolor=TRUTH,
+                axes.vlines(true_s, 0, 0.34, TRUTH, lw=1.5)
+                axes.scatter(true_s, 0.34, s=110, marker="v", color="white", edgecolor=TRUTH,
                              lw=1.8, zorder=4)
                 said += f", true {exact(true_s)}"
             else:
                 said += ", a false alarm"
-            axes.text(left - 0.24, 0.66, name, weight="bold")
-            axes.text(left + 3.24, 0.66, said, ha="right", size=LETTERS - 1)
+            axes.text(left - 0.24, 0.43, name, weight="bold")
+            axes.text(left + 3.24, 0.43, said, ha="right", size=LETTERS - 1)
 
 
 def exact(seconds):
@@ -269,19 +270,20 @@ def curves(demo, path):
 
 # ------------------------------------------------------------------ scores -> actions
 def nms(demo, path):
-    """A right detection with much score of its class within 4 s, and little farther away."""
+    """A right detection with much score of its class within 4 s, of which soft NMS leaves one."""
     best = (-np.inf,)
     for match, number in demo.halves:
         table = demo.scores(match, number)
+        left = ops.soft_nms(torch.from_numpy(table), torch.tensor([len(table)]), 10).numpy()
         d = demo.spotted[match]
         for i in np.flatnonzero((d.half == number) & (d.confidence > 0.5)).tolist():
             t, k = int(d.position_ms[i] // 1000), int(d.label[i])
             right = any(abs(e.position_ms / 1000 - t) < 2 for e in demo.events[match]
                         if (e.half, e.label) == (number, k))
             if right and 15 <= t < len(table) - 16:
-                near, all_ = table[t - 4:t + 5, k].sum(), table[t - 14:t + 16, k].sum()
-                best = max(best, (near - table[t, k] - 2 * (all_ - near), match, number, t, k),
-                           key=lambda b: b[0])
+                near = table[t - 4:t + 5, k].sum() - table[t, k]
+                others = left[t - 14:t + 16, k].sum() - left[t, k]
+                best = max(best, (near - 3 * others, match, number, t, k), key=lambda b: b[0])
     match, number, middle, k = any_of(filter(None, [best[1:]]), "sure detection amid a half")
     table = torch.from_numpy(demo.scores(match, number)[:, k:k + 1])      # (n_tokens, 1)
     length, time_s = torch.tensor([len(table)]), np.arange(len(table)) + 0.25
@@ -411,16 +413,17 @@ def attention(demo, path):
 
 
 def neighbours(demo, path):
-    """Clips at one event of each of five classes (the first of its class in the test matches), and
+    """Clips at one event of each of four classes (the first of its class in the test matches), and
     the four nearest clips of other matches by the spatial encoder of stage 1."""
     _, model = demo.model(1)
     halves = list(demo.halves.values())
     tokens = demo.tokens(model, halves)
     owner = np.repeat(np.arange(len(halves)), [len(t) for t in tokens])
     place = np.concatenate([np.arange(len(t)) for t in tokens])
-    x = F.normalize(torch.cat(tokens), dim=1)                             # (n, D)
-    names = ("Kick-off", "Corner", "Goal kick", "Throw-in", "Yellow card")
-    with picture(path, 9.9) as figure:
+    x = torch.cat(tokens)                                                 # (n, D)
+    x = F.normalize(x - x.mean(0), dim=1)      # what all tokens share would make all alike
+    names = ("Kick-off", "Corner", "Throw-in", "Yellow card")
+    with picture(path, 6) as figure:
         grid = figure.subplots(len(names), 5)
         for axes, name in zip(grid, names, strict=True):
             half, second = any_of((
@@ -481,7 +484,7 @@ def target(demo, path):
     ranked = np.argsort(-w, kind="stable")                # the own row, then those most like it
     counts = np.arange(1, len(w) + 1)
     with picture(path, 7.2) as figure:
-        top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.9))
+        top, bottom = figure.subfigures(2, 1, height_ratios=(0.7, 2.2))
         for n, (panel, i, o) in enumerate(zip(top.subplots(1, 6), order, whose, strict=True)):
             image = frames(halves[o], CLIP_FRAMES * int(i - rows.first_row[o]), 2)[1][0]
             panel.imshow(image, interpolation="nearest")
@@ -578,10 +581,16 @@ def flow(demo, path):
 
 
 def shrink(path):
-    """64 shades of each colour are enough, and fewer bytes: what JPEG left in flat areas goes."""
+    """64 shades of each colour are enough, and fewer bytes: what codecs left in flat areas goes. If
+    a picture is still too large, 32."""
     with Image.open(path) as image:
-        small = image.convert("RGB").point(lambda shade: min(255, (shade + 2) // 4 * 4))
-    write_file(path, lambda file: small.save(file, "png", optimize=True))
+        whole = image.convert("RGB")
+    for step in (4, 8):
+        small = whole.point(lambda shade, step=step: min(255, (shade + step // 2) // step * step))
+        write_file(path, lambda file, small=small: small.save(file, "png", optimize=True))
+        if path.stat().st_size < LARGEST:
+            return
+
 
 
 PICTURES = {"flow": flow, "filmstrip": filmstrip, "scores": scores, "curves": curves, "nms": nms,
@@ -604,8 +613,8 @@ def main(args):
         path = Path(args.out, f"{name}.png")
         PICTURES[name](demo, path)
         shrink(path)
-        if path.stat().st_size > 200_000:
-            raise DataError(f"{path}: {path.stat().st_size:,} bytes; a page wants under 200,000")
+        if path.stat().st_size > LARGEST:
+            raise DataError(f"{path}: {path.stat().st_size:,} bytes; a page wants under {LARGEST}")
         print(f"figures: {path}")
 
 
