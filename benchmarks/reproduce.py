@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import infer  # noqa: E402
 import model  # noqa: E402
 from comedian import __version__, command, evaluate, frames, run, soccernet, write_text  # noqa: E402
-from comedian.receipt import sha256  # noqa: E402
+from comedian.formats import sha256  # noqa: E402
 
 # Of the released weights: how many numbers -> their name, and the paper's t-AmAP on the test split.
 # How deep the released ViSwin-T is nobody says: with 6 or with 4 temporal blocks.

@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from comedian import DataError, write_file, write_text
-from comedian.formats import open_array
+from comedian.formats import open_array, sha256
 from comedian.frames import CLIP_FRAMES
-from comedian.receipt import sha256
 
 FEATURE_SLACK_S = 10                  # features and frames of a half may end this far apart
 CHECKED_ROWS = 16                     # of a table are computed again when it is opened

@@ -10,6 +10,7 @@ compared with what it can hold before any memory is taken, and whatever is wrong
 WHAT, in words, comes from the caller: "a SoccerNet label file". Nothing here runs code of a file.
 """
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -287,3 +289,37 @@ def checked_array(arrays, name, kinds, n_dims):
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"{name} is not finite")
     return array
+
+
+# ------------------------------------------------------------------ names and sums of files
+VIDEO_NAME = re.compile(r"(?:half[_-]?)?([12])(?:_(\d+p|HQ))?|(\d{3,4}p)",        # 1_224p, 1, half1
+                        re.IGNORECASE)                     # 224p: the ball-action set's only half
+VIDEO_SUFFIXES = set(
+    ".mkv .webm .mp4 .m4v .mov .qt .3gp .3g2 .flv .f4v .avi .divx .wmv .asf .mxf .gxf "
+    ".ts .mts .m2ts .m2t .mpg .mpeg .vob .m2v .ogv .ogm .rm .rmvb .dv .h264 .h265 "
+    ".hevc".split())
+WEIGHTS, CONFIG = "model.safetensors", "config.json"       # in a folder of weights
+
+
+def half_number(path):
+    """1 or 2 if the file is named as the half of a match (1_224p.mkv, 2.mp4; 224p.mp4 is 1), else
+    None."""
+    name = VIDEO_NAME.fullmatch(Path(path).stem)
+    return int(name[1] or 1) if name else None
+
+
+def weights_file(path):
+    """The file of a checkpoint: of a folder, as `comedian.share weights` writes it, its weights."""
+    return Path(path, WEIGHTS) if Path(path).is_dir() else Path(path)
+
+
+def sha256(path):
+    """Of a file of any size, or of the weights in a folder; DataError if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open_file(weights_file(path)) as file:
+            while part := file.read(2 ** 20):
+                digest.update(part)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give a file") from None
+    return digest.hexdigest()

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from comedian import DataError, formats
+from comedian.formats import VIDEO_SUFFIXES, half_number  # noqa: F401  (others find them here)
 
 CLIP_FRAMES = 2                       # T_s: one clip, one tubelet, one token
 DEFAULT_FPS = 2.0                     # the paper's sampling rate, unless fps.txt says otherwise
@@ -61,12 +62,6 @@ class Half:
 IMAGE = re.compile(r".*\.(?:jpg|jpeg|png)", re.IGNORECASE)
 IMAGE_NAME = re.compile(r"(.*?)(\d+)(\.(?:jpg|jpeg|png))", re.IGNORECASE)
 HALF_NAME = re.compile(r"(?:half[_-]?)?(\d{1,2})(?:_.*)?", re.IGNORECASE)       # 1_224p, 1, half1
-VIDEO_NAME = re.compile(r"(?:half[_-]?)?([12])(?:_(\d+p|HQ))?|(\d{3,4}p)",        # 1_224p, 1, half1
-                        re.IGNORECASE)                     # 224p: the ball-action set's only half
-VIDEO_SUFFIXES = set(
-    ".mkv .webm .mp4 .m4v .mov .qt .3gp .3g2 .flv .f4v .avi .divx .wmv .asf .mxf .gxf "
-    ".ts .mts .m2ts .m2t .mpg .mpeg .vob .m2v .ogv .ogm .rm .rmvb .dv .h264 .h265 "
-    ".hevc".split())
 
 
 def walk(root):
@@ -99,13 +94,6 @@ def describe_content(folder):
                    if path.name[0] != ".")
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
     return f"; {folder}/ holds {', '.join(names[:6]) + more if names else 'nothing'}"
-
-
-def half_number(path):
-    """1 or 2 if the file is named as the half of a match (1_224p.mkv, 2.mp4; 224p.mp4 is 1), else
-    None."""
-    name = VIDEO_NAME.fullmatch(Path(path).stem)
-    return int(name[1] or 1) if name else None
 
 
 def natural(name):

@@ -23,8 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from comedian import DataError, formats
-from comedian.formats import malformed, read_list
-from comedian.frames import VIDEO_SUFFIXES, half_number
+from comedian.formats import VIDEO_SUFFIXES, half_number, malformed, read_list
 
 
 class Row(NamedTuple):

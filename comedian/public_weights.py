@@ -21,8 +21,8 @@ from typing import NamedTuple
 import torch
 
 from comedian import DataError, formats, write_file
+from comedian.formats import CONFIG, weights_file
 from comedian.frames import CLIP_FRAMES
-from comedian.receipt import CONFIG, weights_file
 
 
 # ------------------------------------------------------------------ files of any origin

@@ -5,26 +5,7 @@ so that `python -m comedian.report verify` can say later whether these files sti
 import hashlib
 from pathlib import Path
 
-from comedian import DataError, __version__, formats, soccernet
-
-WEIGHTS, CONFIG = "model.safetensors", "config.json"       # in a folder of weights
-
-
-def weights_file(path):
-    """The file of a checkpoint: of a folder, as `comedian.share weights` writes it, its weights."""
-    return Path(path, WEIGHTS) if Path(path).is_dir() else Path(path)
-
-
-def sha256(path):
-    """Of a file of any size, or of the weights in a folder; DataError if it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with formats.open_file(weights_file(path)) as file:
-            while part := file.read(2 ** 20):
-                digest.update(part)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give a file") from None
-    return digest.hexdigest()
+from comedian import __version__, formats, soccernet
 
 
 def content_sha256(source):

@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from comedian import (
-    DataError, command, draw, evaluate, export, formats, receipt, soccernet, write_text)
+    DataError, command, draw, evaluate, export, formats, soccernet, write_text)
 
 
 # ------------------------------------------------------------------ timeline
@@ -221,9 +221,9 @@ def verify(args):
         changed += [f"predictions of {match}"] * (new[0] != of_predictions)
         changed += [f"labels of {match}"] * (new[1] != of_labels)
     for path, known in networks.items():
-        if not receipt.weights_file(path).is_file():
+        if not formats.weights_file(path).is_file():
             print(f"verify: {path}: not here, so not compared")
-        elif receipt.sha256(path) != known:
+        elif formats.sha256(path) != known:
             changed.append(f"the checkpoint {path}")
     said = (f"changed since: {', '.join(changed[:3])}"
             + f" and {len(changed) - 3} more" * (len(changed) > 3) if changed else

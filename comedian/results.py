@@ -23,7 +23,7 @@ from comedian import DataError, __version__, command, draw, evaluate, frames, pa
 from comedian.command import number
 from comedian.evaluate import check_writable
 from comedian.export import OUTPUTS, remove
-from comedian.receipt import sha256
+from comedian.formats import sha256
 from comedian.soccernet import PREDICTIONS, match_labels, read_labels, unreachable, warn_unmatched
 
 SHOW = 0.3      # ours: at 0.3 the demo lists about as many actions as there are; 3 of 4 are right

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from comedian import DataError, __version__, command, formats, write_text
-from comedian.receipt import CONFIG, WEIGHTS, sha256
+from comedian.formats import CONFIG, WEIGHTS, sha256
 
 
 # ------------------------------------------------------------------ weights
