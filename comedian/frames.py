@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from comedian import DataError, formats
-from comedian.formats import VIDEO_SUFFIXES, half_number  # noqa: F401  (others find them here)
+from comedian.formats import (  # noqa: F401  (others find them here)
+    VIDEO_NAME, VIDEO_SUFFIXES, half_number)
 
 CLIP_FRAMES = 2                       # T_s: one clip, one tubelet, one token
 DEFAULT_FPS = 2.0                     # the paper's sampling rate, unless fps.txt says otherwise
