@@ -119,7 +119,7 @@ demo: $(RUNS)/test/metrics.json $(RUNS)/curves.png $(RUNS)/timeline.png
 	@echo "scores, truth  $(RUNS)/timeline.png"
 	@echo "loss curves    $(RUNS)/curves.png"
 	@echo "every number   $(RUNS)/test/metrics.json"
-	@echo "the table      $(PY) -m comedian.evaluate --predictions $(RUNS)/test --labels matches --classes matches/classes.txt"
+	@echo "the table      $(PY) -m comedian.evaluate --predictions $(RUNS)/test --labels matches --classes matches/classes.txt --only-predicted"
 	@echo "train anew     make clean-demo demo"
 
 $(FRAMES)/.made: matches/labels.csv | $(VENV)/.run
