@@ -261,7 +261,10 @@ def tables(chosen):
         return stage3(None, f"{chosen['scratch']} {flags}", slug("scratch", flags))
 
     whole = both()
-    steps = {"scratch": stage3(None, chosen["scratch"], "scratch"),
+    # The teacher is the network from scratch, if the search found its settings: trained once.
+    alone = (teacher() if chosen["scratch"] == TEACHER else
+             stage3(None, chosen["scratch"], "scratch"))
+    steps = {"scratch": alone,
              "stage 1": stage3(first, way, "stage3"),
              "stage 2": stage3(stage2(None, teacher(), two, "stage2"), way, "stage3"),
              "stages 1 and 2": whole}
