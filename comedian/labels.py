@@ -3,7 +3,8 @@ What people have labelled or programs have spotted, from each form that it is ke
 
     Labels-v2.json   SoccerNet's, of one match: see `read_rows`
     a table          of many matches, a line per action; BORIS's and ELAN's too: see `table_rows`
-    JSON             OpenSportsLab's, Label Studio's or E2E-Spot's, of many: see `json_rows`
+    JSON             OpenSportsLab's, Label Studio's or E2E-Spot's, of many, or a Labels-v2.json
+                     by itself, of the match that it names: see `json_rows`
     XML              Sportscode's, of one video, called as the video is: see `xml_rows`
 
 `read_many` reads the last three into {match: Listed}. Below them: how a name tells the video, and a
@@ -216,10 +217,21 @@ def json_rows(path, are_labels=True):
     """The same of a JSON, by what it holds, and its fps. DataError for predictions if labels are
     wanted."""
     content = formats.read_json(path, "a list of labels")
+    if "annotations" in dict_of(content):
+        return match_rows(path, content)
     if not isinstance(content, list) or not content:
         return osl_rows(path, content, are_labels)
     is_e2e = any("events" in dict_of(item) for item in content)
     return frame_rows(path, content) if is_e2e else studio_rows(path, content)
+
+
+def match_rows(path, content):
+    """SoccerNet's, of the match that its UrlLocal names, else of its folder."""
+    with malformed(path, "UrlLocal", "name of a match"):
+        match, _ = named_half(content.get("UrlLocal") or Path(path).absolute().parent.as_posix())
+    yield match, None, None, None
+    for row in read_rows(path):
+        yield match, row, None, None
 
 
 def osl_rows(path, content, are_labels):
@@ -296,6 +308,8 @@ def studio_rows(path, content):
             yield match, None, None, fps
             for value in ([result["value"] for done in people for result in done["result"]]
                           if "annotations" in task else task.get("videoLabels", ())):
+                if not isinstance(value.get("timelinelabels", []), list):
+                    raise TypeError(f"{value['timelinelabels']!r} is no list")
                 for span, name in itertools.product(value.get("ranges", ()),
                                                     value.get("timelinelabels", ())):
                     ms = round(1000 * (int(span["start"]) - 1) / fps)

@@ -19,7 +19,7 @@ let view = [half.start, half.end], bounds = view.slice()
 
 // ---- reviews. A step is [[id, record before, record after], ...]; null: there is no such item.
 const KEY = JSON.stringify(["comedian", D.match, D.hash]), done = [], undone = []
-const record = e => e && { what: e.what, half: e.half, ms: e.ms, label: D.classes[e.label], state: e.state, pin: e.pin }
+const record = e => e && { what: e.what, half: e.half, ms: e.ms, label: D.classes[e.label], state: e.state, pin: e.pin, visible: e.visible }
 const clean = (e, state = "") => ({ ...record(e), ...e.was, label: D.classes[e.was.label], state })      // but for its state as it was
 const reviews = () => Object.fromEntries([...items.values()].filter(e => e.state).map(e => [e.id, record(e)]))
 const NOT_KEPT = "this browser keeps nothing for this page: save Labels-v2.json before you leave it"
@@ -27,7 +27,7 @@ let exported = "{}"                        // the reviews that a file has
 const dirty = () => JSON.stringify(reviews()) !== exported
 function set(id, r) {
   if (!r) return items.delete(id)
-  if (!items.has(id)) items.set(id, { id, what: "added", half: r.half, score: 1, picture: "", visible: true })
+  if (!items.has(id)) items.set(id, { id, what: "added", half: r.half, score: 1, picture: "", visible: r.visible ?? true })
   Object.assign(items.get(id), { ms: r.ms, label: D.classes.indexOf(r.label), state: r.state, pin: r.pin })
 }
 function change(...pairs) {                // (item or id of a new one, its new fields) ...
@@ -77,9 +77,9 @@ function load(text, name) {                // a Labels-v2.json; ours has the rev
   try {
     content = JSON.parse(text)
     const found = content.annotations.map((a, i) => {
-      const [, n, m, s] = /^\s*(\d+)\s*-\s*(\d+):(\d+)\s*$/.exec(a.gameTime), ms = Math.round(a.position ?? 60000 * m + 1000 * s)
-      if (!(ms >= 0) || typeof a.label !== "string") throw 0
-      return [`added ${n} ${ms} ${a.label} ${i}`, { what: "added", half: +n, ms, label: a.label, state: "accepted", pin: null }]
+      const [, n, m, s] = /^\s*(\d+)\s*-\s*(\d+):(\d+)\s*$/.exec(a.gameTime), at = a.position ?? 60000 * m + 1000 * s, ms = Math.round(at)
+      if (!/^ *-?\d+(\.\d+)? *$/.test(at) || typeof a.label !== "string") throw 0
+      return [`added ${n} ${ms} ${a.label} ${i}`, { what: "added", half: +n, ms, label: a.label, state: "accepted", pin: null, visible: a.visibility !== "not shown" }]
     })
     const last = match => String(match).split("/").filter(Boolean).pop()
     if (content.review && last(content.UrlLocal) !== last(D.match) && !confirm(`${name} has labels of ${last(content.UrlLocal)}. Load them for ${last(D.match)}?`)) return
@@ -87,7 +87,7 @@ function load(text, name) {                // a Labels-v2.json; ours has the rev
     had = spoken.length
     if (content.review && content.review.hash === D.hash) {
       next = content.review.reviews
-      if (!Object.values(next).every(r => D.classes.includes(r.label) && r.ms >= 0 && D.halves.some(h => h.n === r.half))) throw 0
+      if (!Object.values(next).every(r => D.classes.includes(r.label) && Number.isFinite(r.ms) && D.halves.some(h => h.n === r.half))) throw 0
     }
     else {
       const gone = [...items.values()].filter(e => e.what === "label" && !spoken.some(([, r]) => r.half === e.half && r.ms === e.was.ms && r.label === D.classes[e.was.label]));

@@ -234,10 +234,14 @@ def to_label(videos, classes, labels, encoding, out):
     """Yields the path of a page without results for each match of these videos, on which a person
     labels it from nothing, or goes on with its labels."""
     from comedian import video
-    classes, matches = soccernet.read_classes(classes), {}
+    matches = {}
     for half in video.halves(videos):
         matches.setdefault(half.match, []).append(half)
     found = soccernet.find_labels(labels, list(matches), encoding) if labels else {}
+    classes = (soccernet.classes_of(found.values()) if found and not classes else
+               soccernet.read_classes(classes))
+    if found and (names := soccernet.label_names(found.values(), without=classes)):
+        print(f"note: labels of no class here are not shown, but saved: {names}")
     for match, halves in matches.items():
         if labels and match not in found:
             print(f"note: {match}: no labels of it in {labels}; its page begins without")

@@ -90,7 +90,8 @@ def pages(args):
     """The page of every match below args.scores, or of args.match; or of the videos to label."""
     from comedian import page         # here: it needs OpenCV, and --help should not wait for that
     if args.video:
-        for path in page.to_label(args.video, args.classes, args.labels, args.encoding, args.out):
+        for path in page.to_label(args.video, args.classes, args.labels, args.encoding,
+                                  args.out or "runs/page"):
             print(f"report: {path}")
         return
     matches = ([find_match(args.scores, args.match)] if args.match else
@@ -259,8 +260,8 @@ def parse_args(argv=None):
     page.add_argument("--video", nargs="+", metavar="FILE", help="instead of results: a video, the "
                       "halves of a match, or folders of matches, to label on the page")
     page.add_argument("--classes", metavar="FILE", help="for --video: the names to label, one per "
-                      "line; none: SoccerNet's 17")
-    page.add_argument("--out", default="runs/page", help="for --video: where the pages go")
+                      "line; none: those of the labels, or SoccerNet's 17")
+    page.add_argument("--out", help="for --video: where the pages go; default: runs/page")
     page.add_argument("--videos", metavar="ROOT", help="results of frames: show the videos of the "
                       "same names below this folder")
     page.add_argument("--labels", help="root of the labels, or a labels.csv; none: no truth")
@@ -288,6 +289,10 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.picture == "page" and bool(args.scores) == bool(args.video):
         page.error("give the folder that infer.py wrote, or --video to label one without results")
+    if args.picture == "page":
+        for name in ("classes", "out") if args.scores else ("videos", "match"):
+            if getattr(args, name):
+                page.error(f"--{name} is for {'--video' if args.scores else 'results'}")
     return args
 
 

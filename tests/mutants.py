@@ -562,7 +562,8 @@ MUTANTS = {
             ('.lower() == "stop":', '.lower() == "end":'),
             ('(int(span["start"]) - 1)', '(int(span["start"]) - 0)'),
             ('row.get("tier", "")]', '""]'),
-            ("if row and n_heads > 1 else row", "if False else row")],
+            ("if row and n_heads > 1 else row", "if False else row"),
+            ('if "annotations" in dict_of(content)', "if False")],
         "test_evaluate.py::test_predictions_of_every_spotter": [
             ('row.get("confidence"), None', 'None, None')],
         "test_soccernet.py::test_labels_of_a_table": [
@@ -803,6 +804,9 @@ IN_BROWSER = {                        # these tests are skipped where playwright
             ("if (kept.exported) exported", "if (false) exported")],
         "test_page.py::test_a_changed_result_starts_clean_and_says_so": [
             ("at(old[r.pin] || r)", "at(r)"), ("D.match, D.hash])", 'D.match, "one"])')],
+        "test_page.py::test_a_file_is_dropped": [
+            ("visible: r.visible ?? true", "visible: true"),
+            ("if (!/^ *-?", "if (false && !/^ *-?")],
         "test_page.py::test_every_step_is_undone_and_done_again": [
             ("for (const one of step) set(one[0], one[which])", "set(step[0][0], step[0][which])")],
         "test_page.py::test_the_focus_stays": [

@@ -593,8 +593,11 @@ def test_a_changed_result_starts_clean_and_says_so(tab, visit, spotted):
     ("a.txt", "", "neither a video nor"), ("a.json", "\0", "no labels"), ("a.json", json.dumps({
         "annotations": [], "review": {"hash": "HASH", "reviews": {"x": {"label": "?"}}}}), "no l"),
     ("a.json", json.dumps({"UrlLocal": "Elm", "annotations": [
-        {"gameTime": "1 - 00:11", "label": "Goal"}, {"gameTime": "2 - 00:09", "label": "Corner"},
-        {"gameTime": "1 - 00:03", "position": "3004", "label": "Nap"}]}), "3 labels loaded; 1 of")])
+        {"gameTime": "1 - 00:11", "label": "Goal"}, {"gameTime": "2 - 00:09", "label": "Corner",
+         "visibility": "not shown"}, {"gameTime": "1 - 00:00", "position": "-5", "label": "Goal"},
+        {"gameTime": "1 - 00:03", "position": "3004", "label": "Nap"}]}), "4 labels loaded; 1 of"),
+    *[("a.json", json.dumps({"annotations": [{"gameTime": "1 - 00:11", "label": "Goal",
+        "position": position}]}), "no labels") for position in ("", "0x10", True)]])
 def test_a_file_is_dropped(name, text, said, tab):
     """Labels of others take the place of those here; a wrong file changes nothing."""
     tab.evaluate("""([name, text]) => { const drop = new DataTransfer()
@@ -602,8 +605,9 @@ def test_a_file_is_dropped(name, text, said, tab):
         document.dispatchEvent(new DragEvent("drop", { dataTransfer: drop })) }""", [name, text])
     tab.wait_for_function("$('note').textContent")
     assert said in tab.inner_text("#note")
-    assert labels_of(tab) == ([(1, "Goal", 11_000), (2, "Corner", 9_000)] if "3 la" in said
-                              else TRUTH)
+    assert labels_of(tab) == ([(1, "Goal", -5), (1, "Goal", 11_000), (2, "Corner", 9_000)]
+                              if "4 la" in said else TRUTH)
+    assert ("not shown" in tab.evaluate("text('labels')")) == ("not shown" in text)
     tab.keyboard.press("z")
     assert labels_of(tab) == TRUTH
 
@@ -678,15 +682,23 @@ def test_a_video_is_labelled_from_nothing(spotted, tmp_path, visit, capsys, monk
     prepare.extract(prepare.parse_args("frames --videos videos --out frames --jobs 1".split()))
     _, events, _ = soccernet.labelled_halves("frames", "videos", classes=names)
     assert events == {"Spiel ü": [(1, 2, 1000, True), (1, 1, 10_540, True), (1, 2, 20_000, True)]}
-    command("page", "--video", "videos", "--classes", "classes.txt", "--labels", "videos")
-    assert len(listed(visit(path))) == 3
+    (tmp_path / "one.txt").write_text(names[1])
+    capsys.readouterr()
+    for flags, n, said in (("--classes classes.txt", 3, ""), ("", 3, "classes: 2 from the labels"),
+                           ("--classes one.txt", 1, "not shown, but saved: 'Parade à Zoé' (2)")):
+        command("page", "--video", "videos", "--labels", "videos", *flags.split())
+        assert len(listed(visit(path))) == n and said in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flags", [(), ("out", "--video", "a.mp4")])
-def test_a_page_is_of_results_or_of_a_video(flags, capsys):
+@pytest.mark.parametrize("flags, said", [
+    ("", "give the folder that infer.py wrote, or --video"), ("out --video a.mp4", "give the fol"),
+    ("out --classes a.txt", "--classes is for --video"), ("out --out a", "--out is for --video"),
+    ("--video a.mp4 --videos .", "--videos is for results"),
+    ("--video a.mp4 --match m", "--match is for results")])
+def test_a_page_is_of_results_or_of_a_video(flags, said, capsys):
     with pytest.raises(SystemExit):
-        command("page", *flags)
-    assert "give the folder that infer.py wrote, or --video" in capsys.readouterr().err
+        command("page", *flags.split())
+    assert said in capsys.readouterr().err
 
 
 def test_a_video_that_does_not_play(spotted, tmp_path, visit):

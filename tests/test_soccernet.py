@@ -268,6 +268,10 @@ FORMS = {                             # name of the file, content, rows (half, n
                [(1, "Goal", 1500)]),
     "studio min": ("s.json", [{"video": "/data/local-files/?d=lg%2Fm.mp4", "fps": 20, "id": 1,
                                "videoLabels": [STUDIO]}], [(1, "Goal", 1500)]),
+    "one match": ("Labels-v2 (1).json", {"UrlLocal": "x/lg/m/", "annotations": [
+        {"gameTime": "2 - 00:01", "position": "1500", "label": "Goal"}]}, [(2, "Goal", 1500)]),
+    "its folder": ("lg/m/Labels-v2.json", {"annotations": [
+        {"gameTime": "2 - 00:01", "label": "Goal"}]}, [(2, "Goal", 1000)]),
     "e2e": ("val.json", [{"video": "lg/m/2", "fps": 20.0, "events": [SPOT]}], [(2, "Goal", 1500)]),
     "no fps": ("val.json", [{"video": "lg/m", "fps": -1, "events": [SPOT]}], [(1, "Goal", 1200)]),
     "sportscode": ("lg/m.xml", CLIP % "", [(1, "A & B", 1500)]),
@@ -300,6 +304,9 @@ def test_forms_of_other_programs(tmp_path, name, content, rows):
     ("s.json", [{"data": {"video": "m.mp4", "fps": 5}, "annotations": 2 * [{"result": []}]}],
      "task 0 .*2 annotations; keep one"),
     ("s.json", [{"data": {"video": "m.mp4", "fps": "high"}}], "task 0 has a malformed .*fps"),
+    ("s.json", [{"video": "m.mp4", "fps": 5, "videoLabels": [STUDIO | {"timelinelabels": "Goal"}]}],
+     "task 0 .*'Goal' is no list"),
+    ("s.json", {"annotations": [], "UrlLocal": "../m"}, "UrlLocal .*is not the path of a video"),
     ("s.json", [3], "task 0 "), ("s.json", [{"video": "m", "events": [3]}], "entry 0 "),
     ("s.json", [{"video": "m", "fps": 1e9, "events": []}], "entry 0 .*is no frame rate"),
     ("a.xml", "<!DOCTYPE x [<!ENTITY a 'b'>]><file/>", "not XML of .*it defines entities"),
