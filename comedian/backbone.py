@@ -44,7 +44,7 @@ def open_backbone(name, weights):
         try:
             network, size, mean, std = make()
             size, mean, std = int(size), [float(v) for v in mean], [float(v) for v in std]
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"--backbone {name}: wants a function that returns (network, size, "
                             f"mean, std) ({error}); docs/extend.md has an example") from None
     else:
@@ -88,6 +88,9 @@ def write_features(args):
             raise DataError(f"--backbone {args.backbone}: makes "
                             f"{tuple(getattr(y, 'shape', ())) or type(y).__name__} of {len(x)} "
                             "images, not (images, width); pool or flatten it in a function")
+        if not y.shape[1] or y.is_complex() or not y.isfinite().all():
+            raise DataError(f"--backbone {args.backbone}: makes {y.shape[1]} {y.dtype} of an image "
+                            "that are none, complex or not finite; correct its function")
         return y.float().cpu().numpy()                                # (b, D)
 
     def encode(halves):

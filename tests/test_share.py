@@ -76,6 +76,9 @@ def test_weights_come_back(stage, given, tmp_path, capsys):
     told = json.loads((tmp_path / "out/config.json").read_text())
     assert (told["command"], told["trained_on"]) == ("python x", {"a": 1})
     assert told["flags"] == {"data": "d"} and told["step"] == 9
+    bare = torch.load(tmp_path / "last.pt", weights_only=True)
+    torch.save({name: bare[name] for name in ("model", "config", "stage")}, tmp_path / "bare.pt")
+    run(share, "weights", tmp_path / "bare.pt", tmp_path / "bare")          # as docs/example has it
     for source, message in (("last.pt", "out/model.safetensors: is there already"),
                             ("out", "out: not a checkpoint of this project's stages")):
         with pytest.raises(DataError, match=message):
@@ -271,7 +274,10 @@ def test_a_teacher_of_any_network(matches, tmp_path, capsys):
 
 @pytest.mark.parametrize("function, out, message", [
     ("make", "x", r"makes \(1, 3, 16, 16\) of 1 images, not \(images, width\)"),
-    ("make", "[x]", "makes list of 1 images"), ("none", "x", "wants a function that returns"),
+    ("make", "[x]", "makes list of 1 images"),
+    *(("make", f"x.flatten(1){out}", "none, complex or not finite")
+      for out in ("[:, :0]", " * torch.nan", " * 1j")),
+    ("none", "x", "wants a function that returns"),
     ("text", "x", "wants a torch module, a size"), ("absent", "x", "wants a function that returns"),
     ("timm:no_such_network", "x", "cannot be made .*pip install timm"),
     ("net.txt:make", "x", "neither timm:NAME nor a file.py:function")])
