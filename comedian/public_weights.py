@@ -152,7 +152,7 @@ def safetensors_places(header):
                 raise ValueError(f"{name} has no shape or place of whole numbers")
         size = math.prod(shape) * SAFETENSORS[dtype].itemsize
         if len(bytes_at) != 2 or len(shape) > 8 or bytes_at[1] - bytes_at[0] != size \
-                or math.prod(max(n, 1) for n in shape) >= 2 ** 62:         # 0 of something endless
+                or math.prod(max(n, 1) for n in shape) >= 2 ** 62:    # torch counts strides so
             raise ValueError(f"{name} of shape {shape[:8]} does not take bytes {bytes_at[:2]}")
         places.append((*bytes_at, name, SAFETENSORS[dtype], shape))
     return sorted(places, key=lambda place: place[:3])

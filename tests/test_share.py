@@ -102,9 +102,12 @@ def mend(folder, **changes):
     (folder / "config.json").write_text(json.dumps(config | changes))
 
 
+ENDLESS = bytes([120] + [0] * 7) + (b'{"a": {"dtype": "F32", "shape": [0, %d, %d], "data_offsets": '
+                                   b'[0, 0]}}' % (2 ** 61, 2 ** 61)).ljust(120)
 WRONG = {"no config": (lambda f: (f / "config.json").unlink(), "without their config.json; put it"),
          "no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json: not a config"),
          "no weights": (lambda f: (f / "model.safetensors").unlink(), "safetensors: no such check"),
+         "none of endless": (lambda f: (f / "model.safetensors").write_bytes(ENDLESS), "not take"),
          "another stage": (lambda f: mend(f, stage=7), "its stage is 7, not 1, 2 or 3"),
          "another width": (lambda f: mend(f, cfg={"model": "vivit_tiny"}), "that do not fit"),
          "no model": (lambda f: mend(f, cfg={"model": "x"}), "names no model of this version")}
