@@ -39,18 +39,19 @@ def open_backbone(name, weights):
     elif kind.endswith(".py") and Path(kind).is_file():
         spec = importlib.util.spec_from_file_location("backbone_of_user", kind)
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        make = getattr(module, function, None)
         try:
-            network, size, mean, std = make()
+            spec.loader.exec_module(module)
+            network, size, mean, std = getattr(module, function)()
             size, mean, std = int(size), [float(v) for v in mean], [float(v) for v in std]
-        except (TypeError, ValueError, OverflowError) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (the file is the user's)
             raise DataError(f"--backbone {name}: wants a function that returns (network, size, "
-                            f"mean, std) ({error}); docs/extend.md has an example") from None
+                            f"mean, std) ({type(error).__name__}: {error}); docs/extend.md has an "
+                            "example") from None
     else:
         raise DataError(f"--backbone {name}: neither timm:NAME nor a file.py:function that is "
                         "there; correct it")
-    if not isinstance(network, torch.nn.Module) or not len(mean) == len(std) == 3 or size < 1:
+    if not isinstance(network, torch.nn.Module) or not len(mean) == len(std) == 3 or (
+            not 1 <= size <= 4096):
         raise DataError(f"--backbone {name}: wants a torch module, a size in pixels, and three "
                         "numbers each of mean and std")
     return network.eval(), size, mean, std
@@ -82,8 +83,12 @@ def write_features(args):
     @torch.no_grad()
     def features(frames):                                             # (b, 1, H, W, 3) uint8
         x = augment.resize(augment.to_float(frames, device), size)[:, 0]         # (b, 3, S, S)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bool(args.bf16)):
-            y = network((x - mean) / std)
+        try:
+            with torch.autocast(device.type, torch.bfloat16, enabled=bool(args.bf16)):
+                y = network((x - mean) / std)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"--backbone {args.backbone}: fails on images {tuple(x.shape)} "
+                            f"({str(error)[:200]}); correct its function") from None
         if not isinstance(y, torch.Tensor) or y.dim() != 2 or len(y) != len(x):
             raise DataError(f"--backbone {args.backbone}: makes "
                             f"{tuple(getattr(y, 'shape', ())) or type(y).__name__} of {len(x)} "

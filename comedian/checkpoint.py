@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from comedian import DataError, public_weights, write_file
+from comedian.labels import is_text
 from comedian.soccernet import MAX_CLASSES
 
 
@@ -137,7 +138,7 @@ def read_config(config, models, path):
                             f"numbers from {low} to {high}")
     classes = config["classes"]
     if (not isinstance(classes, (list, tuple)) or not 0 < len(classes) <= MAX_CLASSES
-            or not all(isinstance(name, str) for name in classes)
+            or not all(is_text(name) for name in classes)
             or len(set(classes)) < len(classes)):
         raise DataError(f"{path}: its config has no list of class names, each once; use the "
                         "version that wrote it")

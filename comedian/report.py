@@ -210,6 +210,10 @@ def verify(args):
     except (AttributeError, LookupError, TypeError, ValueError):
         raise DataError(f"{args.metrics}: has no receipt of what it was made of; score again with "
                         "--json") from None
+    for name, path in (("predictions", predictions), ("labels", labels)):
+        if not Path(path).exists():
+            raise DataError(f"{args.metrics}: its {name} {path}: no such folder or file from here; "
+                            f"go to the folder of the run, or give --{name}")
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         found = soccernet.same_names(soccernet.find_labels(labels, encoding=encoding), sums)
         evaluate.score_files(predictions, labels, classes, list(sums), only, with_chance,

@@ -184,7 +184,8 @@ CHANGES = {
                  "other numbers come out .tight"),
     "no receipt": (lambda f: edit(f / "all.json", '"receipt"', '"Receipt"'), None,
                    "has no receipt of what it was made of; score again"),
-    "no predictions": (lambda f: (f / "out").rename(f / "away"), None, "no such folder"),
+    "no predictions": (lambda f: (f / "out").rename(f / "away"), None,
+                       "its predictions .*no such folder.*give --predictions"),
 }
 
 
@@ -232,6 +233,8 @@ class Mean(torch.nn.Module):                 # what it sees, so that the test ca
 def make(): return Mean(), 16, (0.5, 0.25, 0), (0.5, 1, 2)
 def none(): return Mean()
 def text(): return "Mean", 16, (0, 0, 0), (1, 1, 1)
+def leave(): raise SystemExit(3)
+def large(): return Mean(), 10 ** 7, (0, 0, 0), (1, 1, 1)
 """
 
 
@@ -280,7 +283,9 @@ def test_a_teacher_of_any_network(matches, tmp_path, capsys):
     ("make", "[x]", "makes list of 1 images"),
     *(("make", f"x.flatten(1){out}", "none, complex or not finite")
       for out in ("[:, :0]", " * torch.nan", " * 1j")),
-    ("none", "x", "wants a function that returns"),
+    ("make", "x.view(7)", r"fails on images \(1, 3, 16, 16\)"),
+    ("none", "x", "wants a function that returns"), ("leave", "x", "SystemExit: 3"),
+    ("large", "x", "wants a torch module, a size"),
     ("text", "x", "wants a torch module, a size"), ("absent", "x", "wants a function that returns"),
     ("timm:no_such_network", "x", "cannot be made .*pip install timm"),
     ("net.txt:make", "x", "neither timm:NAME nor a file.py:function")])

@@ -113,7 +113,9 @@ def test_a_field_that_came_later_has_the_value_it_was_made_with(name, width):
     ({"drop_path": 1.5}, "drop_path 1.5; wants numbers from 0 to 0.99"),
     ({"depth": 12}, "depth 12"), ({"depth": []}, r"depth \[\]"), ({"num_heads": [3.5]}, "num_head"),
     ({"classes": "Goal"}, "no list of class names"), ({"classes": []}, "no list of class names"),
-    ({"classes": [1, 2]}, "no list of class names")])
+    ({"classes": [1, 2]}, "no list of class names"),
+    ({"classes": ["a\nb"]}, "no list of class names"),
+    ({"classes": [""]}, "no list of class names")])
 def test_a_config_that_makes_no_network_is_one_line(tmp_path, changes, message):
     """Before anything of its size is built."""
     torch.save({"config": config("vivit_tiny", **changes), "stage": 3,
