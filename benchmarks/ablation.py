@@ -184,7 +184,7 @@ def t_amap(metrics):
 TEACHER = "--head-epochs 0 --steps 450 --lr 0.032"         # of the network whose tokens teach
 TWO = "--head-phase temporal --head-steps 300 --head-lr {lr} --steps 150 --lr {half}"
 FULL = "--head-epochs 0 --steps 450 --lr {lr}"
-RATES = (0.032, 0.064)                                     # with 0.128 scratch fell from 75 to 45 %
+RATES = (0.032, 0.064)                                     # 0.128 was too much on drawn matches
 ARMS = ("scratch", "stages 1 and 2")                       # stage 1 or 2 alone: as both
 ONES = ("--steps 300", "--steps 300 --head-norm batch", "--steps 600 --head-norm batch")
 SECOND = "--steps 350"                # of stage 2

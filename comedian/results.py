@@ -26,7 +26,7 @@ from comedian.export import OUTPUTS, remove
 from comedian.formats import sha256
 from comedian.soccernet import PREDICTIONS, match_labels, read_labels, unreachable, warn_unmatched
 
-SHOW = 0.3      # ours: at 0.3 the demo lists about as many actions as there are; 3 of 4 are right
+SHOW = 0.3      # ours: at 0.3 the demo lists 210 actions where there are 249; 95 are right
 
 
 # ------------------------------------------------------------------ the flags

@@ -365,8 +365,11 @@ def test_reproduce(soccernet, tmp_path, capsys, reproduce):
     assert len(text.encode()) <= 2000 and str(soccernet) not in text and str(tmp_path) not in text
     assert "half 2: labels up to 40 s, frames to 12 s" in said
     found = {f"m{i}": [reproduce.soccernet.Event(1, i % 2, 5000, True)] for i in range(8)}
-    low, high = reproduce.interval(found, {match: reproduce.soccernet.Detections(
-        *(np.array([value]) for value in (1, 0, 5250.0, 0.9))) for match in found}, ("a", "b"))
+    ends = reproduce.evaluate.interval(reproduce.evaluate.resample(
+        found, {match: reproduce.soccernet.Detections(*(
+            np.array([value]) for value in (1, 0, 5250.0, 0.9))) for match in found},
+        ("a", "b"), 200))
+    low, high = (100 * end["tight"]["a_mAP"] for end in ends)
     assert 0 <= low < high <= 50                           # class b is never found
 
 
