@@ -714,6 +714,9 @@ MUTANTS = {
         "test_evaluate.py::test_classes_and_names_of_matches_need_not_be_told_again": [
             ("(classes or soccernet.classes_of_results(found[match] for match in label_files)",
              "(classes")],
+        "test_evaluate.py::test_the_interval_is_as_wide_as_students": [
+            ("wide = student(n_matches) * math.sqrt(n_matches / (n_matches - 1))", "wide = 1.96")],
+        "test_report.py::test_spread_by_hand": [("STUDENT[n - 2]", "STUDENT[0]")],
         "test_evaluate.py::test_events_that_no_frame_shows_are_told": [
             ("token_s * (int(arrays[key]) + 1)", "token_s * HALF_S")]},
     "comedian/video.py": {
@@ -723,7 +726,7 @@ MUTANTS = {
         "test_share.py::test_verify": [("if differ or again != content:", "if False:")],
         "test_report.py::test_spread_by_hand": [
             ("np.std(values, ddof=1)", "np.std(values)"),
-            ("student * deviation / math.sqrt(n)", "student * deviation")],
+            ("evaluate.student(n) * deviation / math.sqrt(n)", "evaluate.student(n) * deviation")],
         "test_report.py::test_means_of_seeds": [
             ("spread(np.subtract(*rows))", "spread(np.subtract(*rows[::-1]))")]},
     "comedian/page.py": {

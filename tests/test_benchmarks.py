@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from comedian import soccernet
+from comedian import evaluate, soccernet
 from comedian.frames import find_halves
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,6 +88,10 @@ def test_the_demo_has_what_the_search_found(ablation):
         assert ours == demo, name
 
 
+def t_amap(path):
+    return 100 * json.loads(path.read_text())["tight"]["a_mAP"]
+
+
 @pytest.fixture
 def commands(ablation, monkeypatch, tmp_path):
     """Commands are only recorded, in this list; the n-th, if it is infer.py's, scores n %."""
@@ -138,6 +142,8 @@ def test_each_run_of_a_table_is_run_once(ablation, commands):
 @pytest.mark.parametrize("name", ["table2", "table7", "table12"])
 def test_a_table_is_written_and_drawn(ablation, commands, monkeypatch, tmp_path, name):
     """Mean, deviation, and differences seed by seed, against numpy."""
+    monkeypatch.setattr(ablation, "over_matches", lambda paths, others: (
+        len(paths), t_amap(paths[0]) - t_amap(others[0])))
     monkeypatch.setattr(ablation, "ROOT", tmp_path)
     monkeypatch.setattr(ablation.Runner, "prepare", lambda self: None)
     monkeypatch.setattr(ablation, "MATCHES", ROOT / "matches")
@@ -160,10 +166,40 @@ def test_a_table_is_written_and_drawn(ablation, commands, monkeypatch, tmp_path,
         if len(scores) > 1:
             gain = np.subtract(values, scores[0])
             half = 12.7062 * np.std(gain, ddof=1) / np.sqrt(2)      # Student's, one degree
-            said = re.search(r"  ([+-][\d.]+) to '.*', 95 % interval ([+-][\d.]+) to (.*)", row)
+            said = re.search(r"  ([+-][\d.]+) to '.*', 95 % over seeds ([+-][\d.]+) to ([+-][\d.]+)"
+                             r", over matches \+2.0 to ([+-][\d.]+)$", row)
             assert [float(x) for x in said.groups()] == pytest.approx(
-                [gain.mean(), gain.mean() - half, gain.mean() + half], abs=0.06)
+                [gain.mean(), gain.mean() - half, gain.mean() + half, gain[0]], abs=0.06)
     assert (tmp_path / f"docs/ablation-{name}.png").stat().st_size > 1000
+
+
+def test_the_interval_over_matches(ablation, monkeypatch, tmp_path):
+    """Against scoring each list of matches with copies outright, seed by seed."""
+    monkeypatch.chdir(ROOT)
+    names = (ROOT / "matches/test.txt").read_text().split()
+    truth = {name: soccernet.read_labels(path, ablation.CLASSES)
+             for name, path in soccernet.find_labels(ROOT / "matches", names).items()}
+    networks = {}
+    for network, sigma_ms in (("a0", 300), ("a1", 500), ("b0", 900), ("b1", 1500)):
+        rng = np.random.default_rng(sigma_ms)
+        networks[network] = {name: soccernet.Detections(*map(np.array, zip(*(
+            (event.half, event.label, max(0, event.position_ms + rng.normal(0, sigma_ms)),
+             rng.random()) for event in events), strict=True))) for name, events in truth.items()}
+        for name, found in networks[network].items():
+            soccernet.write_predictions(tmp_path / network / name / soccernet.PREDICTIONS, name,
+                                        found, ablation.CLASSES)
+    picks = np.random.default_rng(0).integers(0, len(names), (4, len(names)))
+
+    def outright(network):
+        return np.array([evaluate.score(*({f"{i}": of[names[m]] for i, m in enumerate(drawn)}
+                                          for of in (truth, networks[network])), ablation.CLASSES)
+                         ["tight"]["a_mAP"] for drawn in picks])
+
+    more = (outright("a0") - outright("b0") + outright("a1") - outright("b1")) / 2
+    paths = {network: tmp_path / network / "metrics.json" for network in networks}
+    ends = ablation.over_matches([paths["a0"], paths["a1"]], [paths["b0"], paths["b1"]], 4)
+    assert ends == pytest.approx(100 * np.percentile(more, evaluate.percentiles(12)), abs=0.02)
+    assert ends[0] > 1
 
 
 # ------------------------------------------------------------------ probe.py

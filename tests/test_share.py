@@ -368,7 +368,7 @@ def test_reproduce(soccernet, tmp_path, capsys, reproduce):
     ends = reproduce.evaluate.interval(reproduce.evaluate.resample(
         found, {match: reproduce.soccernet.Detections(*(
             np.array([value]) for value in (1, 0, 5250.0, 0.9))) for match in found},
-        ("a", "b"), 200))
+        ("a", "b"), 200), len(found))
     low, high = (100 * end["tight"]["a_mAP"] for end in ends)
     assert 0 <= low < high <= 50                           # class b is never found
 
