@@ -61,15 +61,20 @@ def random_matches(rng, n, first=0):
 def coverage(n_matches, n_sets=500, n_resamples=400):
     classes = ("a", "b", "c")
 
-    def t_amap(run):
-        return run["tight"]["a_mAP"]
-    truth = t_amap(evaluate.score(*random_matches(np.random.default_rng(0), 5000), classes))
+    def t_amap(ap):
+        return evaluate.average(ap, evaluate.METRICS["tight"])["a_mAP"]
+
+    truth = evaluate.score(*random_matches(np.random.default_rng(0), 5000), classes)
+    truth = truth["tight"]["a_mAP"]
     held = np.zeros(2)
     for seed in range(1, n_sets + 1):
-        runs = evaluate.resample(*random_matches(np.random.default_rng(seed), n_matches), classes,
-                                 n_resamples)
+        rng = np.random.default_rng(seed)
+        picks = torch.from_numpy(rng.integers(0, n_matches, (n_resamples, n_matches)))
+        every = ops.resampled_map(*evaluate.events_of(*random_matches(rng, n_matches), classes,
+                                                      evaluate.FRAMERATE), 2, picks)
+        values = [t_amap(ap) for ap in every.numpy()]
         for i, n in enumerate((n_matches, 10 ** 9)):       # of so many: the plain percentiles
-            low, high = map(t_amap, evaluate.interval(runs, n))
+            low, high = np.percentile(values, evaluate.percentiles(n))
             held[i] += low <= truth <= high
     print(f"{n_matches:4} matches: the interval holds the truth in {100 * held[0] / n_sets:.1f} % "
           f"of {n_sets} sets, the plain percentiles in {100 * held[1] / n_sets:.1f} %", flush=True)
