@@ -52,7 +52,7 @@ def test_every_line_of_every_table_is_a_command(ablation):
     """Accepted by its stage's parser; no two commands share a folder; each table has two lines, and
     a target in the Makefile."""
     tables = ablation.tables(json.loads(ablation.CHOSEN.read_text())["chosen"])
-    runner, commands = ablation.Runner(1, "test"), {}
+    runner, commands = ablation.Runner(1, ablation.UNSEEN), {}
     for table, (_, lines) in tables.items():
         assert len(lines) >= 2, table
         for spot in lines.values():
@@ -121,7 +121,7 @@ def test_each_run_of_a_table_is_run_once(ablation, commands):
     first = ablation.stage1("--steps 5")
     lines = {"a": ablation.stage3(first, "--steps 5"),
              "b": ablation.stage3(ablation.stage2(first, first, "--steps 5"), "--steps 5")}
-    scores = ablation.Runner(1, "valid").scores(lines, [0, 1])
+    scores = ablation.Runner(1, ablation.JUDGES).scores(lines, [0, 1])
     done = [command for command in commands if not command.startswith("-m")]
     assert len(done) == len(set(done)) == 2 * (1 + 2 + 1 + 3)
     assert [command.split()[0] for command in done[:3]] == [
@@ -131,14 +131,14 @@ def test_each_run_of_a_table_is_run_once(ablation, commands):
     assert "--features runs/ablation/0/1/features" in own
     assert set(scores) == {"a", "b"} and len(set(sum(scores.values(), []))) == 4
     commands.clear()
-    again = ablation.Runner(1, "valid")
+    again = ablation.Runner(1, ablation.JUDGES)
     assert again.scores(lines, [0, 1]) == scores
     assert not commands
     assert len(again.seconds) == len(done)                 # the time of what is not run again too
-    ablation.Runner(1, "test").scores(lines, [0])          # the same runs, on other matches
+    ablation.Runner(1, ablation.UNSEEN).scores(lines, [0])     # the same runs, on other matches
     assert "--split matches/test.txt" in commands[-1] and len(commands) == 2
     with pytest.raises(SystemExit, match="runs/ablation/0/1: was made by another command"):
-        ablation.Runner(1, "valid").scores(
+        ablation.Runner(1, ablation.JUDGES).scores(
             {"c": ablation.stage3(ablation.stage1("--steps 6"))}, [0])
 
 
