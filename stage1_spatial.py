@@ -54,14 +54,10 @@ def parse_args(argv=None):
         help="draw each batch from this many halves (ours: clips that share kits and pitch must "
              "be told apart by the play); 0 = all clips, shuffled (paper)")
 
-    add = p.add_argument_group("optimisation").add_argument
-    add("--epochs", type=number(1), default=100,
-        help="passes over all clips (official YAML: 200, official README: 100)")
-    add("--batch", type=number(1, 65536), default=1024,
-        help="clips per step, of all processes together")
-    add("--lr", type=number(0.0), default=5e-4,
-        help="peak learning rate for a batch of 256; scales with --batch")
-    run.add_schedule_flags(add)
+    run.add_optimisation_flags(
+        p, epochs=(100, "passes over all clips (official YAML: 200, official README: 100)"),
+        batch=(1024, "clips per step, of all processes together"),
+        lr=(5e-4, "peak learning rate for a batch of 256; scales with --batch"))
     return run.add_flags(p, out="runs/stage1").parse_args(argv)
 
 
@@ -166,7 +162,7 @@ def main(args):
     # -- set-up
     state = load_checkpoint(Path(args.out, "last.pt")) if args.resume else None
     cfg = state["config"] if state else MODELS[args.model]
-    process = run.start(args, state, 1, cfg.width, free={"data"})     # under torchrun, of several
+    process = run.start(args, state, cfg.width, stage=1, free={"data"})  # alone, or one of several
     device, autocast = process.device, process.autocast()
 
     # -- data

@@ -69,14 +69,11 @@ def parse_args(argv=None):
     add("--centroids", help="folder for the soft centroids of Eq. 4, made once per bank and "
         "--tau-m; default: --features")
 
-    add = p.add_argument_group("optimisation").add_argument
-    add("--epochs", type=number(1), default=100, help="of --windows-per-half windows of every half")
-    add("--batch", type=number(1, 65536),
-        default=lambda given: max(1, round(64 * 32 / given.window)),
-        help="windows per step, of all processes; default: 64 * 32 / --window (paper)")
-    add("--lr", type=number(0.0), default=2e-3,
-        help="peak for 256 windows of 32 tokens (64 frames); scales with both")
-    run.add_schedule_flags(add)
+    run.add_optimisation_flags(
+        p, epochs=(100, "of --windows-per-half windows of every half"),
+        batch=(lambda given: max(1, round(64 * 32 / given.window)),
+               "windows per step, of all processes; default: 64 * 32 / --window (paper)"),
+        lr=(2e-3, "peak for 256 windows of 32 tokens (64 frames); scales with both"))
     return run.add_flags(p, out="runs/stage2").parse_args(argv)
 
 
@@ -277,7 +274,8 @@ def main(args):
     init = load_checkpoint(args.init) if args.init and not state else None
     start = (state or init or {"config": args.model})["config"]
     cfg = with_changes(start, window_tokens=args.window, temporal_depth=args.temporal_depth)
-    process = run.start(args, state, 2, cfg.width, free={"data", "features", "centroids", "init"})
+    process = run.start(args, state, cfg.width, stage=2,               # alone, or one of several
+                        free={"data", "features", "centroids", "init"})
     device, autocast = process.device, process.autocast()
 
     # -- data: windows of frames, and the bank P with what Eq. 4 makes of it
@@ -296,7 +294,7 @@ def main(args):
 
     # -- network: both transformers and a projector into the teacher's space
     torch.manual_seed(args.seed)
-    model = start_from(Comedian(cfg), init, 2, args.init, args.temporal_init).to(device)
+    model = start_from(Comedian(cfg), init, args.init, args.temporal_init, stage=2).to(device)
     model.head.requires_grad_(False)                                  # stage 3 trains it
     model.temporal.mask_token.requires_grad_(int(args.window * args.mask) > 0)    # if it is used
     width = rows.shape[1]                                             # D_t

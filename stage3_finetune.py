@@ -256,8 +256,8 @@ def main(args):
     state = load_checkpoint(last_pt) if args.resume else None
     init = load_checkpoint(args.init) if args.init and not state else None
     cfg, args = configure(args, state or init, last_pt if state else args.init)
-    process = run.start(args, state, 3, cfg.width, free={           # under torchrun, of several
-        "data", "labels", "encoding", "init", "valid", "valid_labels"})
+    process = run.start(args, state, cfg.width, stage=3,               # alone, or one of several
+                        free={"data", "labels", "encoding", "init", "valid", "valid_labels"})
     device, autocast = process.device, process.autocast()
 
     # -- data: windows of the matches that have labels, and what happens in every frame
@@ -276,7 +276,7 @@ def main(args):
 
     # -- network: both transformers and the head
     torch.manual_seed(args.seed)
-    model = start_from(Comedian(cfg), init, 3, args.init, args.temporal_init).to(device)
+    model = start_from(Comedian(cfg), init, args.init, args.temporal_init, stage=3).to(device)
     nn.init.constant_(model.head.bias, math.log(args.prior / (1 - args.prior)))
     process.restore({"model": model})
     if not state:

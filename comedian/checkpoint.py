@@ -227,7 +227,7 @@ def load_parts(model, checkpoint, parts, path):
 
 
 # ------------------------------------------------------------------ start, resume
-def start_from(model, init, stage, path, temporal_init):
+def start_from(model, init, path, temporal_init, stage):
     """Copies into a new network what the stages before `stage` have trained, from the checkpoint
     `init` at `path` (--init; None: all its weights stay random), and says so. A temporal
     transformer that is not there starts as a copy of the spatial blocks ("copy", a ViT's alone) or

@@ -53,8 +53,9 @@ class Parser(argparse.ArgumentParser):
         for name, value in vars(args).items():             # "" would be taken for this very folder
             if value == "" or (isinstance(value, list) and "" in value):
                 self.error(f"argument --{name.replace('_', '-')}: wants something, got ''")
-            if callable(value):
-                setattr(args, name, value(args))
+        for action in self._actions:
+            if callable(action.default) and getattr(args, action.dest) is action.default:
+                setattr(args, action.dest, action.default(args))
         return args
 
 

@@ -94,8 +94,12 @@ def add_color_flag(add, *default, note=""):
         help=f"jitter of brightness, contrast, saturation, hue{note}")
 
 
-def add_schedule_flags(add):
-    """How long stages 1 and 2 train, beside their --epochs, how they begin, and their AdamW."""
+def add_optimisation_flags(parser, epochs, batch, lr):
+    """How long stages 1 and 2 train, and how fast. The three are pairs (default, help)."""
+    add = parser.add_argument_group("optimisation").add_argument
+    add("--epochs", type=number(1), default=epochs[0], help=epochs[1])
+    add("--batch", type=number(1, 65536), default=batch[0], help=batch[1])
+    add("--lr", type=number(0.0), default=lr[0], help=lr[1])
     add("--steps", type=number(0), default=0,
         help="optimiser steps in all, instead of --epochs; 0 = off")
     add("--warmup-epochs", type=number(0.0), default=10,
@@ -248,15 +252,15 @@ class Process(NamedTuple):
         return f"on {self.ranks} x {self.device.type}, bf16 {'on' if self.bf16 else 'off'}"
 
 
-def start(args, state, stage, width, free=()):
-    """The Process that this is of a run that may write to --out. state: the checkpoint
+def start(args, state, width, stage, free):
+    """The Process that this is, of a run that may write to --out. state: the checkpoint
     <out>/last.pt with --resume, else None. width: D of its network. free: the stage's own flags
     that may differ on --resume."""
     check_out(args, state, stage, free)
-    return init_processes(args, state, stage, width)
+    return init_processes(args, state, width, stage)
 
 
-def init_processes(args, state, stage, width):
+def init_processes(args, state, width, stage):
     """The Process that this is: alone, or one of those that torchrun started. Whether it computes
     in bfloat16 is what --bf16 says, else what the run began with (state), else what pays on this
     device for a network of `width` D.

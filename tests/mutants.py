@@ -158,6 +158,7 @@ MUTANTS = {
         "test_runs.py::test_a_second_signal_ends_the_process_at_once": [
             ("signal.signal(number, self.before[number])", "pass")],
         "test_runs.py::test_asked_to_stop": [
+            ("            if self.stopping:\n                break\n", ""),
             ("for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)\n",
              "for s in (signal.SIGINT, signal.SIGTERM)\n")],
         "test_runs.py::test_two_processes_equal_one": [
@@ -552,6 +553,9 @@ MUTANTS = {
         "test_stage3.py::test_validation": [
             ("% valid_steps == 0 or step + 1 == total)", "% valid_steps == 0)")]},
     "comedian/command.py": {
+        "test_stage2.py::test_steps_by_hand": [
+            ("if callable(action.default) and getattr(args, action.dest) is action.default:",
+             "if callable(action.default):")],
         "test_runs.py::test_out_of_memory_says_what_to_lower": [
             ("if own % (n * least) == 0]", "if own % n == 0]")],
         "test_runs.py::test_a_killed_process_ends_all": [

@@ -481,7 +481,7 @@ def test_the_phases(matches, tmp_path, monkeypatch):
 def test_what_learns(head_phase, flags, learns):
     """Exactly what a step uses: several processes wait for the gradient of all that learns."""
     args, cfg = configured(f"--model vivit_micro --device cpu {flags}")
-    net, cpu = model.Comedian(cfg), stage3.run.init_processes(args, None, 3, cfg.width)
+    net, cpu = model.Comedian(cfg), stage3.run.init_processes(args, None, cfg.width, 3)
     for before in (True, False):                           # whatever learned before
         stage3.start_phase(net.requires_grad_(before), head_phase, cpu)
         assert net.training != head_phase
