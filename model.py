@@ -391,9 +391,9 @@ class Comedian(nn.Module):
         return self.spot(self.tokens(x, keep) if x.dim() == 5 else self.contextualize(x))
 
     def copy_spatial_to_temporal(self):
-        """Starts the temporal transformer from the first spatial blocks and the spatial norm, as the
-        official code does for ViViT when stage 2 begins; the paper does not say. Temporal blocks
-        beyond the spatial depth stay random."""
+        """Starts the temporal transformer from the first spatial blocks and the spatial norm: so
+        does the official code for ViViT when stage 2 begins; the paper does not say. Temporal
+        blocks beyond the spatial depth stay random."""
         for block, source in zip(self.temporal.blocks, self.spatial.blocks, strict=False):
             block.load_state_dict(source.state_dict())
         self.temporal.norm.load_state_dict(self.spatial.norm.state_dict())
