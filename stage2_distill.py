@@ -89,13 +89,10 @@ def pick_windows(step, args, halves):
     An epoch shows --windows-per-half windows of every half in random order. They start on any
     frame; with --sampling bins the j-th of a half starts in the j-th of equally long bins. Proved
     by test_windows."""
-    per_epoch = len(halves) * args.windows_per_half
-    numbers = np.arange(step * args.batch, (step + 1) * args.batch)   # windows since the start
     rng = np.random.default_rng([args.seed, step, 1])      # 1: another stream than augment.Draws
-    places = rng.random(args.batch)                        # in [0, 1)
-    picks = []
-    for n, u in zip(numbers, places, strict=True):
-        epoch, i = divmod(int(n), per_epoch)
+    per_epoch, picks = len(halves) * args.windows_per_half, []
+    for u in rng.random(args.batch):                       # its place in the half, in [0, 1)
+        epoch, i = divmod(step * args.batch + len(picks), per_epoch)
         h, j = divmod(int(epoch_order(args.seed, epoch, per_epoch)[i]), args.windows_per_half)
         if args.sampling == "bins":
             u = (j + u) / args.windows_per_half

@@ -23,7 +23,6 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -185,7 +184,8 @@ def hint_at_low_rate(peak, args):
 
 
 # ------------------------------------------------------------------ the processes
-class Process(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Process:
     """One of the processes of a run, and what the run is."""
     rank: int                         # 0 speaks and writes
     ranks: int                        # how many there are
