@@ -146,7 +146,7 @@ def test_to_the_hub_and_back(tmp_path, capsys):
     exec(code, names)
     hub = names["HubComedian"].from_pretrained(tmp_path / "out")
     hub.save_pretrained(tmp_path / "again")
-    ours, stage = model.load_network(tmp_path / "again", "cpu")
+    ours, stage = infer.load_network(tmp_path / "again", "cpu")
     assert stage == 3 and "says no stage" in capsys.readouterr().out
     for other in (hub, ours):
         assert other.cfg == network.cfg
@@ -439,7 +439,7 @@ def check_onnx(net):
                         for name in ("encoder", "spotter"))
     args = infer.parse_args(["--data", f"{net}/frames", "--checkpoint", f"{net}/weights"])
     halves = find_halves(f"{net}/frames")
-    network = infer.as_network(model.load_network(f"{net}/weights", "cpu")[0], args)
+    network = infer.as_network(infer.load_network(f"{net}/weights", "cpu")[0], args)
     window, reader = network.model.cfg.window_tokens, infer.FrameReader()
     float32 = torch.autocast("cpu", torch.bfloat16, enabled=False)
     scored = [merged for *_, merged in infer.score_halves([network], infer.encode_halves(
