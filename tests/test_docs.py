@@ -180,6 +180,16 @@ def python_commands(text):
             yield from [words[script[0]:]] if script else []
 
 
+def page_commands(name):
+    """The bash blocks of a page. docs/paper.md has functions and loops: bash itself runs it, with a
+    `python` that prints its arguments."""
+    text = "".join(body for _, body in blocks(name, "bash"))
+    if name != "docs/paper.md":
+        return text
+    return subprocess.run(["bash", "-euc", f'python() {{ echo "python ${{*@Q}}"; }}\n{text}'],
+                          check=True, capture_output=True, text=True).stdout
+
+
 def parsers(module):
     """The argparse parsers that a module's parse_args builds: the whole, and its subcommands'."""
     built = []
@@ -197,7 +207,7 @@ def parsers(module):
 def test_commands_parse(name, capsys):
     """Those of a page, and the examples of a --help."""
     if name in PAGES:
-        text = "".join(body for _, body in blocks(name, "bash"))
+        text = page_commands(name)
     else:
         text = parsers(importlib.import_module(name))[0].epilog.removeprefix("examples:\n")
         assert text.count(name.rpartition(".")[2]) >= 2
@@ -213,8 +223,9 @@ def test_commands_parse(name, capsys):
 
 def test_the_papers_commands_run_in_order():
     """And no two of docs/paper.md write to the same folder."""
-    written = set()
-    for words in python_commands("".join(body for _, body in blocks("docs/paper.md", "bash"))):
+    written, commands = set(), list(python_commands(page_commands("docs/paper.md")))
+    assert len(commands) == 82                             # nothing is lost in loops and functions
+    for words in commands:
         module, arguments = module_of(words)
         args = vars(module.parse_args(arguments))
         read = [path for path in [args.get("init"), *(args.get("checkpoint") or [])]
