@@ -8,7 +8,7 @@ What these tests prove about the pages (README.md, CONTRIBUTING.md, docs/*.md) a
   4. a paragraph that links to benchmarks/NAME.txt has its numbers from there
   5. pictures are small and in use; mathematics is such as GitHub shows
   6. docs/differences.md names every default that is not the paper's base setting
-  7. the examples of the kernels run; slow: docs/extend.md works as it stands, docs/figures.py draws
+  7. the example of the kernels runs; slow: docs/extend.md works as it stands, docs/figures.py draws
      every picture
 """
 import argparse
@@ -166,10 +166,10 @@ def python_commands(text):
     shell variables are replaced by what was assigned to them above."""
     variables = {}
     for line in text.replace("\\\n", " ").splitlines():
+        line = re.sub(r"\$(\w+)", lambda found: variables.get(found[1], found[0]), line)
         if assigned := re.fullmatch(r'(\w+)="(.*)"', line):
             variables[assigned[1]] = assigned[2]
             continue
-        line = re.sub(r"\$(\w+)", lambda found: variables.get(found[1], found[0]), line)
         words = shlex.split(line, comments=True)
         if "&&" in words:
             words = words[:words.index("&&")]
@@ -238,6 +238,19 @@ def test_the_papers_commands_run_in_order():
             assert args["out"] not in written, words
             written.add(args["out"])
     assert {"runs/best/3", "runs/challenge/spots"} <= written
+
+
+def test_the_demo_without_make_is_the_demo():
+    """docs/demo.sh has the commands of `make demo`, but for two pictures."""
+    plan = subprocess.run(["make", "-nB", "demo", "SEED=0"], cwd=ROOT, check=True, text=True,
+                          capture_output=True).stdout
+    made, by_hand = ([(module.__name__, vars(module.parse_args(arguments)))
+                      for module, arguments in map(module_of, python_commands(text)) if module]
+                     for text in (re.sub(r" > .*|^\.venv/bin/", "", plan, flags=re.MULTILINE),
+                                  page("docs/demo.sh")))
+    pictures = ("curves", "timeline")
+    assert by_hand == [one for one in made if one[1].get("picture") not in pictures]
+    assert len(by_hand) == 8
 
 
 @each_page
@@ -427,9 +440,8 @@ def test_what_differs_from_the_base_setting_is_said():
 
 
 # ------------------------------------------------------------------ 7. the pages at work
-@pytest.mark.parametrize("name", ["README.md", "docs/kernels.md"])
-def test_the_example_of_the_kernels_runs(name):
-    (_, code), = blocks(name, "python")
+def test_the_example_of_the_kernels_runs():
+    (_, code), = blocks("docs/kernels.md", "python")
     names = {}
     exec(code, names)                 # the page's own lines
     assert names["merged"].shape == (2700, 17) and (names["merged"].sum(1) > 0).all()
