@@ -320,6 +320,8 @@ def fit_basis(files, width, standardize, device):
         scale[scale == 0] = 1
         covariance.div_(scale).div_(scale[:, None])
     total_variance = covariance.trace()
+    print(f"pca: computing the {width} components of {n:,} rows x {D:,}"
+          + " (minutes at this width)" * (D > 4000), flush=True)
     variance, vectors = torch.linalg.eigh(covariance, UPLO="U")       # rising; (D,), (D, D)
     components = vectors[:, -width:].flip(1).T                        # (width, D)
     largest = components.gather(1, components.abs().argmax(1, keepdim=True))

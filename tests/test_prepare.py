@@ -54,12 +54,13 @@ def by_svd(x, width, standardize):
 
 @pytest.mark.parametrize("standardize", [True, False])
 @pytest.mark.parametrize("rows", [4096, 16])               # a half is one block, or several
-def test_pca_equals_an_svd(raw, monkeypatch, standardize, rows):
+def test_pca_equals_an_svd(raw, monkeypatch, standardize, rows, capsys):
     root, x = raw
     monkeypatch.setattr(prepare, "ROWS", rows)
     pca(root, "--out-name", "y", "--width", 5,
         "--standardize" if standardize else "--no-standardize")
     everything = np.concatenate(list(x.values()))
+    assert f"computing the 5 components of {len(everything)} rows x " in capsys.readouterr().out
     mean, scale, components, variance = by_svd(everything, 5, standardize)
     basis = prepare.read_basis(root / "y.npz")
     np.testing.assert_allclose(basis.mean, mean, rtol=1e-12)
