@@ -27,8 +27,8 @@ once, and only the temporal transformer runs per window: the same scores as wind
 half the work. A match of any length needs little memory: of a clip only its token stays.
 
 An action stands at the mean time of its token's two frames, token_s * (k + 1/4) for token k. What
-differs from the paper and the official code: docs/differences.md, docs/time.md. The letters stand
-in model.py; N is the windows of a half, R the tokens of all halves of a match in one row.
+differs from the paper and the official code: docs/differences.md, docs/time.md. Letters and
+terms: docs/method.md; N is the windows of a half, R the tokens of all halves of a match in one row.
 """
 import itertools
 from operator import itemgetter

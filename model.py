@@ -15,7 +15,7 @@ data or trains.
 Letters, here and in every file: B batch, T frames, H W pixels, D width of a token, K classes, and L
 tokens of a window (the paper's T_l); in a function B is the batch that it is given. Here N is the
 positions of an attention, of a clip its patches. A clip is T_s = 2 frames and becomes one token: at
-2 fps token k of a half covers the second [k, k + 1).
+2 fps token k of a half covers the second [k, k + 1). All letters and terms: docs/method.md.
 """
 import dataclasses
 from dataclasses import dataclass

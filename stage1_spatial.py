@@ -9,8 +9,8 @@ Reads   <data>/**/1_224p/00000001.jpg ...      frames; labels are not looked at
 Writes  <out>/last.pt, log.txt, curves.png     stage 2 starts from last.pt
 Method  paper Sec. 3.2, App. A.3: MoCo (projector, predictor, momentum encoder, queue), Eq. 1-2.
 
-What differs from the paper, and why: docs/differences.md. The letters stand in model.py; b is the
-clips of one pass (--accumulate), S the side of the network's image, M the length of the queue.
+What differs from the paper, and why: docs/differences.md. Letters and terms: docs/method.md; b is
+the clips of one pass (--accumulate), S the side of the network's image, M the length of the queue.
 """
 import copy
 import functools

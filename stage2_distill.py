@@ -14,8 +14,8 @@ Writes  <out>/last.pt, log.txt, curves.png     stage 3 starts from last.pt
         <centroids>/centroids_*.npy            soft centroids of Eq. 4, once per bank and --tau-m
 Method  paper Sec. 3.3, App. A.4: distillation of a bank of features with the SCE loss, Eq. 3-6.
 
-What differs from the paper, and why: docs/differences.md. The letters stand in model.py; D_t is
-the width of a teacher feature, M the rows of the bank, b the windows of one pass (--accumulate),
+What differs from the paper, and why: docs/differences.md. Letters and terms: docs/method.md; D_t
+is the width of a teacher feature, M the rows of the bank, b the windows of one pass (--accumulate),
 n = b L its tokens in one row, S the side of the network's image.
 """
 import functools

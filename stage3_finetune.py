@@ -13,8 +13,8 @@ Writes  <out>/last.pt, best.pt, log.txt, curves.png      infer.py spots with eit
 Method  paper Sec. 3.4, App. A.5: a linear head, Eq. 7; first the head alone, then everything.
 
 Validation is infer.py's spotting, so that is imported here; only `validate` needs it. What differs
-from the paper, and why: docs/differences.md. The letters stand in model.py; b is the windows of one
-pass (--accumulate), S the side of the network's image.
+from the paper, and why: docs/differences.md. Letters and terms: docs/method.md; b is the windows of
+one pass (--accumulate), S the side of the network's image.
 """
 import functools
 import math

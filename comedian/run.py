@@ -303,8 +303,8 @@ def join_processes(device):
 def keep_freed_memory():
     """Makes glibc keep the memory of freed tensors for the next ones. By default it hands large
     blocks back to the system, which zeroes them again, 4 KB at a time, for the next tensor. On a
-    CPU vivit_micro trains about a tenth faster so; the peak stays (docs/training.md).
-    Proved by test_freed_memory_is_kept."""
+    CPU vivit_micro trains about a tenth faster so; the peak stays (benchmarks/malloc.txt of
+    cb1cf1d). Proved by test_freed_memory_is_kept."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)    # only glibc has it
     for parameter in (-1, -3) if mallopt else ():            # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
         mallopt(parameter, 2 ** 31 - 1)

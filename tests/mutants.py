@@ -769,6 +769,12 @@ MUTANTS = {
         "test_docs.py::test_what_differs_from_the_base_setting_is_said": [
             ("| 6 | 12 | Tab. 8, 12 |", "| 6 | 6 | Tab. 8, 12 |"),
             ("`--clip-grad`, `--momentum`, `--radius`", "`--clip-grad`, `--radius`")]},
+    "docs/paper.md": {
+        "test_docs.py::test_the_papers_commands_run_in_order": [
+            ("for n in 6 8; do", "for n in 6; do"), ("&& s3 window$n", "; s3 windw$n")]},
+    "docs/demo.sh": {
+        "test_docs.py::test_the_demo_without_make_is_the_demo": [
+            ("--steps 350 --lr 0.064", "--steps 350 --lr 0.032")]},
     "csrc/average_map.cpp": {
         "test_ops.py::TestResampledMap": [
             ("tally[count.at] += count.n;", "tally[count.at] = count.n;"),
