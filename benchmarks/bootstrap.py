@@ -8,13 +8,12 @@ Events and detections as in kernels.py: 17 classes, soft NMS of 10 s at a score 
 tolerances of all of evaluate.py's metrics. Outright: ops.average_map of the list of matches with
 copies, on a 50th of the resamples, scaled; these must be equal to the bit. CPU time of one thread.
 """
-import argparse
 import time
 
 import torch
 from kernels import K, workload
 
-from comedian import evaluate, ops
+from comedian import command, evaluate, ops
 
 
 def outright(events, picks):
@@ -31,7 +30,7 @@ def outright(events, picks):
     return torch.stack(every)
 
 
-p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+p = command.Parser(__doc__)
 p.add_argument("--matches", type=int, default=100)
 p.add_argument("--resamples", type=int, default=1000)
 args = p.parse_args()

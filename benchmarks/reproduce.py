@@ -9,7 +9,6 @@ beyond them) and with the weights (names and shapes as always, how many numbers)
 spots the matches as it always does. What came out stands beside the paper's number in
 <out>/report.txt, at most 2 kB, without a frame and without a path of this machine.
 """
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -96,8 +95,7 @@ def main(args):
 
 
 def parse_args(argv=None):
-    p = argparse.ArgumentParser(description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = command.Parser(__doc__)
     p.add_argument("--data", required=True, help="folder with frames")
     p.add_argument("--labels", help="root of the labels; default: --data")
     p.add_argument("--split", default="test", help="the games, as of infer.py")

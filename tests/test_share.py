@@ -32,7 +32,7 @@ from comedian.soccernet import SOCCERNET_CLASSES
 EVERY_COMMAND = [*(path.name for path in sorted(ROOT.glob("[!s]*.py")) if path.stem == "infer"),
                  *(path.name for path in sorted(ROOT.glob("stage*.py"))), "-m comedian.prepare",
                  "-m comedian.evaluate", "-m comedian.report", "-m comedian.share",
-                 "-m comedian.check"]
+                 "-m comedian.check", "benchmarks/reproduce.py", "docs/exercise.py"]
 
 
 def save(path, stage=3, **changes):
@@ -58,6 +58,15 @@ def test_every_command_says_its_version(name):
     done = subprocess.run([sys.executable, *name.split(), "--version"], cwd=ROOT, text=True,
                           capture_output=True)
     assert (done.returncode, done.stdout) == (0, "comedian 0.1.0\n"), done.stderr
+
+
+def test_every_script_of_benchmarks_and_docs_has_that_parser():
+    scripts = {path.name: path.read_text() for folder in ("benchmarks", "docs")
+               for path in ROOT.glob(f"{folder}/**/*.py") if "Parser(" in path.read_text()
+               or "__main__" in path.read_text()}
+    assert len(scripts) > 16 and scripts.pop("engine.py")       # runs in another Python
+    for name, text in scripts.items():
+        assert "Parser(__doc__)" in text and "ArgumentParser(" not in text, name
 
 
 # ------------------------------------------------------------------ 1. weights
