@@ -111,10 +111,22 @@ def mend(folder, **changes):
     (folder / "config.json").write_text(json.dumps(config | changes))
 
 
+def named(name):
+    """A safetensors file with one tensor of this name, of an unknown type."""
+    header = json.dumps({name: {"dtype": "F3"}}).encode()
+    return len(header).to_bytes(8, "little") + header
+
+
 ENDLESS = bytes([120] + [0] * 7) + (b'{"a": {"dtype": "F32", "shape": [0, %d, %d], "data_offsets": '
                                    b'[0, 0]}}' % (2 ** 61, 2 ** 61)).ljust(120)
 WRONG = {"no config": (lambda f: (f / "config.json").unlink(), "without their config.json; put it"),
          "no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json: not a config"),
+         "a config that is a list": (lambda f: (f / "config.json").write_text("[]"),
+                                     "config.json: not the config of model.safetensors"),
+         "a name without end": (lambda f: (f / "model.safetensors").write_bytes(
+             named("n" * 10 ** 5)), r"not a checkpoint, or damaged \(n{59}\.\.\. is of"),
+         "a name of many words": (lambda f: (f / "model.safetensors").write_bytes(
+             named("a " * 10 ** 5)), r"a a \.\.\. .*unknown type.*copy or make it again"),
          "no weights": (lambda f: (f / "model.safetensors").unlink(), "safetensors: no such check"),
          "none of endless": (lambda f: (f / "model.safetensors").write_bytes(ENDLESS), "not take"),
          "another stage": (lambda f: mend(f, stage=7), "its stage is 7, not 1, 2 or 3"),
@@ -131,6 +143,7 @@ def test_a_folder_that_is_not_whole_is_one_line(case, tmp_path):
     with pytest.raises(DataError, match=message) as error:
         model.load_checkpoint(tmp_path / "out")
     assert str(tmp_path / "out") in str(error.value) and "\n" not in str(error.value)
+    assert len(str(error.value)) < 2000 + len(str(tmp_path))
 
 
 @pytest.mark.parametrize("content, message", [
@@ -242,6 +255,11 @@ class Mean(torch.nn.Module):                 # what it sees, so that the test ca
 def make(): return Mean(), 16, (0.5, 0.25, 0), (0.5, 1, 2)
 def none(): return Mean()
 def text(): return "Mean", 16, (0, 0, 0), (1, 1, 1)
+def absent_package(): import absent
+def mute():
+    network = Mean()
+    network.state_dict = lambda: {{"w": None}}
+    return network, 16, (0, 0, 0), (1, 1, 1)
 def leave(): raise SystemExit(3)
 def large(): return Mean(), 10 ** 7, (0, 0, 0), (1, 1, 1)
 """
@@ -290,10 +308,17 @@ def test_a_teacher_of_any_network(matches, tmp_path, capsys):
 @pytest.mark.parametrize("function, out, message", [
     ("make", "x", r"makes \(1, 3, 16, 16\) of 1 images, not \(images, width\)"),
     ("make", "[x]", "makes list of 1 images"),
+    ("make", "x.mean((2, 3)).squeeze()", r"makes \(3,\) of 1 images"),
+    ("make", "x.flatten(1)[:, :len(x)]", r"makes \(\d+, \d+\) of \d+ images, not \(images, 1\)"),
+    *(("make", broken, rf"fails on images \(1, 3, 16, 16\) \({kind}") for broken, kind in (
+        ("x.absent", "AttributeError"), ("{}[1]", "KeyError"), ("1 // 0", "ZeroDivisionError"),
+        ("__import__('absent')", "ModuleNotFoundError No module named 'absent'"))),
     *(("make", f"x.flatten(1){out}", "none, complex or not finite")
       for out in ("[:, :0]", " * torch.nan", " * 1j")),
     ("make", "x.view(7)", r"fails on images \(1, 3, 16, 16\)"),
-    ("none", "x", "wants a function that returns"), ("leave", "x", "SystemExit: 3"),
+    ("none", "x", "wants a function that returns"), ("leave", "x", "SystemExit 3"),
+    ("absent_package", "x", "net.py:absent_package: .*ModuleNotFoundError No module named"),
+    ("mute", "x", "its weights cannot be read"),
     ("large", "x", "wants a torch module, a size"),
     ("text", "x", "wants a torch module, a size"), ("absent", "x", "wants a function that returns"),
     ("timm:no_such_network", "x", "cannot be made .*pip install timm"),
@@ -364,7 +389,7 @@ def test_reproduce(soccernet, tmp_path, capsys, reproduce):
         "--device", "cpu")
     said, text = capsys.readouterr().out, (tmp_path / "out/report.txt").read_text()
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
-    for part in ("data: 2 of 2 games, 4 halves, 0.01 h, 14 labels",
+    for part in ("data: 2 of 2 games, 4 halves, 0.01 h, 14 labels; 1 lengths",
                  "weights: ViViT-T, 8,357,201 numbers, SHA-256 ",
                  f"t-AmAP {100 * metrics['tight']['a_mAP']:.2f} % (95 % over matches: ",
                  "the paper: ViViT-T 70.7", "by class: Penalty ",
@@ -373,6 +398,8 @@ def test_reproduce(soccernet, tmp_path, capsys, reproduce):
         assert part in text and part in said, part
     assert len(text.encode()) <= 2000 and str(soccernet) not in text and str(tmp_path) not in text
     assert "half 2: labels up to 40 s, frames to 12 s" in said
+    split = {game.split("/")[-1] for game in reproduce.frames.read_games("test")}
+    assert len(reproduce.KNOWN_S) > 12 and {game for game, _ in reproduce.KNOWN_S} <= split
     found = {f"m{i}": [reproduce.soccernet.Event(1, i % 2, 5000, True)] for i in range(8)}
     ends = reproduce.evaluate.interval(reproduce.evaluate.resample(
         found, {match: reproduce.soccernet.Detections(*(
