@@ -37,8 +37,8 @@ def of_user(name, what):
 
 
 def open_backbone(name, weights):
-    """(network, size, mean (3,), std (3,)) of --backbone. weights: of a timm
-    network, a file instead of those that timm fetches."""
+    """(network, size, mean (3,), std (3,)) of --backbone. weights: of a timm network, a file
+    instead of those that timm fetches."""
     kind, _, function = name.rpartition(":")
     if kind == "timm":
         with of_user(name, "cannot be made here: pip install timm, name one of timm.list_models(), "
@@ -83,10 +83,9 @@ def write_features(args):
     halves, out = of_length(halves, 1, "one clip"), args.out or args.data
     name = args.name or "".join(c if c.isalnum() else "_" for c in args.backbone.split(":")[-1])
     network, size, mean, std = open_backbone(args.backbone, args.weights)
-    made_by = {"backbone": args.backbone, "size": size, "mean": list(mean), "std": list(std),
-               "bf16": bool(args.bf16)}
     with of_user(args.backbone, f"its weights cannot be read or moved to {device}"):
-        made_by["weights_sha256"] = fingerprint(network)
+        made_by = {"backbone": args.backbone, "weights_sha256": fingerprint(network), "size": size,
+                   "mean": list(mean), "std": list(std), "bf16": bool(args.bf16)}
         network = network.eval().to(device)
     reader, width = FrameReader(args.workers), None
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
