@@ -10,7 +10,6 @@ changed is drawn: the largest of 30 presses and the middle one. The cursor: over
 the times at which the page stood when the browser drew a frame are counted, per second.
 It needs chromium (apt install chromium) and playwright (pip install playwright).
 """
-import argparse
 import platform
 import shutil
 import statistics
@@ -21,10 +20,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from comedian import export, page, soccernet  # noqa: E402
+from comedian import command, export, page, soccernet  # noqa: E402
 
 HALF_S, PER_HALF, LABELS = 2700, 1000, 250
 KEYS = {"j": "next action", "a": "accept", "r": "reject", "]": "shift", "n": "next error"}
@@ -80,9 +78,10 @@ def write_match(folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
+    parser = command.Parser(__doc__)
     parser.add_argument("--page", type=Path, help="a page.html to time instead")
     args = parser.parse_args()
+    from playwright.sync_api import sync_playwright
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         path = args.page or write_match(Path(folder))
         browser = playwright.chromium.launch(

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from comedian import DataError, formats, write_file, write_text
+from comedian import DataError, formats, short, write_file, write_text
 from comedian.formats import malformed, read_list
 from comedian.frames import (
     VIDEO_SUFFIXES, describe, describe_content, find_halves, in_split, read_games, walk)
@@ -97,7 +97,7 @@ def count_names(files, key="annotations", without=()):
 def first_of(words, n, comma=", ", others="more"):
     """The first n of these words, and how many others there are: "a, b and 3 more"."""
     more = f" and {len(words) - n} {others}" if len(words) > n else ""
-    return comma.join(words[:n]) + more
+    return short(comma.join(words[:n])) + more
 
 
 def label_names(files, key="annotations", without=()):

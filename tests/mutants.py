@@ -253,6 +253,10 @@ MUTANTS = {
         "test_stage2.py::test_a_half_of_one_window_is_long_enough": [
             ("if half.n_tokens >= n_tokens]", "if half.n_tokens > n_tokens]")]},
     "comedian/__init__.py": {
+        "test_share.py::test_a_folder_that_is_not_whole_is_one_line": [
+            ("return short(super().__str__())", "return super().__str__()"),
+            ('return text if len(text) <= 2000 else f"{text[:1500]} ... {text[-400:]}"',
+             "return text")],
         "test_runs.py::test_a_folder_belongs_to_one_run": [
             ("fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass")],
         "test_bank.py::test_a_full_disk_is_one_line": [
@@ -280,7 +284,16 @@ MUTANTS = {
             ("np.ceil(seconds * half.fps - 1e-6)", "np.floor(seconds * half.fps - 1e-6)")],
         "test_share.py::test_a_teacher_of_any_network": [
             ("network((x - mean) / std)", "network(x)"),
-            ('"weights_sha256": fingerprint(network), ', "")]},
+            ('"weights_sha256": fingerprint(network), ', "")],
+        "test_share.py::test_what_is_no_teacher": [
+            ("len(x), width or y.shape[1]):", "len(x), y.shape[1]):"),
+            ("except (Exception, SystemExit) as error:",
+             "except (TypeError, RuntimeError) as error:"),
+            ('with of_user(args.backbone, f"fails on images {tuple(x.shape)}"), torch',
+             "with torch")]},
+    "benchmarks/reproduce.py": {
+        "test_share.py::test_reproduce": [
+            ("abs(end_s - (known_s or end_s)) > 2", "False")]},
     "comedian/bank.py": {
         "test_infer.py::test_features_of_several_networks_stand_side_by_side": [
             ("F.normalize(rows, dim=1) for rows in tokens] if len(tokens) > 1 else tokens",
@@ -760,6 +773,9 @@ MUTANTS = {
     "comedian/public_weights.py": {
         "test_share.py::test_weights_come_back": [
             ('"stage": content.get("stage", 3)}', '"stage": 3}')],
+        "test_share.py::test_a_folder_that_is_not_whole_is_one_line": [
+            ("        if beside.exists():\n            raise",
+             "        if False:\n            raise")],
         "test_weights.py::test_what_a_checkpoint_says_about_itself": [
             ("repeat(1, 1, CLIP_FRAMES, 1, 1) / CLIP_FRAMES)", "repeat(1, 1, CLIP_FRAMES, 1, 1))")],
         "test_weights.py::test_the_same_weights_from_another_file": [

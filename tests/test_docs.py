@@ -498,8 +498,8 @@ def test_extend_works_as_it_stands(tmp_path):
     assert re.search(r"^Restart +\d", printed, re.MULTILINE)              # a row of the table
     assert "conv_micro, the spatial encoder of stage 1" in printed
     assert "like cup/final/1_48p" in printed
-    spots, = (tmp_path / "few/conv-spots").rglob("results_spotting.json")
-    assert json.loads(spots.read_text())["predictions"]
+    spots = [*(tmp_path / "few/conv-spots").rglob("results_spotting.json")]
+    assert len(spots) == 3 and all(json.loads(path.read_text())["predictions"] for path in spots)
 
 
 @pytest.mark.slow
