@@ -74,9 +74,7 @@ def write_half(folder, n_frames, rng):
 @pytest.fixture(scope="session")
 def matches(tmp_path_factory):
     """The root: 2 matches with labels, teacher features ("teacher", 1 per second) and classes.txt.
-
-    Tests only read it.
-    """
+    Tests only read it."""
     root, rng = tmp_path_factory.mktemp("matches"), np.random.default_rng(0)
     for match in ("one", "two"):
         annotations = []
