@@ -599,7 +599,7 @@ MUTANTS = {
             ("                    free.remove(near)\n", "")],
         "test_evaluate.py::test_a_resample_is_what_a_list_with_copies_gives": [
             ("count = {}, counts[drawn].sum(0)", "count = {}, counts.sum(0)"),
-            ("for q in (2.5, 97.5)]", "for q in (5, 95)]")],
+            ("for q in percentiles(n_matches)", "for q in (5, 95)")],
         "test_evaluate.py::test_intervals_of_the_command": [
             ("classes, len(runs), seed, framerate", "classes, len(runs), seed + 1, framerate")],
         "test_layout.py::test_help_and_refusals_import_no_torch[evaluate-flags0-0]": [
