@@ -11,6 +11,7 @@ The last two need chromium (apt install chromium) and playwright (pip install pl
 import base64
 import contextlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -269,10 +270,11 @@ def test_pictures_are_of_their_time(spotted):
 # ------------------------------------------------------------------ 3. in a browser
 @pytest.fixture(scope="module")
 def browser():
-    driver = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    wants = "the page is not tested in a browser: "
+    driver = pytest.importorskip("playwright.sync_api", reason=wants + "pip install playwright")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if not chromium:
-        pytest.skip("no browser: apt install chromium")
+        pytest.skip(wants + "apt install chromium")
     with driver.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
@@ -450,6 +452,32 @@ def test_it_can_be_read(tab, width, height, scheme):
     names = tab.evaluate("""[...document.querySelectorAll('button, input, select')].filter(
         e => !(e.textContent.trim() || e.ariaLabel || e.labels?.length)).map(e => e.outerHTML)""")
     assert names == []                                     # a screen reader has a word for each
+
+
+AXE = Path(os.environ.get("AXE", "axe.min.js"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(scheme, tab, visit, spotted, tmp_path):
+    """In the rules of axe-core: the page as it opens, in work, with nothing to play, and to label
+    on."""
+    if not AXE.is_file():
+        pytest.skip("axe is absent: npm pack axe-core; tar xzf axe-core-*.tgz; "
+                    "AXE=package/axe.min.js")
+    shutil.copy(spotted / "videos" / MATCH / "1_224p.mp4", tmp_path / "a.mp4")
+    (tmp_path / "classes.txt").write_text("Goal\nFoul\n")
+    command("page", "--video", tmp_path / "a.mp4", "--classes", tmp_path / "classes.txt",
+            "--out", tmp_path)
+    empty = visit(tmp_path / "a" / "page.html")
+    for page_, keys in ((tab, ""), (tab, "jrjajrnizZ"), (tab, "2j]"), (empty, "ii")):
+        page_.emulate_media(color_scheme=scheme)
+        for key in keys:
+            page_.keyboard.press(key)
+        page_.evaluate("document.querySelector('details').open = true")
+        page_.evaluate(AXE.read_text())
+        found = page_.evaluate("""async () => (await axe.run()).violations.map(
+            rule => [rule.id, ...rule.nodes.map(node => node.html + node.failureSummary)])""")
+        assert found == [], (scheme, keys)
 
 
 def test_the_focus_stays(tab):
