@@ -86,6 +86,7 @@ function load(text, name) {                // a Labels-v2.json; ours has the rev
     const { UrlLocal, annotations, review, ...others } = JSON.parse(text), last = match => String(match).split("/").filter(Boolean).pop()
     found = annotations.map(read); rest = others
     if (review && last(UrlLocal) !== last(D.match) && !confirm(`${name} has labels of ${last(UrlLocal)}. Load them for ${last(D.match)}?`)) return
+    if (dirty() && !confirm(`What you did here since you saved it gives place to ${name}. Load it?`)) return
     if (review && review.hash === D.hash) {
       next = review.reviews
       if (!Object.values(next).every(r => r.label !== undefined && Number.isFinite(r.ms) && Number.isInteger(r.half))) throw 0
@@ -100,7 +101,7 @@ function load(text, name) {                // a Labels-v2.json; ours has the rev
   takeOver(next)
   exported = JSON.stringify(reviews()); keep()
   const hidden = found.filter(r => !known(r)).length
-  note(`${name}: ${found.length} labels loaded` + (hidden ? `; ${hidden} of them are of no class or half here: not shown, but saved again` : ""))
+  note(`${name}: ${found.length} labels loaded` + (hidden ? `; ${hidden} of no class or half here: not shown, but saved again` : ""))
 }
 function restore() {                       // what the browser has kept, of these results or others
   try {
