@@ -734,6 +734,7 @@ def test_saved_and_loaded_again_nothing_changed(labelled, spotted, tmp_path, vis
     assert "confirm" in (*tab.asked, *other.asked)         # before a file takes what is not saved
     again = visit(page.from_results(folder, ".", tmp_path / "saved.json"))
     assert json.loads(texts_of(again)[0])["annotations"] == after[0]
+    assert again.evaluate("'review' in head") is False     # it is of the page that saved it
 
 
 def test_all_of_a_label_comes_back(spotted, tmp_path):
