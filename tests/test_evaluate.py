@@ -349,7 +349,7 @@ def test_opensportslib_evaluates_our_export(seeded, run, monkeypatch):
         events = soccernet.read_labels(seeded / "in" / match / LABELS, SEEDED_CLASSES)
         truth += [{"inputs": [{"path": f"{match}/{half}"}], "events": [
             {"label": SEEDED_CLASSES[event.label], "position_ms": event.position_ms,
-             "gameTime": "1 - 00:00"} for event in events if event.half == half
+             "gameTime": f"{half} - 00:00"} for event in events if event.half == half
             and event.position_ms < 5_400_000]} for half in (1, 2)]
     labels = {"action": {"labels": SEEDED_CLASSES}}
     for name, of in (("pred.json", data), ("truth.json", truth)):
