@@ -811,9 +811,6 @@ IN_BROWSER = {                        # these tests are skipped where playwright
         "test_page.py::test_saved_and_loaded_again_nothing_changed": [
             ('"UrlLocal", "annotations", "review")', '"UrlLocal", "annotations")')]},
     "comedian/page.js": {
-        "test_page.py::test_labels_without_a_place_on_the_page_are_kept": [
-            ("e => D.classes.includes(e.label) && ", "e => "),
-            ("e.label) && D.halves.some(h => h.n === e.half)", "e.label)")],
         "test_page.py::test_a_review_changes_the_label_that_was_seen": [
             ('(t.ms - e.ms) <= reach)\n    .sort', '(t.ms - e.ms) < 0)\n    .sort'),
             ('e.what === "spot" && !e.state && shown(e)', 'e.what === "spot" && shown(e)'),
@@ -829,11 +826,13 @@ IN_BROWSER = {                        # these tests are skipped where playwright
             ("int(gameTime.slice(-5, -3))", "int(gameTime.split(/[-:]/)[1])"),
             ("|| Math.abs(ms) > 2 ** 53", "")],
         "test_page.py::test_saved_and_loaded_again_nothing_changed": [
+            ("e.label) && D.halves.some(h => h.n === e.half)", "e.label)"),
             ("...e.more, ...own", "...own"), ("head = { ...head, ...rest }", ""),
             ("if (review.shown) see(review.shown)", ""),
             ("!D.truth && e.was && shown(e)", "false"),
             ("if (dirty() && !confirm", "if (0 && !confirm")],
         "test_page.py::test_a_file_is_dropped": [
+            ("e => D.classes.includes(e.label) && ", "e => "),
             ("state: r.state, pin: r.pin, more: r.more }", "state: r.state, pin: r.pin }")],
         "test_page.py::test_every_step_is_undone_and_done_again": [
             ("for (const one of step) set(one[0], one[which])", "set(step[0][0], step[0][which])")],
