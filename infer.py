@@ -27,20 +27,20 @@ once, and only the temporal transformer runs per window: the same scores as wind
 half the work. A match of any length needs little memory: of a clip only its token stays.
 
 An action stands at the mean time of its token's two frames, token_s * (k + 1/4) for token k. What
-differs from the paper and the official code: docs/differences.md, docs/time.md. The letters stand
-in model.py; N is the windows of a half, R the tokens of all halves of a match in one row.
+differs from the paper and the official code: docs/differences.md, docs/time.md. Letters and
+terms: docs/method.md; N is the windows of a half, R the tokens of all halves of a match in one row.
 """
 import itertools
 from operator import itemgetter
 from typing import NamedTuple
 
-# Before torch: importing comedian checks that the packages are installed.
 from comedian import DataError, augment, bank, evaluate, ops, results, run, soccernet, video
+from comedian.checkpoint import load_parts, trained_parts
 from comedian.frames import (
     CLIP_FRAMES, FrameReader, ahead, describe, find_halves, in_split, of_length)
 from comedian.labels import clock_flag
 from comedian.run import number
-from model import Comedian, load_network
+from model import Comedian, load_checkpoint
 
 import numpy as np
 import torch
@@ -67,14 +67,11 @@ def parse_args(argv=None):
     results.add_post_flags(p)
     results.add_output_flags(p)
     add = p.add_argument_group("the machine").add_argument
-    add("--batch", type=number(1, 65536), help="clips encoded at a time; default: 64 on a GPU, "
-        "and on a CPU 16, whose images its caches hold")
+    add("--batch", type=number(1, 65536), default=lambda given: clips_at_a_time(given.device),
+        help="clips encoded at a time; default: 64 on a GPU, and on a CPU 16, whose images its "
+        "caches hold")
     run.add_machine_flags(add)
-    args = p.parse_args(argv)
-    results.check_flags(p, args)
-    return run.complete(args, batch=clips_at_a_time(args.device),
-                        show=results.SHOW if args.video else None,
-                        out=args.data if args.features else "runs/infer")
+    return results.check_flags(p, p.parse_args(argv))
 
 
 # ------------------------------------------------------------------ frames -> clips
@@ -204,9 +201,9 @@ def spot(halves, merged, args, start_s=0.0):
     best score is an action; its neighbours within half of --nms-window lose score, the nearer the
     more (hard NMS: all of it); then the best of what is left, and so on down to --threshold.
 
-    halves: its halves; merged: per half the scores per second (n_tokens, K); args: --nms,
-    --nms-window, --threshold; start_s: where token 0 stands in its video. Token k is reported at
-    start_s + token_s * (k + 1/4). Half by half, for their rates may differ.
+    halves: its halves; merged: per half the scores per second (n_tokens, K); start_s: where token 0
+    stands in its video. Token k is reported at start_s + token_s * (k + 1/4). Half by half, for
+    their rates may differ.
     """
     length = torch.tensor([len(scores) for scores in merged])
     kept = torch.cat([ops.NMS[args.nms](scores, n[None], args.nms_window / half.token_s,
@@ -219,10 +216,10 @@ def spot(halves, merged, args, start_s=0.0):
     return soccernet.Detections(half_number, label, position_ms, confidence.astype(np.float64))
 
 
-def spot_match(rows, outcome, args):
+def spot_match(rows, outcome):
     """The rows of a match, (half, windows, merged) as of `score_halves`, in a list, and its
     actions. With --show those of a half are printed as soon as it is scored."""
-    spotted = []
+    args, spotted = outcome.args, []
     for half, windows, merged in rows:
         spotted.append((half, windows, merged))
         if args.show is not None:     # the same actions as below: NMS never crosses halves
@@ -232,23 +229,25 @@ def spot_match(rows, outcome, args):
 
 
 # ------------------------------------------------------------------ for stage 3
-def open_validation(model, args):
+def open_validation(model, process):
     """(halves, {match: events}) for `validate`."""
+    args = process.args
     as_network(model, args)                    # refuses --stride and --ignore now, before training
     return soccernet.labelled_halves(
         args.valid, args.valid_labels or args.valid, args.valid_split, model.cfg.classes,
         image_size=model.cfg.image_size, encoding=args.encoding)[:2]
 
 
-def validate(model, halves, events, reader, process, args):
+def validate(model, halves, events, reader, process):
     """t-AmAP in [0, 1] of the model as it stands, spotted as `main` does with these flags."""
-    network, autocast, predictions = as_network(model.eval(), args), process.autocast(), {}
+    network, autocast = as_network(model.eval(), process.args), process.autocast()
+    predictions = {}
     clips = frame_clips(halves, reader, clips_at_a_time(process.device))
     encoded = encode_halves([model], clips, process.device, autocast)
-    scored = score_halves([network], encoded, autocast, args.merge)
+    scored = score_halves([network], encoded, autocast, process.args.merge)
     for match, rows in itertools.groupby(scored, key=lambda row: row[0].match):
         of_match, _, merged = zip(*rows, strict=True)
-        predictions[match] = spot(of_match, merged, args)
+        predictions[match] = spot(of_match, merged, process.args)
     return evaluate.score(events, predictions, model.cfg.classes)["tight"]["a_mAP"]
 
 
@@ -293,6 +292,16 @@ def write_features(args, halves, rank, ranks, device):
 
 
 # ------------------------------------------------------------------ run
+def load_network(path, device):
+    """The network of a checkpoint on `device`, in evaluation mode, and the stage that trained it:
+    what that stage did not train is random."""
+    state = load_checkpoint(path)
+    model = Comedian(state["config"])
+    parts = [""] if state["stage"] == 3 else trained_parts(state)     # "": all weights
+    load_parts(model, state, parts, path)
+    return model.to(device).eval(), state["stage"]
+
+
 def load_networks(args, device):
     """A Network per checkpoint of stage 3; all must have the same classes."""
     networks = []
@@ -334,7 +343,7 @@ def main(args):
         encoded = encode_halves(models, outcome.watch(clips), device, autocast)
         scored = score_halves(networks, encoded, autocast, args.merge)
         for match, rows in itertools.groupby(scored, key=lambda row: row[0].match):
-            outcome.write(match, *spot_match(rows, outcome, args))
+            outcome.write(match, *spot_match(rows, outcome))
     outcome.finish()
 
 

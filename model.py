@@ -15,7 +15,7 @@ data or trains.
 Letters, here and in every file: B batch, T frames, H W pixels, D width of a token, K classes, and L
 tokens of a window (the paper's T_l); in a function B is the batch that it is given. Here N is the
 positions of an attention, of a clip its patches. A clip is T_s = 2 frames and becomes one token: at
-2 fps token k of a half covers the second [k, k + 1).
+2 fps token k of a half covers the second [k, k + 1). All letters and terms: docs/method.md.
 """
 import dataclasses
 from dataclasses import dataclass
@@ -23,13 +23,12 @@ from dataclasses import dataclass
 # Before torch: importing comedian checks that the packages are installed.
 from comedian import checkpoint
 from comedian.frames import CLIP_FRAMES
+from comedian.processes import mean_of_all
 from comedian.soccernet import SOCCERNET_CLASSES
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 
 LN_EPS = 1e-6                         # everywhere, Swin included (timm's own Swin has 1e-5)
 
@@ -129,12 +128,12 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block."""
+    """Pre-norm transformer block around an attention."""
 
-    def __init__(self, dim, num_heads, mlp_ratio, drop_path):
+    def __init__(self, dim, attn, mlp_ratio, drop_path):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=LN_EPS)
-        self.attn = Attention(dim, num_heads)
+        self.attn = attn
         self.norm2 = nn.LayerNorm(dim, eps=LN_EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
@@ -150,14 +149,13 @@ def drop_path_rates(drop_path, depth):
 
 
 def make_blocks(depth, dim, num_heads, mlp_ratio, drop_path):
-    return nn.Sequential(*[Block(dim, num_heads, mlp_ratio, rate)
+    return nn.Sequential(*[Block(dim, Attention(dim, num_heads), mlp_ratio, rate)
                            for rate in drop_path_rates(drop_path, depth)])
 
 
 class TubeletEmbed(nn.Module):
-    """Non-overlapping 2 x P x P tubelets -> D. The weight is that of a Conv3d (its name
-    and shape in timm and in the official code); with stride = kernel that convolution
-    is one matrix product."""
+    """Non-overlapping 2 x P x P tubelets -> D. The weight is that of a Conv3d, as in timm and the
+    official code; with stride = kernel that convolution is one matrix product."""
 
     def __init__(self, patch_size, dim, norm=False):
         super().__init__()
@@ -221,19 +219,14 @@ class WindowAttention(Attention):
         return super().forward(x, bias.to(x.dtype))
 
 
-class SwinBlock(nn.Module):
+class SwinBlock(Block):
     """A block whose attention runs in windows; every second block shifts the windows by half of
     one, so that information crosses their borders."""
 
     def __init__(self, dim, num_heads, side, window, shifted, mlp_ratio, drop_path):
-        super().__init__()
+        super().__init__(dim, WindowAttention(dim, num_heads, window), mlp_ratio, drop_path)
         self.side, self.window = side, window
         self.shift = window // 2 if shifted and side > window else 0
-        self.norm1 = nn.LayerNorm(dim, eps=LN_EPS)
-        self.attn = WindowAttention(dim, num_heads, window)
-        self.norm2 = nn.LayerNorm(dim, eps=LN_EPS)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.drop_path = DropPath(drop_path)
         self.register_buffer("attn_mask", self.make_mask() if self.shift else None,
                              persistent=False)
 
@@ -375,8 +368,7 @@ class Comedian(nn.Module):
 
         keep (B, n) int64: the tokens of each window that are *not* masked (see `random_keep`). The
         masked ones are dropped before the spatial encoder and replaced by the mask token after it:
-        as the clips do not see each other this equals encoding all and replacing, for less work.
-        """
+        as the clips do not see each other this equals encoding all and replacing, for less work."""
         B, T, C, H, W = frames.shape
         L = T // CLIP_FRAMES
         n = L if keep is None else keep.shape[1]                          # clips that are encoded
@@ -399,11 +391,9 @@ class Comedian(nn.Module):
         return self.spot(self.tokens(x, keep) if x.dim() == 5 else self.contextualize(x))
 
     def copy_spatial_to_temporal(self):
-        """Starts the temporal transformer from the first spatial blocks and the spatial norm.
-
-        The official code does this for ViViT when stage 2 begins; the paper does not say. Temporal
-        blocks beyond the spatial depth stay random.
-        """
+        """Starts the temporal transformer from the first spatial blocks and the spatial norm: so
+        does the official code for ViViT when stage 2 begins; the paper does not say. Temporal
+        blocks beyond the spatial depth stay random."""
         for block, source in zip(self.temporal.blocks, self.spatial.blocks, strict=False):
             block.load_state_dict(source.state_dict())
         self.temporal.norm.load_state_dict(self.spatial.norm.state_dict())
@@ -442,18 +432,10 @@ class BatchNorm(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
 
     def forward(self, x):
-        mean = mean_of_processes(x.float().mean(0))                   # (E,)
+        mean = mean_of_all(x.float().mean(0))                         # (E,)
         x = x - mean
-        variance = mean_of_processes(x.float().square().mean(0))      # (E,)
+        variance = mean_of_all(x.float().square().mean(0))            # (E,)
         return x * torch.rsqrt(variance + 1e-5) * self.weight + self.bias
-
-
-def mean_of_processes(x):
-    """The mean of x over all processes, which have as many clips each; gradients flow back to
-    every one of them."""
-    if not dist.is_initialized():
-        return x
-    return all_reduce(x) / dist.get_world_size()
 
 
 def decay_groups(*modules, weight_decay):
@@ -473,26 +455,3 @@ def load_checkpoint(path):
     their Config ("config"), "stage", and what that stage needs to be resumed. DataError for what is
     damaged, unknown or does not fit."""
     return checkpoint.load_checkpoint(path, MODELS, Comedian)
-
-
-def load_network(path, device):
-    """The network of a checkpoint on `device`, in evaluation mode, and the stage that trained it:
-    what that stage did not train is random."""
-    state = load_checkpoint(path)
-    model = Comedian(state["config"])
-    parts = [""] if state["stage"] == 3 else checkpoint.trained_parts(state)     # "": all weights
-    checkpoint.load_parts(model, state, parts, path)
-    return model.to(device).eval(), state["stage"]
-
-
-def start_from(cfg, init, parts, path, temporal_init):
-    """A new Comedian. init: the checkpoint at `path` (--init), of which the weights whose names
-    begin with one of `parts` ("spatial.", ...) are copied; None: all weights are random. Temporal
-    blocks that are not among them start as copies of spatial ones ("copy", a ViT's alone) or at
-    random."""
-    model = Comedian(cfg)
-    if init:
-        checkpoint.load_parts(model, init, parts, path)
-        if "temporal." not in parts and temporal_init == "copy" and cfg.spatial == "vit":
-            model.copy_spatial_to_temporal()
-    return model

@@ -9,19 +9,16 @@ Reads   <data>/**/1_224p/00000001.jpg ...      frames; labels are not looked at
 Writes  <out>/last.pt, log.txt, curves.png     stage 2 starts from last.pt
 Method  paper Sec. 3.2, App. A.3: MoCo (projector, predictor, momentum encoder, queue), Eq. 1-2.
 
-What differs from the paper, and why: docs/differences.md. The letters stand in model.py; b is the
-clips of one pass (--accumulate), S the side of the network's image, M the length of the queue.
+What differs from the paper, and why: docs/differences.md. Letters and terms: docs/method.md; b is
+the clips of one pass (--accumulate), S the side of the network's image, M the length of the queue.
 """
 import copy
 import functools
 import math
-from dataclasses import asdict
 from pathlib import Path
 
-# Before torch: importing comedian checks that the packages are installed.
-from comedian import DataError, augment, run
-from comedian.checkpoint import restore
-from comedian.frames import CLIP_FRAMES, FrameReader, describe, find_halves
+from comedian import augment, run
+from comedian.frames import CLIP_FRAMES, FrameReader, open_halves
 from comedian.run import number
 from model import MODELS, Projector, decay_groups, load_checkpoint, spatial_encoder
 
@@ -39,8 +36,7 @@ def parse_args(argv=None):
     add = p.add_argument_group("two views of a clip").add_argument
     add("--crop-scale", type=number(0.01, 1.0), nargs=2, default=[0.2, 1.0],
         help="share of the frame in a crop")
-    add("--color", type=number(0.0, 10.0), nargs=4, default=[0.4, 0.4, 0.2, 0.1],
-        help="jitter of brightness, contrast, saturation, hue")
+    run.add_color_flag(add, 0.4, 0.4, 0.2, 0.1)
 
     add = p.add_argument_group("contrast, Eq. 1-2").add_argument
     add("--tau", type=number(0.001), default=0.1, help="temperature of Eq. 2")
@@ -58,17 +54,11 @@ def parse_args(argv=None):
         help="draw each batch from this many halves (ours: clips that share kits and pitch must "
              "be told apart by the play); 0 = all clips, shuffled (paper)")
 
-    add = p.add_argument_group("optimisation").add_argument
-    add("--epochs", type=number(1), default=100,
-        help="passes over all clips (official YAML: 200, official README: 100)")
-    add("--batch", type=number(1, 65536), default=1024,
-        help="clips per step, of all processes together")
-    add("--lr", type=number(0.0), default=5e-4,
-        help="peak learning rate for a batch of 256; scales with --batch")
-    run.add_schedule_flags(add)
-    run.add_adamw_flags(add)
-    run.add_flags(p, out="runs/stage1")
-    return p.parse_args(argv)
+    run.add_optimisation_flags(
+        p, epochs=(100, "passes over all clips (official YAML: 200, official README: 100)"),
+        batch=(1024, "clips per step, of all processes together"),
+        lr=(5e-4, "peak learning rate for a batch of 256; scales with --batch"))
+    return run.add_flags(p, out="runs/stage1").parse_args(argv)
 
 
 # ------------------------------------------------------------------ sampler
@@ -79,7 +69,7 @@ def epoch_order(seed, epoch, n_clips):
 
 
 def pick_clips(step, args, halves):
-    """The clips of a step as pairs (half, first frame): a function of (seed, step) alone.
+    """The clips of a step as pairs (half index, first frame): a function of (seed, step) alone.
     Proved by test_every_clip_once_an_epoch, test_few_halves_if_asked."""
     n_tokens = np.array([half.n_tokens for half in halves])
     begins = np.cumsum(n_tokens) - n_tokens                # clips are counted over all halves
@@ -94,22 +84,19 @@ def pick_clips(step, args, halves):
         order = epoch_order(args.seed, epoch, n_clips)
         clips = order[i * args.batch:(i + 1) * args.batch]                            # (B,)
     half_index = np.searchsorted(begins, clips, side="right") - 1     # (B,) where each clip lies
-    return [(halves[h], CLIP_FRAMES * int(clip - begins[h]))
+    return [(int(h), CLIP_FRAMES * int(clip - begins[h]))
             for h, clip in zip(half_index, clips, strict=True)]
 
 
 def count_steps(args, halves):
-    """Optimiser steps in all. DataError if there are too few clips for one. Proved by
-    test_mistakes."""
+    """Optimiser steps in all. DataError if there is none. Proved by test_mistakes."""
     n_clips = sum(half.n_tokens for half in halves)
-    if n_clips < args.batch:
-        raise DataError(f"{args.data}: {n_clips} clips are fewer than one --batch of {args.batch}; "
-                        "lower --batch")
+    run.check_clips(n_clips, args.data, args.batch)
     return args.steps or args.epochs * (n_clips // args.batch)
 
 
 # ------------------------------------------------------------------ views
-def views(frames, draw, cfg, args, device):
+def views(frames, draw, cfg, scale, color, device):
     """Two views of each clip, augmented by draws from A^1 and from A^2: (B, 2, H, W, 3) uint8 ->
     twice (B, 2, 3, S, S). The two distributions differ in blur (always / rarely) and solarisation
     (never / sometimes). draw: the random numbers of these clips (augment.Draws); the two frames of
@@ -120,9 +107,9 @@ def views(frames, draw, cfg, args, device):
     ratio = np.array([0.75, 1.25]) * width / height            # crops keep about the frame's aspect
     pair = []
     for blur_p, solarize_p in ((1.0, 0.0), (0.1, 0.2)):
-        boxes = augment.random_boxes(draw, height, width, args.crop_scale, ratio)
+        boxes = augment.random_boxes(draw, height, width, scale, ratio)
         view = augment.crop_resize(x, boxes, cfg.image_size)          # (B, 2, 3, S, S)
-        view = augment.color_jitter(view, draw, args.color, p=0.8)
+        view = augment.color_jitter(view, draw, color, p=0.8)
         view = augment.grayscale(view, draw, p=0.2)
         view = augment.gaussian_blur(view, draw, p=blur_p)
         view = augment.solarize(view, draw, p=solarize_p)
@@ -165,66 +152,64 @@ def lr_at(step, total, args):
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def momentum_at(step, total, args):
-    """m of the target branch: from --momentum to 1 on a cosine. Proved by test_momentum_encoder."""
-    return 1 - (1 - args.momentum) * (1 + math.cos(math.pi * step / total)) / 2
+def momentum_at(step, total, first):
+    """m of the target branch: from `first` to 1 on a cosine. Proved by test_momentum_encoder."""
+    return 1 - (1 - first) * (1 + math.cos(math.pi * step / total)) / 2
 
 
 # ------------------------------------------------------------------ run
 def main(args):
     # -- set-up
-    last_pt = Path(args.out, "last.pt")
-    state = load_checkpoint(last_pt) if args.resume else None
-    run.check_out(args, state, stage=1, free=("data",))
+    state = load_checkpoint(Path(args.out, "last.pt")) if args.resume else None
     cfg = state["config"] if state else MODELS[args.model]
-    process = run.init_processes(args, state, cfg.width)   # under torchrun, one of several
+    process = run.start(args, state, cfg.width, stage=1, free={"data"})  # alone, or one of several
     device, autocast = process.device, process.autocast()
 
     # -- data
-    halves = find_halves(args.data, args.split)
-    print(describe(halves, args.data, cfg.image_size))
+    halves = open_halves(args.data, args.split, cfg.image_size)
     total = count_steps(args, halves)
-    first = run.steps_done(state, total, args.out)
+    first = process.steps_done(total)
     reader = FrameReader(args.workers, for_gpu=device.type == "cuda")
 
     # -- network: f_s with projector and predictor; the target, a slow copy of the first two
     torch.manual_seed(args.seed)
-    encoder = spatial_encoder(cfg).to(device)
-    projector = Projector(cfg.width, cfg.head_width, cfg.head_width, 256,
-                          norm=args.head_norm).to(device)
-    target = copy.deepcopy(nn.Sequential(encoder, projector)).requires_grad_(False)
-    predictor = Projector(256, cfg.head_width, 256, last_bias=False,
-                          norm=args.head_norm).to(device)
+    encoder = spatial_encoder(cfg)
+    projector = Projector(cfg.width, cfg.head_width, cfg.head_width, 256, norm=args.head_norm)
+    predictor = Projector(256, cfg.head_width, 256, last_bias=False, norm=args.head_norm)
+    online = nn.Sequential(encoder, projector, predictor).to(device)
+    target = copy.deepcopy(online[:2]).requires_grad_(False)
     n_queue = args.queue if args.negatives == "queue" else 0
     queue = F.normalize(torch.randn(n_queue, 256), dim=1).to(device)                  # (M, 256)
     groups = decay_groups(encoder, projector, predictor, weight_decay=args.weight_decay)
     optimizer = torch.optim.AdamW(groups, fused=True)
     # The encoder's weights are saved under the names that they have in Comedian.
     saved = {"model": nn.ModuleDict({"spatial": encoder}), "projector": projector,
-             "predictor": predictor, "target": target, "optimizer": optimizer}
-    if state:
-        restore(saved | {"queue": queue}, state, last_pt)
-    online = process.wrap(nn.Sequential(encoder, projector, predictor), args.compile)
+             "predictor": predictor, "target": target, "queue": queue, "optimizer": optimizer}
+    process.restore(saved)
+    online = process.wrap(online)
     run_target = torch.compile(target) if args.compile else target
     print(f"stage 1: {cfg.model}, {sum(p.numel() for p in encoder.parameters()):,} spatial "
           f"parameters, {total:,} steps of {args.batch} clips {process}")
 
     # -- train
-    def load(step):
-        picks = pick_clips(step, args, halves)[process.samples]
-        return reader.read(picks, CLIP_FRAMES)                        # (B / ranks, 2, H, W, 3)
+    def picks(step):
+        return pick_clips(step, args, halves)
 
-    journal = run.Journal(args, 1, process, first, total, state, halves, lambda step: [
-        half.path(frame) for half, frame in pick_clips(step, args, halves)])
-    for step, frames in reader.batches(load, range(first, total)):
+    def load(step):
+        clips = [(halves[h], frame) for h, frame in picks(step)[process.samples]]
+        return reader.read(clips, CLIP_FRAMES)                        # (B / ranks, 2, H, W, 3)
+
+    journal = run.Journal(process, first, total, halves, picks)
+    for step, frames in journal.batches(reader, load):
         # -- what this stage is about ----------------------------------
         lr = lr_at(step, total, args)
         for group in optimizer.param_groups:
             group["lr"] = lr
         keys, losses, nearest = [], [], []
         # One pass over the batch, or --accumulate; draw: the random numbers of a pass's clips.
-        for draw, part in process.passes(args, step, online, frames):
-            both = torch.cat(views(part, draw, cfg, args, device))    # (2b, 2, 3, S, S)
+        for draw, part in process.passes(step, online, frames):
+            pair = views(part, draw, cfg, args.crop_scale, args.color, device)
+            both = torch.cat(pair)                                    # (2b, 2, 3, S, S)
             with autocast:
                 z = online(both)                                      # (2b, 256)
                 with torch.no_grad():
@@ -247,7 +232,7 @@ def main(args):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
-            m = momentum_at(step, total, args)                        # target <- m target + (1-m) f
+            m = momentum_at(step, total, args.momentum)               # target <- m target + (1-m) f
             fast = [*encoder.parameters(), *projector.parameters()]
             for slow, new in zip(target.parameters(), fast, strict=True):
                 slow.lerp_(new, 1 - m)
@@ -258,11 +243,7 @@ def main(args):
             queue[place[newest] % len(queue)] = new[newest]
         # -- everything below is bookkeeping ---------------------------
         journal.note(step, lr, norm, args.batch, {"loss": losses, "top-1": nearest})
-        if journal.is_due(step):
-            journal.save(step, config=asdict(cfg), queue=queue,
-                         **{name: part.state_dict() for name, part in saved.items()})
-        if journal.stopping:
-            break
+        journal.save_if_due(step, cfg, saved)
     journal.finish("last.pt is what stage 2 starts from (--init)")
 
 

@@ -11,27 +11,24 @@ Reads   <data>/**/1_224p/00000001.jpg ...      frames; labels are not looked at
         <features>/<match>/<half>_<features-name>.npy   teacher features, 1 a second: (seconds, D_t)
         --init                                 stage 1's last.pt; without it all weights are random
 Writes  <out>/last.pt, log.txt, curves.png     stage 3 starts from last.pt
-        <centroids>/centroids_*.npy            soft centroids, once per bank and --tau-m: for each
-                                               row the mean of the others, weighted as in Eq. 4
+        <centroids>/centroids_*.npy            soft centroids of Eq. 4, once per bank and --tau-m
 Method  paper Sec. 3.3, App. A.4: distillation of a bank of features with the SCE loss, Eq. 3-6.
 
-What differs from the paper, and why: docs/differences.md. The letters stand in model.py; D_t is
-the width of a teacher feature, M the rows of the bank, b the windows of one pass (--accumulate),
+What differs from the paper, and why: docs/differences.md. Letters and terms: docs/method.md; D_t
+is the width of a teacher feature, M the rows of the bank, b the windows of one pass (--accumulate),
 n = b L its tokens in one row, S the side of the network's image.
 """
 import functools
 import math
-from dataclasses import asdict
 from pathlib import Path
 
-# Before torch: importing comedian checks that the packages are installed.
-from comedian import augment, run
-from comedian.bank import SoftTargets, open_bank, open_soft_targets
-from comedian.checkpoint import restore
-from comedian.frames import CLIP_FRAMES, FrameReader, describe, find_halves, of_length
-from comedian.run import file_name, number
+from comedian import augment, bank, run
+from comedian.bank import SoftTargets
+from comedian.checkpoint import start_from
+from comedian.frames import CLIP_FRAMES, FrameReader, of_length, open_halves
+from comedian.run import number
 from model import (
-    MODELS, Projector, decay_groups, load_checkpoint, random_keep, start_from, with_changes)
+    MODELS, Comedian, Projector, decay_groups, load_checkpoint, random_keep, with_changes)
 
 import numpy as np
 import torch
@@ -42,24 +39,20 @@ from torch import nn
 # ------------------------------------------------------------------ options
 def parse_args(argv=None):
     p = run.Parser(__doc__)
-    add = run.add_data_flags(p, MODELS, "network, if there is no --init; otherwise that "
-                             "checkpoint decides")
-    add("--features", help="root of the teacher features; default: --data")
-    add("--features-name", type=file_name, default="pca_512_std_baidu_soccer_embeddings",
-        help="reads <match>/<half>_NAME.npy, (rows, width)")
-    add("--features-fps", type=number(0.01, 1000.0), default=1.0, help="their rows per second")
+    add = run.add_data_flags(p, MODELS)
+    bank.add_flags(add)
     run.add_init_flags(add, "the spatial encoder: stage 1's last.pt")
 
     add = p.add_argument_group("windows and their view").add_argument
     add("--window", type=number(1, 16384), default=64,
         help="T_l, tokens per window, one a second at 2 fps; paper: 32, best results with 64")
     add("--windows-per-half", type=number(1, 100_000),
+        default=lambda given: max(1, round(75 * 32 / given.window)),              # App. A.4
         help="per epoch; default: 75 * 32 / --window (paper: per match 150 of 32 s, 75 of 64 s)")
     add("--sampling", choices=["random", "bins"], default="random",
         help="random: anywhere in the half (paper); bins: once in each equal bin (official code)")
     add("--mask", type=number(0.0, 0.99), default=0.25, help="share of tokens masked, alpha_1")
-    add("--color", type=number(0.0, 10.0), nargs=4, default=[0.8, 0.8, 0.4, 0.2],
-        help="jitter of brightness, contrast, saturation, hue")
+    run.add_color_flag(add, 0.8, 0.8, 0.4, 0.2)
 
     add = p.add_argument_group("distillation, Eq. 3-6").add_argument
     add("--align", choices=["middle", "first"], default="middle",
@@ -76,19 +69,12 @@ def parse_args(argv=None):
     add("--centroids", help="folder for the soft centroids of Eq. 4, made once per bank and "
         "--tau-m; default: --features")
 
-    add = p.add_argument_group("optimisation").add_argument
-    add("--epochs", type=number(1), default=100, help="of --windows-per-half windows of every half")
-    add("--batch", type=number(1, 65536),
-        help="windows per step, of all processes; default: 64 * 32 / --window (paper)")
-    add("--lr", type=number(0.0), default=2e-3,
-        help="peak for 256 windows of 32 tokens (64 frames); scales with both")
-    run.add_schedule_flags(add)
-    run.add_adamw_flags(add)
-    run.add_flags(p, out="runs/stage2")
-    args = p.parse_args(argv)
-    # App. A.4: batch and windows are inversely proportional to their length.
-    return run.complete(args, batch=max(1, round(64 * 32 / args.window)),
-                        windows_per_half=max(1, round(75 * 32 / args.window)))
+    run.add_optimisation_flags(
+        p, epochs=(100, "of --windows-per-half windows of every half"),
+        batch=(lambda given: max(1, round(64 * 32 / given.window)),
+               "windows per step, of all processes; default: 64 * 32 / --window (paper)"),
+        lr=(2e-3, "peak for 256 windows of 32 tokens (64 frames); scales with both"))
+    return run.add_flags(p, out="runs/stage2").parse_args(argv)
 
 
 # ------------------------------------------------------------------ sampler
@@ -99,20 +85,14 @@ def epoch_order(seed, epoch, n_windows):
 
 
 def pick_windows(step, args, halves):
-    """The windows of a step as pairs (half index, first frame): a function of the flags and the
-    step, whatever was drawn before.
-
+    """The windows of a step as pairs (half index, first frame): a function of (seed, step) alone.
     An epoch shows --windows-per-half windows of every half in random order. They start on any
-    frame; with --sampling bins the j-th of a half starts in the j-th of equally long bins.
-    Proved by test_windows.
-    """
-    per_epoch = len(halves) * args.windows_per_half
-    numbers = np.arange(step * args.batch, (step + 1) * args.batch)   # windows since the start
+    frame; with --sampling bins the j-th of a half starts in the j-th of equally long bins. Proved
+    by test_windows."""
     rng = np.random.default_rng([args.seed, step, 1])      # 1: another stream than augment.Draws
-    places = rng.random(args.batch)                        # in [0, 1)
-    picks = []
-    for n, u in zip(numbers, places, strict=True):
-        epoch, i = divmod(int(n), per_epoch)
+    per_epoch, picks = len(halves) * args.windows_per_half, []
+    for u in rng.random(args.batch):                       # its place in the half, in [0, 1)
+        epoch, i = divmod(step * args.batch + len(picks), per_epoch)
         h, j = divmod(int(epoch_order(args.seed, epoch, per_epoch)[i]), args.windows_per_half)
         if args.sampling == "bins":
             u = (j + u) / args.windows_per_half
@@ -125,17 +105,17 @@ def count_steps(args, halves):
     """Optimiser steps in all. DataError if there is none. Proved by test_mistakes."""
     per_epoch = len(halves) * args.windows_per_half
     total = args.steps or args.epochs * per_epoch // args.batch
-    run.check_steps(total, per_epoch, args)
+    run.check_steps(total, per_epoch, args.data, args.batch)
     return total
 
 
 # ------------------------------------------------------------------ view
-def view(frames, draw, cfg, args, device):
+def view(frames, draw, cfg, color, device):
     """What the student sees: (B, T, H, W, 3) uint8 -> (B, T, 3, S, S), augmented by a draw from the
     paper's third distribution (Sec. 3.3); one draw per window, no crop.
     Proved by test_the_views_recipe."""
     x = augment.resize(augment.to_float(frames, device), cfg.image_size)           # (B, T, 3, S, S)
-    x = augment.color_jitter(x, draw, args.color, p=0.8)
+    x = augment.color_jitter(x, draw, color, p=0.8)
     x = augment.grayscale(x, draw, p=0.2)
     x = augment.gaussian_blur(x, draw, p=0.5)
     x = augment.solarize(x, draw, p=0.2)
@@ -287,36 +267,31 @@ class Student(nn.Module):
 
 def main(args):
     # -- set-up
-    last_pt = Path(args.out, "last.pt")
-    state = load_checkpoint(last_pt) if args.resume else None
+    state = load_checkpoint(Path(args.out, "last.pt")) if args.resume else None
     init = load_checkpoint(args.init) if args.init and not state else None
-    start = init["config"] if init else args.model
-    cfg = state["config"] if state else with_changes(start, window_tokens=args.window,
-                                                     temporal_depth=args.temporal_depth)
-    run.check_out(args, state, stage=2, free=("data", "features", "centroids", "init"))
-    process = run.init_processes(args, state, cfg.width)   # under torchrun, one of several
+    start = (state or init or {"config": args.model})["config"]
+    cfg = with_changes(start, window_tokens=args.window, temporal_depth=args.temporal_depth)
+    process = run.start(args, state, cfg.width, stage=2,               # alone, or one of several
+                        free={"data", "features", "centroids", "init"})
     device, autocast = process.device, process.autocast()
 
     # -- data: windows of frames, and the bank P with what Eq. 4 makes of it
-    halves = find_halves(args.data, args.split)
-    print(describe(halves, args.data, cfg.image_size))
+    halves = open_halves(args.data, args.split, cfg.image_size)
     halves = of_length(halves, args.window, "a window")
     total = count_steps(args, halves)
-    first = run.steps_done(state, total, args.out)
+    first = process.steps_done(total)
     reader = FrameReader(args.workers, for_gpu=device.type == "cuda")
     root = args.features or args.data
-    bank = open_bank(root, args.features_name, args.features_fps, halves, process)
-    rows, complete = bank.rows, args.bank == "complete"     # P (M, D_t), bfloat16 if the network is
+    teacher = bank.open_bank(root, args.features_name, args.features_fps, halves, process)
+    rows, complete = teacher.rows, args.bank == "complete"  # P (M, D_t), bfloat16 if the network is
     if complete:
-        soft_table = open_soft_targets(                               # (M, D_t + 2), on disk
-            args.centroids or root, bank, f"{args.features_name}_tau{args.tau_m:g}", process,
-            lambda index: soft_targets(index, rows, args.tau_m, bank.ids))
+        soft_table = bank.open_soft_targets(                          # (M, D_t + 2), on disk
+            args.centroids or root, teacher, f"{args.features_name}_tau{args.tau_m:g}", process,
+            lambda index: soft_targets(index, rows, args.tau_m, teacher.ids))
 
     # -- network: both transformers and a projector into the teacher's space
     torch.manual_seed(args.seed)
-    model = start_from(cfg, init, ["spatial."], args.init, args.temporal_init).to(device)
-    if init:
-        print(f"init: {args.init}: {cfg.model}, the spatial encoder of stage {init['stage']}")
+    model = start_from(Comedian(cfg), init, args.init, args.temporal_init, stage=2).to(device)
     model.head.requires_grad_(False)                                  # stage 3 trains it
     model.temporal.mask_token.requires_grad_(int(args.window * args.mask) > 0)    # if it is used
     width = rows.shape[1]                                             # D_t
@@ -325,35 +300,36 @@ def main(args):
     optimizer = torch.optim.AdamW(groups, fused=True)
     n_queue = 0 if complete else 65536                                # official code
     queue = F.normalize(torch.randn(n_queue, width), dim=1).to(device, rows.dtype)
-    saved = {"model": model, "projector": projector, "optimizer": optimizer}
-    if state:
-        restore(saved | {"queue": queue}, state, last_pt)
-    student = process.wrap(Student(model, projector), args.compile)
+    saved = {"model": model, "projector": projector, "queue": queue, "optimizer": optimizer}
+    process.restore(saved)
+    student = process.wrap(Student(model, projector))
     print(f"stage 2: {cfg.model}, {sum(p.numel() for g in groups for p in g['params']):,} "
           f"parameters, {total:,} steps of {args.batch} windows of {args.window} tokens {process}")
 
     # -- train
+    def picks(step):
+        return pick_windows(step, args, halves)
+
     def load(step):
-        picks = pick_windows(step, args, halves)[process.samples]
-        frames = reader.read([(halves[h], frame) for h, frame in picks],
+        mine = picks(step)[process.samples]
+        frames = reader.read([(halves[h], frame) for h, frame in mine],
                              CLIP_FRAMES * args.window)               # (B / ranks, T, H, W, 3)
-        p, index = bank.of_windows(picks, args.window, args.align)    # P_i, i: (B / ranks, L, ...)
+        p, index = teacher.of_windows(mine, args.window, args.align)   # P_i, i: (B / ranks, L, ...)
         soft = torch.from_numpy(soft_table[index]) if complete else p     # p: --bank queue has none
         return frames, p, soft
 
-    journal = run.Journal(args, 2, process, first, total, state, halves, lambda step: [
-        halves[h].path(frame) for h, frame in pick_windows(step, args, halves)])
-    for step, batch in reader.batches(load, range(first, total)):
+    journal = run.Journal(process, first, total, halves, picks)
+    for step, batch in journal.batches(reader, load):
         # -- what this stage is about ----------------------------------
         lr = lr_at(step, total, args)
         for group in optimizer.param_groups:
             group["lr"] = lr
         losses, divergences, seen = [], [], []
         # One pass over the batch, or --accumulate; draw: the random numbers of a pass's windows.
-        for draw, frames, p, soft in process.passes(args, step, student, *batch):
+        for draw, frames, p, soft in process.passes(step, student, *batch):
             p = p.to(device, non_blocking=True)                       # (b, L, D_t)
             soft = soft.to(device, non_blocking=True)         # (b, L, D_t + 2) or (b, L, D_t)
-            x = view(frames, draw, cfg, args, device)                 # (b, T, 3, S, S)
+            x = view(frames, draw, cfg, args.color, device)           # (b, T, 3, S, S)
             noise = draw.uniform(0, 1, args.window)                   # (b, L)
             keep = random_keep(noise, args.mask, device)              # (b, L - masked)
             with autocast:
@@ -381,11 +357,7 @@ def main(args):
         # -- everything below is bookkeeping ---------------------------
         journal.note(step, lr, norm, args.batch * args.window,
                      {"loss": losses, "divergence": divergences})
-        if journal.is_due(step):
-            journal.save(step, config=asdict(cfg), queue=queue,
-                         **{name: part.state_dict() for name, part in saved.items()})
-        if journal.stopping:
-            break
+        journal.save_if_due(step, cfg, saved)
     journal.finish("last.pt is what stage 3 starts from (--init)")
 
 

@@ -13,24 +13,21 @@ Writes  <out>/last.pt, best.pt, log.txt, curves.png      infer.py spots with eit
 Method  paper Sec. 3.4, App. A.5: a linear head, Eq. 7; first the head alone, then everything.
 
 Validation is infer.py's spotting, so that is imported here; only `validate` needs it. What differs
-from the paper, and why: docs/differences.md. The letters stand in model.py; b is the windows of one
-pass (--accumulate), S the side of the network's image.
+from the paper, and why: docs/differences.md. Letters and terms: docs/method.md; b is the windows of
+one pass (--accumulate), S the side of the network's image.
 """
 import functools
 import math
-from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
-# Before torch: importing comedian checks that the packages are installed.
 import infer
-from comedian import DataError, augment, results, run
-from comedian.checkpoint import load_parts, restore, trained_parts
+from comedian import augment, results, run
+from comedian.checkpoint import start_from
 from comedian.frames import CLIP_FRAMES, FrameReader, of_length
 from comedian.run import number
-from comedian.soccernet import labelled_halves, read_classes
-from model import (
-    MODELS, decay_groups, load_checkpoint, random_keep, start_from, with_changes)
+from comedian.soccernet import labelled_halves
+from model import MODELS, Comedian, decay_groups, load_checkpoint, random_keep, with_changes
 
 import numpy as np
 import torch
@@ -41,9 +38,9 @@ from torch import nn
 # ------------------------------------------------------------------ options
 def parse_args(argv=None):
     p = run.Parser(__doc__)
-    add = run.add_data_flags(p, MODELS, "network, if there is no --init; otherwise that "
-                             "checkpoint decides")
-    add("--labels", help="root of the labels, or a labels.csv; default: --data")
+    add = run.add_data_flags(p, MODELS)
+    add("--labels", default=lambda given: given.data,
+        help="root of the labels, or a labels.csv; default: --data")
     add("--encoding", type=run.text_encoding, help=run.ENCODING_HELP)
     add("--classes", help="file with a class per line; default: those of a stage-3 --init, else "
         "SoccerNet's 17; unless most labels have other names: then those names")
@@ -58,8 +55,7 @@ def parse_args(argv=None):
     add("--mask", type=number(0.0, 0.99), default=0.25,
         help="share of tokens masked in the second phase, alpha_2")
     add("--mixup", type=number(0.0), default=0.1, help="Beta(a, a), one per window; 0 = off")
-    add("--color", type=number(0.0, 10.0), nargs=4, default=[0.4, 0.4, 0.4, 0.0],
-        help="jitter of brightness, contrast, saturation, hue (0: cards keep their colour)")
+    run.add_color_flag(add, 0.4, 0.4, 0.4, 0.0, note=" (0: cards keep their colour)")
 
     add = p.add_argument_group("two phases").add_argument
     add("--head-epochs", type=number(0), default=30, help="first phase: the head alone")
@@ -81,35 +77,19 @@ def parse_args(argv=None):
         "default: 5e-4, ViSwin 3e-4 (paper)")
     run.add_adamw_flags(add)
     results.add_valid_flags(p)
-    run.add_flags(p, out="runs/stage3")
-    args = p.parse_args(argv)
-    return run.complete(args, labels=args.data)
+    return run.add_flags(p, out="runs/stage3").parse_args(argv)
 
 
 def configure(args, given, path):
     """The Config of this run, and the options with their defaults filled in. given: the checkpoint
     at `path` to resume or to start from, or None. App. A.5: batch and windows are inversely
-    proportional to a window's length; ViSwin has its own rate and epochs.
-
-    Classes are those of --classes, else those that the checkpoint's head has learned, else none
-    yet: the labels decide. DataError for options that the checkpoint contradicts."""
+    proportional to a window's length; ViSwin has its own rate and epochs."""
     cfg = given["config"] if given else MODELS[args.model]
-    trained, swin = trained_parts(given) if given else [], cfg.spatial == "swin"
-    if "temporal." in trained:
-        run.check_trained_with(args, path, window=cfg.window_tokens,
-                               temporal_depth=cfg.temporal_depth)
-    args = run.complete(args, temporal_depth=cfg.temporal_depth,
-                        window=cfg.window_tokens if "temporal." in trained else 64)
+    swin = cfg.spatial == "swin"
+    args, classes = run.follow(args, given, cfg, path)
     args = run.complete(args, batch=max(1, round(128 * 32 / args.window)),
                         windows_per_half=max(2, round(50 * 32 / args.window)),
                         lr=3e-4 if swin else 5e-4, epochs=10 if swin else 20)
-    learned = cfg.classes if "head." in trained else ()
-    classes = learned
-    if args.classes:
-        classes = read_classes(args.classes)
-        if args.resume and learned and classes != learned:
-            raise DataError(f"{args.classes}: holds other classes than {path} was trained with; "
-                            "give the file of that run, or choose another --out")
     return with_changes(cfg, window_tokens=args.window, temporal_depth=args.temporal_depth,
                         classes=classes), args
 
@@ -152,7 +132,7 @@ def count_steps(args, n_frames):
                                   args.windows_per_half))
     head_steps = args.head_steps or args.head_epochs * per_epoch // args.batch
     total = head_steps + (args.steps or args.epochs * per_epoch // args.batch)
-    run.check_steps(total, per_epoch, args)
+    run.check_steps(total, per_epoch, args.data, args.batch)
     return head_steps, total, max(1, args.valid_every * per_epoch // args.batch)
 
 
@@ -195,11 +175,11 @@ def base_logits(truth):
 
 
 # ------------------------------------------------------------------ view
-def view(frames, draw, cfg, args, device):
+def view(frames, draw, cfg, color, device):
     """X ~ A^4: (B, T, H, W, 3) uint8 -> (B, T, 3, S, S); one draw per window, no crop.
     Proved by test_the_views_recipe."""
     x = augment.resize(augment.to_float(frames, device), cfg.image_size)           # (B, T, 3, S, S)
-    x = augment.color_jitter(x, draw, args.color, p=0.8)
+    x = augment.color_jitter(x, draw, color, p=0.8)
     x = augment.gaussian_blur(x, draw, p=0.5)
     x = augment.hflip(x, draw, p=0.5)
     return augment.normalize(x, cfg.normalize_per_frame)
@@ -250,11 +230,11 @@ def lr_at(step, head_steps, total, args):
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / total)))
 
 
-def start_phase(model, first_phase, args, process):
+def start_phase(model, first_phase, process):
     """Sets what learns: in the first phase the head, with --head-phase temporal the temporal
     transformer too; in the second everything. Returns the model, wrapped for DDP and torch.compile,
     and a new AdamW."""
-    learning = [model]
+    args, learning = process.args, [model]
     if first_phase:
         learning = [model.head]
         if args.head_phase == "temporal":
@@ -266,7 +246,7 @@ def start_phase(model, first_phase, args, process):
     model.temporal.mask_token.requires_grad_(masks)
     model.train(not first_phase)                           # drop path in the second phase alone
     groups = decay_groups(*learning, weight_decay=args.weight_decay)
-    return process.wrap(model, args.compile), torch.optim.AdamW(groups, fused=True)
+    return process.wrap(model), torch.optim.AdamW(groups, fused=True)
 
 
 # ------------------------------------------------------------------ run
@@ -276,9 +256,8 @@ def main(args):
     state = load_checkpoint(last_pt) if args.resume else None
     init = load_checkpoint(args.init) if args.init and not state else None
     cfg, args = configure(args, state or init, last_pt if state else args.init)
-    run.check_out(args, state, stage=3, free=(
-        "data", "labels", "encoding", "init", "valid", "valid_labels"))
-    process = run.init_processes(args, state, cfg.width)   # under torchrun, one of several
+    process = run.start(args, state, cfg.width, stage=3,               # alone, or one of several
+                        free={"data", "labels", "encoding", "init", "valid", "valid_labels"})
     device, autocast = process.device, process.autocast()
 
     # -- data: windows of the matches that have labels, and what happens in every frame
@@ -292,26 +271,20 @@ def main(args):
     base = base_logits(truth).to(device)                              # (K,)
     n_frames = tuple(half.n_frames for half in halves)
     head_steps, total, valid_steps = count_steps(args, n_frames)
-    first = run.steps_done(state, total, args.out)
+    first = process.steps_done(total)
     reader = FrameReader(args.workers, for_gpu=device.type == "cuda")
 
     # -- network: both transformers and the head
     torch.manual_seed(args.seed)
-    parts = [part for part in (trained_parts(init) if init else []) if part != "head."]
-    model = start_from(cfg, init, parts, args.init, args.temporal_init)
+    model = start_from(Comedian(cfg), init, args.init, args.temporal_init, stage=3).to(device)
     nn.init.constant_(model.head.bias, math.log(args.prior / (1 - args.prior)))
-    if init:
-        print(f"init: {args.init}: {cfg.model}, {' and '.join(part.strip('.') for part in parts)} "
-              f"transformer of stage {init['stage']}; the head starts anew")
-    if state:
-        load_parts(model, state, [""], last_pt)            # all of them
-    else:
+    process.restore({"model": model})
+    if not state:
         run.hint_at_low_rate(lr_at(step=0, head_steps=0, total=1, args=args), args)
-    model = model.to(device)
-    valid = args.valid and infer.open_validation(model, args)
-    wrapped, optimizer = start_phase(model, first < head_steps, args, process)
-    if state and first != head_steps:          # at that step the second phase has a new AdamW
-        restore({"optimizer": optimizer}, state, last_pt)
+    valid = args.valid and infer.open_validation(model, process)
+    wrapped, optimizer = start_phase(model, first < head_steps, process)
+    if first != head_steps:                    # at that step the second phase has a new AdamW
+        process.restore({"optimizer": optimizer})
     cached = args.head_phase == "temporal" and first < head_steps     # tokens instead of frames
     tokens = infer.encode_both_ways(model, halves, reader, process) if cached else []
     print(f"stage 3: {cfg.model}, {sum(p.numel() for p in model.parameters()):,} "
@@ -319,37 +292,39 @@ def main(args):
           f"of {args.batch} windows of {args.window} tokens {process}")
 
     # -- train
+    def picks(step):
+        return pick_windows(step, args, n_frames)
+
     def load(step):
-        picks = pick_windows(step, args, n_frames)[process.samples]
+        mine = picks(step)[process.samples]
         if cached and step < head_steps:
-            picks = [(h, frame - frame % CLIP_FRAMES) for h, frame in picks]   # where clips begin
+            mine = [(h, frame - frame % CLIP_FRAMES) for h, frame in mine]     # where clips begin
             x = torch.stack([tokens[h][:, frame // CLIP_FRAMES:][:, :args.window]
-                             for h, frame in picks])                  # (B / ranks, 2, L, D)
+                             for h, frame in mine])                   # (B / ranks, 2, L, D)
         else:
-            x = reader.read([(halves[h], frame) for h, frame in picks],
+            x = reader.read([(halves[h], frame) for h, frame in mine],
                             CLIP_FRAMES * args.window)                # (B / ranks, T, H, W, 3)
-        y = np.stack([token_labels(truth[h], frame, args.window) for h, frame in picks])
+        y = np.stack([token_labels(truth[h], frame, args.window) for h, frame in mine])
         return x, torch.from_numpy(y)                                 # y (B / ranks, L, K)
 
-    journal = run.Journal(args, 3, process, first, total, state, halves, lambda step: [
-        halves[h].path(frame) for h, frame in pick_windows(step, args, n_frames)])
-    for step, batch in reader.batches(load, range(first, total)):
+    journal = run.Journal(process, first, total, halves, picks)
+    for step, batch in journal.batches(reader, load):
         # -- what this stage is about ----------------------------------
         first_phase = step < head_steps
         if step == head_steps and head_steps > 0:          # the second phase begins
-            wrapped, optimizer = start_phase(model, False, args, process)
+            wrapped, optimizer = start_phase(model, False, process)
         lr = lr_at(step, head_steps, total, args)
         for group in optimizer.param_groups:
             group["lr"] = lr
         losses, base_losses = [], []
         # One pass over the batch, or --accumulate; draw: the random numbers of a pass's windows.
-        for draw, x, y in process.passes(args, step, wrapped, *batch):
+        for draw, x, y in process.passes(step, wrapped, *batch):
             y = y.to(device, non_blocking=True)                       # (b, L, K)
             if first_phase and cached:
                 mirrored = (draw.uniform(0, 1) < 0.5).long()          # (b,)
                 x, keep = x[torch.arange(len(x)), mirrored], None     # (b, L, D)
             else:
-                x = view(x, draw, cfg, args, device)                  # (b, T, 3, S, S)
+                x = view(x, draw, cfg, args.color, device)            # (b, T, 3, S, S)
                 noise = draw.uniform(0, 1, args.window)               # (b, L)
                 share = 0 if first_phase else args.mask
                 keep = random_keep(noise, share, device)              # (b, L - masked)
@@ -369,13 +344,9 @@ def main(args):
         journal.note(step, lr, norm, args.batch * args.window,
                      {"loss": losses, "base": base_losses})
         if valid and ((step + 1) % valid_steps == 0 or step + 1 == total):
-            journal.validate(step, lambda: infer.validate(model, *valid, reader, process, args))
+            journal.validate(step, lambda: infer.validate(model, *valid, reader, process))
             model.train(not first_phase)                   # validating has left it in eval mode
-        if journal.is_due(step):
-            journal.save(step, config=asdict(cfg), model=model.state_dict(),
-                         optimizer=optimizer.state_dict())
-        if journal.stopping:
-            break
+        journal.save_if_due(step, cfg, {"model": model, "optimizer": optimizer})
     journal.finish(f"{'best.pt' if valid else 'last.pt'} is what infer.py takes")
 
 

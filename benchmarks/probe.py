@@ -30,7 +30,8 @@ sys.path.insert(0, str(ROOT))
 import infer  # noqa: E402
 from comedian import augment, command, soccernet, write_text  # noqa: E402
 from comedian.frames import FrameReader  # noqa: E402
-from model import Comedian, load_network  # noqa: E402
+from infer import load_network  # noqa: E402
+from model import Comedian  # noqa: E402
 from stage3_finetune import frame_labels, token_labels  # noqa: E402
 
 DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)

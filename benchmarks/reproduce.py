@@ -78,7 +78,7 @@ def main(args):
         events[match] = soccernet.read_labels(labels, classes)
         found[match] = soccernet.read_predictions(
             Path(args.out, match, soccernet.PREDICTIONS), classes)
-    ends = evaluate.interval(evaluate.resample(events, found, classes, RESAMPLES))
+    ends = evaluate.interval(evaluate.resample(events, found, classes, RESAMPLES), len(events))
     low, high = (100 * end["tight"]["a_mAP"] for end in ends)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     papers = dict([RELEASED[n]] if n in RELEASED else RELEASED.values())

@@ -56,7 +56,7 @@ def make_stage1(cfg, clips, device, autocast, n_negatives=65536, fused=True, for
     pairs = list(target.parameters()), list(online.parameters())
 
     def view(frames, draw):
-        return torch.cat(stage1.views(frames, draw, cfg, args, device))
+        return torch.cat(stage1.views(frames, draw, cfg, args.crop_scale, args.color, device))
 
     def learn(x):
         with autocast:
@@ -103,7 +103,7 @@ def make_stage2(cfg, windows, window, device, autocast, bank, fused=True, compil
     keep = random_keep(torch.rand(windows, window), args.mask).to(device)
 
     def view(frames, draw):
-        return stage2.view(frames, draw, cfg, args, device)
+        return stage2.view(frames, draw, cfg, args.color, device)
 
     def learn(x):
         with autocast:
@@ -127,7 +127,7 @@ def make_stage3(cfg, windows, window, device, autocast, fused=True, compiled=Fal
     keep = random_keep(torch.rand(windows, window), args.mask).to(device)
 
     def view(frames, draw):
-        x = stage3.view(frames, draw, cfg, args, device)
+        x = stage3.view(frames, draw, cfg, args.color, device)
         return stage3.mixup(x, y, draw.beta(args.mixup))[0]
 
     def learn(x):

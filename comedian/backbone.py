@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from comedian import DataError, augment, bank, run
-from comedian.frames import FrameReader, ahead, describe, find_halves, of_length
+from comedian.frames import FrameReader, ahead, of_length, open_halves
 
 
 def open_backbone(name, weights):
@@ -70,8 +70,7 @@ def write_features(args):
     """<out>/<match>/<half>_<name>.npy, (seconds, D), for every half below args.data that has none.
     Under torchrun each process takes its share of the halves."""
     rank, ranks, device = run.join_processes(args.device)
-    halves = find_halves(args.data, args.split)
-    print(describe(halves, args.data))
+    halves = open_halves(args.data, args.split)
     halves, out = of_length(halves, 1, "one clip"), args.out or args.data
     name = args.name or "".join(c if c.isalnum() else "_" for c in args.backbone.split(":")[-1])
     network, size, mean, std = open_backbone(args.backbone, args.weights)

@@ -17,11 +17,20 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from comedian import DataError, write_file, write_text
+from comedian.command import file_name, number
 from comedian.formats import open_array, sha256
 from comedian.frames import CLIP_FRAMES
 
 FEATURE_SLACK_S = 10                  # features and frames of a half may end this far apart
 CHECKED_ROWS = 16                     # of a table are computed again when it is opened
+
+
+def add_flags(add):
+    """Where stage 2 finds its teacher's features."""
+    add("--features", help="root of the teacher features; default: --data")
+    add("--features-name", type=file_name, default="pca_512_std_baidu_soccer_embeddings",
+        help="reads <match>/<half>_NAME.npy, (rows, width)")
+    add("--features-fps", type=number(0.01, 1000.0), default=1.0, help="their rows per second")
 
 
 class Features(NamedTuple):

@@ -226,7 +226,24 @@ def load_parts(model, checkpoint, parts, path):
     model.load_state_dict(given, strict=False)            # complete by the check above
 
 
-# ------------------------------------------------------------------ resume
+# ------------------------------------------------------------------ start, resume
+def start_from(model, init, path, temporal_init, stage):
+    """Copies into a new network what the stages before `stage` have trained, from the checkpoint
+    `init` at `path` (--init; None: all its weights stay random), and says so. A temporal
+    transformer that is not there starts as a copy of the spatial blocks ("copy", a ViT's alone) or
+    at random. Returns the network."""
+    if init:
+        parts = trained_parts(init)[:stage - 1]
+        load_parts(model, init, parts, path)
+        if "temporal." not in parts and temporal_init == "copy" and model.cfg.spatial == "vit":
+            model.copy_spatial_to_temporal()
+        what = {2: "the spatial encoder of stage {}",
+                3: " and ".join(part.strip(".") for part in parts)
+                + " transformer of stage {}; the head starts anew"}[stage]
+        print(f"init: {path}: {model.cfg.model}, {what.format(init['stage'])}")
+    return model
+
+
 def restore(parts, state, path):
     """Restores modules, optimizer and queue from a checkpoint. parts: {section: a module, an AdamW
     or a tensor}. DataError for one that is missing, or not of the same names and shapes."""

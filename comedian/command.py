@@ -21,7 +21,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Shows defaults where there is one to show, and paragraphs as they are written."""
 
     def _get_help_string(self, action):
-        nothing = action.default is None or action.default is False
+        nothing = action.default is None or action.default is False or callable(action.default)
         if nothing or isinstance(action, argparse._SubParsersAction):
             return action.help
         return super()._get_help_string(action)
@@ -29,7 +29,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 class Parser(argparse.ArgumentParser):
     """Takes the first paragraph of a script's docstring as its description and the second, the
-    commands, as examples. A mistake on the command line is one line and exit code 2."""
+    commands, as examples. A default that is a function takes the options that were given, and its
+    flag's help says what it returns. A mistake on the command line is one line and exit code 2."""
 
     def __init__(self, docstring=None, **more):
         if docstring:
@@ -52,6 +53,9 @@ class Parser(argparse.ArgumentParser):
         for name, value in vars(args).items():             # "" would be taken for this very folder
             if value == "" or (isinstance(value, list) and "" in value):
                 self.error(f"argument --{name.replace('_', '-')}: wants something, got ''")
+        for action in self._actions:
+            if callable(action.default) and getattr(args, action.dest) is action.default:
+                setattr(args, action.dest, action.default(args))
         return args
 
 

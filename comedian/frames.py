@@ -206,6 +206,13 @@ def describe(halves, root, image_size=None):
                "metric counts halves 1 and 2 alone" if extra else "") + large)
 
 
+def open_halves(root, split=None, image_size=None):
+    """What `find_halves` finds, and `describe` says of it."""
+    halves = find_halves(root, split)
+    print(describe(halves, root, image_size))
+    return halves
+
+
 # ------------------------------------------------------------------ lists of games
 SPLITS = Path(__file__).resolve().with_name("splits")                # SoccerNet's own lists
 

@@ -1,5 +1,5 @@
 """
-What is made once and then kept on disk.
+Prepares what the stages read from disk: frames, narrow features, a teacher's features.
 
     python -m comedian.prepare frames --videos soccernet/ --out frames/
     python -m comedian.prepare frames --videos matches --out data/demo --size 48 48   # make demo
@@ -8,13 +8,11 @@ What is made once and then kept on disk.
 
 `frames` turns every video into a folder of JPEGs, two per second: video.py.
 `pca` writes <half>_<out-name>.npy beside every <half>_<name>.npy, in the basis that it fits and
-keeps in <out-name>.npz; with --basis, in one fitted before. It goes on where it was stopped, half
-by half.
-`features` makes a teacher of any network for images: backbone.py. (Of one that was trained here:
-infer.py --features NAME.)
+saves as <out-name>.npz, or in that of --basis. After an interruption it continues half by half.
+`features` makes a teacher of any image network: backbone.py. (Of a network that was trained here:
+infer.py --features NAME.) Letters and terms: docs/method.md.
 
-Each imports what it alone needs (FFmpeg, torch) where it begins to use it, so that --help and a
-wrong path do not wait for the others.
+A command imports FFmpeg or torch only when it needs them: --help and a wrong path need not wait.
 """
 import argparse
 import concurrent.futures
@@ -89,7 +87,7 @@ def is_done(job):
     images = sorted(job.folder.glob("*.jpg"))
     wanted = description(job, len(images))
     if not images:
-        raise DataError(f"{job.folder}: is there already, but without frames; remove it or choose "
+        raise DataError(f"{job.folder}: exists already, but has no frames; remove it or choose "
                         "another --out")
     if (job.folder / "made.json").exists():
         found = dict.fromkeys(wanted) | read_made(job)
@@ -98,7 +96,7 @@ def is_done(job):
         found = {"fps": read_rate(job.folder / "fps.txt"), "size": [width, height]}
     for key in wanted.keys() & found:
         if found[key] != wanted[key]:
-            raise DataError(f"{job.folder}: is there already, but made otherwise ({key}: "
+            raise DataError(f"{job.folder}: exists already, made with other settings ({key}: "
                             f"{found[key]}, now {wanted[key]}); remove it or choose another --out")
     return True
 
@@ -147,7 +145,7 @@ def extract(args):
     def stopped():
         done = sum(job.folder.exists() for job in jobs)
         return (f"stopped; {done} of {len(jobs)} halves are finished in {args.out}; the same "
-                "command goes on from there")
+                "command continues from there")
 
     matches = find_jobs(args.videos, args.out, args.fps, tuple(args.size))
     jobs = [job for match in matches for job in match]
@@ -205,7 +203,7 @@ def extract_all(args, jobs, n_matches):
                     broken.append(str(error))
         except OSError as error:
             raise DataError(f"{args.out}: cannot be written ({error.strerror}); "
-                            "the halves that are finished stay") from None
+                            "finished halves are kept") from None
         finally:                                           # the others end, and clean up
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -215,14 +213,14 @@ def extract_all(args, jobs, n_matches):
         video.print_note(f"{job.path}: {read_made(job)['cut_off']}")
     print(f"frames: {frames:,} new frames in {spent_s:.1f} s, "
           f"{frames / args.fps / 60 / spent_s:.2f} min of video per second; {args.out}"
-          + (f"; of {len(cut)} halves the video is cut off" if cut else ""))
+          + (f"; videos that are cut off: {len(cut)}" if cut else ""))
     if len(jobs) == len(broken) == 1:
         raise DataError(broken[0])
     for message in broken:
         command.say_error(message)
     if broken:
         raise DataError(f"{len(broken)} of {len(jobs)} halves could not be read, the others are "
-                        "done. Mend or remove them and run the same command again")
+                        "done; repair or remove them and run the same command again")
 
 
 # ------------------------------------------------------------------ pca: wide features to narrow
@@ -259,7 +257,7 @@ def find_features(root, name):
                               Path(folder, m[0]))
                   for m in map(pattern.fullmatch, files) if m]
     if not found:
-        raise DataError(f"{root}: no <match>/<half>_{name}.npy below it; see --features and --name")
+        raise DataError(f"{root}: no <match>/<half>_{name}.npy below it; check --features, --name")
     return sorted(found)
 
 
@@ -268,7 +266,7 @@ def open_rows(file):
     header = formats.open_array(file.path)
     if len(header.shape) != 2 or 0 in header.shape or header.dtype.kind not in "fiu":
         raise DataError(f"{file.path}: features must be numbers of shape (seconds, width), got "
-                        f"{header.shape} of {header.dtype}; save them so")
+                        f"{header.shape} of {header.dtype}; save them in this shape")
     return header
 
 
@@ -289,7 +287,7 @@ def blocks(file):
         bad = ~(x.abs() <= 1e100).all(1)                   # squares of larger ones overflow
         if bad.any():
             raise DataError(f"{file.path}: row {start + int(bad.int().argmax())} is not finite, or "
-                            "beyond 1e100; extract this half's features again, or take it away")
+                            "beyond 1e100; extract this half's features again, or remove the file")
         yield x
 
 
@@ -320,6 +318,8 @@ def fit_basis(files, width, standardize, device):
         scale[scale == 0] = 1
         covariance.div_(scale).div_(scale[:, None])
     total_variance = covariance.trace()
+    print(f"pca: computing the {width} components of {n:,} rows x {D:,}"
+          + " (minutes at this width)" * (D > 4000), flush=True)
     variance, vectors = torch.linalg.eigh(covariance, UPLO="U")       # rising; (D,), (D, D)
     components = vectors[:, -width:].flip(1).T                        # (width, D)
     largest = components.gather(1, components.abs().argmax(1, keepdim=True))
@@ -338,9 +338,9 @@ def check_basis(path, basis, sources, standardize):
     """DataError if a basis that lies where this call would keep its own was fitted otherwise."""
     others = sorted(set(basis.sources.tolist()) ^ set(sources))
     if others:
-        raise DataError(f"{path}: was fitted on other files than these ({len(others)} differ, "
-                        f"{others[0]} for one); --basis {path} reduces with it all the same, "
-                        "another --out-name fits a new one")
+        raise DataError(f"{path}: was fitted on other files ({len(others)} differ, for example "
+                        f"{others[0]}); reduce with it by --basis {path}, or fit a new one with "
+                        "another --out-name")
     if standardize != bool((basis.scale != 1).any()):
         raise DataError(f"{path}: was fitted with{'out' * standardize} --standardize; choose "
                         "another --out-name, or remove it")
@@ -350,7 +350,7 @@ def read_basis(path):
     """The Basis that an earlier call kept; DataError if it is none, or not what such a one is."""
     what = "a basis of this command"
     if not path.exists():
-        raise DataError(f"{path}: no such basis; without --basis one is fitted")
+        raise DataError(f"{path}: no such basis; leave out --basis to fit one")
     if not path.is_file() or not formats.is_zip(path):
         raise formats.refused(path, what, "not an .npz")
     arrays = formats.read_npz(path, what)
@@ -393,7 +393,7 @@ def pca(args):
     print(f"data: {root}: {len(matches)} matches, {len(files)} halves, "
           f"{sum(n for n, _ in shapes.values()):,} rows of {D:,}")
     for match, n in sorted({*itertools.product(matches, numbers)} - {file[:2] for file in files}):
-        print(f"data: {root / match}: no {n}_{args.name}.npy; going on without it")
+        print(f"data: {root / match}: no {n}_{args.name}.npy; continuing without it")
 
     # -- the basis: given, of an earlier call, or of these files
     out_name = args.out_name or (Path(args.basis).stem if args.basis else
@@ -412,13 +412,13 @@ def pca(args):
         if args.width > min(D, n - 1):
             raise DataError(f"--width {args.width}: {n:,} rows of {D:,} numbers have at most "
                             f"{min(D, n - 1):,} directions")
-        print(f"pca: fitting on {len(used)} halves; {8 * D * D / 1e6:,.1f} MB for the covariance, "
-              "about four times that at the end")
+        print(f"pca: fitting on {len(used)} halves; the covariance takes {8 * D * D / 1e6:,.1f} "
+              "MB, its components about four times that")
         basis = fit_basis(used, args.width, args.standardize, args.device)
         write_file(path, lambda file: np.savez(file, **basis._asdict()))
     width = len(basis.components)
     if basis.components.shape[1] != D or (not args.basis and width != args.width):
-        raise DataError(f"{path}: from {basis.components.shape[1]} to {width} numbers, wanted is "
+        raise DataError(f"{path}: reduces {basis.components.shape[1]} to {width} numbers, not "
                         f"{D} to {args.width}; choose another --out-name, or remove it")
     print(f"pca: {path}: {width} of {D:,} directions hold "
           f"{basis.explained_variance.sum() / basis.total_variance:.1%} of the variance")
@@ -434,7 +434,7 @@ def pca(args):
             again = project(torch.from_numpy(np.array(map_rows(file)[[0, -1]], np.float64)), basis)
             if (open_rows(done).shape != (shapes[file][0], width)
                     or not np.allclose(map_rows(done)[[0, -1]], again, atol=1e-3)):
-                raise DataError(f"{path}: there already, by another basis or of other features; "
+                raise DataError(f"{path}: exists already, from another basis or other features; "
                                 "remove it or choose another --out-name")
             n_done += 1
             continue
@@ -443,7 +443,7 @@ def pca(args):
             raise DataError(f"{args.basis or file.path}: reduces to values that are not finite; "
                             "fit another basis, or extract these features again")
         write_file(path, lambda to, reduced=reduced: np.save(to, reduced))
-    print(f"pca: {len(files) - n_done} halves written, {n_done} there already; "
+    print(f"pca: {len(files) - n_done} halves written, {n_done} existed already; "
           f"{out}/<match>/<half>_{out_name}.npy, {width} wide")
 
 
@@ -508,4 +508,4 @@ def parse_args(argv=None):
 
 if __name__ == "__main__":
     args = parse_args()
-    command.run_as_command(args.run, args, stopped="stopped; the same command goes on from here")
+    command.run_as_command(args.run, args, stopped="stopped; the same command continues from here")

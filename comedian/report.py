@@ -133,8 +133,6 @@ def exports(args):
 NUMBERS = {"t-AmAP": "tight", "+-0.5 s": "at1", "+-1 s": "at2", "+-1.5 s": "at3", "+-2 s": "at4",
            "+-2.5 s": "at5", "loose": "loose"}
 NUMBERS_FILE = "numbers that --json wrote"
-# 97.5 % points of Student's t with 1, 2, .. 10 degrees of freedom.
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 def spread(values):
@@ -144,12 +142,7 @@ def spread(values):
     independent and normal. Proved by test_spread_by_hand."""
     n, mean = len(values), float(np.mean(values))
     deviation = float(np.std(values, ddof=1))
-    if n - 2 < len(STUDENT):
-        student = STUDENT[n - 2]
-    else:                                                  # beyond the table: Cornish and Fisher
-        z, v = 1.95996, n - 1
-        student = z + (z ** 3 + z) / (4 * v) + (5 * z ** 5 + 16 * z ** 3 + 3 * z) / (96 * v ** 2)
-    return mean, deviation, student * deviation / math.sqrt(n)
+    return mean, deviation, evaluate.student(n) * deviation / math.sqrt(n)
 
 
 def read_metrics(path):

@@ -60,9 +60,11 @@ def add_valid_flags(parser):
 def add_output_flags(parser):
     """What infer.py leaves of a match: the flags of its outputs."""
     add = parser.add_argument_group("what comes out").add_argument
-    add("--out", help="folder for results_spotting.json and scores.npz per match; default: "
+    add("--out", default=lambda given: given.data if given.features else "runs/infer",
+        help="folder for results_spotting.json and scores.npz per match; default: "
         "runs/infer, with --features that of --data")
     add("--show", type=number(0.0, 1.0), metavar="CONFIDENCE",
+        default=lambda given: SHOW if given.video else None,
         help="print each action of this confidence or more when its half is done, and draw a "
         f"timeline per half; default: {SHOW} for --video, nothing for --data")
     add("--labels", help="root of the labels, or a labels.csv; default: where the frames or videos "
@@ -78,7 +80,7 @@ def add_output_flags(parser):
 
 
 def check_flags(parser, args):
-    """Refuses flags of infer.py that contradict each other."""
+    """Refuses flags of infer.py that contradict each other; returns them."""
     wrong = {
         "--start and --end cut videos; --data has frames":
             args.data and (args.start or args.end is not None),
@@ -89,6 +91,7 @@ def check_flags(parser, args):
         "--features wants --data": args.features and not args.data}
     for message in (message for message, is_so in wrong.items() if is_so):
         parser.error(message)
+    return args
 
 
 # ------------------------------------------------------------------ before the work

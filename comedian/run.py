@@ -5,11 +5,12 @@ of what a stage learns, but that mixup mixes pairs of samples; it must be the sa
 A run owns a folder, --out: last.pt and log.txt. --resume continues from last.pt, bit for bit as if
 the run had never stopped: what a step does is a function of (seed, step), and log.txt is cut back
 to the checkpoint's step. The stages take four things from here: the flags that all of them have, a
-`Process`, its `passes` over a batch, and a `Journal`.
+`Process`, which they `start`, its `passes` over a batch, and a `Journal`.
 """
 import argparse
 import contextlib
 import ctypes
+import dataclasses
 import json
 import os
 import platform
@@ -22,7 +23,6 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -30,11 +30,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from comedian import (
     DataError, __version__, augment, draw, formats, lock, need, write_file, write_text)
-from comedian.checkpoint import save_checkpoint
+from comedian.checkpoint import restore, save_checkpoint, trained_parts
 # The stages find these here too: all that they take from the plumbing is `run`.
 from comedian.command import (  # noqa: F401
     ENCODING_HELP, Parser, device_name, file_name, launcher, number, run_as_command, stoppable,
     text_encoding)
+from comedian.processes import all_gather, all_gather_objects, barrier  # noqa: F401
+from comedian.soccernet import read_classes
 
 need("av", "cv2", "matplotlib", "tqdm")                    # some are imported only after hours
 from tqdm import tqdm  # noqa: E402
@@ -62,7 +64,8 @@ def add_machine_flags(add):
         help="cpu, cuda, cuda:1, ...")
 
 
-def add_data_flags(parser, models, model_help):
+def add_data_flags(parser, models, model_help="network, if there is no --init; otherwise that "
+                                              "checkpoint decides"):
     """The first group of every stage, with the flags that all have; returns its add_argument."""
     add = parser.add_argument_group("data and network").add_argument
     add("--data", required=True, help="folder with frames, laid out as docs/soccernet.md says")
@@ -84,12 +87,23 @@ def add_init_flags(add, init_help):
              "(official code, ViViT); random: as the paper reads")
 
 
-def add_schedule_flags(add):
-    """How long stages 1 and 2 train, beside their --epochs, and how they begin."""
+def add_color_flag(add, *default, note=""):
+    """How much a view's colours change."""
+    add("--color", type=number(0.0, 10.0), nargs=4, default=[*default],
+        help=f"jitter of brightness, contrast, saturation, hue{note}")
+
+
+def add_optimisation_flags(parser, epochs, batch, lr):
+    """How long stages 1 and 2 train, and how fast. The three are pairs (default, help)."""
+    add = parser.add_argument_group("optimisation").add_argument
+    add("--epochs", type=number(1), default=epochs[0], help=epochs[1])
+    add("--batch", type=number(1, 65536), default=batch[0], help=batch[1])
+    add("--lr", type=number(0.0), default=lr[0], help=lr[1])
     add("--steps", type=number(0), default=0,
         help="optimiser steps in all, instead of --epochs; 0 = off")
     add("--warmup-epochs", type=number(0.0), default=10,
         help="epochs with rising learning rate; with --steps the same share of the steps")
+    add_adamw_flags(add)
 
 
 def add_adamw_flags(add):
@@ -100,7 +114,8 @@ def add_adamw_flags(add):
 
 
 def add_flags(parser, out):
-    """The flags of the run itself, in a group of their own; `out` is the default folder."""
+    """The flags of the run itself, in a group of their own; `out` is the default folder. Returns
+    the parser."""
     add = parser.add_argument_group("the run").add_argument
     add("--out", default=out, help="folder for last.pt and log.txt")
     add("--accumulate", type=number(1), default=1,
@@ -113,6 +128,7 @@ def add_flags(parser, out):
     add("--log-every", type=number(1), default=20, help="steps per log line")
     add("--save-every", type=number(1), default=500, help="steps per checkpoint")
     add("--resume", action="store_true", help="go on from <out>/last.pt, exactly")
+    return parser
 
 
 def complete(args, **defaults):
@@ -121,20 +137,41 @@ def complete(args, **defaults):
         name: value for name, value in defaults.items() if getattr(args, name) is None})
 
 
-def check_trained_with(args, path, **trained):
-    """DataError for an option that was given and contradicts what the checkpoint at `path` was
-    trained with."""
-    for name, value in trained.items():
-        if getattr(args, name) not in (None, value):
-            raise DataError(f"{path}: was trained with {name} {value}; give "
-                            f"--{name.replace('_', '-')} {value}, or leave it out")
+def follow(args, given, cfg, path):
+    """The options of stage 3 with the window and the temporal depth of the checkpoint `given` at
+    `path`, to resume or to start from, if it has trained them; cfg: its Config, or without one that
+    of --model. And the classes: those of --classes, else those that its head has learned, else none
+    yet: the labels decide. DataError for options that it contradicts."""
+    trained = trained_parts(given) if given else []
+    if "temporal." in trained:
+        for name, value in (("window", cfg.window_tokens), ("temporal_depth", cfg.temporal_depth)):
+            if getattr(args, name) not in (None, value):
+                raise DataError(f"{path}: was trained with {name} {value}; give "
+                                f"--{name.replace('_', '-')} {value}, or leave it out")
+    args = complete(args, temporal_depth=cfg.temporal_depth,
+                    window=cfg.window_tokens if "temporal." in trained else 64)
+    learned = cfg.classes if "head." in trained else ()
+    if not args.classes:
+        return args, learned
+    classes = read_classes(args.classes)
+    if args.resume and learned and classes != learned:
+        raise DataError(f"{args.classes}: holds other classes than {path} was trained with; "
+                        "give the file of that run, or choose another --out")
+    return args, classes
 
 
-def check_steps(total, per_epoch, args):
+def check_clips(n_clips, data, batch):
+    """DataError if the data make no step of stage 1."""
+    if n_clips < batch:
+        raise DataError(f"{data}: {n_clips} clips are fewer than one --batch of {batch}; lower "
+                        "--batch")
+
+
+def check_steps(total, per_epoch, data, batch):
     """DataError if the data and the flags make no step. per_epoch: windows."""
     if total < 1:
-        raise DataError(f"{args.data}: too few windows for one step ({per_epoch} an epoch, --batch "
-                        f"{args.batch}); lower --batch, or give more --epochs or --steps")
+        raise DataError(f"{data}: too few windows for one step ({per_epoch} an epoch, --batch "
+                        f"{batch}); lower --batch, or give more --epochs or --steps")
 
 
 def hint_at_low_rate(peak, args):
@@ -147,13 +184,17 @@ def hint_at_low_rate(peak, args):
 
 
 # ------------------------------------------------------------------ the processes
-class Process(NamedTuple):
-    """One of the processes of a run."""
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """One of the processes of a run, and what the run is."""
     rank: int                         # 0 speaks and writes
     ranks: int                        # how many there are
     device: torch.device
     bf16: bool                        # whether autocast computes in bfloat16
     micro_batches: list               # its samples of every batch: one slice per pass
+    args: argparse.Namespace = None   # the options of the run
+    stage: int = 0
+    state: dict = None                # the checkpoint <out>/last.pt with --resume, else None
 
     @property
     def samples(self):
@@ -164,19 +205,34 @@ class Process(NamedTuple):
         """A context in which the network computes in bfloat16, if this process does."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def wrap(self, module, compiled):
-        """The module as it is called in training: compiled if asked for, and with gradients
+    def restore(self, parts):
+        """With --resume restores {section: a module, an optimizer or a tensor} from last.pt."""
+        if self.state:
+            restore(parts, self.state, Path(self.args.out, "last.pt"))
+
+    def steps_done(self, total):
+        """How many of its `total` steps the run has done: 0 without --resume. DataError if more, as
+        with --data of fewer halves than before."""
+        done = self.state["step"] if self.state else 0
+        if done > total:
+            raise DataError(f"{Path(self.args.out, 'last.pt')}: is at step {done:,} of {total:,} "
+                            "that these flags and this --data make; give those that it was run "
+                            "with")
+        return done
+
+    def wrap(self, module):
+        """The module as it is called in training: compiled with --compile, and with gradients
         averaged over all processes if there are several."""
-        module = torch.compile(module) if compiled else module
+        module = torch.compile(module) if self.args.compile else module
         return DistributedDataParallel(module) if self.ranks > 1 else module
 
-    def passes(self, args, step, student, *batch):
+    def passes(self, step, student, *batch):
         """The samples of a step, pass by pass (--accumulate): yields (draw, part, ...). draw: the
         random numbers of these samples (augment.Draws), by which drop path is seeded, too; parts of
         the tensors of `batch` (B / ranks, ...)."""
         parts = zip(*(tensor.chunk(len(self.micro_batches)) for tensor in batch), strict=True)
         for samples, part in zip(self.micro_batches, parts, strict=True):
-            draw = augment.Draws(args.seed, step, args.batch, samples)
+            draw = augment.Draws(self.args.seed, step, self.args.batch, samples)
             draw.seed_torch()
             # DDP averages gradients in the last pass only, as with its no_sync(). Without DDP
             # nothing reads this.
@@ -196,10 +252,18 @@ class Process(NamedTuple):
         return f"on {self.ranks} x {self.device.type}, bf16 {'on' if self.bf16 else 'off'}"
 
 
-def init_processes(args, state, width):
+def start(args, state, width, stage, free):
+    """The Process that this is, of a run that may write to --out. state: the checkpoint
+    <out>/last.pt with --resume, else None. width: D of its network. free: the stage's own flags
+    that may differ on --resume."""
+    check_out(args, state, stage, free)
+    return init_processes(args, state, width, stage)
+
+
+def init_processes(args, state, width, stage):
     """The Process that this is: alone, or one of those that torchrun started. Whether it computes
-    in bfloat16 is what --bf16 says, else what the run began with (state: the checkpoint to resume,
-    or None), else what pays on this device for a network of `width` D.
+    in bfloat16 is what --bf16 says, else what the run began with (state), else what pays on this
+    device for a network of `width` D.
 
     --batch counts the samples of all processes together, so that the method does not depend on how
     many there are; they are dealt out in order. Messages between the CPUs go through gloo, between
@@ -214,7 +278,7 @@ def init_processes(args, state, width):
     bf16 = state["args"].get("bf16") if state and args.bf16 is None else args.bf16
     if bf16 is None:
         bf16 = bf16_pays(device, width)
-    return Process(rank, ranks, device, bf16, micro_batches(args, rank, ranks))
+    return Process(rank, ranks, device, bf16, micro_batches(args, rank, ranks), args, stage, state)
 
 
 def join_processes(device):
@@ -239,8 +303,8 @@ def join_processes(device):
 def keep_freed_memory():
     """Makes glibc keep the memory of freed tensors for the next ones. By default it hands large
     blocks back to the system, which zeroes them again, 4 KB at a time, for the next tensor. On a
-    CPU vivit_micro trains about a tenth faster so; the peak stays (docs/training.md).
-    Proved by test_freed_memory_is_kept."""
+    CPU vivit_micro trains about a tenth faster so; the peak stays (benchmarks/malloc.txt of
+    cb1cf1d). Proved by test_freed_memory_is_kept."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)    # only glibc has it
     for parameter in (-1, -3) if mallopt else ():            # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
         mallopt(parameter, 2 ** 31 - 1)
@@ -295,30 +359,6 @@ def cpu_flags():
         return set()
     found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
     return set(found[1].split()) if found else set()
-
-
-def all_gather(x):
-    """The rows of x (n, ...) of all processes, in the order of their ranks; without gradient."""
-    if not dist.is_initialized():
-        return x
-    everyone = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(everyone, x.contiguous())
-    return torch.cat(everyone)
-
-
-def all_gather_objects(what):
-    """[what], as each process says it, in the order of their ranks."""
-    if not dist.is_initialized():
-        return [what]
-    everyone = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, what)
-    return everyone
-
-
-def barrier():
-    """Waits until all processes are here."""
-    if dist.is_initialized():
-        dist.barrier()
 
 
 @contextlib.contextmanager
@@ -378,10 +418,9 @@ class Stop:
             sys.exit(128 + self.signal)
 
 
-def check_out(args, state, stage, free=()):
+def check_out(args, state, stage, free):
     """DataError unless this run may write to --out: no run is there yet, or it is --resume of this
-    one. state: the checkpoint <out>/last.pt with --resume, else None. free: the stage's own flags
-    that may differ then, beside FREE_FLAGS."""
+    one, in which FREE_FLAGS and the stage's own `free` ones may differ."""
     path = Path(args.out, "last.pt")
     if state is None and path.exists():
         raise DataError(f"{path}: there is a run already; --resume it or choose another --out")
@@ -434,16 +473,6 @@ def is_plain(value):
     return (value is None or isinstance(value, (bool, int, float, str))
             or (isinstance(value, (list, tuple))
                 and all(isinstance(v, (int, float, str)) for v in value)))
-
-
-def steps_done(state, total, out):
-    """How many of its `total` steps a run has done: 0 without a checkpoint. DataError if more, as
-    with --data of fewer halves than before."""
-    done = state["step"] if state else 0
-    if done > total:
-        raise DataError(f"{Path(out, 'last.pt')}: is at step {done:,} of {total:,} that these "
-                        "flags and this --data make; give those that it was run with")
-    return done
 
 
 # ------------------------------------------------------------------ the log
@@ -612,17 +641,18 @@ def commit():
     return told.strip() or None if (root / ".git").exists() else None
 
 
-def write_facts(args, stage, process, first, halves):
+def write_facts(process, first, halves):
     """<out>/run.json: what a run was, an entry for each time that it was started or resumed."""
-    path, before = Path(args.out, "run.json"), []
+    path, before = Path(process.args.out, "run.json"), []
     if first and path.exists():
         before = formats.read_json(path, "what a stage writes of its run")
         if not isinstance(before, list):
             raise formats.refused(path, "what a stage writes of its run", "it is no list")
     device = process.device
     facts = {
-        "stage": stage, "from_step": first, "command": shlex.join(sys.orig_argv),
-        "flags": vars(args) | {"bf16": process.bf16}, "comedian": __version__, "commit": commit(),
+        "stage": process.stage, "from_step": first, "command": shlex.join(sys.orig_argv),
+        "flags": vars(process.args) | {"bf16": process.bf16},
+        "comedian": __version__, "commit": commit(),
         "python": platform.python_version(), "torch": str(torch.__version__),
         "machine": {"system": platform.platform(), "cores": len(os.sched_getaffinity(0)),
                     "processes": process.ranks, "device": torch.cuda.get_device_name(device)
@@ -638,27 +668,35 @@ class Journal(Log):
     """What a stage keeps of its run: log lines, checkpoints, curves; and whether it was asked to
     stop. Every process must call each of its methods.
 
-        for step, batch in reader.batches(load, range(first, total)):
+        for step, batch in journal.batches(reader, load):
             ...
             journal.note(step, lr, norm, clips, {"loss": losses})
-            if journal.is_due(step):
-                journal.save(step, model=...)
-            if journal.stopping:
-                break
+            journal.save_if_due(step, cfg, {"model": model, ...})
         journal.finish("what the checkpoint is for")
     """
 
-    def __init__(self, args, stage, process, first, total, state, halves, files):
-        """first: the step to begin with; total: steps in all; state: the checkpoint to resume, or
-        None; halves: the data; files(step): what a step reads."""
-        super().__init__(args.out, f"stage {stage}", first, total, process.device,
-                         lambda done: files(done - 1), state and state["log"])
+    def __init__(self, process, first, total, halves, picks):
+        """first: the step to begin with; total: steps in all; halves: the data; picks(step): what a
+        step reads, of all processes, as pairs (half index, first frame)."""
+        self.args, self.stage, self.bf16 = process.args, process.stage, process.bf16
+        state = process.state
+        super().__init__(self.args.out, f"stage {self.stage}", first, total, process.device,
+                         lambda done: [halves[h].path(frame) for h, frame in picks(done - 1)],
+                         state and state["log"])
         if self.rank == 0:
-            write_facts(args, stage, process, first, halves)
-        self.args, self.stage, self.bf16 = args, stage, process.bf16
+            write_facts(process, first, halves)
         self.stop, self.stopping = Stop(), False
-        self.best = state["best"] if state and stage == 3 else -1.0   # t-AmAP of the best so far
+        self.best = -1.0                                              # t-AmAP of the best so far
+        if state and self.stage == 3:
+            self.best = state["best"]
         self.validated = self.improved = False                        # in this step
+
+    def batches(self, reader, load):
+        """Yields (step, load(step)) of the steps that are left, until the run is asked to stop."""
+        for step, batch in reader.batches(load, range(self.step, self.last)):
+            yield step, batch
+            if self.stopping:
+                break
 
     def note(self, step, lr, norm, clips, values):
         """What a step gives: its learning rate, its gradient's norm, how many clips all processes
@@ -678,23 +716,23 @@ class Journal(Log):
             self.write(f"step {step + 1}/{self.last} | valid t-AmAP {100 * amap:.2f} % "
                        f"| best {100 * self.best:.2f} %")
 
-    def is_due(self, step):
-        """Whether to save after a step: the last, one of --save-every, one that was validated, or
-        the one after which the run stops."""
+    def save_if_due(self, step, cfg, parts):
+        """After the last step, one of --save-every, one that was validated, and the one after which
+        the run stops: writes last.pt, and best.pt if this is the best. They hold the Config, the
+        parts {section: a module, an optimizer or a tensor} and what a resume needs."""
         self.stopping = self.stop.requested()
-        return (self.stopping or self.validated or (step + 1) % self.args.save_every == 0
-                or step + 1 == self.last)
-
-    def save(self, step, **content):
-        """Writes last.pt, and best.pt if this is the best: `content`, and what a resume needs."""
+        if not (self.stopping or self.validated or (step + 1) % self.args.save_every == 0
+                or step + 1 == self.last):
+            return
         log_state = self.state(step + 1)                              # all processes must call it
-        names = ["last.pt", "best.pt"] if self.improved else ["last.pt"]
+        content = {name: part if isinstance(part, torch.Tensor) else part.state_dict()
+                   for name, part in parts.items()}
         content |= {"best": self.best} if self.stage == 3 else {}
         if self.rank == 0:
-            for name in names:
+            for name in ["last.pt", "best.pt"] if self.improved else ["last.pt"]:
                 save_checkpoint(Path(self.args.out, name), stage=self.stage, step=step + 1,
                                 args=vars(self.args) | {"bf16": self.bf16}, log=log_state,
-                                **content)
+                                config=dataclasses.asdict(cfg), **content)
             write_table(self.path)
         self.validated = self.improved = False
 

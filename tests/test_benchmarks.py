@@ -18,8 +18,11 @@ import numpy as np
 import pytest
 import torch
 
-from comedian import soccernet
+from torch.utils.flop_counter import FlopCounterMode
+
+from comedian import evaluate, soccernet
 from comedian.frames import find_halves
+from model import MODELS, Comedian
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,7 +52,7 @@ def test_every_line_of_every_table_is_a_command(ablation):
     """Accepted by its stage's parser; no two commands share a folder; each table has two lines, and
     a target in the Makefile."""
     tables = ablation.tables(json.loads(ablation.CHOSEN.read_text())["chosen"])
-    runner, commands = ablation.Runner(1, "test"), {}
+    runner, commands = ablation.Runner(1, ablation.UNSEEN), {}
     for table, (_, lines) in tables.items():
         assert len(lines) >= 2, table
         for spot in lines.values():
@@ -88,6 +91,10 @@ def test_the_demo_has_what_the_search_found(ablation):
         assert ours == demo, name
 
 
+def t_amap(path):
+    return 100 * json.loads(path.read_text())["tight"]["a_mAP"]
+
+
 @pytest.fixture
 def commands(ablation, monkeypatch, tmp_path):
     """Commands are only recorded, in this list; the n-th, if it is infer.py's, scores n %."""
@@ -114,7 +121,7 @@ def test_each_run_of_a_table_is_run_once(ablation, commands):
     first = ablation.stage1("--steps 5")
     lines = {"a": ablation.stage3(first, "--steps 5"),
              "b": ablation.stage3(ablation.stage2(first, first, "--steps 5"), "--steps 5")}
-    scores = ablation.Runner(1, "valid").scores(lines, [0, 1])
+    scores = ablation.Runner(1, ablation.JUDGES).scores(lines, [0, 1])
     done = [command for command in commands if not command.startswith("-m")]
     assert len(done) == len(set(done)) == 2 * (1 + 2 + 1 + 3)
     assert [command.split()[0] for command in done[:3]] == [
@@ -124,20 +131,22 @@ def test_each_run_of_a_table_is_run_once(ablation, commands):
     assert "--features runs/ablation/0/1/features" in own
     assert set(scores) == {"a", "b"} and len(set(sum(scores.values(), []))) == 4
     commands.clear()
-    again = ablation.Runner(1, "valid")
+    again = ablation.Runner(1, ablation.JUDGES)
     assert again.scores(lines, [0, 1]) == scores
     assert not commands
     assert len(again.seconds) == len(done)                 # the time of what is not run again too
-    ablation.Runner(1, "test").scores(lines, [0])          # the same runs, on other matches
+    ablation.Runner(1, ablation.UNSEEN).scores(lines, [0])     # the same runs, on other matches
     assert "--split matches/test.txt" in commands[-1] and len(commands) == 2
     with pytest.raises(SystemExit, match="runs/ablation/0/1: was made by another command"):
-        ablation.Runner(1, "valid").scores(
+        ablation.Runner(1, ablation.JUDGES).scores(
             {"c": ablation.stage3(ablation.stage1("--steps 6"))}, [0])
 
 
 @pytest.mark.parametrize("name", ["table2", "table7", "table12"])
 def test_a_table_is_written_and_drawn(ablation, commands, monkeypatch, tmp_path, name):
     """Mean, deviation, and differences seed by seed, against numpy."""
+    monkeypatch.setattr(ablation, "over_matches", lambda paths, others: (
+        len(paths), t_amap(paths[0]) - t_amap(others[0])))
     monkeypatch.setattr(ablation, "ROOT", tmp_path)
     monkeypatch.setattr(ablation.Runner, "prepare", lambda self: None)
     monkeypatch.setattr(ablation, "MATCHES", ROOT / "matches")
@@ -160,10 +169,40 @@ def test_a_table_is_written_and_drawn(ablation, commands, monkeypatch, tmp_path,
         if len(scores) > 1:
             gain = np.subtract(values, scores[0])
             half = 12.7062 * np.std(gain, ddof=1) / np.sqrt(2)      # Student's, one degree
-            said = re.search(r"  ([+-][\d.]+) to '.*', 95 % interval ([+-][\d.]+) to (.*)", row)
+            said = re.search(r"  ([+-][\d.]+) to '.*', 95 % over seeds ([+-][\d.]+) to ([+-][\d.]+)"
+                             r", over matches \+2.0 to ([+-][\d.]+)$", row)
             assert [float(x) for x in said.groups()] == pytest.approx(
-                [gain.mean(), gain.mean() - half, gain.mean() + half], abs=0.06)
+                [gain.mean(), gain.mean() - half, gain.mean() + half, gain[0]], abs=0.06)
     assert (tmp_path / f"docs/ablation-{name}.png").stat().st_size > 1000
+
+
+def test_the_interval_over_matches(ablation, monkeypatch, tmp_path):
+    """Against scoring each list of matches with copies outright, seed by seed."""
+    monkeypatch.chdir(ROOT)
+    names = (ROOT / "matches/test.txt").read_text().split()
+    truth = {name: soccernet.read_labels(path, ablation.CLASSES)
+             for name, path in soccernet.find_labels(ROOT / "matches", names).items()}
+    networks = {}
+    for network, sigma_ms in (("a0", 300), ("a1", 500), ("b0", 900), ("b1", 1500)):
+        rng = np.random.default_rng(sigma_ms)
+        networks[network] = {name: soccernet.Detections(*map(np.array, zip(*(
+            (event.half, event.label, max(0, event.position_ms + rng.normal(0, sigma_ms)),
+             rng.random()) for event in events), strict=True))) for name, events in truth.items()}
+        for name, found in networks[network].items():
+            soccernet.write_predictions(tmp_path / network / name / soccernet.PREDICTIONS, name,
+                                        found, ablation.CLASSES)
+    picks = np.random.default_rng(0).integers(0, len(names), (4, len(names)))
+
+    def outright(network):
+        return np.array([evaluate.score(*({f"{i}": of[names[m]] for i, m in enumerate(drawn)}
+                                          for of in (truth, networks[network])), ablation.CLASSES)
+                         ["tight"]["a_mAP"] for drawn in picks])
+
+    more = (outright("a0") - outright("b0") + outright("a1") - outright("b1")) / 2
+    paths = {network: tmp_path / network / "metrics.json" for network in networks}
+    ends = ablation.over_matches([paths["a0"], paths["a1"]], [paths["b0"], paths["b1"]], 4)
+    assert ends == pytest.approx(100 * np.percentile(more, evaluate.percentiles(12)), abs=0.02)
+    assert ends[0] > 1
 
 
 # ------------------------------------------------------------------ probe.py
@@ -190,6 +229,23 @@ def test_the_probe_finds_what_is_there_and_nothing_else(benchmark):
     flat = torch.cat([x[:, :2], torch.zeros(600, 6)], 1)
     assert probe.effective_rank(x) == pytest.approx(8, abs=0.2)
     assert probe.effective_rank(flat) == pytest.approx(2, abs=0.1)
+
+
+# ------------------------------------------------------------------ speedrun.py
+def test_the_work_of_a_run_is_that_of_its_steps(benchmark):
+    """Against what torch counts in a step of stage 3, forward and backward: a little less, as the
+    first layer has no gradient of its input. And stage 1 is eight forwards of its encoder."""
+    speedrun, torch_model = benchmark("speedrun"), Comedian(MODELS["vivit_micro"])
+    frames = torch.randn(2, 128, 3, 48, 48)
+    with FlopCounterMode(display=False) as counter:
+        torch_model(frames).sum().backward()
+    flags = {"model": "vivit_micro", "steps": 1, "batch": 2, "window": 64}
+    assert 0.89 < counter.get_total_flops() / speedrun.training_flop(flags, 3) < 1
+    with FlopCounterMode(display=False) as counter:
+        torch_model.spatial(frames.view(128, 2, 3, 48, 48))
+    # On a CPU torch does not count the attention products: 3 % here.
+    assert 0.94 < 8 * counter.get_total_flops() / speedrun.training_flop(
+        flags | {"batch": 128}, 1) <= 1
 
 
 # ------------------------------------------------------------------ 2. gpu.py
@@ -238,7 +294,7 @@ SMALL = {
 def test_every_benchmark_is_run():
     """steps.py is what gpu.py, memory.py and throughput.py share."""
     assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} == {
-        *SMALL, "ablation", "gpu", "page", "probe", "reproduce", "steps"}
+        *SMALL, "ablation", "gpu", "page", "probe", "reproduce", "speedrun", "steps"}
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ What these tests prove about the pages (README.md, CONTRIBUTING.md, docs/*.md) a
   4. a paragraph that links to benchmarks/NAME.txt has its numbers from there
   5. pictures are small and in use; mathematics is such as GitHub shows
   6. docs/differences.md names every default that is not the paper's base setting
-  7. the examples of the kernels run; slow: docs/extend.md works as it stands, docs/figures.py draws
+  7. the example of the kernels runs; slow: docs/extend.md works as it stands, docs/figures.py draws
      every picture
 """
 import argparse
@@ -166,10 +166,10 @@ def python_commands(text):
     shell variables are replaced by what was assigned to them above."""
     variables = {}
     for line in text.replace("\\\n", " ").splitlines():
+        line = re.sub(r"\$(\w+)", lambda found: variables.get(found[1], found[0]), line)
         if assigned := re.fullmatch(r'(\w+)="(.*)"', line):
             variables[assigned[1]] = assigned[2]
             continue
-        line = re.sub(r"\$(\w+)", lambda found: variables.get(found[1], found[0]), line)
         words = shlex.split(line, comments=True)
         if "&&" in words:
             words = words[:words.index("&&")]
@@ -178,6 +178,16 @@ def python_commands(text):
         elif words[:1] == ["torchrun"]:
             script = [i for i, word in enumerate(words) if word.endswith(".py")]
             yield from [words[script[0]:]] if script else []
+
+
+def page_commands(name):
+    """The bash blocks of a page. docs/paper.md has functions and loops: bash itself runs it, with a
+    `python` that prints its arguments."""
+    text = "".join(body for _, body in blocks(name, "bash"))
+    if name != "docs/paper.md":
+        return text
+    return subprocess.run(["bash", "-euc", f'python() {{ echo "python ${{*@Q}}"; }}\n{text}'],
+                          check=True, capture_output=True, text=True).stdout
 
 
 def parsers(module):
@@ -197,7 +207,7 @@ def parsers(module):
 def test_commands_parse(name, capsys):
     """Those of a page, and the examples of a --help."""
     if name in PAGES:
-        text = "".join(body for _, body in blocks(name, "bash"))
+        text = page_commands(name)
     else:
         text = parsers(importlib.import_module(name))[0].epilog.removeprefix("examples:\n")
         assert text.count(name.rpartition(".")[2]) >= 2
@@ -213,8 +223,9 @@ def test_commands_parse(name, capsys):
 
 def test_the_papers_commands_run_in_order():
     """And no two of docs/paper.md write to the same folder."""
-    written = set()
-    for words in python_commands("".join(body for _, body in blocks("docs/paper.md", "bash"))):
+    written, commands = set(), list(python_commands(page_commands("docs/paper.md")))
+    assert len(commands) == 82                             # nothing is lost in loops and functions
+    for words in commands:
         module, arguments = module_of(words)
         args = vars(module.parse_args(arguments))
         read = [path for path in [args.get("init"), *(args.get("checkpoint") or [])]
@@ -227,6 +238,19 @@ def test_the_papers_commands_run_in_order():
             assert args["out"] not in written, words
             written.add(args["out"])
     assert {"runs/best/3", "runs/challenge/spots"} <= written
+
+
+def test_the_demo_without_make_is_the_demo():
+    """docs/demo.sh has the commands of `make demo`, but for two pictures."""
+    plan = subprocess.run(["make", "-nB", "demo", "SEED=0"], cwd=ROOT, check=True, text=True,
+                          capture_output=True).stdout
+    made, by_hand = ([(module.__name__, vars(module.parse_args(arguments)))
+                      for module, arguments in map(module_of, python_commands(text)) if module]
+                     for text in (re.sub(r" > .*|^\.venv/bin/", "", plan, flags=re.MULTILINE),
+                                  page("docs/demo.sh")))
+    pictures = ("curves", "timeline")
+    assert by_hand == [one for one in made if one[1].get("picture") not in pictures]
+    assert len(by_hand) == 8
 
 
 @each_page
@@ -416,9 +440,8 @@ def test_what_differs_from_the_base_setting_is_said():
 
 
 # ------------------------------------------------------------------ 7. the pages at work
-@pytest.mark.parametrize("name", ["README.md", "docs/kernels.md"])
-def test_the_example_of_the_kernels_runs(name):
-    (_, code), = blocks(name, "python")
+def test_the_example_of_the_kernels_runs():
+    (_, code), = blocks("docs/kernels.md", "python")
     names = {}
     exec(code, names)                 # the page's own lines
     assert names["merged"].shape == (2700, 17) and (names["merged"].sum(1) > 0).all()

@@ -533,12 +533,23 @@ def test_a_resample_is_what_a_list_with_copies_gives():
         assert run["tight"]["with_events"] == evaluate.mean_with_events(
             outright["tight"], evaluate.count_events(truth, 3))
     assert len({run["tight"]["a_mAP"] for run in runs}) > 4
-    low, high = evaluate.interval(runs)
+    low, high = evaluate.interval(runs, 10 ** 9)           # of very many: the plain percentiles
     values = [run["loose"]["a_mAP_per_class"][0] for run in runs]
     assert [low["loose"]["a_mAP_per_class"][0], high["loose"]["a_mAP_per_class"][0]] == [
-        np.percentile(values, q) for q in (2.5, 97.5)]
+        pytest.approx(np.percentile(values, q), abs=1e-4) for q in (2.5, 97.5)]
     with pytest.raises(DataError, match="--bootstrap and --against .* two or more"):
         evaluate.resample({"m0": labels["m0"]}, found, classes, 8)
+
+
+@pytest.mark.proof
+def test_the_interval_is_as_wide_as_students():
+    """Resamples of a mean of 12 numbers: the interval is Student's, mean +- 2.201 s / sqrt(12)."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=12)
+    means = x[rng.integers(0, 12, (5000, 12))].mean(1)
+    half = 2.201 * x.std(ddof=1) / 12 ** 0.5
+    ends = tuple(np.percentile(means, evaluate.percentiles(12)))
+    assert ends == pytest.approx((x.mean() - half, x.mean() + half), abs=0.08 * half)
 
 
 def test_intervals_of_the_command(tmp_path, run):
@@ -564,7 +575,7 @@ def test_intervals_of_the_command(tmp_path, run):
     low, high = (end["tight"]["a_mAP"] for end in first["interval"])
     assert low < first["tight"]["a_mAP"] < high
     assert f"{100 * low:.2f} to {100 * high:.2f}" in lines[3] and lines[2].startswith("all ")
-    assert any(line.startswith("x to y: 95 % of the resamples") for line in lines)
+    assert any(line.startswith("x to y: 95 % interval") for line in lines)
     assert numbers("--bootstrap", 50)[1] == first
     assert numbers("--bootstrap", 50, "--seed", 1)[1]["interval"] != first["interval"]
     out, second = numbers("--bootstrap", 50, "--against", tmp_path / "bad")

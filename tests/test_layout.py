@@ -115,7 +115,7 @@ def test_main_is_short_before_its_loop(name):
     loop = next(node for node in main.body if isinstance(node, ast.For)
                 and ast.unparse(node.target).strip("()").startswith("step"))
     nested = [node for node in main.body if isinstance(node, ast.FunctionDef)]
-    assert [node.name for node in nested] == ["load"]
+    assert [node.name for node in nested] == ["picks", "load"]
     lines = [line.strip() for line in text.splitlines()[main.lineno:loop.lineno - 1]]
     code = [line for line in lines if line and not line.startswith("#")]
     assert 20 < len(code) <= 56, f"{name}: {len(code)} lines"

@@ -54,12 +54,13 @@ def by_svd(x, width, standardize):
 
 @pytest.mark.parametrize("standardize", [True, False])
 @pytest.mark.parametrize("rows", [4096, 16])               # a half is one block, or several
-def test_pca_equals_an_svd(raw, monkeypatch, standardize, rows):
+def test_pca_equals_an_svd(raw, monkeypatch, standardize, rows, capsys):
     root, x = raw
     monkeypatch.setattr(prepare, "ROWS", rows)
     pca(root, "--out-name", "y", "--width", 5,
         "--standardize" if standardize else "--no-standardize")
     everything = np.concatenate(list(x.values()))
+    assert f"computing the 5 components of {len(everything)} rows x " in capsys.readouterr().out
     mean, scale, components, variance = by_svd(everything, 5, standardize)
     basis = prepare.read_basis(root / "y.npz")
     np.testing.assert_allclose(basis.mean, mean, rtol=1e-12)
@@ -120,7 +121,7 @@ def test_pca_goes_on_where_it_was_stopped(raw, monkeypatch, capsys):
     pca(root, "--width", 4)
     assert all(path.stat().st_mtime_ns == then for path, then in done.items())
     assert len(list(root.rglob("?_pca_4_std_x.npy"))) == 5 and not list(root.rglob(".*"))
-    assert "3 halves written, 2 there already" in capsys.readouterr().out
+    assert "3 halves written, 2 existed already" in capsys.readouterr().out
 
 
 def test_pca_leaves_constant_numbers_alone(tmp_path):
@@ -174,15 +175,15 @@ def test_pca_refuses_what_would_mix_bases(raw, tmp_path, capsys):
     root, _ = raw
     pca(root, "--width", 4)
     assert f"{root / 'l/s/c d'}: no 2_x.npy" in capsys.readouterr().out
-    with pytest.raises(DataError, match=r"y.npz: from 24 to 4 numbers, wanted is 24 to 5"):
+    with pytest.raises(DataError, match=r"y.npz: reduces 24 to 4 numbers, not 24 to 5"):
         (root / "y.npz").write_bytes((root / "pca_4_std_x.npz").read_bytes())
         pca(root, "--width", 5, "--out-name", "y")
     (root / "pca_4_std_x.npz").unlink()
     write_features(root, {"l/s/e": correlated(5, 60, 60)})
-    with pytest.raises(DataError, match="1_pca_4_std_x.npy: there already, by another basis"):
+    with pytest.raises(DataError, match="1_pca_4_std_x.npy: exists already, from another basis"):
         pca(root, "--width", 4)                            # fitted anew, on more rows
     write_features(tmp_path / "wide", {"m": correlated(5, 30, width=25)})
-    with pytest.raises(DataError, match="from 24 to 4 numbers, wanted is 25"):
+    with pytest.raises(DataError, match="reduces 24 to 4 numbers, not 25"):
         pca(tmp_path / "wide", "--basis", root / "pca_4_std_x.npz")
 
 

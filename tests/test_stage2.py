@@ -291,7 +291,7 @@ def test_the_views_recipe(monkeypatch):
     frames = torch.randint(0, 256, (3, 2, 48, 48, 3), dtype=torch.uint8)          # (B, T, H, W, 3)
     for color, flags in (([0.8, 0.8, 0.4, 0.2], ""), ([0.1, 0.2, 0.3, 0.4], "--color .1 .2 .3 .4")):
         calls.clear()
-        made = stage2.view(frames, augment.Draws(0, 0, 3), SMALL, args2(flags),
+        made = stage2.view(frames, augment.Draws(0, 0, 3), SMALL, args2(flags).color,
                            torch.device("cpu"))
         assert calls == [("resize", 48), ("color_jitter", color, 0.8), ("grayscale", 0.2),
                          ("gaussian_blur", 0.5), ("solarize", 0.2), ("hflip", 0.5),

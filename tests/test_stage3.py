@@ -216,7 +216,7 @@ def test_the_views_recipe(monkeypatch):
     calls = record_augmentations(monkeypatch)
     frames = torch.randint(0, 256, (3, 2, 48, 48, 3), dtype=torch.uint8)          # (B, T, H, W, 3)
     args, cfg = configured("--model vivit_micro")
-    made = stage3.view(frames, augment.Draws(0, 0, 3), cfg, args, torch.device("cpu"))
+    made = stage3.view(frames, augment.Draws(0, 0, 3), cfg, args.color, torch.device("cpu"))
     assert calls == [("resize", 48), ("color_jitter", [0.4, 0.4, 0.4, 0.0], 0.8),
                      ("gaussian_blur", 0.5), ("hflip", 0.5), ("normalize", True)]
     assert made.shape == (3, 2, 3, 48, 48)
@@ -435,7 +435,7 @@ def test_steps_by_hand(phase, batch, accumulate, matches, tmp_path, monkeypatch)
     monkeypatch.undo()
     states = [content for (path,), content in saved if path.name == "last.pt"]
     assert len(validated) >= 2 and len(states) == len(logged(tmp_path / "run")) == 6
-    assert {call[0][5].nms for call in validated} == {"greedy"}
+    assert {call[0][4].args.nms for call in validated} == {"greedy"}
     numbers = {key: logged(tmp_path / "run", key) for key in ("loss", "base", "lr", "grad")}
     for step, by_hand in enumerate(steps_by_hand(matches, init, batch, accumulate,
                                                  phase == "temporal")):
@@ -481,9 +481,9 @@ def test_the_phases(matches, tmp_path, monkeypatch):
 def test_what_learns(head_phase, flags, learns):
     """Exactly what a step uses: several processes wait for the gradient of all that learns."""
     args, cfg = configured(f"--model vivit_micro --device cpu {flags}")
-    net, cpu = model.Comedian(cfg), stage3.run.init_processes(args, None, cfg.width)
+    net, cpu = model.Comedian(cfg), stage3.run.init_processes(args, None, cfg.width, 3)
     for before in (True, False):                           # whatever learned before
-        stage3.start_phase(net.requires_grad_(before), head_phase, args, cpu)
+        stage3.start_phase(net.requires_grad_(before), head_phase, cpu)
         assert net.training != head_phase
         for name, parameter in net.named_parameters():
             part = "mask_token" if name.endswith("mask_token") else name.split(".")[0]

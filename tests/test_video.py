@@ -366,8 +366,8 @@ def test_frames_made_otherwise_are_not_mixed_in(lost, changes, n_refused, why, l
     before = tree(library / "frames")
     with pytest.raises(DataError, match=f"{n_refused} of 3 halves") if why else nullcontext():
         frames(library, **changes)
-    assert capsys.readouterr().err.count(f"_32p: is there already, but made otherwise ({why})") == (
-        n_refused)
+    assert capsys.readouterr().err.count(
+        f"_32p: exists already, made with other settings ({why})") == n_refused
     assert tree(library / "frames") == before
 
 
@@ -385,7 +385,7 @@ def test_broken_files_are_named_and_the_others_done(library):
     assert all(done.stderr.count(name) == 1 for name in ("cut.mkv", "empty.mp4", "text.mp4"))
     assert ("error: videos/empty.mp4: is empty (0 bytes); copy or download it again"
             in errors and len(errors) == 4 and "Traceback" not in done.stderr)
-    assert errors[-1] == ("error: 3 of 6 halves could not be read, the others are done. Mend or "
+    assert errors[-1] == ("error: 3 of 6 halves could not be read, the others are done; repair or "
                           "remove them and run the same command again")
     assert len(find_halves(library / "frames")) == 3
     assert not list((library / "frames").rglob(".*"))                     # nothing half-done
@@ -428,7 +428,7 @@ def test_a_signal_leaves_what_is_finished(number, library, monkeypatch, capsys):
     done = len(find_halves(library / "frames"))
     assert ended.value.code == 128 + number and signal.getsignal(number) == before
     assert line == (f"error: stopped; {done} of 3 halves are finished in {library / 'frames'}; "
-                    "the same command goes on from there")
+                    "the same command continues from there")
     assert not list((library / "frames").rglob(".*"))
     frames(library)
     assert len(find_halves(library / "frames")) == 3
@@ -456,7 +456,7 @@ def test_a_half_that_lacks_its_end_is_named_in_every_run(library, capsys):
         assert note == (f"note: {path}: is cut off at 4.6 of 5.0 s; if more is missing, copy or "
                         "download it again")
         last = printed.out.splitlines()[-1]
-        assert f"{new} new frames" in last and "; of 1 halves the video is cut off" in last
+        assert f"{new} new frames" in last and "; videos that are cut off: 1" in last
 
 
 def test_two_videos_for_one_folder_are_refused(tmp_path):
