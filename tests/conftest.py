@@ -3,6 +3,7 @@ Two tiny matches in SoccerNet's layout, for the tests that run whole stages; spi
 and what else the stages' own tests share; which tests are proofs (pytest -m proof); and what tests
 say whose kernels are not built.
 """
+import collections
 import contextlib
 import json
 import os
@@ -51,6 +52,15 @@ def pytest_collection_modifyitems(items):
 
 def pytest_report_header():
     return ops.BUILD_ERROR or None
+
+
+def pytest_terminal_summary(terminalreporter):
+    """A line for each reason why tests were skipped: here they are few, and each leaves a part of
+    the project untested."""
+    skipped = collections.Counter(report.longrepr[2] for report in terminalreporter.stats.get(
+        "skipped", ()) if isinstance(report.longrepr, tuple))
+    for reason, n in skipped.items():
+        terminalreporter.write_line(f"{n} skipped: {reason.removeprefix('Skipped: ')}")
 
 
 @pytest.hookimpl(wrapper=True)

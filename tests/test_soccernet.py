@@ -73,11 +73,16 @@ def listed(root, table):
     return soccernet.find_labels(root)
 
 
+def rows_of(found):
+    """{match: [(half, name, ms, visible)]}."""
+    return {match: [row[:4] for row in of_match.rows] for match, of_match in found.items()}
+
+
 def test_labels_of_a_table(tmp_path):
     """Videos are called as infer.py and prepare call them; a watched one may have no action."""
     found = listed(tmp_path, "video,time,label\nderby.mp4,12:34.5,Tackle\n"
                    "cup/2031/2_224p.mkv,754,Goal kick\nderby.mp4,1:02:03,Tackle\nquiet.mkv,,\n")
-    assert {match: of_match.rows for match, of_match in found.items()} == {
+    assert rows_of(found) == {
         "cup/2031": [(2, "Goal kick", 754_000, True)], "quiet": [],
         "derby": [(1, "Tackle", 754_500, True), (1, "Tackle", 3_723_000, True)]}
     assert list(found) == sorted(found)
@@ -99,8 +104,8 @@ def test_tables_of_other_programs(tmp_path, name, before, encoding, said):
         "Foül;Not  shown;lg\\2 - 1 Dons;2;x;31,5\r\n ;\xa0; ;;\r\n"
         " Goal ;visible;lg\\2 - 1 Dons;;;0:40\r\n"
     ).replace(";", "|" if "|" in before else ";").encode(encoding))
-    assert soccernet.find_labels(tmp_path / name, encoding=said)["lg/2 - 1 Dons"].rows == [
-        (2, "Foül", 31_500, False), (1, "Goal", 40_000, True)]
+    rows = soccernet.find_labels(tmp_path / name, encoding=said)["lg/2 - 1 Dons"].rows
+    assert rows == [(2, "Foül", 31_500, False, {"note": "x"}), (1, "Goal", 40_000, True, None)]
 
 
 ODD_LABELS = [" Go\nal ", "Go\r\nal", "a\u2028b\u2028", "\vx\f", "a\x85", "=1+1", "@x", "+1", "-x",
@@ -137,7 +142,7 @@ def test_a_video_is_found_by_the_end_of_its_path(tmp_path, video, match):
     found, others = soccernet.match_labels(tmp_path, [
         "cup/derby", "Ko\u0308ln", "v1.5", "v1", "v2", "x/v2", "lg/2 - 1 Dons", "a/game", "b/game"])
     assert len(others) == (match is None)
-    assert {unicodedata.normalize("NFC", name): labels.rows for name, labels in found.items()} == (
+    assert {unicodedata.normalize("NFC", name): rows for name, rows in rows_of(found).items()} == (
         {match: 2 * [(1 + ("2_224p" in video), "Goal", 3000, True)]} if match else {})
 
 
@@ -207,7 +212,7 @@ def osl(**changes):
 def test_labels_of_opensportslab(tmp_path, capsys):
     def found(content):
         (tmp_path / "labels.json").write_text(json.dumps(content), "utf-8-sig")  # Windows' mark
-        return {match: labels.rows for match, labels in soccernet.find_labels(tmp_path).items()}
+        return rows_of(soccernet.find_labels(tmp_path))
 
     second = (2, "GOAL", 3000, True)
     assert found(osl()) == {"train/g1": [(1, "PASS", 1500, True), second], "g2": []}
@@ -289,10 +294,10 @@ def test_forms_of_other_programs(tmp_path, name, content, rows):
     (tmp_path / "lg/m/sidecar.xml").write_text("<of a='camera'/>")
     for source in [tmp_path / name] + [tmp_path] * name.endswith("xml"):
         found, others = soccernet.match_labels(source, ["lg/m", "lg/n"])
-        assert not others and {name: labels.rows for name, labels in found.items()} == {
+        assert not others and rows_of(found) == {
             "lg/m": [(*row, True) for row in rows]}
     if name.endswith("xml"):
-        assert [labels.rows for labels in soccernet.find_labels(tmp_path).values()] == [
+        assert [*rows_of(soccernet.find_labels(tmp_path)).values()] == [
             [(*row, True) for row in rows]]
 
 
