@@ -674,7 +674,7 @@ MUTANTS = {
     "comedian/page.py": {
         "test_page.py::test_all_of_a_label_comes_back": [
             ('| (row.more or {}), ""]', ', ""]'), (", parse_constant=str)", ")")],
-        "test_page.py::test_data_cannot_end_the_script": [('.replace("<", "\\u003c")', "")],
+        "test_page.py::test_data_cannot_end_the_script": [('.replace("<", "\\\\u003c")', "")],
         "test_page.py::test_pictures_are_of_their_time": [
             ("n / 2 >= wanted[0] - 0.5", "n >= wanted[0] - 0.5")]},
     "comedian/export.py": {
