@@ -166,13 +166,16 @@ def test_a_table_is_written_and_drawn(ablation, commands, monkeypatch, tmp_path,
             0.1 * np.mean(values) * np.arange(len(classes)), abs=0.06)
         assert row.startswith(line) and len(set(values)) == 2
         assert f"{np.mean(values):5.1f} +- {np.std(values, ddof=1):.1f}  (" in row
-        if len(scores) > 1:
-            gain = np.subtract(values, scores[0])
-            half = 12.7062 * np.std(gain, ddof=1) / np.sqrt(2)      # Student's, one degree
-            said = re.search(r"  ([+-][\d.]+) to '.*', 95 % over seeds ([+-][\d.]+) to ([+-][\d.]+)"
-                             r", over matches \+2.0 to ([+-][\d.]+)$", row)
-            assert [float(x) for x in said.groups()] == pytest.approx(
-                [gain.mean(), gain.mean() - half, gain.mean() + half, gain[0]], abs=0.06)
+        said = re.findall(r"  ([+-][\d.]+) to '(.*?)', 95 % over seeds ([+-][\d.]+) to ([+-][\d.]+)"
+                          r", over matches \+2.0 to ([+-][\d.]+)", row)
+        names = [*lines][:1] + ["an untrained encoder"] * (name == "table7")
+        assert [of for _, of, *_ in said] == [of for of in names if line not in (of, names[0])]
+        for mean, of, low, high, over in said:
+            if of in [*lines][:len(scores)]:               # that line is already read
+                gain = np.subtract(values, scores[[*lines].index(of)])
+                half = 12.7062 * np.std(gain, ddof=1) / np.sqrt(2)      # Student's, one degree
+                assert [*map(float, (mean, low, high, over))] == pytest.approx(
+                    [gain.mean(), gain.mean() - half, gain.mean() + half, gain[0]], abs=0.06)
     assert (tmp_path / f"docs/ablation-{name}.png").stat().st_size > 1000
 
 
