@@ -1,6 +1,6 @@
 """
 Files in SoccerNet's formats, read as the official evaluator reads them: classes, labels,
-predictions, submissions. And scores.npz, the windows' scores that infer.py leaves for the sweep.
+predictions, submissions. And scores.npz, the windows' scores that infer.py stores for the sweep.
 
     <root>/<league>/<season>/<match>/Labels-v2.json            labels, if the match has any
     <root>/<match>/Labels-ball.json                            the same, of the ball actions
@@ -54,8 +54,8 @@ def read_classes(path=None):
     names = tuple(formats.read_lines(path, "a list of classes"))
     if (not 0 < len(names) <= MAX_CLASSES or len(set(names)) < len(names)
             or not all(map(is_text, names))):
-        raise DataError(f"{path}: wants one class name per line, each once, {MAX_CLASSES} at most; "
-                        f"got {len(names)} names, or no text")
+        raise DataError(f"{path}: has {len(names)} lines; write one class name per line, each "
+                        f"once, at most {MAX_CLASSES}")
     return names
 
 
@@ -75,13 +75,13 @@ def find_files(source, *names):
             found |= {os.path.dirname(member.info.filename) or ".": member
                       for member in formats.open_zip(source, f"a zip of {name}", name)}
     else:
-        raise DataError(f"{source}: no such folder, and not a zip file either"
+        raise DataError(f"{source}: neither a folder nor a zip; give one with {names[0]} files"
                         + describe_content(source.parent))
     if not found:
         others = f" (nor {' nor '.join(names[1:])})" if len(names) > 1 else ""
         raise DataError(f"{source}: no {names[0]} in it{others}; "
-                        f"it must lie at <league>/<season>/<match>/{names[0]}, "
-                        f"or in any other folder of its own per match{describe_content(source)}")
+                        f"put it at <league>/<season>/<match>/{names[0]}, "
+                        f"or into any other folder of one match{describe_content(source)}")
     return dict(sorted(found.items()))
 
 
@@ -108,9 +108,9 @@ def label_names(files, key="annotations", without=()):
 
 
 def warn_unknown_labels(files, key, classes):
-    """Says which names in these files, already read, are no class. Nobody else would: such entries
-    are left out, here and in the official evaluator, and a misspelt class looks like a bad one. And
-    which annotations are perhaps one class under two names."""
+    """Prints which names in these files, already read, are no class. Such entries are left out,
+    here and in the official evaluator, so a misspelt class looks like a badly spotted one. It also
+    prints which annotations are perhaps one class under two names."""
     if names := label_names(files, key, without=classes):
         print(f"warning: {key} of no class are left out: {names}")
     alike = collections.defaultdict(list)
@@ -180,12 +180,12 @@ def folder_of(root, match):
 
 
 def first_read(labels, others):
-    """`labels` and those `others`, {match: ...}, that it has not; says which are not read."""
+    """`labels`, and `others` of matches that it lacks, {match: ...}; prints which are not read."""
     names = {nfc(match): match for match in labels}
     twice = [match for match in others if nfc(match) in names]
     if twice:
         print(f"warning: {others[twice[0]]}: has labels of {first_of(list(map(repr, twice)), 3)} "
-              f"that are not read: {labels[names[nfc(twice[0])]]} goes before it; keep one of them")
+              f"that are not read: {labels[names[nfc(twice[0])]]} has priority; keep one of them")
     return labels | {match: others[match] for match in others if match not in twice}
 
 
@@ -198,7 +198,7 @@ def listed_labels(source, encoding=None):
     for path in paths:
         found = read_many(path, encoding)
         if any(one not in (None, "") for listed in found.values() for one in listed.confidences):
-            print(f"note: {path}: has confidences, as predictions have; they are taken for labels")
+            print(f"note: {path}: has confidences, like predictions; they are read as labels")
         labels = first_read(found, labels)
     return labels
 
@@ -219,7 +219,7 @@ def clip_lists(source, matches=None):
 
 
 def together(paths, **how):
-    """{match: Listed} of several files; what they have of one match, of its halves, is one."""
+    """{match: Listed} of several files; of one match their rows, of its halves, are joined."""
     found = {}
     for path in paths:
         for name, listed in read_many(path, **how).items():
@@ -307,8 +307,8 @@ def nearest_names(names, matches, labelled=()):
 
 
 def stray_folders(source, matches, labelled):
-    """The folders below `source` that have labels, but no match's name; none is looked for if all
-    matches are `labelled`."""
+    """The folders below `source` that have labels but are called like no match. If all matches are
+    `labelled`, it does not look for them."""
     names, found = {nfc(match) for match in matches}, {}
     if Path(source).is_dir() and not set(matches) <= set(labelled):
         with contextlib.suppress(DataError):               # there is none
@@ -317,10 +317,10 @@ def stray_folders(source, matches, labelled):
 
 
 def warn_unmatched(listed, matches, labelled, folders=()):
-    """Says which names of a list, {name: Listed} as match_labels has them, are of no video here;
-    and which `folders`, as of stray_folders."""
+    """Warns about names of a list, {name: Listed} from match_labels, that fit no video here, and
+    about `folders`, from stray_folders."""
     if folders:
-        print(f"warning: {len(folders)} of the folders with labels are of no match here: "
+        print(f"warning: {len(folders)} of the folders with labels fit no match here: "
               f"{nearest_names(folders, matches, labelled)}")
     if listed:
         print(f"warning: {next(iter(listed.values()))}: {len(listed)} of the videos that it names "
@@ -331,16 +331,16 @@ def no_labels(source, matches, names):
     """Why none of the `matches` has labels, in words: `source` has none, or under these names."""
     source = Path(source)
     if names:
-        return (f"{source}: has labels of none of the {len(matches)} matches here, {min(matches)!r}"
-                f" for one, but of {nearest_names(names, matches)}; correct these names")
+        return (f"{source}: has no labels of the {len(matches)} matches here (for example "
+                f"{min(matches)!r}), but of {nearest_names(names, matches)}; correct these names")
     if source.is_dir():
         return (f"{source}: none of the {len(matches)} matches has a {LABELS}; give --labels the "
-                f"folder they are kept in, or a labels.csv that names {min(matches)!r} and others"
+                f"folder that has them, or a labels.csv with {min(matches)!r} and the others"
                 f"{describe_content(source)}")
     if source.exists():
         return (f"{source}: is neither a folder with a {LABELS} per match nor a table "
                 f"({', '.join(LISTS)}); unpack it, or save it as one")
-    return (f"{source}: no such folder or table of labels; name one that is there"
+    return (f"{source}: no such folder or table of labels; give one that exists"
             f"{describe_content(source.parent)}")
 
 
@@ -392,7 +392,7 @@ def labelled_halves(root, source, split=None, classes=(), fixed=True, radius_s=0
                          minlength=len(classes))
     if not counts.sum():
         if not count_names(labels.values()):
-            raise DataError(f"{source}: holds no label of these matches; give one that has some")
+            raise DataError(f"{source}: has no label of these matches; give --labels others")
         raise DataError(f"{source}: none of its labels is one of the {len(classes)} classes; "
                         f"it has {label_names(labels.values())}; give --classes "
                         "a file with these names, one per line")
@@ -664,9 +664,9 @@ def check_games(found, wanted, where):
     for matches, what in ((sorted(set(wanted) - set(found)), "missing"),
                           (sorted(set(found) - set(wanted)), "not of this split")):
         if matches:
-            raise DataError(f"{where}: nothing is zipped, for {len(matches)} games are {what}: "
-                            f"{first_of(matches, 3, '; ')}; a submission wants the games of its "
-                            "--split, and an --out of its own")
+            raise DataError(f"{where}: not zipped, because {len(matches)} games are {what}: "
+                            f"{first_of(matches, 3, '; ')}; a submission needs exactly the games "
+                            "of --split, in an --out of its own")
 
 
 def write_zip(path, out, names):

@@ -253,7 +253,7 @@ def test_predictions_of_every_spotter(seeded, run):
     (seeded / "labels.csv").write_text("video,time,label\ntwo,1,Goal\nlg/one,1,Goal\n")
     with pytest.raises(DataError, match="labels.csv: action 0, 'Goal', has a malform.* confidence"):
         run(labels=seeded / "in", predictions=seeded / "labels.csv")
-    with pytest.raises(DataError, match="does not say its frame rate.*give --fps"):
+    with pytest.raises(DataError, match="labels have a frame rate; give --fps"):
         run("--at-frames", 1, labels=seeded / "in")
 
 
@@ -331,7 +331,7 @@ def test_where_nothing_can_be_written_is_said_first(tmp_path, capsys, monkeypatc
     for flag, (name, message) in itertools.product(("--json", "--plot"), [
             ("absent/x.png", "its folder does not exist"), ("a folder", "cannot be written"),
             ("locked", "cannot be written"),
-            *((name, "is there, and would be lost; name a new") for name in dear)]):
+            *((name, "exists and would be lost; name a new") for name in dear)]):
         with pytest.raises(DataError, match=f"{name}: {message}"):
             run(flag, tmp_path / name, labels="nowhere")
     assert {(tmp_path / name).read_text() for name in dear} == {"dear"}
@@ -339,10 +339,10 @@ def test_where_nothing_can_be_written_is_said_first(tmp_path, capsys, monkeypatc
 
 
 @pytest.mark.parametrize("options, message", [
-    ("", "--predictions is missing"), ("--sweep", "--sweep needs --scores"),
+    ("", "give --predictions, or --sweep"), ("--sweep", "--sweep needs --scores"),
     ("--predicted x", "unrecognized arguments: --predicted"),
-    ("--sweep --scores s --ignored 2 -1", "argument --ignored: wants a number from 0.0"),
-    ("--sweep --scores s --windows 2 -1", "argument --windows: wants a number from 0.0")])
+    ("--sweep --scores s --ignored 2 -1", "argument --ignored: must be a number from 0.0"),
+    ("--sweep --scores s --windows 2 -1", "argument --windows: must be a number from 0.0")])
 def test_options_that_do_not_fit(options, message, capsys):
     with pytest.raises(SystemExit) as stop:
         evaluate.parse_args(["--labels", "l", *options.split()])
@@ -457,7 +457,7 @@ def test_a_resample_is_what_a_list_with_copies_gives():
     values = [run["loose"]["a_mAP_per_class"][0] for run in runs]
     assert [low["loose"]["a_mAP_per_class"][0], high["loose"]["a_mAP_per_class"][0]] == [
         pytest.approx(np.percentile(values, q), abs=1e-4) for q in (2.5, 97.5)]
-    with pytest.raises(DataError, match="--bootstrap and --against .* two or more"):
+    with pytest.raises(DataError, match="--bootstrap and --against .* two matches or more"):
         evaluate.resample({"m0": labels["m0"]}, found, classes, 8)
 
 
@@ -617,7 +617,7 @@ def test_sweep_command(tmp_path, run):
             for s in settings] == [*itertools.product(
                 ("soft", "greedy", "local"), ("max", "mean"), (0, 3, 6), (2, 4.5, 9, 10))]
     assert f"{100 * best['a_mAP']:.2f} %" in out
-    assert "Chosen on these very matches" in out and "Red card" in out
+    assert "settings were chosen on these matches: report" in out and "Red card" in out
     assert "From 6 s ignored on" in out                    # 16-s windows every 8 s cover up to 4 s
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
     # A window per class cannot be worse than one for all of them, with the same kind of NMS.
@@ -695,7 +695,7 @@ def test_names_that_are_no_class_are_told(tmp_path, run):
     assert "no class" not in run(labels=tmp_path / "clean", predictions=tmp_path / "clean")
     (tmp_path / "classes.txt").write_text("Serve\nBounce\n")
     out = run("--classes", tmp_path / "classes.txt")
-    assert f"No event in {tmp_path} is of these classes; name others with --classes FILE" in out
+    assert f"No event in {tmp_path} has one of these classes; give others with" in out
 
 
 def test_only_some_of_the_matches(tmp_path, capsys, run):

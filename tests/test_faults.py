@@ -1343,7 +1343,7 @@ def test_check_says_ten_things(tmp_path):
     assert [line.split()[0] for line in lines] == [
         "system", "python", "packages", "optional", "kernels", "cpu", "torch", "ffmpeg", "memory",
         "disk"]
-    assert "torch" in lines[2] and "equal to their references" in lines[4] and code == 0
+    assert "torch" in lines[2] and "same results as reference.py" in lines[4] and code == 0
 
 
 @pytest.mark.slow

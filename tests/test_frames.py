@@ -124,7 +124,7 @@ def test_a_hint_where_frames_are_much_larger_than_what_the_network_sees(tmp_path
     halves = frames.find_halves(tmp_path)
     assert "\nhint" not in frames.describe(halves, tmp_path, 25)
     line = frames.describe(halves, tmp_path, 24).splitlines()[1]
-    assert line.startswith("hint: frames of 60x40 pixels, of which the network sees 24x24")
+    assert line.startswith("hint: the frames have 60x40 pixels, the network's image has 24x24")
     assert "comedian.prepare frames" in line
 
 
@@ -145,7 +145,7 @@ def test_description(tmp_path):
     (["m/1/1.png", "m/1/01.png", "m/1/2.png"], "frame number 1 is .*there twice"),
     (["m/1_224p/1.png", "m/1_720p/1.png"], "two folders for one half .1_224p, 1_720p.; keep one"),
     (["m/1/notes.txt"], "no folder of .jpg or .png frames"),
-    (["match.mp4"], "prepare frames makes them from videos; .*/ holds match.mp4"),
+    (["match.mp4"], "make frames from videos with .*/ holds match.mp4"),
     *(([f"m/1/{name}"], rf"m/1/{re.escape(name)}: the name of a frame must end in its number")
       for name in ("frame (1).jpg", "frame.png", "7_.jpeg"))])
 def test_what_is_wrong_in_a_folder_is_one_line(tmp_path, files, message):
@@ -162,7 +162,7 @@ def test_what_is_wrong_in_a_folder_is_one_line(tmp_path, files, message):
 def test_bad_fps(tmp_path, text):
     make_half(tmp_path / "m" / "1", ["1.png"])
     (tmp_path / "m" / "1" / "fps.txt").write_text(text)
-    with pytest.raises(DataError, match=f"fps.txt: wants the frames per second, .* got '{text}'"):
+    with pytest.raises(DataError, match=f"fps.txt: has '{text}'; write the frames per second"):
         frames.find_halves(tmp_path)
 
 
@@ -214,7 +214,7 @@ def test_a_header_of_terabytes_is_not_decoded(tmp_path, monkeypatch, ending):
         huge = whole[:at] + struct.pack(">HH", 60_000, 60_000) + whole[at + 4:]
     path.write_bytes(huge)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
-    with pytest.raises(DataError, match=f"1{ending}: its header promises more than 67,108,864 pix"):
+    with pytest.raises(DataError, match=f"1{ending}: its header claims more than 67,108,864 pix"):
         frames.read_frame(path)
 
 

@@ -115,7 +115,7 @@ def test_names_of_videos_come_back_in_a_table(match, tmp_path):
 @pytest.mark.parametrize("match, label, reason", [
     ("m", "", "line 2: a time without a label"), ("m", "a\0b", "zero bytes"),
     ("m", "x" * 140_000, "field limit"), ("caf\udce9", "Dive", "not UTF-8"),
-    ("a\\b", "Dive", "as of another match")])
+    ("a\\b", "Dive", "as another match")])
 def test_no_table_that_is_not_read_back(match, label, reason, tmp_path):
     write_results(tmp_path / match, label)
     with pytest.raises(DataError, match=f"{PREDICTIONS}: the table of .* read back.*{reason}"):
@@ -145,7 +145,7 @@ def test_actions_that_are_left_out_are_counted(half, classes, times, tmp_path, c
     soccernet.write_scores(tmp_path / SCORES, "m", ("Goal",), [
         Half("m", 1, "", "", 8, ".jpg", 1, 80)], [torch.zeros(40, 1)], [None], 0.0)
     command("page", tmp_path)
-    said = f"{PREDICTIONS}: 1 of 1 actions are left out: of a half"
+    said = f"{PREDICTIONS}: 1 of 1 actions are left out: their half"
     assert capsys.readouterr().out.count(said) == times
 
 

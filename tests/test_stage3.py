@@ -571,7 +571,7 @@ def test_best_survives_a_resume(matches, tmp_path, monkeypatch):
 
 
 # ------------------------------------------------------------------ 5. mistakes
-NO_LABELS = "nowhere: no such folder or table of labels; name one that is there"
+NO_LABELS = "nowhere: no such folder or table of labels; give one that exists"
 MISTAKES = {                          # options, the one line
     "no labels": ("--labels nowhere", NO_LABELS),
     "no labels to validate on": ("--valid {} --valid-labels nowhere", NO_LABELS),
@@ -637,7 +637,7 @@ def test_classes_of_a_resumed_run_are_its_own(matches, tmp_path):
     classes.write_text("Goal\nFoul")
     run(matches, tmp_path / "run", f"--classes {classes}")
     classes.write_text("Foul\nGoal")
-    with pytest.raises(DataError, match="classes.txt: holds other classes than .*last.pt was trai"):
+    with pytest.raises(DataError, match="classes.txt: its classes are not those of .*last.pt"):
         run(matches, tmp_path / "run", f"--classes {classes} --resume")
 
 
@@ -701,4 +701,4 @@ def test_senseless_flags(flags, capsys):
     with pytest.raises(SystemExit) as refused:
         configured(flags)
     assert refused.value.code == 2
-    assert f"argument {flags.split()[0]}: wants a" in capsys.readouterr().err
+    assert f"argument {flags.split()[0]}: must be a" in capsys.readouterr().err
