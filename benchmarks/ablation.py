@@ -19,7 +19,6 @@ with one thread each, --jobs of them side by side; every folder keeps its comman
 is there is not run again, so that a search or a table that was stopped goes on; what another
 command made is refused.
 """
-import argparse
 import collections
 import json
 import os
@@ -37,7 +36,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from comedian import draw, evaluate, report, soccernet, write_text  # noqa: E402
+from comedian import command, draw, evaluate, report, soccernet, write_text  # noqa: E402
 
 DATA, RUNS, CHOSEN = Path("data"), Path("runs/ablation"), ROOT / "benchmarks/ablation.json"
 MATCHES, FRAMES = Path("matches"), DATA / "demo"       # FRAMES: those of make demo
@@ -437,7 +436,7 @@ def machine():
 
 def main():
     names = list(tables(collections.defaultdict(str, flags=("", ""))))
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = command.Parser(__doc__)
     parser.add_argument("what", choices=["search", "all", *names])
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
     parser.add_argument("--seeds", type=int, help="default: 5 for table5, 3 for the others")

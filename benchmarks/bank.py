@@ -28,6 +28,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import stage2_distill as stage2  # noqa: E402
 from benchmarks.throughput import machine  # noqa: E402
+from comedian import command  # noqa: E402
 
 QUEUE, TOKENS_PER_WINDOW = 65536, 64          # official code; the paper's best window
 LAM, TAU, TAU_M = 0.5, 0.1, 0.07
@@ -167,8 +168,7 @@ def report(args):
 
 
 def main():
-    p = argparse.ArgumentParser(description="times stage 2's two losses and their products",
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = command.Parser(__doc__)
     p.add_argument("--tokens", type=int, default=2048, help="per step, a multiple of 64")
     p.add_argument("--rows", type=int, default=200_000, help="features in the bank")
     p.add_argument("--width", type=int, default=512, help="of a feature")

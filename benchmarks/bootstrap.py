@@ -13,14 +13,13 @@ copies, on a 50th of the resamples, scaled; these must be equal to the bit. CPU 
 false alarms there are differ from match to match) and asks in how many of 500 sets of matches the
 95 % interval of t-AmAP holds the value of 5,000 matches, beside the plain percentiles.
 """
-import argparse
 import time
 
 import numpy as np
 import torch
 from kernels import K, workload
 
-from comedian import evaluate, ops, soccernet
+from comedian import command, evaluate, ops, soccernet
 
 
 def outright(events, picks):
@@ -80,7 +79,7 @@ def coverage(n_matches, n_sets=500, n_resamples=400):
           f"of {n_sets} sets, the plain percentiles in {100 * held[1] / n_sets:.1f} %", flush=True)
 
 
-p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+p = command.Parser(__doc__)
 p.add_argument("--matches", type=int, default=100)
 p.add_argument("--resamples", type=int, default=1000)
 p.add_argument("--coverage", action="store_true")

@@ -12,7 +12,6 @@ is the rule. Elsewhere PyTorch emulates it, and the line shows why the rule says
 One thread, milliseconds of CPU a clip; all take turns, so that a slow minute hits all of them.
 Every line but those in bfloat16 is checked to give the tokens of "before".
 """
-import argparse
 import functools
 import statistics
 import sys
@@ -26,7 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import infer  # noqa: E402
 from benchmarks.throughput import machine  # noqa: E402
-from comedian import augment, run  # noqa: E402
+from comedian import augment, command, run  # noqa: E402
 from model import MODELS, Comedian  # noqa: E402
 
 try:
@@ -163,8 +162,7 @@ def jpeg(args):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.strip().split("\n\n")[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = command.Parser(__doc__)
     p.add_argument("--models", nargs="+", choices=MODELS,
                    default=["vivit_micro", "vivit_tiny", "vivit_small", "viswin_tiny"])
     p.add_argument("--clips", type=int, default=BEFORE)

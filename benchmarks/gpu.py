@@ -38,6 +38,7 @@ import throughput  # noqa: E402
 import infer  # noqa: E402
 from benchmarks.infer import render  # noqa: E402
 from comedian import augment  # noqa: E402
+from comedian.command import Parser  # noqa: E402
 from comedian.frames import CLIP_FRAMES, FrameReader, ahead, find_halves  # noqa: E402
 from comedian.checkpoint import save_checkpoint  # noqa: E402
 from model import MODELS, Comedian  # noqa: E402
@@ -368,8 +369,7 @@ def sections(s):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.strip().split("\n\n")[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = Parser(__doc__)
     p.add_argument("--device", type=torch.device, default="cuda")
     p.add_argument("--small", action="store_true", help="the rehearsal's sizes")
     p.add_argument("--minutes", type=float, default=18, help="after these nothing new begins")

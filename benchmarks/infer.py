@@ -12,7 +12,6 @@ starting Python; "its CPU" is the processor time it takes on all cores, which de
 else the machine does. Then what a denser --stride costs: only the temporal transformer runs more
 often.
 """
-import argparse
 import contextlib
 import dataclasses
 import io
@@ -31,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import infer  # noqa: E402
 import model  # noqa: E402
 from benchmarks.throughput import machine  # noqa: E402
-from comedian import video  # noqa: E402
+from comedian import command, video  # noqa: E402
 from comedian.checkpoint import save_checkpoint  # noqa: E402
 
 MODELS = ("vivit_micro", "vivit_tiny", "vivit_small", "viswin_tiny")
@@ -147,8 +146,7 @@ def main(args):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = command.Parser(__doc__)
     parser.add_argument("--models", nargs="+", default=MODELS, choices=list(model.MODELS))
     parser.add_argument("--seconds", type=int, default=60, help="length of the video")
     parser.add_argument("--repeats", type=int, default=3)

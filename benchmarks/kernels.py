@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from comedian import ops, reference  # noqa: E402
+from comedian import command, ops, reference  # noqa: E402
 
 try:
     from numba import njit
@@ -543,8 +543,7 @@ def machine():
 
 
 def main():
-    p = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-                                description="times the kernels beside their peers")
+    p = command.Parser(__doc__)
     p.add_argument("--matches", type=int, default=100, help="of two halves each")
     p.add_argument("--repeats", type=int, default=7, help="turns of every fast peer")
     p.add_argument("--sizes", type=int, nargs="*", default=[10, 100, 1000], help="matches")

@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import steps  # noqa: E402
 
-from comedian import augment  # noqa: E402
+from comedian import augment, command  # noqa: E402
 from model import MODELS  # noqa: E402
 
 GPUS_GB, CONTEXT_GB, GAPS = (8, 24, 80), 0.6, 0.1
@@ -180,8 +180,7 @@ def report(device, models):
 
 
 def main():
-    p = argparse.ArgumentParser(description="memory of a training step, by stage and network",
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = command.Parser(__doc__)
     p.add_argument("--device", type=torch.device, default="cpu", help="cuda measures")
     p.add_argument("--models", nargs="+", choices=MODELS,
                    default=["vivit_tiny", "viswin_tiny", "vivit_small"])

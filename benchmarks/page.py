@@ -10,7 +10,6 @@ changed is drawn: the largest of 30 presses and the middle one. The cursor: over
 the times at which the page stood when the browser drew a frame are counted, per second.
 It needs chromium (apt install chromium) and playwright (pip install playwright).
 """
-import argparse
 import platform
 import shutil
 import statistics
@@ -21,10 +20,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from comedian import export, page, soccernet  # noqa: E402
+from comedian import command, export, labels, page, soccernet  # noqa: E402
 
 HALF_S, PER_HALF, LABELS = 2700, 1000, 250
 KEYS = {"j": "next action", "a": "accept", "r": "reject", "]": "shift", "n": "next error"}
@@ -61,7 +59,7 @@ def write_match(folder):
                     folder / "minute.mp4"], check=True)
     subprocess.run(["ffmpeg", "-v", "error", "-stream_loop", "44", "-i", folder / "minute.mp4",
                     "-c", "copy", folder / "half.mp4"], check=True)
-    curves, actions, events, pictures = {}, [], [], {}
+    curves, actions, rows, pictures = {}, [], [], {}
     picture = page.small_picture(rng.integers(60, 120, (224, 398, 3), np.uint8))
     for half in (1, 2):
         scores = rng.random((HALF_S, 17)) ** 6
@@ -71,18 +69,20 @@ def write_match(folder):
         actions += [export.Action(half, 1000 * int(s) + 250, soccernet.SOCCERNET_CLASSES[k],
                                   round(float(scores[s, k]), 4))
                     for s, k in zip(at_s, label, strict=True)]
-        events += [soccernet.Event(half, int(k), 1000 * int(s), True)
-                   for s, k in zip(at_s[:LABELS], label, strict=False)]
+        rows += [labels.Row(half, soccernet.SOCCERNET_CLASSES[k], 1000 * int(s), True)
+                 for s, k in zip(at_s[:LABELS], label, strict=False)]
         pictures[half] = {float(s): picture for s in range(HALF_S)}
     page.write_page(folder / "page.html", "cup/A - B", curves, soccernet.SOCCERNET_CLASSES, actions,
-                    {"videos": {"1": "half.mp4", "2": "half.mp4"}}, events, pictures=pictures)
+                    {"videos": {"1": "half.mp4", "2": "half.mp4"}}, labels.Listed("", rows),
+                    pictures)
     return folder / "page.html"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
+    parser = command.Parser(__doc__)
     parser.add_argument("--page", type=Path, help="a page.html to time instead")
     args = parser.parse_args()
+    from playwright.sync_api import sync_playwright
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         path = args.page or write_match(Path(folder))
         browser = playwright.chromium.launch(

@@ -9,7 +9,6 @@ the table: mean t-AmAP on the 12 matches of matches/test.txt, minutes of a run f
 page, and the work in TFLOP: the matrix products of the clips that were trained on. That counts a
 forward of each, two more for its backward, and of stage 1 two views and the slow copy's forward.
 """
-import argparse
 import json
 import os
 import shutil
@@ -23,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from comedian import report  # noqa: E402
+from comedian import command, report  # noqa: E402
 from model import Comedian, with_changes  # noqa: E402
 
 
@@ -51,7 +50,7 @@ def training_flop(flags, stage):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    p = command.Parser(__doc__)
     p.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12])
     args = p.parse_args()
     os.chdir(ROOT)

@@ -16,7 +16,6 @@ Together is compared with the slowest part, and with what the device can do: vie
 each other on it, only decoding runs beside them. On a CPU decoding takes time from the other two as
 well. On a machine with other work, trust the CPU milliseconds.
 """
-import argparse
 import os
 import platform
 import statistics
@@ -31,7 +30,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import steps  # noqa: E402
 
-from comedian import DataError, augment, run  # noqa: E402
+from comedian import DataError, augment, command, run  # noqa: E402
 from comedian.bank import Bank, open_features  # noqa: E402
 from comedian.frames import (  # noqa: E402
     CLIP_FRAMES, FrameReader, ahead, describe, find_halves, of_length)
@@ -209,8 +208,7 @@ def machine(device):
 
 
 def main():
-    p = argparse.ArgumentParser(description="clips a second of each stage, part by part",
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = command.Parser(__doc__)
     p.add_argument("--data", default="data/demo", help="frames; the demo's by default")
     p.add_argument("--features", default="runs/demo-0/features", help="root of stage 2's bank")
     p.add_argument("--features-name", default="teacher", help="its name")

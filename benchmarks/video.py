@@ -12,7 +12,6 @@ Interlaced files go through bwdif=mode=send_frame:deint=interlaced there. "speed
 minute of video down to 398x224 at 2 frames a second, of both in turn; "memory" is what three hours
 of video take.
 """
-import argparse
 import os
 import resource
 import shutil
@@ -29,7 +28,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.throughput import machine  # noqa: E402
-from comedian import video  # noqa: E402
+from comedian import command, video  # noqa: E402
 from comedian.frames import DataError  # noqa: E402
 
 SIZE = (398, 224)
@@ -228,8 +227,7 @@ def main(args):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = command.Parser(__doc__)
     parser.add_argument("--only", choices=("kinds", "speed", "memory"))
     parser.add_argument("--seconds", type=int, default=20, help="length of the timed videos")
     parser.add_argument("--repeats", type=int, default=5)

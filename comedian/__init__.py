@@ -11,6 +11,7 @@ import fcntl
 import glob
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -41,11 +42,20 @@ if sys.argv[0] == "-m" or Path(sys.argv[0]).resolve().parent == Path(__file__).p
     sys.excepthook = quiet_when_interrupted
 
 
+def short(text):
+    """A message that a person can read: a name in it, from a file, may have 100,000 letters."""
+    text = re.sub(r"[^\s/]{256,}", lambda word: f"{word[0][:60]}...", text)
+    return text if len(text) <= 2000 else f"{text[:1500]} ... {text[-400:]}"
+
+
 class DataError(ValueError):
     """A mistake in a file or on the command line.
 
     The message is one line for the user: FILE: what is wrong; what to do.
     """
+
+    def __str__(self):
+        return short(super().__str__())
 
 
 def write_file(path, save):

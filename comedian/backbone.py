@@ -11,6 +11,7 @@ A row is the mean over the frames of its second [k, k + 1), of each frame's feat
 has no frame, that of the frame before. Frames are squeezed to size x size, as for our own networks:
 nothing at the sides is cut off.
 """
+import contextlib
 import hashlib
 import importlib.util
 from pathlib import Path
@@ -18,35 +19,42 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from comedian import DataError, augment, bank, run
+from comedian import DataError, augment, bank, formats, run
 from comedian.frames import FrameReader, ahead, of_length, open_halves
 
 
+@contextlib.contextmanager
+def of_user(name, what):
+    """Whatever a network or a file that others wrote raises, as one line that names it."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # noqa: BLE001
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+                "can't allocate memory" in str(error)):
+            raise                                         # command.py says what to lower
+        raise DataError(f"--backbone {name}: {what} ({formats.shown(error)}); correct it, "
+                        "docs/extend.md has an example") from None
+
+
 def open_backbone(name, weights):
-    """(network in evaluation mode, size, mean (3,), std (3,)) of --backbone. weights: of a timm
-    network, a file instead of those that timm fetches."""
+    """(network, size, mean (3,), std (3,)) of --backbone. weights: of a timm network, a file
+    instead of those that timm fetches."""
     kind, _, function = name.rpartition(":")
     if kind == "timm":
-        try:
+        with of_user(name, "cannot be made here: pip install timm, name one of timm.list_models(), "
+                     "or give its --weights"):
             import timm
             network = timm.create_model(function, pretrained=True, num_classes=0, **(
                 {"pretrained_cfg_overlay": {"file": weights}} if weights else {}))
-        except Exception as error:  # noqa: BLE001  (not installed, no such name, no internet, ...)
-            raise DataError(f"--backbone {name}: cannot be made ({str(error)[:200]}); pip install "
-                            "timm, see timm.list_models(), or give --weights FILE") from None
-        cfg = timm.data.resolve_model_data_config(network)
+            cfg = timm.data.resolve_model_data_config(network)
         size, mean, std = cfg["input_size"][1], cfg["mean"], cfg["std"]
     elif kind.endswith(".py") and Path(kind).is_file():
         spec = importlib.util.spec_from_file_location("backbone_of_user", kind)
         module = importlib.util.module_from_spec(spec)
-        try:
+        with of_user(name, "wants a function that returns (network, size, mean, std)"):
             spec.loader.exec_module(module)
             network, size, mean, std = getattr(module, function)()
             size, mean, std = int(size), [float(v) for v in mean], [float(v) for v in std]
-        except (Exception, SystemExit) as error:  # noqa: BLE001  (the file is the user's)
-            raise DataError(f"--backbone {name}: wants a function that returns (network, size, "
-                            f"mean, std) ({type(error).__name__}: {error}); docs/extend.md has an "
-                            "example") from None
     else:
         raise DataError(f"--backbone {name}: neither timm:NAME nor a file.py:function that is "
                         "there; correct it")
@@ -54,7 +62,7 @@ def open_backbone(name, weights):
             not 1 <= size <= 4096):
         raise DataError(f"--backbone {name}: wants a torch module, a size in pixels, and three "
                         "numbers each of mean and std")
-    return network.eval(), size, mean, std
+    return network, size, mean, std
 
 
 def fingerprint(network):
@@ -74,24 +82,25 @@ def write_features(args):
     halves, out = of_length(halves, 1, "one clip"), args.out or args.data
     name = args.name or "".join(c if c.isalnum() else "_" for c in args.backbone.split(":")[-1])
     network, size, mean, std = open_backbone(args.backbone, args.weights)
-    made_by = {"backbone": args.backbone, "weights_sha256": fingerprint(network), "size": size,
-               "mean": list(mean), "std": list(std), "bf16": bool(args.bf16)}
-    network, reader = network.to(device), FrameReader(args.workers)
+    with of_user(args.backbone, f"its weights cannot be read or moved to {device}"):
+        made_by = {"backbone": args.backbone, "weights_sha256": fingerprint(network), "size": size,
+                   "mean": list(mean), "std": list(std), "bf16": bool(args.bf16)}
+        network = network.eval().to(device)
+    reader, width = FrameReader(args.workers), None
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
 
     @torch.no_grad()
     def features(frames):                                             # (b, 1, H, W, 3) uint8
         x = augment.resize(augment.to_float(frames, device), size)[:, 0]         # (b, 3, S, S)
-        try:
-            with torch.autocast(device.type, torch.bfloat16, enabled=bool(args.bf16)):
-                y = network((x - mean) / std)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise DataError(f"--backbone {args.backbone}: fails on images {tuple(x.shape)} "
-                            f"({str(error)[:200]}); correct its function") from None
-        if not isinstance(y, torch.Tensor) or y.dim() != 2 or len(y) != len(x):
+        with of_user(args.backbone, f"fails on images {tuple(x.shape)}"), torch.autocast(
+                device.type, torch.bfloat16, enabled=bool(args.bf16)):
+            y = network((x - mean) / std)
+        if not isinstance(y, torch.Tensor) or y.dim() != 2 or y.shape != (
+                len(x), width or y.shape[1]):
             raise DataError(f"--backbone {args.backbone}: makes "
                             f"{tuple(getattr(y, 'shape', ())) or type(y).__name__} of {len(x)} "
-                            "images, not (images, width); pool or flatten it in a function")
+                            f"images, not (images, {width or 'width'}); pool or flatten it in a "
+                            "function, without squeeze()")
         if not y.shape[1] or y.is_complex() or not y.isfinite().all():
             raise DataError(f"--backbone {args.backbone}: makes {y.shape[1]} {y.dtype} of an image "
                             "that are none, complex or not finite; correct its function")

@@ -518,6 +518,7 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
     if told:
         print(f"warning: {told}; they count as missed, as in the official evaluator")
     spotted = {match: soccernet.read_predictions(found[match], classes) for match in label_files}
+    others = read_others(against, truth, classes) if against else {}
     results = score(truth, spotted, classes, framerate)
     by_chance = chance(truth, spotted, classes, framerate) if with_chance else None
     by_frame = {}
@@ -536,7 +537,7 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
         there = [one for one in ap if one == one] or [0.0]
         print(f"mAP at {tolerance} frames, as in E2E-Spot: {100 * sum(there) / len(there):.2f}")
     if against:
-        compared = compare(against, truth, classes, results, runs, seed, framerate)
+        compared = compare(against, others, truth, classes, results, runs, seed, framerate)
     if not any(truth.values()):
         print(f"No event in {labels} has one of these classes; give others with --classes FILE.")
     warn_unknown_labels(label_files.values(), "annotations", classes)
@@ -566,14 +567,18 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
                                              "against": against and str(against)})})
 
 
-def compare(against, truth, classes, results, runs, seed, framerate):
-    """Prints how much better these results are than other predictions of the same matches, over the
-    same resamples; returns {"difference": ..., "interval": ...}."""
+def read_others(against, truth, classes):
+    """{match: Detections} of other predictions, of all the matches in `truth`, or DataError."""
     found = same_names(soccernet.find_predictions(against), truth)
     if missing := [match for match in truth if match not in found]:
         raise DataError(f"{against}: no predictions for {nearest_names(missing, found)}, which the "
                         "other ones have; compare results of the same matches")
-    others = {match: soccernet.read_predictions(found[match], classes) for match in truth}
+    return {match: soccernet.read_predictions(found[match], classes) for match in truth}
+
+
+def compare(against, others, truth, classes, results, runs, seed, framerate):
+    """Prints how much better these results are than `others`, read from `against`, over the same
+    resamples; returns {"difference": ..., "interval": ...}."""
     less = difference(results, score(truth, others, classes, framerate))
     apart = [difference(*pair) for pair in zip(runs, resample(
         truth, others, classes, len(runs), seed, framerate), strict=True)]

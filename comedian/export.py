@@ -106,7 +106,7 @@ def table_name(match, half):
 
 def check_table(path, match, actions):
     """DataError, naming the results `path`, unless these come back as labels from `as_csv`."""
-    rows = [(half, label, ms, True) for half, ms, label, _ in actions]
+    rows = [labels.Row(half, label, ms, True) for half, ms, label, _ in actions]
     with tempfile.NamedTemporaryFile(suffix=".csv") as file:
         write_text(file.name, as_csv(match, actions))
         try:

@@ -113,8 +113,27 @@ def malformed(path, which, wants):
     try:
         yield
     except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
-        raise DataError(f"{path}: {which} has a malformed or missing {wants} "
-                        f"({type(error).__name__}: {error})") from None
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise DataError(f"{path}: {which} has a malformed or missing {wants} ({reason})") from None
+
+
+KINDS = {str: "text", list: "list", dict: "object", int: "whole number", float: "number"}
+
+
+def value_of(entry, name, kind, *default):
+    """What a JSON object has under this name, of a kind of KINDS, a number also as text; where it
+    has nothing or null, the default. KeyError or ValueError if there is none."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"{json.dumps(entry)[:40]} is no object")
+    value = entry.get(name)
+    if default and value is None or name not in entry:
+        return default[0] if default else entry[name]
+    try:
+        if isinstance(value, kind) or kind in (int, float):
+            return kind(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"{name} is {json.dumps(value)[:40]}, no {KINDS[kind]}")
 
 
 # ------------------------------------------------------------------ zip

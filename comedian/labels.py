@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from comedian import DataError, formats
-from comedian.formats import VIDEO_SUFFIXES, half_number, malformed, read_list
+from comedian.formats import VIDEO_SUFFIXES, half_number, malformed, read_list, value_of
 
 
 class Row(NamedTuple):
@@ -33,6 +33,7 @@ class Row(NamedTuple):
     name: str
     position_ms: int
     visible: bool
+    more: dict | None = None          # what else its file says of it: its team, a player
 
 
 class Listed(NamedTuple):
@@ -41,6 +42,7 @@ class Listed(NamedTuple):
     rows: list                        # [Row], in file order
     confidences: tuple = ()           # of each row, as the file has it: a text, a number or None
     fps: float | None = None          # frames per second of its video, if the file says it
+    classes: tuple = ()               # the names that the file lists, if it does
 
     def __str__(self):
         return str(self.path)
@@ -83,11 +85,11 @@ def read_rows(path):
         with malformed(path, f"annotation {number}", "gameTime, position or label"):
             time = annotation["gameTime"]
             half, minutes, seconds = int(time[0]), int(time[-5:-3]), int(time[-2:])
-            position_ms = (whole_ms(annotation["position"]) if "position" in annotation
-                           else 1000 * (60 * minutes + seconds))
-            hash(annotation["label"])                      # a list is no name
-            rows.append(Row(half, annotation["label"], position_ms,
-                            annotation.get("visibility") != "not shown"))
+            position_ms = (whole_ms(value_of(annotation, "position", int))
+                           if "position" in annotation else 1000 * (60 * minutes + seconds))
+            rows.append(Row(half, name_of(annotation), position_ms,
+                            annotation.get("visibility") != "not shown",
+                            without(annotation, "gameTime", "label", "position")))
     return rows
 
 
@@ -98,8 +100,8 @@ def read_many(path, encoding=None, are_labels=True):
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     entries = (json_rows(path, are_labels) if kind == "json" else
                xml_rows(path) if kind == "xml" else table_rows(path, encoding))
-    for match, row, confidence, fps in entries:
-        match, rows, confidences, _ = found.setdefault(nfc(match), (match, [], [], fps))
+    for match, row, confidence, *more in entries:
+        match, rows, confidences, *_ = found.setdefault(nfc(match), (match, [], [], *more))
         if row:
             rows.append(row)
             confidences.append(confidence)
@@ -187,7 +189,9 @@ def table_rows(path, encoding=None):
             for name in names:
                 yield match, Row(half_of(row.get("half", "").strip(), named=[named]), name,
                                  round(1000 * clock_s(time.replace(",", "."))),
-                                 is_visible(row.get("visibility"))), row.get("confidence"), None
+                                 is_visible(row.get("visibility")),
+                                 without({name: cell for name, cell in row.items() if cell}, "",
+                                         *CALLED, *tiers)), row.get("confidence"), None
     except (csv.Error, ValueError, TypeError, KeyError) as error:
         line = f"line {table.line_num}: " if head else ""
         reason = f"no {error}" if isinstance(error, KeyError) else error
@@ -249,30 +253,40 @@ def osl_rows(path, content, are_labels):
     found = []
     for number, item in enumerate(entries):
         with malformed(path, f"entry {number} of data", "input, label, half or position_ms"):
-            videos = [entry for entry in item.get("inputs") or ()
-                      if entry.get("type", "video") == "video"]
-            named = [named_half(from_folder(entry["path"], path)) for entry in videos] or [
-                named_half(item["id"])]
+            videos = [entry for entry in value_of(item, "inputs", list, ())
+                      if value_of(entry, "type", str, "video") == "video"]
+            named = [named_half(from_folder(value_of(entry, "path", str), path))
+                     for entry in videos] or [named_half(value_of(item, "id", str))]
             match, halves = named[0][0], [half for _, half in named]
-            fps = frame_rate(videos[0].get("fps")) if videos else None
+            fps = frame_rate(value_of(videos[0], "fps", float, None)) if videos else None
             found.append((None, match, None, None, fps))
-            for event in item.get("events") or ():
+            for event in value_of(item, "events", list, ()):
+                said, position = value_of(event, "gameTime", str, ""), event.get("position_ms")
                 time = re.fullmatch(r"(?:(\d+) ?- ?)?(\d+:[0-5]\d(?:[.,]\d+)?)",
-                                    str(event.get("gameTime") or "00:00").strip())
-                position = event.get("position_ms")
-                if time is None or position is None and not event.get("gameTime"):
+                                    said.strip() or "00:00")
+                if time is None or position is None and not said:
                     raise KeyError("position_ms, and no gameTime such as 1 - 00:07")
                 if position is None:
                     position = round(1000 * clock_s(time[2].replace(",", ".")))
                 if not re.fullmatch(r" *-?\d+(\.\d+)? *", str(position)):
                     raise ValueError(f"position_ms {str(position)[:40]!r} is no number")
                 row = row_of(half_of(event.get("half"), time[1], named=halves), event["label"],
-                             position, is_visible(event.get("visibility")))
+                             position, is_visible(event.get("visibility")), without(
+                                 event, "half", "label", "position_ms", "gameTime", "visibility",
+                                 "head", "frame", *CONFIDENCES))
                 confidences = (event[key] for key in CONFIDENCES if event.get(key) is not None)
                 found.append((event.get("head"), match, row, next(confidences, None), fps))
-    n_heads = len({str(head) for head, *_ in found} - {"None"})
+    heads = {str(head) for head, *_ in found} - {"None"}
+
+    def called(head, name):
+        return f"{head}: {name}" if len(heads) > 1 else name
+
+    with malformed(path, "labels", "list of names"):
+        classes = tuple(called(head, name) for head, of in dict_of(content.get("labels")).items()
+                        if head in heads or not heads
+                        for name in value_of(dict_of(of), "labels", list, ()))
     for head, match, row, *more in found:
-        yield match, row._replace(name=f"{head}: {row.name}") if row and n_heads > 1 else row, *more
+        yield match, row and row._replace(name=called(head, row.name)), *more, classes
 
 
 def frame_rows(path, content):
@@ -280,13 +294,14 @@ def frame_rows(path, content):
     without the score. Where fps is not known (-1) 25 is assumed: frames do not depend on it."""
     for number, item in enumerate(content):
         with malformed(path, f"entry {number}", "video, fps, frame or label"):
-            match, named = named_half(item["video"])
-            fps = frame_rate(max(item.get("fps", -1), 0) or 25)
+            match, named = named_half(value_of(item, "video", str))
+            fps = frame_rate(max(value_of({"fps": -1} | item, "fps", float), 0) or 25)
             yield match, None, None, fps
-            for event in item["events"]:
-                yield match, row_of(named, event["label"], round(1000 * int(event["frame"]) / fps),
-                                    "not shown" not in str(event.get("comment"))), event.get(
-                                        "score"), fps
+            for event in value_of(item, "events", list):
+                ms = round(1000 * value_of(event, "frame", int) / fps)
+                yield match, row_of(named, event["label"], ms,
+                                    "not shown" not in str(event.get("comment")), without(
+                                        event, "frame", "label", "score")), event.get("score"), fps
 
 
 def studio_rows(path, content):
@@ -295,8 +310,8 @@ def studio_rows(path, content):
     task's data, "fps"."""
     for number, task in enumerate(content):
         with malformed(path, f"task {number}", "video, fps or timeline labels"):
-            data = task.get("data", task)
-            video = urllib.parse.unquote(data["video"].rpartition("?d=")[2])
+            data = value_of({"data": task} | dict_of(task), "data", dict)
+            video = urllib.parse.unquote(value_of(data, "video", str).rpartition("?d=")[2])
             match, named = named_half(re.sub(r".*/upload/.*/[\da-f]{8}-", "", video))
             if "fps" not in data:
                 raise KeyError("fps: give every task a column fps, the frameRate of your <Video> "
@@ -335,15 +350,15 @@ def xml_rows(path):
             said = {label.findtext("group"): label.findtext("text")
                     for label in instance.iter("label")}
             ms = said.get("position_ms") or 1000 * clock_s(instance.findtext("start").strip())
-            yield (match, row_of(half, instance.findtext("code"), round(float(ms))),
-                   said.get("confidence"), None)
+            yield (match, row_of(half, instance.findtext("code"), round(float(ms)), True, without(
+                said, None, "position_ms", "confidence")), said.get("confidence"), None)
 
 
-def row_of(half, name, ms, visible=True):
+def row_of(half, name, ms, visible=True, more=None):
     """The Row of an action; TypeError for a label that is no text."""
     if not isinstance(name, str) or not name.strip():
         raise TypeError(f"label {str(name)[:40]!r} is no text")
-    return Row(half or 1, name, whole_ms(ms), visible)
+    return Row(half or 1, name, whole_ms(ms), visible, more)
 
 
 def frame_rate(fps):
@@ -353,9 +368,22 @@ def frame_rate(fps):
     return fps and float(fps)
 
 
+def name_of(entry):
+    """The label of an annotation or prediction as the official evaluator takes it, a number, too;
+    ValueError for a list or an object."""
+    if isinstance(entry["label"], (list, dict)):
+        raise ValueError(f"label is {str(entry['label'])[:40]}, no text")
+    return entry["label"]
+
+
 def dict_of(value):
     """A JSON object, or {} for what is none."""
     return value if isinstance(value, dict) else {}
+
+
+def without(entries, *names):
+    """What else a dict has, or None."""
+    return {name: value for name, value in entries.items() if name not in names} or None
 
 
 # ------------------------------------------------------------------ names and times

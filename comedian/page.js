@@ -4,34 +4,35 @@ const $ = id => document.getElementById(id), LEAD_S = 3, LAG_S = 3
 const make = (tag, props = {}, ...inside) => { const e = Object.assign(document.createElement(tag), props); e.append(...inside); return e }
 // An item is a spotted action, a label, or an action that was added: what a review can be of. Its id is made of what it was,
 // so that a review finds it again in other results of the match. D.events: [half, ms, class, confidence, picture or ""];
-// D.truth: [half, ms, class, visible, picture or ""], or null.
+// D.truth: [half, ms, name, what else its file says of it, picture or ""], or null. Those of no class or half here are saved, but not shown.
 const items = new Map(), judged = !!D.truth && D.spotted
-function put(what, half, ms, label, more) {
-  let id = `${what} ${half} ${ms} ${D.classes[label]}`
+const record = e => e && { what: e.what, half: e.half, ms: e.ms, label: e.label, state: e.state, pin: e.pin, more: e.more }
+function put(what, half, ms, label, rest) {
+  let id = `${what} ${half} ${ms} ${label}`
   while (items.has(id)) id += "'"
-  items.set(id, { id, what, half, ms, label, state: "", pin: null, picture: "", visible: true, was: { ms, label, state: "", pin: null }, ...more })
+  const e = { id, what, half, ms, label, state: "", pin: null, more: {}, ...rest }
+  items.set(id, { ...e, was: record(e) })
 }
-for (const [half, ms, label, score, picture] of D.events) put("spot", half, ms, label, { score, picture })
-for (const [half, ms, label, visible, picture] of D.truth || []) put("label", half, ms, label, { visible, picture })
-const on = new Set(D.classes.keys())
+for (const [half, ms, label, score, picture] of D.events) put("spot", half, ms, D.classes[label], { score, picture })
+for (const [half, ms, label, more, picture] of D.truth || []) put("label", half, ms, label, { more, picture })
+const on = new Set(D.classes)
 let half = D.halves[0], least = D.least, chosen = null, rows = [], position = half.start
 let view = [half.start, half.end], bounds = view.slice()
 
 // ---- reviews. A step is [[id, record before, record after], ...]; null: there is no such item.
 const KEY = JSON.stringify(["comedian", D.match, D.hash]), done = [], undone = []
-const record = e => e && { what: e.what, half: e.half, ms: e.ms, label: D.classes[e.label], state: e.state, pin: e.pin, visible: e.visible }
-const clean = (e, state = "") => ({ ...record(e), ...e.was, label: D.classes[e.was.label], state })      // but for its state as it was
+const known = e => D.classes.includes(e.label) && D.halves.some(h => h.n === e.half)
 const reviews = () => Object.fromEntries([...items.values()].filter(e => e.state).map(e => [e.id, record(e)]))
 const NOT_KEPT = "this browser keeps nothing for this page: save Labels-v2.json before you leave it"
-let exported = "{}"                        // the reviews that a file has
+let exported = "{}", head = D.head          // the reviews that a file has; what else a file of labels said at its top
 const dirty = () => JSON.stringify(reviews()) !== exported
 function set(id, r) {
   if (!r) return items.delete(id)
-  if (!items.has(id)) items.set(id, { id, what: "added", half: r.half, score: 1, picture: "", visible: r.visible ?? true })
-  Object.assign(items.get(id), { ms: r.ms, label: D.classes.indexOf(r.label), state: r.state, pin: r.pin })
+  if (!items.has(id)) items.set(id, { id, what: "added", half: r.half, score: 1 })
+  Object.assign(items.get(id), { ms: r.ms, label: r.label, state: r.state, pin: r.pin, more: r.more })
 }
 function change(...pairs) {                // (item or id of a new one, its new fields) ...
-  const step = pairs.map(([e, now]) => e.id ? [e.id, record(e), now && { ...record(e), ...now, label: D.classes[now.label ?? e.label] }] : [e, null, now])
+  const step = pairs.map(([e, now]) => e.id ? [e.id, record(e), now && { ...record(e), ...now }] : [e, null, now])
   for (const [id, , after] of step) set(id, after)
   done.push(step); undone.length = 0
   keep()
@@ -42,62 +43,65 @@ function undo(from = done, to = undone, which = 1) {
   for (const one of step) set(one[0], one[which])
   to.push(step)
   keep(); update()
-  const e = items.get(step[0][0])
-  if (e && e.half !== half.n) setHalf(D.halves.find(h => h.n === e.half))
+  const e = step.length && items.get(step[0][0]), its = e && D.halves.find(h => h.n === e.half)
+  if (its && its !== half) setHalf(its)
   if (e) choose(rows.includes(e) ? e : e.hit, false)
 }
 function keep() {                          // in the browser, at once
-  try { localStorage.setItem(KEY, JSON.stringify({ when: new Date().toISOString(), exported: !dirty(), reviews: reviews() })) }
+  try { localStorage.setItem(KEY, JSON.stringify({ when: new Date().toISOString(), exported: !dirty(), head, reviews: reviews() })) }
   catch { note(NOT_KEPT) }
 }
 function replace(next) {                   // the reviews, by others of the same results: the step that does it
-  const step = [...items.values()].filter(e => e.state && !next[e.id]).map(e => [e.id, record(e), e.was ? clean(e) : null])
+  const step = [...items.values()].filter(e => e.state && !next[e.id]).map(e => [e.id, record(e), e.was || null])
   for (const [id, r] of Object.entries(next)) step.push([id, record(items.get(id)) || null, r])
   for (const [id, , after] of step) set(id, after)
   return step
 }
 function takeOver(next) { done.push(replace(next)); undone.length = 0; keep(); update() }
 function fit(records) {                    // [id, record] of other results, as far as they fit: [reviews of these, how many do not]
-  const next = {}, old = Object.fromEntries(records), at = r => [...items.values()].filter(e => e.was && e.half === r.half && e.was.ms === r.ms && D.classes[e.was.label] === r.label)
+  const next = {}, old = Object.fromEntries(records), at = r => [...items.values()].filter(e => e.was && e.half === r.half && e.was.ms === r.ms && e.was.label === r.label)
+  const keep = (e, r) => next[e.id] = { ...e.was, state: "accepted", more: r.what === "added" ? { ...e.was.more, ...r.more } : e.was.more }
   let lost = 0
   for (const [id, r] of records) {
     const there = at(old[r.pin] || r), label = there.find(e => e.what === "label"), spot = there.find(e => e.what === "spot"), e = items.get(id)
     const pin = label ? label.id : items.has(r.pin) ? r.pin : null
-    if (!D.classes.includes(r.label) || !D.halves.some(h => h.n === r.half)) lost++
-    else if (e && e.was) next[id] = { ...r, pin: r.what === "spot" && r.state === "accepted" ? pin : r.state === "rejected" && items.has(r.pin) ? r.pin : null }
-    else if (label && r.state !== "rejected") next[label.id] = clean(label, "accepted")
+    if (e && e.was) next[id] = { ...r, pin: r.what === "spot" && r.state === "accepted" ? pin : r.state === "rejected" && items.has(r.pin) ? r.pin : null }
+    else if (label && r.state !== "rejected") keep(label, r)
     else if (r.state === "rejected" || r.pin) lost += !items.has(r.pin)
-    else if (spot) next[spot.id] = clean(spot, "accepted")
+    else if (spot) keep(spot, r)
     else next[id] = { ...r, what: "added", state: "accepted", pin: null }
   }
   return [next, lost]
 }
+// As Python's int and comedian/labels.py's read_rows: position, else the last two digits each of minutes and seconds; tests/test_page.py has a table for both.
+const int = v => v && typeof v === "object" || v === null || typeof v === "string" && !/^\s*[+-]?\d+\s*$/.test(v) ? NaN : Math.trunc(v)
+function read({ gameTime, label, position, ...more }) {
+  const n = int(gameTime[0]), clock = 1000 * (60 * int(gameTime.slice(-5, -3)) + int(gameTime.slice(-2))), ms = position === undefined ? clock : int(position)
+  if (!Number.isFinite(n + clock + ms) || Math.abs(ms) > 2 ** 53 || label === undefined || label && typeof label === "object") throw 0
+  return { what: "added", half: n, ms, label, state: "accepted", pin: null, more }
+}
 function load(text, name) {                // a Labels-v2.json; ours has the reviews besides
-  let next, lost = 0, content, had = 0
+  let found, next, rest
   try {
-    content = JSON.parse(text)
-    const found = content.annotations.map((a, i) => {
-      const [, n, m, s] = /^\s*(\d+)\s*-\s*(\d+):(\d+)\s*$/.exec(a.gameTime), at = a.position ?? 60000 * m + 1000 * s, ms = Math.round(at)
-      if (!/^ *-?\d+(\.\d+)? *$/.test(at) || typeof a.label !== "string") throw 0
-      return [`added ${n} ${ms} ${a.label} ${i}`, { what: "added", half: +n, ms, label: a.label, state: "accepted", pin: null, visible: a.visibility !== "not shown" }]
-    })
-    const last = match => String(match).split("/").filter(Boolean).pop()
-    if (content.review && last(content.UrlLocal) !== last(D.match) && !confirm(`${name} has labels of ${last(content.UrlLocal)}. Load them for ${last(D.match)}?`)) return
-    const spoken = found.filter(([, r]) => !(D.others || []).some(o => o[0] === r.half && o[1] === r.ms && o[2] === r.label))
-    had = spoken.length
-    if (content.review && content.review.hash === D.hash) {
-      next = content.review.reviews
-      if (!Object.values(next).every(r => D.classes.includes(r.label) && Number.isFinite(r.ms) && D.halves.some(h => h.n === r.half))) throw 0
-    }
-    else {
-      const gone = [...items.values()].filter(e => e.what === "label" && !spoken.some(([, r]) => r.half === e.half && r.ms === e.was.ms && r.label === D.classes[e.was.label]));
-      [next, lost] = fit(spoken)
-      for (const e of gone) next[e.id] = clean(e, "rejected")
+    const { UrlLocal, annotations, review, ...others } = JSON.parse(text), last = match => String(match).split("/").filter(Boolean).pop()
+    found = annotations.map(read); rest = others
+    if (review && last(UrlLocal) !== last(D.match) && !confirm(`${name} has labels of ${last(UrlLocal)}. Load them for ${last(D.match)}?`)) return
+    if (dirty() && !confirm(`What you did here since you saved it gives place to ${name}. Load it?`)) return
+    if (review && review.hash === D.hash) {
+      next = review.reviews
+      if (!Object.values(next).every(r => r.label !== undefined && Number.isFinite(r.ms) && Number.isInteger(r.half))) throw 0
+      if (review.shown) see(review.shown)
+    } else {
+      const gone = [...items.values()].filter(e => (e.what === "label" ? known(e) : !D.truth && e.was && shown(e)) && !found.some(r => r.half === e.half && r.ms === e.was.ms && r.label === e.was.label))      // the file says what there is
+      next = fit(found.map((r, i) => [`added ${r.half} ${r.ms} ${r.label} ${i}`, r]))[0]
+      for (const e of gone) next[e.id] = { ...e.was, state: "rejected" }
     }
   } catch { return note(`${name}: no labels that can be read; choose a Labels-v2.json`) }
+  head = { ...head, ...rest }
   takeOver(next)
-  if (!lost) { exported = JSON.stringify(reviews()); keep() }
-  note(`${name}: ${had} labels loaded` + (lost ? `; ${lost} of them are of no class or half here and left out` : ""))
+  exported = JSON.stringify(reviews()); keep()
+  const hidden = found.filter(r => !known(r)).length
+  note(`${name}: ${found.length} labels loaded` + (hidden ? `; ${hidden} of no class or half here: not shown, but saved again` : ""))
 }
 function restore() {                       // what the browser has kept, of these results or others
   try {
@@ -111,14 +115,15 @@ function restore() {                       // what the browser has kept, of thes
     } }))
   } catch { note(NOT_KEPT) }
 }
-function hear(kept) { replace(kept.reviews); if (kept.exported) exported = JSON.stringify(reviews()) }
+function hear(kept) { replace(kept.reviews); head = kept.head || head; if (kept.exported) exported = JSON.stringify(reviews()) }
 onstorage = e => { if (e.key === KEY && e.newValue) { hear(JSON.parse(e.newValue)); update() } }                  // from another tab
 onbeforeunload = e => { if (dirty()) e.preventDefault() }
 function note(...parts) { $("note").replaceChildren(...parts) }
 
 // ---- what is shown: list, timeline and exports all ask here
 const real = e => e.state === "accepted" && e.hit || e        // an accepted action is where its label is
-const shown = e => on.has(real(e).label) && (e.what !== "spot" || e.score >= least || e.state === "accepted")
+const shown = e => on.has(real(e).label) && known(real(e)) && (e.what !== "spot" || e.score >= least || e.state === "accepted")
+function see([confidence, reach, names]) { least = $("least").value = +confidence; $("tolerance").value = reach; on.clear(); D.classes.forEach(name => names.includes(name) && on.add(name)) }
 const tolerance = () => 1000 * (+$("tolerance").value || 2.5)
 const free = t => t.what === "label" && !t.hit && t.state !== "rejected"
 function nearest(e, label = e.label) {   // the label that an action is of, if it is of one
@@ -127,7 +132,7 @@ function nearest(e, label = e.label) {   // the label that an action is of, if i
     .sort((a, b) => Math.abs(a.ms - e.ms) - Math.abs(b.ms - e.ms))[0]
 }
 function match() {                       // each true action takes the surest spotted one in reach; a review keeps its label
-  const spots = new Map(), all = [...items.values()], reach = tolerance(), lane = e => 4096 * e.half + e.label
+  const spots = new Map(), all = [...items.values()], reach = tolerance(), lane = e => `${e.half} ${e.label}`
   for (const e of all) { e.hit = null; e.kind = "" }
   for (const e of all) if (e.pin && items.has(e.pin)) { e.hit = items.get(e.pin); e.hit.hit = e }
   if (!judged) return
@@ -208,12 +213,12 @@ kinds.setAttribute("aria-label", "class of this action")
 const buttons = Object.fromEntries(Object.entries({ a: "", r: "", d: "", "[": "−½ s", ",": "−1 frame", ".": "+1 frame", "]": "+½ s", m: "move here" }).map(
   ([key, textContent]) => [key, make("button", { textContent, title: "key " + key, onclick: () => edit(key) })]))
 strip.append(...Object.values(buttons), kinds)
-kinds.onchange = () => edit("c", +kinds.value)
+kinds.onchange = () => edit("c", kinds.value)
 function peak(e) {                       // how sure the network is, of a label by the scores about it
   if (e.what === "spot") return e.score
-  const h = D.halves.find(h => h.n === e.half), k = D.classes.length, t = Math.floor((e.ms / 1000 - h.start) / h.token)
+  const h = D.halves.find(h => h.n === e.half), k = D.classes.length, at = D.classes.indexOf(e.label), t = Math.floor((e.ms / 1000 - h.start) / h.token)
   let most = 0
-  for (let i = Math.max(0, t - 2); i <= t + 2; i++) most = Math.max(most, h.scores[i * k + e.label] || 0)
+  for (let i = Math.max(0, t - 2); i <= t + 2; i++) most = Math.max(most, h.scores[i * k + at] || 0)
   return most / 255
 }
 const unsure = (a, b) => Math.abs(peak(a) - 0.5) - Math.abs(peak(b) - 0.5)
@@ -228,22 +233,22 @@ function update() {
   while (next) { const gone = next; next = next.nextSibling; gone.remove() }
   if (focus !== document.activeElement && focus.isConnected) focus.focus({ preventScroll: true })
   else if (!focus.isConnected) $("list").focus({ preventScroll: true })
-  const tell = { hit: 0, missed: 0, false: 0 }, number = D.classes.map(() => 0)
+  const tell = { hit: 0, missed: 0, false: 0 }, number = new Map(D.classes.map(name => [name, 0]))
   for (const e of rows) if (e.kind) tell[e.kind]++
-  for (const e of items.values()) if (e.half === half.n && e.what !== "label" && (e.what === "added" || e.score >= least || e.state === "accepted")) number[real(e).label]++
+  for (const e of items.values()) if (e.half === half.n && e.what !== "label" && (e.what === "added" || e.score >= least || e.state === "accepted")) number.set(real(e).label, number.get(real(e).label) + 1)
   const some = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`
   write($("count"), judged ? `${some(tell.hit, "hit")}, ${tell.missed} missed, ${some(tell.false, "false alarm")}` : some(rows.length, "action"))
   write($("reviewed"), `reviewed ${rows.filter(e => e.state).length} of ${rows.length}`)
   write($("leastText"), least.toFixed(2))
   for (const chip of $("chips").querySelectorAll(".chip")) {
-    if (chip.getAttribute("aria-pressed") !== String(on.has(+chip.dataset.k))) chip.setAttribute("aria-pressed", on.has(+chip.dataset.k))
-    write(chip.lastChild, " " + number[chip.dataset.k])
+    if (chip.getAttribute("aria-pressed") !== String(on.has(chip.name))) chip.setAttribute("aria-pressed", on.has(chip.name))
+    write(chip.lastChild, " " + number.get(chip.name))
   }
   draw()
 }
 function fill(e) {
   const word = e.what === "added" ? "added" : e.state === "rejected" && (e.what === "label" || e.pin) ? "deleted" : e.state || { false: "false alarm" }[e.kind] || e.kind
-  const texts = [clock(real(e).ms / 1000), D.classes[real(e).label], word, e.what === "spot" ? e.score.toFixed(2) : ""], now = [...texts, e.state, e === chosen].join()
+  const texts = [clock(real(e).ms / 1000), real(e).label, word, e.what === "spot" ? e.score.toFixed(2) : ""], now = [...texts, e.state, e === chosen].join()
   if (!e.row) {
     e.row = make("li", {}, make("button", { className: "go", onclick: () => choose(e) },
       e.picture ? make("img", { src: "data:image/jpeg;base64," + e.picture, alt: "", loading: "lazy" }) : make("span", { className: "blank" }),
@@ -316,11 +321,11 @@ function edit(key, value) {
   update(); if (rows.includes(e)) choose(e, false)
 }
 function add() {
-  const ms = Math.round(1000 * position), k = +$("class").value
-  on.add(k)
-  let e = [...items.values()].find(e => e.what !== "spot" && e.half === half.n && e.ms === ms && e.label === k && e.state !== "rejected")
-  const id = `added ${half.n} ${ms} ${D.classes[k]} ${Date.now()}`
-  if (!e) { change([id, { what: "added", half: half.n, ms, label: D.classes[k], state: "accepted", pin: null }]); e = items.get(id) }
+  const ms = Math.round(1000 * position), label = $("class").value
+  on.add(label)
+  let e = [...items.values()].find(e => e.what !== "spot" && e.half === half.n && e.ms === ms && e.label === label && e.state !== "rejected")
+  const id = `added ${half.n} ${ms} ${label} ${Date.now()}`
+  if (!e) { change([id, { what: "added", half: half.n, ms, label, state: "accepted", pin: null, more: {} }]); e = items.get(id) }
   update(); choose(rows.includes(e) ? e : e.hit, false)
 }
 
@@ -337,21 +342,23 @@ const kept = () => [...items.values()].filter(e => shown(e) && e.state !== "reje
 // The labels, corrected, the alarms that were accepted, and what was added. Where there were none, also all that is shown and not reviewed.
 const labels = () => [...items.values()].filter(e => e.state !== "rejected" && (e.what !== "spot" || !e.pin && (e.state === "accepted" || !D.truth && shown(e))))
 function text(kind) {
-  const all = kept().map(e => ({ ...real(e), score: e.score })).sort((a, b) => a.half - b.half || a.ms - b.ms), one = all.filter(e => e.half === half.n), name = e => D.classes[e.label]
+  const all = kept().map(e => ({ ...real(e), score: e.score })).sort((a, b) => a.half - b.half || a.ms - b.ms), one = all.filter(e => e.half === half.n)
   const cues = decimal => one.map((e, i) => `${i + 1}\n${long(e.ms - 1000 * LEAD_S, decimal, true)} --> ${long(e.ms + 1000 * LAG_S, decimal, true)}\n` +
-    `${(decimal === "." ? escaped : s => s)(plain(name(e)))} ${e.score.toFixed(2)}\n`)
-  if (kind === "csv") return "video,half,time,label,confidence\n" + all.map(e => [cell(D.halves.find(h => h.n === e.half).table), e.half, long(e.ms, "."), cell(name(e)), e.score.toFixed(4)].join() + "\n").join("")
+    `${(decimal === "." ? escaped : s => s)(plain(e.label))} ${e.score.toFixed(2)}\n`)
+  if (kind === "csv") return "video,half,time,label,confidence\n" + all.map(e => [cell(D.halves.find(h => h.n === e.half).table), e.half, long(e.ms, "."), cell(e.label), e.score.toFixed(4)].join() + "\n").join("")
   if (kind === "vtt") return "WEBVTT\n" + cues(".").map(c => "\n" + c).join("")
   if (kind === "srt") return cues(",").join("\n")
   if (kind === "sportscode") return '<?xml version="1.0" encoding="UTF-8"?>\n<file>\n<ALL_INSTANCES>\n' + one.map((e, i) =>
-    `<instance><ID>${i + 1}</ID><start>${(Math.max(0, e.ms / 1000 - LEAD_S)).toFixed(3)}</start><end>${(e.ms / 1000 + LAG_S).toFixed(3)}</end><code>${escaped(plain(name(e)))}</code>` +
+    `<instance><ID>${i + 1}</ID><start>${(Math.max(0, e.ms / 1000 - LEAD_S)).toFixed(3)}</start><end>${(e.ms / 1000 + LAG_S).toFixed(3)}</end><code>${escaped(plain(e.label))}</code>` +
     `<label><group>confidence</group><text>${e.score.toFixed(2)}</text></label><label><group>position_ms</group><text>${e.ms}</text></label></instance>\n`).join("") + "</ALL_INSTANCES>\n</file>\n"
   if (kind === "osl") return JSON.stringify({ version: "2.0", task: "action_spotting", labels: { action: { type: "single_label", labels: D.classes } },
     data: D.halves.map(h => ({ id: `${D.match}/${h.n}`, inputs: [{ type: "video", path: h.name, fps: 2 }], events: all.filter(e => e.half === h.n).map(e =>
-      ({ head: "action", label: name(e), position_ms: e.ms, frame: Math.floor(2 * e.ms / 1000), half: String(e.half), gameTime: `${e.half} - ${long(e.ms, ".").slice(0, -4)}`, confidence: e.score })) })) }, null, 1) + "\n"
-  const saved = labels().map(e => [e.half, e.ms, name(e), e.visible]).concat(D.others || []).sort((a, b) => a[0] - b[0] || a[1] - b[1])
-  return JSON.stringify({ UrlLocal: D.match, annotations: saved.map(([half, ms, label, visible]) => ({ gameTime: `${half} - ${long(ms, ".").slice(0, -4)}`,
-    label, position: String(ms), team: "not applicable", visibility: visible ? "visible" : "not shown" })), review: { hash: D.hash, reviews: reviews() } }, null, 1) + "\n"
+      ({ head: "action", label: e.label, position_ms: e.ms, frame: Math.floor(2 * e.ms / 1000), half: String(e.half), gameTime: `${e.half} - ${long(e.ms, ".").slice(0, -4)}`, confidence: e.score })) })) }, null, 1) + "\n"
+  const annotations = labels().sort((a, b) => a.half - b.half || a.ms - b.ms).map(e => {
+    const own = { gameTime: `${e.half} - ${long(e.ms, ".").slice(0, -4)}`, label: e.label, position: String(e.ms) }
+    return { ...own, team: "not applicable", visibility: "visible", ...e.more, ...own }
+  })
+  return JSON.stringify({ UrlLocal: D.match, ...head, annotations, review: { hash: D.hash, shown: [least, $("tolerance").value, [...on]], reviews: reviews() } }, null, 1) + "\n"
 }
 const FILES = { csv: "actions.csv", osl: "actions.json", labels: "Labels-v2.json" }, ENDINGS = { vtt: "vtt", srt: "srt", sportscode: "xml" }
 function save(kind) {
@@ -378,7 +385,7 @@ function zoom(by, around = position) { setView(around - (around - view[0]) * by,
 let drawing = 0, ground = null, grounded = ""
 function draw() { if (!drawing) drawing = requestAnimationFrame(() => { drawing = 0; paint() }) }
 function paint() {
-  const lanes = D.classes.map((_, k) => k).filter(k => on.has(k)), H = lanes.length * ROW + FOOT, scale = devicePixelRatio || 1
+  const lanes = D.classes.filter(name => on.has(name)), H = lanes.length * ROW + FOOT, scale = devicePixelRatio || 1
   const css = getComputedStyle(document.documentElement), colors = Object.fromEntries(["line", "mute", "fg", "score", "spot", "hit", "miss"].map(name => [name, css.getPropertyValue("--" + name)]))
   const now = [view, lanes, W, scale, half.n, half.end, colors.fg].join()
   if (now !== grounded) {
@@ -387,7 +394,7 @@ function paint() {
     $("cursor").style.height = H - FOOT + 3 + "px"; $("cursor").style.transform = `translateX(${toX(position)}px)`
     paintGround(ground.getContext("2d"), lanes, H, scale, colors)
   }
-  const c = canvas.getContext("2d"), foot = lanes.map((_, i) => (i + 1) * ROW - 3), at = new Map(lanes.map((k, i) => [k, foot[i]]))
+  const c = canvas.getContext("2d"), foot = lanes.map((_, i) => (i + 1) * ROW - 3), at = new Map(lanes.map((name, i) => [name, foot[i]]))
   c.setTransform(1, 0, 0, 1, 0, 0); c.clearRect(0, 0, canvas.width, canvas.height); c.drawImage(ground, 0, 0); c.scale(scale, scale)
   c.save(); c.beginPath(); c.rect(left(), 0, W - left() - 4, H); c.clip()
   for (const t of items.values()) if (t.what !== "spot" && t.half === half.n && at.has(t.label) && t.state !== "rejected") {        // a stem per true action
@@ -410,17 +417,16 @@ function paintGround(c, lanes, H, scale, colors) {
     c.beginPath(); c.moveTo(toX(s), 0); c.lineTo(toX(s), H - FOOT); c.stroke(); c.fillText(clock(s), Math.min(toX(s), W - 1 - c.measureText(clock(s)).width / 2), H - 9)
   }
   const K = D.classes.length, n = half.scores.length / K, foot = i => (i + 1) * ROW - 3
-  lanes.forEach((k, i) => {
+  lanes.forEach((name, i) => {
     c.textAlign = "right"; c.fillStyle = colors.fg
-    let name = D.classes[k]
     while (name.length > 1 && c.measureText(name).width > left() - 10) name = name.slice(0, -2).trimEnd() + "…"
     c.fillText(name, left() - 6, foot(i) - ROW / 2 + 3)
     c.beginPath(); c.moveTo(left(), foot(i) + .5); c.lineTo(W - 8, foot(i) + .5); c.stroke()
   })
   c.beginPath(); c.rect(left(), 0, W - left() - 4, H); c.clip()
   c.fillStyle = colors.score
-  lanes.forEach((k, i) => {
-    const at = s => Math.floor((s - half.start) / half.token), top = t => half.scores[Math.min(Math.max(t, 0), n - 1) * K + k]
+  lanes.forEach((name, i) => {
+    const k = D.classes.indexOf(name), at = s => Math.floor((s - half.start) / half.token), top = t => half.scores[Math.min(Math.max(t, 0), n - 1) * K + k]
     c.beginPath(); c.moveTo(left(), foot(i))
     if ((W - left()) / (view[1] - view[0]) * half.token > 3)  // a point per token, at its time
       for (let t = at(view[0]) - 1; t <= at(view[1]) + 1; t++) c.lineTo(toX(half.start + half.token * (t + 0.25)), foot(i) - (ROW - 9) * top(t) / 255)
@@ -442,8 +448,8 @@ canvas.onpointermove = e => {
 }
 canvas.onpointerup = e => {
   if (drag && !drag.far) {                // on a dot: that action; elsewhere: that time
-    const k = D.classes.map((_, k) => k).filter(k => on.has(k))[Math.floor(e.offsetY / ROW)]
-    const x = r => Math.abs(toX(real(r).ms / 1000) - e.offsetX), near = rows.filter(r => real(r).label === k && x(r) < 7).sort((a, b) => x(a) - x(b))
+    const name = D.classes.filter(name => on.has(name))[Math.floor(e.offsetY / ROW)]
+    const x = r => Math.abs(toX(real(r).ms / 1000) - e.offsetX), near = rows.filter(r => real(r).label === name && x(r) < 7).sort((a, b) => x(a) - x(b))
     if (near.length) choose(near[0]); else seek(toS(e.offsetX))
   }
   drag = null
@@ -455,22 +461,18 @@ $("in").onclick = () => zoom(0.5); $("out").onclick = () => zoom(2); $("all").on
 new ResizeObserver(() => { W = canvas.clientWidth; draw() }).observe(canvas); matchMedia("(prefers-color-scheme: dark)").onchange = draw
 
 // ---- set-up
-$("title").textContent = document.title = D.title; $("when").textContent = D.match; $("about").textContent = D.about
+$("title").textContent = document.title = D.title; $("when").textContent = D.match === D.title ? "" : D.match; $("about").textContent = D.about
 for (const e of document.querySelectorAll(".truth")) e.hidden = !judged
 for (const e of document.querySelectorAll(".spots")) e.hidden = !D.spotted
 $("labels").title = D.truth ? "the labels, corrected, the alarms that you accepted, and what you added" : "what you accepted or added, and all actions shown that you did not reject"
 for (const h of D.halves) $("halves").append(make("button", { textContent: { 1: "first half", 2: "second half" }[h.n], onclick: () => setHalf(h) }))
 $("halves").hidden = D.halves.length === 1 && half.n === 1      // one file may be anything
-for (const select of [$("class"), kinds]) select.append(...D.classes.map((name, k) => make("option", { value: k, textContent: name })))
+for (const select of [$("class"), kinds]) select.append(...D.classes.map(name => make("option", { value: name, textContent: name })))
 D.halves.forEach((h, i) => $("halves").children[i].dataset.n = h.n)
-D.classes.forEach((name, k) => {
-  const chip = make("button", { className: "chip", onclick: () => { on.has(k) ? on.delete(k) : on.add(k); update() } }, name, make("span", { className: "mute" }))
-  chip.dataset.k = k
-  $("chips").append(chip)
-})
-$("chips").append(make("button", { textContent: "all", onclick: () => { D.classes.forEach((_, k) => on.add(k)); update() } }),
-  make("button", { textContent: "none", onclick: () => { on.clear(); update() } }))
-$("least").value = least; $("least").oninput = () => { least = +$("least").value; update() }
+$("chips").append(...D.classes.map(name => make("button", { className: "chip", name, onclick: () => { on.delete(name) || on.add(name); update() } }, name, make("span", { className: "mute" }))),
+  make("button", { textContent: "all", onclick: () => { D.classes.forEach(name => on.add(name)); update() } }), make("button", { textContent: "none", onclick: () => { on.clear(); update() } }))
+see([least, "2.5", D.classes])
+$("least").oninput = () => { least = +$("least").value; update() }
 $("tolerance").oninput = update; $("play").onclick = play; $("error").onclick = nextError; $("unsure").onclick = nextUnsure
 $("add").onclick = add; $("undo").onclick = () => undo(); $("redo").onclick = () => undo(undone, done, 2)
 $("order").onclick = () => { $("order").setAttribute("aria-pressed", $("order").getAttribute("aria-pressed") === "false"); update() }

@@ -20,8 +20,8 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 
-from comedian import DataError, __version__, export, frames, soccernet, write_text
-from comedian.labels import video_of
+from comedian import DataError, __version__, export, formats, frames, soccernet, write_text
+from comedian.labels import video_of, without
 
 PICTURE = (112, 63)                   # pixels that the small pictures fit into
 MOST_PICTURES, MOST_ACTIONS = 250, 1500               # of a half, the surest: it stays below 3 MB
@@ -76,20 +76,20 @@ def frame_rate(source):
     return fps if 1 <= fps <= 240 else FPS
 
 
-def write_page(path, match, curves, classes, actions, about, events=None, others=(),
-               pictures=None, least=0.3, spotted=True):
+def write_page(path, match, curves, classes, actions, about, labels=None, pictures=None, least=0.3,
+               spotted=True):
     """Writes the page of a match to `path`.
 
     curves    {half: (scores (n_tokens, K) in [0, 1], token_s, start_s)}
-    actions   [export.Action]; events: [soccernet.Event], None: the truth is not known
+    actions   [export.Action]; labels: as soccernet.find_labels has them, None: the truth is unknown
     about     what the results say of themselves; its "videos" are relative to the folder of `path`
-    others    [Row] of the labels that the page has no place for; saved as they are
     pictures  {half: {s: JPEG}} or None: they are read from the videos
     least     confidence at which the slider stands first
     spotted   False: there are no results; the curves only say how long the halves are
     """
     index, folder = {name: k for k, name in enumerate(classes)}, Path(path).parent
-    halves, rows, truth = [], [], []
+    halves, rows = [], []
+    head, truth = rows_to_keep(labels)
 
     def place(source):                # by its name, as a browser goes; the folder may be to come
         return Path(os.path.normpath(folder / source))
@@ -112,9 +112,9 @@ def write_page(path, match, curves, classes, actions, about, events=None, others
         of_half = sorted((action for action in actions
                           if action.half == number and action.confidence >= LEAST),
                          key=lambda action: -action.confidence)[:MOST_ACTIONS]
-        true = [event for event in events or () if event.half == number]
+        true = [row for row in truth or () if row[0] == number and row[2] in index]
         times_s = [action.position_ms / 1000 for action in of_half[:MOST_PICTURES]] + [
-            event.position_ms / 1000 for event in true[:MOST_PICTURES // 2]]
+            row[1] / 1000 for row in true[:MOST_PICTURES // 2]]
         if pictures is not None:
             seen = nearest(pictures.get(number, {}), times_s)
         else:
@@ -126,22 +126,35 @@ def write_page(path, match, curves, classes, actions, about, events=None, others
         rows += [(number, action.position_ms, index[action.label], action.confidence,
                   picture(action.position_ms))
                  for action in sorted(of_half, key=lambda action: action.position_ms)]
-        truth += [(number, event.position_ms, event.label, event.visible,
-                   picture(event.position_ms)) for event in true]
+        for row in true:
+            row[4] = picture(row[1])
     content = [classes, [[half["n"], half["start"], half["end"]] for half in halves],
-               [row[:4] for row in rows], [row[:4] for row in truth]]
+               [row[:4] for row in rows], [row[:4] for row in truth or ()]]
     if not spotted:                   # nothing else tells videos of one name apart
         content += [os.path.getsize(place(source)) for source in about["videos"].values()]
     content = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     data = {"title": soccernet.match_title(match), "match": match, "classes": classes,
             "halves": halves, "events": rows, "about": describe(about), "least": max(LEAST, least),
-            "truth": None if events is None else truth, "spotted": spotted, "hash": content,
-            "others": [(row.half, row.position_ms, row.name, row.visible) for row in others]}
+            "truth": truth, "head": head, "spotted": spotted, "hash": content}
     page, program = (Path(__file__).with_name(name).read_text(encoding="utf-8")
                      for name in ("page.html", "page.js"))
     # No text in the data can end the script: < is written as JSON lets one write any character.
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     write_text(path, page.replace("__SCRIPT__", program).replace("__DATA__", text))
+
+
+def rows_to_keep(labels):
+    """({what a Labels-v2.json says at its top}, [[half, ms, name, {what else it says of it}, ""]])
+    of labels: all that a person would miss in the file that the page saves. ({}, None) for None."""
+    if labels is None:
+        return {}, None
+    is_listed = isinstance(labels, soccernet.Listed)
+    head = {} if is_listed else without(formats.read_json(labels, "a SoccerNet label file"),
+                                        "UrlLocal", "annotations", "review") or {}
+    rows = [[row.half, row.position_ms, row.name,
+             {"visibility": "visible" if row.visible else "not shown"} | (row.more or {}), ""]
+            for row in (labels.rows if is_listed else soccernet.read_rows(labels))]
+    return json.loads(json.dumps([head, rows]), parse_constant=str)       # NaN is no JSON
 
 
 def link(path):
@@ -206,18 +219,8 @@ def from_results(folder, match, labels=None, threshold=0.3, pictures=None, video
         about = about | {"videos": about.get("videos", {}) | {
             str(half): os.path.relpath(path, folder) for half, path in videos.items()}}
     write_page(folder / "page.html", match, curves, classes, actions, about,
-               *split_labels(labels, curves, classes), pictures, threshold)
+               labels, pictures, threshold)
     return folder / "page.html"
-
-
-def split_labels(labels, halves, classes):
-    """([Event], or None without labels, [Row] of those that are in none of `halves` or `classes`):
-    a page shows the first, and saves them all."""
-    if labels is None:
-        return None, ()
-    rows = labels.rows if isinstance(labels, soccernet.Listed) else soccernet.read_rows(labels)
-    return soccernet.read_labels(labels, classes), [
-        row for row in rows if row.half not in halves or row.name not in classes]
 
 
 def videos_of(root):
@@ -251,5 +254,5 @@ def to_label(videos, classes, labels, encoding, out):
         write_page(path, match, curves, classes, [], {
             "program": f"comedian {__version__}", "videos": {
                 str(half.number): os.path.relpath(half.path, path.parent) for half in halves}},
-            *split_labels(found.get(match), curves, classes), {}, spotted=False)
+            found.get(match), {}, spotted=False)
         yield path

@@ -132,6 +132,8 @@ def with_config(weights, path):
             print(f"weights: {beside}: names no stage; read as stage 3, with all weights trained")
         return {"model": weights, "config": content["cfg"], "stage": content.get("stage", 3)}
     if any(name.startswith(("spatial.", "temporal.")) for name in weights):
+        if beside.exists():
+            raise formats.refused(beside, f"the config of {path.name}", "it has no cfg")
         raise DataError(f"{path}: weights of this project without their {CONFIG}; put it into the "
                         "same folder")
     return weights

@@ -32,6 +32,7 @@ def write_weights(args):
     run = Path(path).with_name("run.json")
     starts = formats.read_json(run, "what a stage writes of its run") if run.exists() else []
     last = starts[-1] if isinstance(starts, list) and starts else {}
+    last = last if isinstance(last, dict) else {}
     about = {"cfg": state["config"], "stage": state["stage"], "step": state.get("step"),
              "comedian": __version__, "trained_on": last.get("data"),
              "command": last.get("command"), "flags": state.get("args")}

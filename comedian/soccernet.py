@@ -25,12 +25,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from comedian import DataError, formats, write_file, write_text
-from comedian.formats import malformed, read_list
+from comedian import DataError, formats, short, write_file, write_text
+from comedian.formats import malformed, read_list, value_of
 from comedian.frames import (
     VIDEO_SUFFIXES, describe, describe_content, find_halves, in_split, read_games, walk)
 from comedian.labels import (
-    Listed, dict_of, folded, is_text, nfc, read_many, read_rows, whole_ms)
+    Listed, dict_of, folded, is_text, name_of, nfc, read_many, read_rows, whole_ms)
 
 LABELS, PREDICTIONS, SCORES = "Labels-v2.json", "results_spotting.json", "scores.npz"
 BALL_LABELS = "Labels-ball.json"      # the ball action data set's, beside 224p.mp4; the same schema
@@ -97,7 +97,7 @@ def count_names(files, key="annotations", without=()):
 def first_of(words, n, comma=", ", others="more"):
     """The first n of these words, and how many others there are: "a, b and 3 more"."""
     more = f" and {len(words) - n} {others}" if len(words) > n else ""
-    return comma.join(words[:n]) + more
+    return short(comma.join(words[:n])) + more
 
 
 def label_names(files, key="annotations", without=()):
@@ -412,9 +412,13 @@ def labelled_halves(root, source, split=None, classes=(), fixed=True, radius_s=0
 
 
 def classes_of(labels, known=SOCCERNET_CLASSES):
-    """The classes of these labels (values of `find_labels`) where nobody names them: `known` if
-    half of the annotations or more are of those, else all names, sorted. Says which, and why,
-    unless all are of `known`."""
+    """The classes of these labels (values of `find_labels`) where nobody names them: those that
+    their file lists; else `known` if half of the annotations or more are of those, else all names,
+    sorted. Says which, and why, unless all are of `known`."""
+    listed = classes_of_results(labels) if all(isinstance(of, Listed) for of in labels) else None
+    if listed and known == SOCCERNET_CLASSES:
+        print(f"classes: {len(listed)}, as the labels list them: {', '.join(listed)}")
+        return listed
     counts = count_names(labels)
     n_known = sum(counts[name] for name in known)
     if 2 * n_known >= counts.total():
@@ -469,18 +473,20 @@ def read_predictions(path, classes):
     if isinstance(path, Listed):
         for number, (row, one) in enumerate(zip(path.rows, path.confidences, strict=True)):
             with malformed(path, f"action {number}, {row.name!r},", "confidence"):
+                one = one.replace(",", ".") if isinstance(one, str) else one
                 if row.name in index and row.half in (1, 2):
                     rows.append((row.half, index[row.name], row.position_ms,
-                                 float(str(one).replace(",", "."))))
+                                 value_of({"confidence": one}, "confidence", float)))
     for number, entry in enumerate(() if isinstance(path, Listed) else read_list(
             path, "predictions", "a SoccerNet prediction file")):
         with malformed(path, f"prediction {number}",
                        "label, half, position (whole ms) or confidence"):
-            position_ms, half = whole_ms(entry["position"]), int(entry["half"])
-            label = index.get(entry["label"])
+            position_ms, half = whole_ms(value_of(entry, "position", int)), value_of(
+                entry, "half", int)
+            label = index.get(name_of(entry))
             if label is not None and half in (1, 2):       # null is NaN there: it never counts
-                rows.append((half, label, position_ms, float(
-                    "nan" if entry["confidence"] is None else entry["confidence"])))
+                rows.append((half, label, position_ms, float("nan") if entry["confidence"] is None
+                             else value_of(entry, "confidence", float)))
     half, label, position_ms, confidence = np.array(rows, np.float64).reshape(-1, 4).T
     return Detections(half.astype(np.int64), label.astype(np.int64), position_ms, confidence)
 
@@ -488,9 +494,8 @@ def read_predictions(path, classes):
 def about_results(path):
     """What results say about themselves, the dict `about` that infer.py writes; {} in others'. Its
     "videos", {half: path}, and "classes" are checked, for they are used."""
-    if isinstance(path, Listed):
-        return {}
-    about = dict_of(dict_of(formats.read_json(path, "a SoccerNet prediction file")).get("about"))
+    about = {"classes": [*path.classes]} if isinstance(path, Listed) else dict_of(dict_of(
+        formats.read_json(path, "a SoccerNet prediction file")).get("about"))
     videos, names = about.get("videos"), about.get("classes")
     if not isinstance(videos, dict) or not all(
             half in ("1", "2") and isinstance(video, str) for half, video in videos.items()):
@@ -502,7 +507,8 @@ def about_results(path):
 
 
 def classes_of_results(paths):
-    """The classes that all these results say they were made with (infer.py's do), or None."""
+    """The classes that all these results say they were made with (infer.py's and OpenSportsLab's
+    do), or None."""
     said = {tuple(about_results(path).get("classes", ())) for path in paths}
     return said.pop() or None if len(said) == 1 else None
 

@@ -9,7 +9,6 @@ Exercises: write what the lesson explains, and let the test that proves it grade
 the docstring the shapes. 11 to 15, the other way round: the code is there, and you write its test
 in tests/test_mine.py. It must pass, and fail on the wrong versions of tests/mutants.py.
 """
-import argparse
 import ast
 import importlib.util
 import re
@@ -21,6 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from outline import ROOT, defs, find_test, passages
+
+sys.path.insert(0, str(ROOT))
+from comedian import command  # noqa: E402
 
 REFERENCE = "comedian/reference.py"
 
@@ -193,8 +195,7 @@ def main(parser):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.Parser(__doc__)
     parser.add_argument("number", type=int, nargs="?", help="of the exercise; without: the list")
     parser.add_argument("--anew", action="store_true", help="make it again; what you wrote is lost")
     sys.exit(main(parser))

@@ -11,7 +11,6 @@ that comment. Under an equation is a link to its test, whose source is in the pa
 names of the pantry comes at the end of its page. Beside a shape comment stands the shape that
 docs/shapes.py has seen. No page needs a network or a script.
 """
-import argparse
 import ast
 import functools
 import html
@@ -28,6 +27,8 @@ from outline import FIVE, ROOT, STEP, TEST, passages, rows_of, test_source
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
+
+from comedian import command
 
 FOLDED = ("imports", "options", "set-up", "everything below is bookkeeping")
 WIDTH = 102                                                # columns of code, shapes included
@@ -193,7 +194,7 @@ def write(out, watch=None):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser = command.Parser(__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "build/lesson", help="their folder")
     out = parser.parse_args().out
     write(out, shapes.record())

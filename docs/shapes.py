@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from comedian import command  # noqa: E402
+
 FIVE = ("model", "stage1_spatial", "stage2_distill", "stage3_finetune", "infer")
 
 # Of the run: D is the network's width, D_t the teacher's, S its image's side, H W the frames'.
@@ -269,6 +271,7 @@ def problems(watch):
 
 
 if __name__ == "__main__":
+    command.Parser(__doc__).parse_args()
     watch = record()
     for (file, line), comment in watch.comments.items():
         letters = "; ".join(f"({', '.join(items)})" for _, either in comment.says

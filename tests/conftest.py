@@ -3,6 +3,8 @@ Two tiny matches in SoccerNet's layout, for the tests that run whole stages; spi
 and what else the stages' own tests share; which tests are proofs (pytest -m proof); and what tests
 say whose kernels are not built.
 """
+import collections
+import contextlib
 import json
 import os
 import re
@@ -16,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 import model
-from comedian import augment, draw, ops
+from comedian import DataError, augment, draw, ops
 from comedian.checkpoint import save_checkpoint
 from comedian.frames import Half
 
@@ -52,6 +54,15 @@ def pytest_report_header():
     return ops.BUILD_ERROR or None
 
 
+def pytest_terminal_summary(terminalreporter):
+    """A line for each reason why tests were skipped: here they are few, and each leaves a part of
+    the project untested."""
+    skipped = collections.Counter(report.longrepr[2] for report in terminalreporter.stats.get(
+        "skipped", ()) if isinstance(report.longrepr, tuple))
+    for reason, n in skipped.items():
+        terminalreporter.write_line(f"{n} skipped: {reason.removeprefix('Skipped: ')}")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(call):
     """A test that needs kernels which are not built fails with the line that says what to run."""
@@ -73,9 +84,7 @@ def write_half(folder, n_frames, rng):
 @pytest.fixture(scope="session")
 def matches(tmp_path_factory):
     """The root: 2 matches with labels, teacher features ("teacher", 1 per second) and classes.txt.
-
-    Tests only read it.
-    """
+    Tests only read it."""
     root, rng = tmp_path_factory.mktemp("matches"), np.random.default_rng(0)
     for match in ("one", "two"):
         annotations = []
@@ -115,6 +124,25 @@ def copied(value):
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
+@contextlib.contextmanager
+def refused(*parts, match=None, most=10_000, unmade="nothing"):
+    """The one line of a mistake: with these parts, or like a regular expression; not longer. What
+    was to be written is not begun."""
+    with pytest.raises(DataError, match=match) as error:
+        yield
+    said = str(error.value)
+    assert "\n" not in said and len(said) < most and all(part in said for part in parts), said
+    assert not Path(unmade).exists()
+
+
+def half_of(n_frames, number=1, fps=2.0, match="m"):
+    return Half(match, number, "f", "", 8, ".jpg", 1, n_frames, fps)
+
+
+def halves_of(*n_frames, fps=2.0):
+    return [half_of(n, fps=fps, match=f"m{i}") for i, n in enumerate(n_frames)]
+
+
 # ------------------------------------------------------------------ for the tests of the stages
 @pytest.fixture
 def no_pictures(monkeypatch):
@@ -126,10 +154,6 @@ def unit(*shape, seed=0):
     """Random unit vectors, float64."""
     gen = torch.Generator().manual_seed(seed)
     return F.normalize(torch.randn(*shape, generator=gen, dtype=torch.float64), dim=-1)
-
-
-def halves_of(*n_frames, fps=2.0):
-    return [Half(f"m{i}", 1, "f", "", 8, ".jpg", 1, n, fps) for i, n in enumerate(n_frames)]
 
 
 def write_init(path, stage, **changes):

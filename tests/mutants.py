@@ -46,10 +46,7 @@ TIMEOUT_S = 180                       # of one test on a busy machine
 MUTANTS = {
     "stage1_spatial.py": {
         "test_stage1.py::test_two_steps_by_hand": [
-            ('norm = nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], '
-             "args.clip_grad)",
-             'norm = nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], '
-             "math.inf)"),
+            ("args.clip_grad", "math.inf"),
             ("weight_decay=args.weight_decay)\n    optimizer", "weight_decay=0.0)\n    optimizer"),
             ("lr = lr_at(step, total, args)", "lr = lr_at(step + 1, total, args)"),
             ("m = momentum_at(step, total, args", "m = momentum_at(step + 1, total, args"),
@@ -58,40 +55,33 @@ MUTANTS = {
              "in zip(target.parameters(), fast, strict=True):",
              "fast = [*encoder.parameters()]\n            for slow, new in "
              "zip(target.parameters(), fast, strict=False):"),
-            ("        optimizer.step()\n        optimizer.zero_grad(set_to_none=True)\n        "
-             "with torch.no_grad():\n            m = momentum_at(step, total, args.momentum)     "
-             "          # target <- m target + (1-m) f\n            fast = "
+            ("optimizer.step()\n        optimizer.zero_grad(set_to_none=True)\n        with "
+             "torch.no_grad():\n            m = momentum_at(step, total, "
+             "args.momentum)               # target <- m target + (1-m) f\n            fast = "
              "[*encoder.parameters(), *projector.parameters()]\n            for slow, new in "
-             "zip(target.parameters(), fast, strict=True):\n                slow.lerp_(new, 1 - "
-             "m)\n",
-             "        with torch.no_grad():\n            m = momentum_at(step, total, "
-             "args.momentum)\n   "
-             "         fast = [*encoder.parameters(), *projector.parameters()]\n            for "
-             "slow, new in zip(target.parameters(), fast, strict=True):\n                "
-             "slow.lerp_(new, 1 - m)\n        optimizer.step()\n        "
-             "optimizer.zero_grad(set_to_none=True)\n"),
+             "zip(target.parameters(), fast, strict=True):\n                slow.lerp_(new, 1 - m)",
+             "with torch.no_grad():\n            m = momentum_at(step, total, "
+             "args.momentum)\n            fast = [*encoder.parameters(), "
+             "*projector.parameters()]\n            for slow, new in zip(target.parameters(), "
+             "fast, strict=True):\n                slow.lerp_(new, 1 - m)\n        "
+             "optimizer.step()\n        optimizer.zero_grad(set_to_none=True)"),
             ("k1, k2 = F.normalize(k.float(), dim=1).chunk(2)", "k1, k2 = k.float().chunk(2)"),
             ("z1, z2 = F.normalize(z.float(), dim=1).chunk(2)           # (b, 256) each",
              "z2, z1 = F.normalize(z.float(), dim=1).chunk(2)"),
             ("loss = (l1 + l2) / 2                                      # Eq. 1", "loss = l1"),
             ("nearest.append((top1 + top2) / 2)", "nearest.append(top1)"),
-            ("place = torch.arange(step * len(new), (step + 1) * len(new), device=device)",
-             "place = torch.arange(step * len(new) + 1, (step + 1) * len(new) + 1, "
-             "device=device)"),
+            ("len(new), (step + 1) * len(new),", "len(new) + 1, (step + 1) * len(new) + 1,"),
             ("own = torch.arange(len(z1), device=device) + process.rank * len(z1)",
              "own = (torch.arange(len(z1), device=device) + (mine.start > 0)) % len(z1)"),
             ("ratio = np.array([0.75, 1.25]) * width / height", "ratio = np.array([0.75, 1.25])")],
         "test_stage1.py::test_the_learning_rate_never_exceeds_its_peak": [
             ("peak * min(1, (step + 1) / warmup)", "peak * (step + 1) / warmup")],
         "test_stage1.py::test_learning_rate": [
-            ("return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - "
-             "warmup)))",
-             "return peak * 0.5 * (1 + math.cos(math.pi * step / total))")],
+            ("math.pi * (step - warmup) / max(1, total - warmup)", "math.pi * step / total")],
         "test_stage1.py::test_accumulation_changes_nothing": [
             ("(loss / args.accumulate).backward()", "loss.backward()")],
         "test_stage1.py::test_equation_1_and_2": [
-            ("nearest = (logits.argmax(1) == first)",
-             "nearest = (logits[:, 1:].argmax(1) == first)")],
+            ("logits.argmax(1) == first", "logits[:, 1:].argmax(1) == first")],
         "test_stage1.py::test_equation_2_with_the_batch_as_negatives": [
             ("logits = z @ keys.T / tau", "logits = z @ keys.T")],
         "test_stage1.py::test_the_queue_is_first_in_first_out": [
@@ -101,8 +91,7 @@ MUTANTS = {
             ("+ process.rank * len(z1)", "+ 0 * len(z1)")],
         "test_stage1.py::test_the_views_recipe": [
             ("augment.hflip(view, draw, p=0.5)", "view"),
-            ("for blur_p, solarize_p in ((1.0, 0.0), (0.1, 0.2)):",
-             "for blur_p, solarize_p in ((1.0, 0.2), (0.1, 0.0)):")],
+            ("solarize_p in ((1.0, 0.0), (0.1, 0.2)):", "solarize_p in ((1.0, 0.2), (0.1, 0.0)):")],
         "test_stage1.py::test_every_clip_once_an_epoch": [
             ("order[i * args.batch:(i + 1) * args.batch]", "order[i:i + args.batch]"),
             ("CLIP_FRAMES * int(clip - begins[h])", "int(clip - begins[h])"),
@@ -112,8 +101,7 @@ MUTANTS = {
              "rng.choice(len(halves), min(args.halves_per_batch, len(halves)))"),
             ("replace=len(clips) < args.batch)", "replace=len(clips) <= args.batch)"),
             ("min(args.halves_per_batch, len(halves))", "args.halves_per_batch")],
-        "test_runs.py::test_resume_is_exact": [
-            ('"queue": queue, "optimizer"', '"optimizer"')],
+        "test_runs.py::test_resume_is_exact": [('"queue": queue, "optimizer"', '"optimizer"')],
         "test_layout.py::test_the_stages_have_the_same_headings": [
             ("--- schedules\n", "--- schedule\n")],
         "test_layout.py::test_the_method_is_proved[stage1_spatial]": [
@@ -137,16 +125,14 @@ MUTANTS = {
             ("rows.setdefault(int(step[1]), {})[name]", "rows.setdefault(0, {})[name]")],
         "test_runs.py::test_resume_is_exact": [
             ("            draw.seed_torch()", "            pass"),
-            ("        if state:                     # a line's mean reaches back over the stop",
-             "        if False:")],
+            ("state:                     # a line's mean reaches back over the stop", "False:")],
         "test_runs.py::test_samples_are_dealt_out_in_order": [
             ("first = rank * args.accumulate\n", "first = 0\n")],
         "test_runs.py::test_the_log_is_cut_back_to_the_checkpoint": [
-            ('if line.endswith(b"\\n") and (not step or int(step[1]) <= first)]',
-             "if not step or int(step[1]) <= first]"),
+            ('if line.endswith(b"\\n") and (not step or int(step[1]) <= first)',
+             "if not step or int(step[1]) <= first"),
             ("int(step[1]) <= first)]", "int(step[1]) < first)]"),
-            ("            self.cut_back(first)\n",
-             "            if first:\n                self.cut_back(first)\n")],
+            ("self.cut_back(first)\n", "if first:\n                self.cut_back(first)\n")],
         "test_runs.py::test_a_folder_belongs_to_one_run": [
             ("            os.close(self.lock)\n", "            pass\n")],
         "test_runs.py::test_what_is_not_finite_is_remembered": [
@@ -159,11 +145,9 @@ MUTANTS = {
             ("signal.signal(number, self.before[number])", "pass")],
         "test_runs.py::test_asked_to_stop": [
             ("            if self.stopping:\n                break\n", ""),
-            ("for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)\n",
-             "for s in (signal.SIGINT, signal.SIGTERM)\n")],
+            ("signal.SIGINT, signal.SIGTERM, signal.SIGHUP", "signal.SIGINT, signal.SIGTERM")],
         "test_runs.py::test_two_processes_equal_one": [
-            ("return DistributedDataParallel(module) if self.ranks > 1 else module",
-             "return module"),
+            ("DistributedDataParallel(module) if self.ranks > 1 else module", "module"),
             ("dist.all_reduce(value)\n                value /= dist.get_world_size()",
              "dist.all_reduce(value)"),
             ("samples is self.micro_batches[-1]", "samples is self.micro_batches[0]")],
@@ -174,8 +158,7 @@ MUTANTS = {
         "test_stage2.py::test_steps_by_hand": [
             ("            draw.seed_torch()", "            torch.manual_seed(0)")],
         "test_stage2.py::test_the_first_process_makes_the_soft_targets": [
-            ("        if self.rank > 0:\n            barrier()",
-             "        if self.rank == 0:\n            barrier()")],
+            ("if self.rank > 0:\n            barrier", "if self.rank == 0:\n            barrier")],
         "test_stage3.py::test_steps_by_hand": [
             ("            draw.seed_torch()", "            pass")],
         "test_runs.py::test_mistakes": [
@@ -187,12 +170,9 @@ MUTANTS = {
         "test_stage3.py::test_best_survives_a_resume": [
             ("self.improved, self.best = amap > self.best,", "self.improved, self.best = True,"),
             ('            self.best = state["best"]\n', "            pass\n"),
-            ("self.improved, self.best = amap > self.best,",
-             "self.improved, self.best = amap >= self.best,")],
-        "test_runs.py::test_freed_memory_is_kept": [
-            ("    keep_freed_memory()      ", "    ")],
-        "test_runs.py::test_the_rule_of_bfloat16": [
-            ("return width >= 192 and not", "return not")],
+            ("improved, self.best = amap > self.best", "improved, self.best = amap >= self.best")],
+        "test_runs.py::test_freed_memory_is_kept": [("    keep_freed_memory()      ", "    ")],
+        "test_runs.py::test_the_rule_of_bfloat16": [("return width >= 192 and not", "return not")],
         "test_runs.py::test_bfloat16_by_rule_is_kept": [
             ('state["args"].get("bf16") if state and', "None if state and")],
         "test_stage1.py::test_the_papers_setting_is_the_default": [
@@ -202,14 +182,10 @@ MUTANTS = {
              '"--clip-grad", type=number(0.0), default=3.0')]},
     "comedian/augment.py": {
         "test_stage1.py::test_two_steps_by_hand": [
-            ("self.torch_seed = ((seed * 1_000_003 + step) * batch + first) % 2 ** 63",
-             "self.torch_seed = ((seed * 1_000_003 + step) * batch) % 2 ** 63"),
-            ("deviation = flat.norm(dim=3, keepdim=True) / flat.shape[3] ** 0.5",
-             "deviation = flat.norm(dim=3, keepdim=True) / (flat.shape[3] - 1) ** 0.5 * 1.01")],
+            ("batch + first", "batch"),
+            ("flat.shape[3] ** 0.5", "(flat.shape[3] - 1) ** 0.5 * 1.01")],
         "test_stage1.py::test_accumulation_changes_nothing": [
-            ("drawn = self.rng.random((self.batch, *shape), np.float32)[self.rows]",
-             "drawn = self.rng.random((self.batch, *shape), "
-             "np.float32)[:len(range(self.batch)[self.rows])]")],
+            ("np.float32)[self.rows", "np.float32)[:len(range(self.batch)[self.rows])")],
         "test_layout.py::test_nothing_in_the_pantry_imports_a_file_above_it": [
             ("import torch\n\nLUMA", "import torch\n\n\ndef late():\n    import infer\n\n\nLUMA")],
         "test_augment.py::test_rows_that_stay_are_not_multiplied": [
@@ -234,15 +210,12 @@ MUTANTS = {
             ("default_rng([seed, step, 2])", "default_rng([seed, step])")]},
     "comedian/frames.py": {
         "test_stage1.py::test_two_steps_by_hand": [
-            ("cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)",
-             "cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)"),
+            ("cv2.IMREAD_COLOR_RGB", "cv2.IMREAD_COLOR"),
             ("image = read_frame(half.path(first + t))", "image = read_frame(half.path(first))")],
         "test_layout.py::test_no_circles": [
-            ("        import torch                  # here: who only",
-             "        from comedian import soccernet; import torch  # here: who only")],
+            ("import torch                  #", "from comedian import soccernet; import torch  #")],
         "test_frames.py::test_folders_count_as_people_do": [
-            ("videos.sort(key=lambda video: natural(video[0].name))",
-             "videos.sort(key=lambda video: video[0].name)")],
+            ("key=lambda video: natural(video[0].name)", "key=lambda video: video[0].name")],
         "test_frames.py::test_links_are_followed_once": [
             ("if (where.st_dev, where.st_ino) in visited: ", "if False: ")],
         "test_frames.py::test_a_header_of_terabytes_is_not_decoded": [
@@ -253,6 +226,10 @@ MUTANTS = {
         "test_stage2.py::test_a_half_of_one_window_is_long_enough": [
             ("if half.n_tokens >= n_tokens]", "if half.n_tokens > n_tokens]")]},
     "comedian/__init__.py": {
+        "test_share.py::test_a_folder_that_is_not_whole_is_one_line": [
+            ("return short(super().__str__())", "return super().__str__()"),
+            ('return text if len(text) <= 2000 else f"{text[:1500]} ... {text[-400:]}"',
+             "return text")],
         "test_runs.py::test_a_folder_belongs_to_one_run": [
             ("fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass")],
         "test_bank.py::test_a_full_disk_is_one_line": [
@@ -263,15 +240,13 @@ MUTANTS = {
             ('if not is_alive(pid=left.name.split(".")[-2]):', "if True:"),
             ('if not is_alive(pid=left.name.split(".")[-2]):', "if False:")],
         "test_bank.py::test_other_errors_are_not_hidden": [
-            ("        if not causes:\n            raise\n",
-             "        causes = causes or [OSError()]\n")]},
+            ("if not causes:\n            raise\n", "causes = causes or [OSError()]\n")]},
     "comedian/formats.py": {
         "test_share.py::test_verify": [
             ("while part := file.read(2 ** 20):", "if part := file.read(16):")]},
     "comedian/receipt.py": {
         "test_share.py::test_verify": [
-            ("[content_sha256(spotted[match]), content_sha256(labels)]",
-             "[content_sha256(labels), content_sha256(labels)]")],
+            ("content_sha256(spotted[match]),", "content_sha256(labels),")],
         "test_share.py::test_the_receipt_does_not_depend_on_where_labels_stand": [
             ("if isinstance(source, soccernet.Listed) else", "if False else")]},
     "comedian/backbone.py": {
@@ -280,26 +255,35 @@ MUTANTS = {
             ("np.ceil(seconds * half.fps - 1e-6)", "np.floor(seconds * half.fps - 1e-6)")],
         "test_share.py::test_a_teacher_of_any_network": [
             ("network((x - mean) / std)", "network(x)"),
-            ('"weights_sha256": fingerprint(network), ', "")]},
+            ('"weights_sha256": fingerprint(network), ', "")],
+        "test_share.py::test_what_is_no_teacher": [
+            ("len(x), width or y.shape[1]):", "len(x), y.shape[1]):"),
+            ("except (Exception, SystemExit) as error:",
+             "except (TypeError, RuntimeError) as error:"),
+            ('with of_user(args.backbone, f"fails on images {tuple(x.shape)}"), torch',
+             "with torch")]},
+    "benchmarks/reproduce.py": {
+        "test_share.py::test_reproduce": [
+            ("abs(end_s - (known_s or end_s)) > 2", "False")]},
     "comedian/bank.py": {
         "test_infer.py::test_features_of_several_networks_stand_side_by_side": [
             ("F.normalize(rows, dim=1) for rows in tokens] if len(tokens) > 1 else tokens",
              "rows for rows in tokens]")],
         "test_runs.py::test_both_ways": [
-            ('            for rows in tqdm(torch.arange(len(bank)).split(1024), desc="soft '
-             'centroids",\n                             unit=" x 1024 rows", disable=None):\n    '
-             "            values = make(rows).float().cpu().numpy().tobytes()\n                "
+            ('for rows in tqdm(torch.arange(len(bank)).split(1024), desc="soft '
+             'centroids",\n                             unit=" x 1024 rows", '
+             "disable=None):\n                values = "
+             "make(rows).float().cpu().numpy().tobytes()\n                "
              "checksum.update(values)\n                file.write(values)\n",
-             '            bar = tqdm(total=len(bank), desc="soft centroids", disable=None)\n    '
-             "        start = file.tell()\n            file.write(bytes(4 * width * "
-             "len(bank)))\n            for rows in torch.arange(len(bank)).split(1024):\n       "
-             "         file.seek(start + 4 * width * bar.n)\n                values = "
+             'bar = tqdm(total=len(bank), desc="soft centroids", disable=None)\n            start '
+             "= file.tell()\n            file.write(bytes(4 * width * len(bank)))\n            "
+             "for rows in torch.arange(len(bank)).split(1024):\n                file.seek(start + "
+             "4 * width * bar.n)\n                values = "
              "make(rows).float().cpu().numpy().tobytes()\n                "
              "checksum.update(values)\n                file.write(values)\n                "
              "bar.update(len(rows))\n            bar.close()\n")],
         "test_stage2.py::test_steps_by_hand": [
-            ("return cls(rows[..., :-2], rows[..., -2], rows[..., -1])",
-             "return cls(rows[..., :-2], rows[..., -1], rows[..., -2])")],
+            ("rows[..., -2], rows[..., -1]", "rows[..., -1], rows[..., -2]")],
         "test_stage2.py::test_features_that_are_all_equal": [
             ("if (bank.ids == bank.ids[0]).all():", "if False:")],
         "test_bank.py::test_the_bank_is_every_feature_as_a_unit_vector": [
@@ -315,12 +299,12 @@ MUTANTS = {
             ("(rows.float() + 0)", "rows.float()"),
             ("view(torch.int32) * code)", "view(torch.int32) * code[0])")],
         "test_bank.py::test_a_table_is_the_same_on_a_terminal_and_off_it": [
-            ('            for rows in tqdm(torch.arange(len(bank)).split(1024), desc="soft '
+            ('for rows in tqdm(torch.arange(len(bank)).split(1024), desc="soft '
              'centroids",\n                             unit=" x 1024 rows", disable=None):\n',
-             '            bar = tqdm(torch.arange(len(bank)).split(1024), desc="soft '
-             'centroids",\n                       unit=" x 1024 rows", disable=None)\n          '
-             "  start = file.tell()\n            for rows in bar:\n                "
-             "file.seek(start + bar.n * 1024 * 4 * width)\n")],
+             'bar = tqdm(torch.arange(len(bank)).split(1024), desc="soft '
+             'centroids",\n                       unit=" x 1024 rows", disable=None)\n            '
+             "start = file.tell()\n            for rows in bar:\n                file.seek(start "
+             "+ bar.n * 1024 * 4 * width)\n")],
         "test_bank.py::test_a_table_is_checked_when_it_is_opened": [
             ("if not np.allclose(table[rows], again, rtol=1e-3, atol=1e-3):", "if False:"),
             ("torch.linspace(0, len(bank) - 1,", "torch.linspace(0, len(bank) - 2,"),
@@ -336,8 +320,8 @@ MUTANTS = {
             ('if record.exists() and record.read_text(errors="replace") != json.dumps(made_by):',
              "if False:")],
         "test_infer.py::test_features_go_on_where_they_were_stopped": [
-            ("in zip(paths, halves, strict=True) if not is_whole(path, half)]",
-             "in zip(paths, halves, strict=True)]")],
+            ("in zip(paths, halves, strict=True) if not is_whole(path, half)",
+             "in zip(paths, halves, strict=True)")],
         "test_bank.py::test_a_bank_of_two_features_per_second": [
             ("f.shape[0], align, f.fps)", "f.shape[0], align)")],
         "test_stage2.py::test_half_precision": [
@@ -352,21 +336,16 @@ MUTANTS = {
             ('for p in g["params"]], args.clip_grad)', 'for p in g["params"]], 1e9)'),
             ("weight_decay=args.weight_decay)", "weight_decay=0.0)"),
             ("lr = lr_at(step, total, args)", "lr = lr_at(step + 1, total, args)"),
-            ("soft_targets(index, rows, args.tau_m, teacher.ids)",
-             "soft_targets(index, rows, args.tau, teacher.ids)"),
-            ("soft, rows, args.lam,\n                                            args.tau)",
-             "soft, rows, args.lam, 0.1)"),
+            ("index, rows, args.tau_m, teacher.ids", "index, rows, args.tau, teacher.ids"),
+            ("args.lam,\n                                            args.tau", "args.lam, 0.1"),
             ("soft, rows, args.lam,", "soft, rows, 0.5,"),
             ("z = F.normalize(z.float(), dim=2)", "z = z.float()"),
-            ("torch.from_numpy(soft_table[index])",
-             "torch.from_numpy(soft_table[(index + 1) % len(soft_table)])"),
-            ("teacher.of_windows(mine, args.window, args.align)",
-             'teacher.of_windows(mine, args.window, "middle")'),
+            ("soft_table[index]", "soft_table[(index + 1) % len(soft_table)]"),
+            ("mine, args.window, args.align", 'mine, args.window, "middle"'),
             ("optimizer.zero_grad(set_to_none=True)", "pass"),
             ("decay_groups(model.spatial,", "decay_groups(model.head, model.spatial,"),
             ("random_keep(noise, args.mask, device)", "random_keep(noise, 0.25, device)"),
-            ("augment.color_jitter(x, draw, color, p=0.8)",
-             "augment.color_jitter(x, draw, [0.8, 0.8, 0.4, 0.2], p=0.8)"),
+            ("x, draw, color, p=0.8", "x, draw, [0.8, 0.8, 0.4, 0.2], p=0.8"),
             ("temporal_depth=args.temporal_depth)", "temporal_depth=None)")],
         "test_stage2.py::test_accumulation_changes_nothing": [
             ("(loss / args.accumulate).backward()", "loss.backward()")],
@@ -376,8 +355,7 @@ MUTANTS = {
             ("requires_grad_(int(args.window * args.mask) > 0)", "requires_grad_(False)")],
         "test_stage2.py::test_soft_targets": [
             ("weight.masked_fill_(q_id[:, None] == bank_id[start:start + CHUNK], 0)", "pass"),
-            ("q_id[:, None] == bank_id[start:start + CHUNK], 0)",
-             "q_id[:, None] == bank_id[:len(rows)], 0)"),
+            ("bank_id[start:start + CHUNK], 0", "bank_id[:len(rows)], 0"),
             ("entropy = log_z - (p.to", "entropy = log_z + (p.to"),
             ("* c).sum(1) / tau_m", "* c).sum(1)")],
         "test_stage2.py::test_equations_3_to_6": [
@@ -389,12 +367,9 @@ MUTANTS = {
         "test_stage2.py::test_gradient_of_the_streamed_logsumexp": [
             ("ctx.save_for_backward(mean_row / tau)", "ctx.save_for_backward(mean_row)")],
         "test_stage2.py::test_the_divergence": [
-            ("target_entropy = lam_entropy + lam * soft.log_n + (1 - lam) * soft.entropy",
-             "target_entropy = lam_entropy + (1 - lam) * soft.entropy"),
-            ("target_entropy = lam_entropy + lam * soft.log_n + (1 - lam) * soft.entropy",
-             "target_entropy = lam * soft.log_n + (1 - lam) * soft.entropy"),
-            ("return loss, loss.detach() - target_entropy.mean()",
-             "return loss, loss.detach() + target_entropy.mean()")],
+            ("lam_entropy + lam * soft.log_n + (1 - lam) * soft", "lam_entropy + (1 - lam) * soft"),
+            ("lam_entropy + lam * soft.log_n + (1 - lam) *", "lam * soft.log_n + (1 - lam) *"),
+            ("loss, loss.detach() - target_entropy.", "loss, loss.detach() + target_entropy.")],
         "test_stage2.py::test_a_broken_teacher_shows": [
             ("return loss, loss.detach() - target_entropy.mean()", "return loss, loss.detach()")],
         "test_stage2.py::test_the_queue_version_of_equations_3_to_6": [
@@ -410,23 +385,18 @@ MUTANTS = {
             ("int(epoch_order(args.seed, epoch, per_epoch)[i])", "int(i)"),
             ("default_rng([args.seed, step, 1])", "default_rng([args.seed, 0, 1])"),
             ("args.epochs * per_epoch // args.batch", "args.epochs * (per_epoch // args.batch)")],
-        "test_stage2.py::test_the_views_recipe": [
-            ("x = augment.hflip(x, draw, p=0.5)", "pass")],
+        "test_stage2.py::test_the_views_recipe": [("x = augment.hflip(x, draw, p=0.5)", "pass")],
         "test_stage2.py::test_the_papers_setting_is_the_default": [
             ("round(64 * 32 / given.window)", "round(32 * 32 / given.window)")],
         "test_stage2.py::test_the_queue": [
-            ("torch.arange(step * len(new), (step + 1) * len(new),",
-             "torch.arange((step + 1) * len(new), (step + 2) * len(new),")],
+            ("step * len(new), (step + 1) * len", "(step + 1) * len(new), (step + 2) * len")],
         "test_stage2.py::test_a_full_queue_forgets_the_oldest": [
-            ("queue[place[newest] % len(queue)]",
-             "queue[place[newest].clamp(max=len(queue) - 1)]")],
-        "test_runs.py::test_resume_is_exact": [
-            ('"queue": queue, "optimizer"', '"optimizer"')],
+            ("place[newest] % len(queue)", "place[newest].clamp(max=len(queue) - 1)")],
+        "test_runs.py::test_resume_is_exact": [('"queue": queue, "optimizer"', '"optimizer"')],
         "test_layout.py::test_among_the_five_all_import_the_model_and_stage_3_infers": [
             ("\nimport math\n", "\nimport infer\nimport math\n")],
         "test_stage2.py::test_features_at_another_rate": [
-            ("bank.open_bank(root, args.features_name, args.features_fps, halves",
-             "bank.open_bank(root, args.features_name, 1.0, halves")],
+            ("args.features_name, args.features_fps, halves", "args.features_name, 1.0, halves")],
         "test_stage2.py::test_a_half_of_one_window_is_long_enough": [
             ("of_length(halves, args.window,", "of_length(halves, 2 * args.window,")],
         "test_docs.py::test_what_differs_from_the_base_setting_is_said": [
@@ -439,13 +409,10 @@ MUTANTS = {
             ("self.cls_token.expand(x.shape[0], -1, -1)", "self.cls_token.expand(len(x), -1, -1)")],
         "test_stage2.py::test_steps_by_hand": [
             ("noise.argsort(1)[:, n_masked:]", "noise.argsort(1)[:, :n_masked]"),
-            ("n_masked = int(noise.shape[1] * ratio)",
-             "n_masked = round(noise.shape[1] * ratio + 0.5)"),
-            ("masked = self.temporal.mask_token.to(h.dtype)",
-             "masked = 0 * self.temporal.mask_token.to(h.dtype)")],
+            ("int(noise.shape[1] * ratio)", "round(noise.shape[1] * ratio + 0.5)"),
+            ("masked = self.temporal.mask_token.to", "masked = 0 * self.temporal.mask_token.to")],
         "test_stage2.py::test_what_is_trained_gets_a_gradient": [
-            ("masked = self.temporal.mask_token.to(h.dtype)",
-             "masked = self.temporal.mask_token.detach().to(h.dtype)")],
+            ("masked = self.temporal.mask_token.", "masked = self.temporal.mask_token.detach().")],
         "test_weights.py::test_image_network_sees_a_still_image_as_before": [
             ("LN_EPS = 1e-6 ", "LN_EPS = 1e-5 "),
             ("x = self.blocks[:-1](x + self.pos_embed)", "x = self.blocks[:-1](x)")],
@@ -454,10 +421,8 @@ MUTANTS = {
         "test_model.py::test_dropping_masked_clips_equals_replacing_their_tokens": [
             ("h = masked.scatter(1,", "h = torch.zeros_like(masked).scatter(1,")],
         "test_model.py::test_drop_path_rises_over_the_depth": [
-            ("return [drop_path * i / max(1, depth - 1) for i in range(depth)]",
-             "return [drop_path for i in range(depth)]")],
-        "test_model.py::test_drop_path": [
-            ("return x * kept.div_(keep)", "return x * kept")],
+            ("drop_path * i / max(1, depth - 1) for i in range", "drop_path for i in range")],
+        "test_model.py::test_drop_path": [("return x * kept.div_(keep)", "return x * kept")],
         "test_model.py::test_weight_decay_spares_what_the_official_code_spares": [
             ("exempt = parameter.dim() < 2 or leaf in", "exempt = leaf in")],
         "test_infer.py::test_a_half_shorter_than_the_window": [
@@ -466,37 +431,31 @@ MUTANTS = {
         "test_docs.py::test_every_flag_has_a_help_text": [
             (',\n        help="root of the labels, or a labels.csv; default: --data")', ")")],
         "test_stage3.py::test_steps_by_hand": [
-            ("nn.utils.clip_grad_norm_(learning, args.clip_grad)",
-             "nn.utils.clip_grad_norm_(learning, 1e9)"),
+            ("clip_grad_norm_(learning, args.clip_grad)", "clip_grad_norm_(learning, 1e9)"),
             ("*learning, weight_decay=args.weight_decay", "*learning, weight_decay=0.0"),
             ("lr = lr_at(step, head_steps", "lr = lr_at(step + 1, head_steps"),
             ("wrapped, optimizer = start_phase(model, False, process)",
              "wrapped = start_phase(model, False, process)[0]"),
             ("share = 0 if first_phase else args.mask", "share = args.mask"),
-            ("            model.train(not first_phase)                   # validating has left "
-             "it in eval mode\n",
+            ("            model.train(not first_phase)                   # validating has left it "
+             "in eval mode\n",
              ""),
             ("(loss / args.accumulate).backward()", "loss.backward()"),
             ("x, y = mixup(x, y, draw.beta(args.mixup))",
              "x = mixup(x, y, draw.beta(args.mixup))[0]"),
             ("draw.beta(args.mixup)", "draw.beta(0.1)"),
-            ("base_losses.append(bce_loss(base.expand_as(y), y))",
-             "base_losses.append(bce_loss(logits.detach().float(), y))"),
+            ("bce_loss(base.expand_as(y), y)", "bce_loss(logits.detach().float(), y)"),
             ("math.log(args.prior / (1 - args.prior))", "0.0"),
-            ("token_labels(truth[h], frame, args.window) for h, frame in mine",
-             "token_labels(truth[0], frame, args.window) for h, frame in mine"),
+            ("truth[h], frame, args.window", "truth[0], frame, args.window"),
             ("half, args.radius, len(classes))", "half, 0.5, len(classes))"),
-            ("color_jitter(x, draw, color, p=0.8)",
-             "color_jitter(x, draw, [0.4, 0.4, 0.4, 0.0], p=0.8)"),
-            ("mirrored = (draw.uniform(0, 1) < 0.5).long()",
-             "mirrored = (draw.uniform(0, 1) > 0.5).long()"),
+            ("x, draw, color, p=0.8", "x, draw, [0.4, 0.4, 0.4, 0.0], p=0.8"),
+            ("mirrored = (draw.uniform(0, 1) < 0.5).", "mirrored = (draw.uniform(0, 1) > 0.5)."),
             ("tokens[h][:, frame // CLIP_FRAMES:][:, :args.window]", "tokens[h][:, :args.window]"),
             ('if args.head_phase == "temporal":', "if False:")],
         "test_stage3.py::test_the_phases": [
             ("if step == head_steps and head_steps > 0:", "if False:")],
         "test_stage3.py::test_what_learns": [
-            ("model.train(not first_phase)                           # drop",
-             "model.train()  # drop"),
+            ("model.train(not first_phase)                           #", "model.train()  #"),
             ("mask_token.requires_grad_(masks)", "requires_grad_(True)")],
         "test_stage3.py::test_mixup": [
             ("return mix(x), mix(y)", "return mix(x), y"),
@@ -506,16 +465,14 @@ MUTANTS = {
         "test_stage3.py::test_classes_come_from_the_labels_where_most_are_others": [
             ("fixed=bool(args.classes or state)", "fixed=bool(cfg.classes)")],
         "test_stage3.py::test_equation_7": [
-            ("    return F.binary_cross_entropy_with_logits(logits, y)",
-             "    return -(y * F.logsigmoid(logits)).mean()")],
+            ("return F.binary_cross_entropy_with_logits(logits, y)",
+             "return -(y * F.logsigmoid(logits)).mean()")],
         "test_stage3.py::test_learning_rate": [
             ("args.lr if args.head_lr is None else args.head_lr", "args.lr"),
             ("args.lr if args.head_lr is None else args.head_lr", "args.head_lr or args.lr"),
-            ("    peak = peak * args.batch / 256 * CLIP_FRAMES * args.window / 64",
-             "    peak = peak * args.batch / 256")],
+            ("args.batch / 256 * CLIP_FRAMES * args.window / 64", "args.batch / 256")],
         "test_stage3.py::test_from_scratch_with_a_depth": [
-            ("head_steps = args.head_steps or args.head_epochs *",
-             "head_steps = args.head_steps or args.epochs *")],
+            ("args.head_steps or args.head_epochs *", "args.head_steps or args.epochs *")],
         "test_stage3.py::test_defaults_follow_the_window_and_the_model": [
             ("round(128 * 32 / args.window)", "64"),
             ("epochs=10 if swin else 20", "epochs=20"),
@@ -524,8 +481,7 @@ MUTANTS = {
         "test_stage3.py::test_labels_of_a_half": [
             ("        if event.half == half.number:", "        if event.half == 1:")],
         "test_stage3.py::test_labels_of_a_frame": [
-            ("last = math.floor((time_s + radius_s) * fps)",
-             "last = math.ceil((time_s + radius_s) * fps) - 1"),
+            ("math.floor((time_s + radius_s) * fps)", "math.ceil((time_s + radius_s) * fps) - 1"),
             ("fps = Fraction(half.fps).limit_denominator(1001) ", "fps = half.fps "),
             ("Fraction(radius_s).limit_denominator(10 ** 6)", "Fraction(radius_s)")],
         "test_stage3.py::test_labels_of_a_token": [
@@ -534,20 +490,13 @@ MUTANTS = {
             ("starts = [0, frames - window_frames, *", "starts = [*"),
             ("frames - n * window_frames + 1, n)", "max(1, frames - n * window_frames), n)")],
         "test_stage3.py::test_the_steps_walk_through_the_epochs": [
-            ("divmod(step * args.batch + len(picks), per_epoch)",
-             "divmod(step * args.batch, per_epoch)"),
-            ("args.head_epochs * per_epoch // args.batch",
-             "args.head_epochs * (per_epoch // args.batch)"),
+            ("step * args.batch + len(picks), per_epoch", "step * args.batch, per_epoch"),
+            ("head_epochs * per_epoch // args.batch", "head_epochs * (per_epoch // args.batch)"),
             ("args.epochs * per_epoch // args.batch)", "args.epochs * (per_epoch // args.batch))"),
-            ("args.valid_every * per_epoch // args.batch)",
-             "args.valid_every * (per_epoch // args.batch))")],
-        "test_stage3.py::test_the_views_recipe": [
-            ("    x = augment.hflip(x, draw, p=0.5)\n", "")],
+            ("valid_every * per_epoch // args.batch", "valid_every * (per_epoch // args.batch)")],
+        "test_stage3.py::test_the_views_recipe": [("    x = augment.hflip(x, draw, p=0.5)\n", "")],
         "test_layout.py::test_main_is_short_before_its_loop": [
-            ("    # -- train\n",
-             "    # -- train\n    pass\n    pass\n    pass\n    pass\n    pass\n    pass\n    "
-             "pass\n    pass\n    pass\n    pass\n    pass\n    pass\n    pass\n    pass\n    "
-             "pass\n    pass\n    pass\n    pass\n    pass\n    pass\n")],
+            ("    # -- train\n", "    # -- train\n" + 20 * "    pass\n")],
         "test_layout.py::test_named_tests_exist[stage3_finetune]": [
             ("Proved by test_equation_7", "Proved by test_equation_8")],
         "test_stage3.py::test_validation": [
@@ -561,26 +510,34 @@ MUTANTS = {
         "test_runs.py::test_a_killed_process_ends_all": [
             ("gloo/transport|by peer", "gloo/nowhere")]},
     "comedian/labels.py": {
+        "test_page.py::test_all_of_a_label_comes_back": [
+            ("said, None, \"position_ms\", \"confidence\")", "{})"),
+            ('without({name: cell for name, cell in row.items() if cell}, "",', 'without({}, "",')],
+        "test_evaluate.py::test_wrong_types_are_one_clear_line": [
+            ('named_half(value_of(item, "video", str))', 'named_half(item["video"])'),
+            ('value_of({"fps": -1} | item, "fps", float)', 'item.get("fps", -1)')],
+        "test_evaluate.py::test_the_classes_that_a_file_lists_decide": [
+            ("*more, classes", "*more")],
         "test_soccernet.py::test_forms_of_other_programs": [
             ('.lower() == "stop":', '.lower() == "end":'),
             ('(int(span["start"]) - 1)', '(int(span["start"]) - 0)'),
             ('row.get("tier", "")]', '""]'),
-            ("if row and n_heads > 1 else row", "if False else row"),
+            ("if len(heads) > 1 else name", "if False else name"),
             ('if "annotations" in dict_of(content)', "if False")],
         "test_evaluate.py::test_predictions_of_every_spotter": [
-            ('row.get("confidence"), None', 'None, None')],
+            ('row.get("confidence"), None', "None, None")],
         "test_soccernet.py::test_labels_of_a_table": [
             ("(path.parent if half else", "(path.parent if half and False else")],
         "test_soccernet.py::test_bad_tables": [
             ("            if any(map(str.strip, cells[len(columns):])):", "            if False:")],
         "test_soccernet.py::test_labels_come_back_to_the_byte": [
             ('io.StringIO(text, newline="")', "text.splitlines()")],
-        "test_evaluate.py::test_recorded_case": [
-            ("int(time[-5:-3])", "int(time[4:-3])")],
+        "test_evaluate.py::test_recorded_case": [("int(time[-5:-3])", "int(time[4:-3])")],
         "test_soccernet.py::test_labels_keep_file_order_and_leave_out_other_classes": [
-            ('annotation.get("visibility") != "not shown"',
-             'annotation.get("visibility") == "visible"')]},
+            ('get("visibility") != "not shown"', 'get("visibility") == "visible"')]},
     "comedian/soccernet.py": {
+        "test_evaluate.py::test_the_classes_that_a_file_lists_decide": [
+            ("if listed and known == SOCCERNET_CLASSES:", "if False:")],
         "test_stage3.py::test_classes_come_from_the_labels_where_most_are_others": [
             ("classes or SOCCERNET_CLASSES)", "SOCCERNET_CLASSES)")],
         "test_stage3.py::test_labels_without_an_event_of_the_classes": [
@@ -600,23 +557,19 @@ MUTANTS = {
             ("len(names) == 1 or are_one(", "True or are_one("),
             ("one[-n:] == other[-n:]", "one[-1:] == other[-1:]")],
         "test_soccernet.py::test_write_then_read": [
-            ("np.lexsort((detections.position_ms, detections.half))",
-             "np.lexsort((detections.half, detections.position_ms))")],
+            ("detections.position_ms, detections.half", "detections.half, detections.position_ms")],
         "test_stage3.py::test_matches_without_labels_are_left_out": [
             ("return [half for half in halves if half.match in events], events, classes",
              "return halves, {half.match: [] for half in halves} | events, classes")]},
     "infer.py": {
         "test_stage3.py::test_steps_by_hand": [
-            ("zip(encode(False), encode(True), strict=True)]",
-             "zip(encode(False), encode(False), strict=True)]")],
+            ("encode(False), encode(True), strict=", "encode(False), encode(False), strict=")],
         "test_stage3.py::test_validation": [
             ("network, autocast = as_network(model.eval(), process.args), ",
              "network, autocast = Network(model.eval(), model.cfg.window_tokens // 2, 2), "),
-            ("score_halves([network], encoded, autocast, process.args.merge)",
-             'score_halves([network], encoded, autocast, "max")'),
-            ("predictions[match] = spot(of_match, merged, process.args)",
-             'predictions[match] = spot(of_match, merged, parse_args(\n            ["--data", '
-             '"x", "--checkpoint", "x"]))'),
+            ("encoded, autocast, process.args.merge", 'encoded, autocast, "max"'),
+            ("of_match, merged, process.args",
+             'of_match, merged, parse_args(\n            ["--data", "x", "--checkpoint", "x"])'),
             ("as_network(model.eval(), process.args)", "as_network(model, process.args)"),
             ("ops.default_ignore(window) if args.ignore is None else args.ignore",
              "ops.default_ignore(window)")],
@@ -627,40 +580,32 @@ MUTANTS = {
         "test_layout.py::test_no_path_of_our_machine": [
             ("Reads   --video:", "Reads   ../shared/frames or --video:")],
         "test_infer.py::test_windows_cover_every_token": [
-            ("starts = list(range(0, n_tokens - window + 1, stride))",
-             "starts = list(range(1, n_tokens - window + 1, stride))")],
+            ("range(0, n_tokens - window + 1, stride)", "range(1, n_tokens - window + 1, stride)")],
         "test_infer.py::test_first_and_last_seconds_are_spotted": [
             ("else [*starts, n_tokens - window]", "else starts")],
         "test_infer.py::test_one_pass_equals_encoding_every_window": [
-            ("windows = torch.stack([h[s:s + length] for s in starts])                     # (N, "
-             "L, D)\n    scores",
-             "windows = torch.stack([h[max(0, s - 1):][:length] for s in starts])\n    scores")],
+            ("stack([h[s:s + length] for s in starts])                     # (N, L, D)\n    scores",
+             "stack([h[max(0, s - 1):][:length] for s in starts])\n    scores")],
         "test_infer.py::test_an_ensemble_is_the_average_per_second": [
             ("edge=network.ignore, mode=mode)", "edge=0, mode=mode)"),
             ("return torch.stack(merged).mean(0)", "return torch.stack(merged).amax(0)"),
-            ("        yield half, windows, merge_half(networks, windows, len(tokens[0]), mode)",
-             "        merged = merge_half(networks, windows, len(tokens[0]), mode)\n        "
-             "yield half, windows, ops.soft_nms(merged, torch.tensor([len(merged)]), 3.0)"),
-            ("networks.append(as_network(model, args))",
-             "networks.append(as_network(model.train(), args))")],
+            ("yield half, windows, merge_half(networks, windows, len(tokens[0]), mode)",
+             "merged = merge_half(networks, windows, len(tokens[0]), mode)\n        yield half, "
+             "windows, ops.soft_nms(merged, torch.tensor([len(merged)]), 3.0)"),
+            ("append(as_network(model, args))", "append(as_network(model.train(), args))")],
         "test_infer.py::test_stored_scores_give_the_same_spots": [
             ("edge=network.ignore, mode=mode)", "edge=network.ignore, mode='mean')")],
         "test_infer.py::test_a_half_shorter_than_the_window": [
-            ("return F.pad(scores, (0, 0, 0, length - scores.shape[1])), torch.tensor(starts)",
-             "return F.pad(scores, (0, 0, 0, length - scores.shape[1]), value=0.5), "
-             "torch.tensor(starts)")],
+            ("length - scores.shape[1])", "length - scores.shape[1]), value=0.5")],
         "test_infer.py::test_the_nms_window_is_in_seconds": [
             ("args.nms_window / half.token_s,", "args.nms_window / halves[0].token_s,"),
             ("args.nms_window / half.token_s,", "args.nms_window,"),
             ("np.array([half.token_s for half in halves])[index]", "halves[0].token_s")],
         "test_infer.py::test_files_are_the_halves_of_a_match": [
-            ("position_ms = evaluate.token_ms(token, token_s, start_s)",
-             "position_ms = evaluate.token_ms(token, token_s)")],
-        "test_infer.py::test_mirrored_tokens": [
-            ("x = x.flip(4)", "x = x.flip(3)")],
+            ("evaluate.token_ms(token, token_s, start_s)", "evaluate.token_ms(token, token_s)")],
+        "test_infer.py::test_mirrored_tokens": [("x = x.flip(4)", "x = x.flip(3)")],
         "test_infer.py::test_features_with_context_are_those_in_the_middle_of_a_window": [
-            ("nearest = (place[:, None] - middles).abs().argmin(1)",
-             "nearest = (place[:, None] - torch.tensor(starts)).abs().argmin(1)"),
+            ("place[:, None] - middles", "place[:, None] - torch.tensor(starts)"),
             ("in_context(model, h) if stage > 1", "in_context(model, h) if stage > 2")]},
     "comedian/results.py": {
         "test_runs.py::test_two_processes_share_the_matches": [
@@ -672,34 +617,31 @@ MUTANTS = {
         "test_infer.py::test_refused_before_the_work_begins": [
             ("if args.chance and len(labels) < 2:", "if args.chance and len(labels) < 1:")]},
     "comedian/evaluate.py": {
+        "test_evaluate.py::test_fewer_matches_to_compare_with_are_told_first": [
+            ("read_others(against, truth, classes) if against else {}", "{}")],
         "test_evaluate.py::test_frame_map": [
             ("itertools.accumulate(reversed(precision), max)", "reversed(precision)"),
             ("                    free.remove(near)\n", "")],
         "test_evaluate.py::test_a_resample_is_what_a_list_with_copies_gives": [
             ("count = {}, counts[drawn].sum(0)", "count = {}, counts.sum(0)"),
-            ("for q in (2.5, 97.5)]", "for q in (5, 95)]")],
+            ("for q in percentiles(n_matches)", "for q in (5, 95)")],
         "test_evaluate.py::test_intervals_of_the_command": [
-            ("truth, others, classes, len(runs), seed, framerate)",
-             "truth, others, classes, len(runs), seed + 1, framerate)")],
+            ("classes, len(runs), seed, framerate", "classes, len(runs), seed + 1, framerate")],
         "test_layout.py::test_help_and_refusals_import_no_torch[evaluate-flags0-0]": [
-            ("import numpy as np\n\nfrom comedian import DataError",
-             "import numpy as np\nimport torch\n\nfrom comedian import DataError")],
+            ("as np\n\nfrom comedian import", "as np\nimport torch\n\nfrom comedian import")],
         "test_evaluate.py::test_the_time_of_a_token_by_hand": [
             ("(np.asarray(token) + 0.25)", "np.asarray(token)")],
         "test_infer.py::test_positions_at_another_frame_rate": [
             ("(np.asarray(token) + 0.25)", "(np.asarray(token) + 0.5)")],
         "test_evaluate.py::test_recorded_case": [
-            ("frame = np.trunc(framerate * (position_ms / 1000))",
-             "frame = np.round(framerate * (position_ms / 1000))"),
-            ("np.where(frame < 0, frame + rows, np.minimum(frame, rows - 1))",
-             "np.where(frame < 0, 0, np.minimum(frame, rows - 1))"),
+            ("trunc(framerate * (position_ms / 1000))", "round(framerate * (position_ms / 1000))"),
+            ("frame + rows, np.minimum(frame, rows - 1)", "0, np.minimum(frame, rows - 1)"),
             ("area += (left + right) / 2", "area += left"),
             ('result["a_mAP_unshown"] * 17 / 13', 'result["a_mAP_unshown"] * 13 / 17')],
         "test_evaluate.py::test_equals_official_evaluator": [
             ("half.append(2 * g + table[0].astype(np.int64) - 1)",
              "half.append(g + table[0].astype(np.int64) - 1)"),
-            ("table = table[:, (table[0] == 1) | (table[0] == 2)]",
-             "table = table[:, table[0] >= 1]")],
+            ("table[:, (table[0] == 1) | (table[0] == 2)]", "table[:, table[0] >= 1]")],
         "test_evaluate.py::test_scores_of_a_part_count_from_its_start": [
             ("stored.token_s, stored.start_s)\n    frame", "stored.token_s)\n    frame")],
         "test_evaluate.py::test_sweep_equals_doing_it_by_hand": [
@@ -712,8 +654,8 @@ MUTANTS = {
         "test_evaluate.py::test_per_class_windows_by_hand": [
             ("window = curves[m, e].argmax(0)  ", "window = curves[m, e].argmin(0)  ")],
         "test_evaluate.py::test_classes_and_names_of_matches_need_not_be_told_again": [
-            ("(classes or soccernet.classes_of_results(found[match] for match in label_files)",
-             "(classes")],
+            ("classes or soccernet.classes_of_results(found[match] for match in label_files)",
+             "classes")],
         "test_evaluate.py::test_the_interval_is_as_wide_as_students": [
             ("wide = student(n_matches) * math.sqrt(n_matches / (n_matches - 1))", "wide = 1.96")],
         "test_report.py::test_spread_by_hand": [("STUDENT[n - 2]", "STUDENT[0]")],
@@ -730,8 +672,9 @@ MUTANTS = {
         "test_report.py::test_means_of_seeds": [
             ("spread(np.subtract(*rows))", "spread(np.subtract(*rows[::-1]))")]},
     "comedian/page.py": {
-        "test_page.py::test_data_cannot_end_the_script": [
-            ('.replace("<", "\\\\u003c")', "")],
+        "test_page.py::test_all_of_a_label_comes_back": [
+            ('| (row.more or {}), ""]', ', ""]'), (", parse_constant=str)", ")")],
+        "test_page.py::test_data_cannot_end_the_script": [('.replace("<", "\\\\u003c")', "")],
         "test_page.py::test_pictures_are_of_their_time": [
             ("n / 2 >= wanted[0] - 0.5", "n >= wanted[0] - 0.5")]},
     "comedian/export.py": {
@@ -748,18 +691,19 @@ MUTANTS = {
     "comedian/checkpoint.py": {
         "test_stage2.py::test_where_the_weights_come_from": [
             ('temporal_init == "copy" and', 'temporal_init == "random" and')],
-        "test_stage3.py::test_from_a_swin_of_stage_1": [
-            (' and model.cfg.spatial == "vit":', ":")],
+        "test_stage3.py::test_from_a_swin_of_stage_1": [(' and model.cfg.spatial == "vit":', ":")],
         "test_stage3.py::test_from_stage_2_or_3": [
             ("trained_parts(init)[:stage - 1]", "trained_parts(init)[:1]")],
         "test_weights.py::test_a_field_that_came_later_has_the_value_it_was_made_with": [
-            ('known = dataclasses.asdict(models[config["model"]])',
-             'known = dataclasses.asdict(models["vivit_tiny"])')],
+            ('asdict(models[config["model"]])', 'asdict(models["vivit_tiny"])')],
         "test_weights.py::test_weights_that_nobody_can_use_are_one_line": [
             ("if value.is_floating_point() and not value.isfinite().all():", "if False:")]},
     "comedian/public_weights.py": {
         "test_share.py::test_weights_come_back": [
             ('"stage": content.get("stage", 3)}', '"stage": 3}')],
+        "test_share.py::test_a_folder_that_is_not_whole_is_one_line": [
+            ("        if beside.exists():\n            raise",
+             "        if False:\n            raise")],
         "test_weights.py::test_what_a_checkpoint_says_about_itself": [
             ("repeat(1, 1, CLIP_FRAMES, 1, 1) / CLIP_FRAMES)", "repeat(1, 1, CLIP_FRAMES, 1, 1))")],
         "test_weights.py::test_the_same_weights_from_another_file": [
@@ -771,7 +715,8 @@ MUTANTS = {
             ("`--clip-grad`, `--momentum`, `--radius`", "`--clip-grad`, `--radius`")]},
     "docs/paper.md": {
         "test_docs.py::test_the_papers_commands_run_in_order": [
-            ("for n in 6 8; do", "for n in 6; do"), ("&& s3 window$n", "; s3 windw$n")]},
+            ("for n in 6 8; do", "for n in 6; do"),
+            ("&& s3 window$n", "; s3 windw$n")]},
     "docs/demo.sh": {
         "test_docs.py::test_the_demo_without_make_is_the_demo": [
             ("--steps 350 --lr 0.064", "--steps 350 --lr 0.032")]},
@@ -797,8 +742,7 @@ MUTANTS = {
         "test_lesson.py::test_only_bodies_are_cut_out": [
             ("= body[0].lineno, node.end_lineno", "= body[0].lineno, body[0].end_lineno"),
             ("ast.get_docstring(node)):]", "False):]")],
-        "test_lesson.py::test_blanks_fail": [
-            ("raise NotImplementedError", "raise ValueError")],
+        "test_lesson.py::test_blanks_fail": [("raise NotImplementedError", "raise ValueError")],
         "test_lesson.py::test_a_test_is_graded_by_what_it_kills": [
             ("killed = sum(code == 1", "killed = sum(code == 0")]},
     "csrc/detections.cpp": {
@@ -809,23 +753,33 @@ IN_BROWSER = {                        # these tests are skipped where playwright
         "test_page.py::test_results_of_frames_show_the_video": [
             ("round(scale * side)", "PICTURE[1]"),
             ("| {\n            str(half): os.path", "or {\n            str(half): os.path")],
-        "test_page.py::test_labels_without_a_place_on_the_page_are_kept": [
-            ("row.half not in halves or ", ""), (" or row.name not in classes", "")]},
+        "test_page.py::test_saved_and_loaded_again_nothing_changed": [
+            ('"UrlLocal", "annotations", "review")', '"UrlLocal", "annotations")')]},
     "comedian/page.js": {
         "test_page.py::test_a_review_changes_the_label_that_was_seen": [
-            ('(t.ms - e.ms) <= reach)\n    .sort', '(t.ms - e.ms) < 0)\n    .sort'),
+            ("(t.ms - e.ms) <= reach)\n    .sort", "(t.ms - e.ms) < 0)\n    .sort"),
             ('e.what === "spot" && !e.state && shown(e)', 'e.what === "spot" && shown(e)'),
-            ('if (e.pin && items.has(e.pin))', 'if (false)')],
+            ("if (e.pin && items.has(e.pin))", "if (false)")],
         "test_page.py::test_far_labels_are_of_a_review_only_as_long_as_they_are_seen": [
             ('const real = e => e.state === "accepted" && e.hit || e', "const real = e => e")],
         "test_page.py::test_reviews_outlive_a_reload": [
-            ("if (dirty()) e.preventDefault()", ""), ("onstorage = e", "const unheard = e"),
+            ("if (dirty()) e.preventDefault()", ""),
+            ("onstorage = e", "const unheard = e"),
             ("if (kept.exported) exported", "if (false) exported")],
         "test_page.py::test_a_changed_result_starts_clean_and_says_so": [
             ("at(old[r.pin] || r)", "at(r)"), ("D.match, D.hash])", 'D.match, "one"])')],
+        "test_page.py::test_times_are_the_same_in_the_page": [
+            ("int(gameTime.slice(-5, -3))", "int(gameTime.split(/[-:]/)[1])"),
+            ("|| Math.abs(ms) > 2 ** 53", "")],
+        "test_page.py::test_saved_and_loaded_again_nothing_changed": [
+            ("e.label) && D.halves.some(h => h.n === e.half)", "e.label)"),
+            ("...e.more, ...own", "...own"), ("head = { ...head, ...rest }", ""),
+            ("if (review.shown) see(review.shown)", ""),
+            ("!D.truth && e.was && shown(e)", "false"),
+            ("if (dirty() && !confirm", "if (0 && !confirm")],
         "test_page.py::test_a_file_is_dropped": [
-            ("visible: r.visible ?? true", "visible: true"),
-            ("if (!/^ *-?", "if (false && !/^ *-?")],
+            ("e => D.classes.includes(e.label) && ", "e => "),
+            ("state: r.state, pin: r.pin, more: r.more }", "state: r.state, pin: r.pin }")],
         "test_page.py::test_every_step_is_undone_and_done_again": [
             ("for (const one of step) set(one[0], one[which])", "set(step[0][0], step[0][which])")],
         "test_page.py::test_the_focus_stays": [

@@ -283,8 +283,7 @@ RANDOM = {                            # an operation, and its share of touched s
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_a_draw_per_sample_that_all_frames_share(name):
-    """Of B samples a share p is touched; the T frames of one all alike, others not at all, to the
-    bit. The draws of two samples differ."""
+    """Of B samples a share p is touched, all T frames alike; others not by a bit; draws differ."""
     torch.manual_seed(0)
     (operation, p), frame = RANDOM[name], torch.rand(3, 6, 80)
     x = frame.expand(800, 3, -1, -1, -1).clone()     # (B, T, 3, H, W)

@@ -90,8 +90,7 @@ def test_links_exist(name):
 
 @each_page
 def test_file_names_exist(name):
-    """Names of code and pages, and whatever lies in a folder of this project. Others (last.pt,
-    classes.txt) are made by runs."""
+    """Of code, pages, what lies in our folders. Others (last.pt, classes.txt) are made by runs."""
     written_here = {title for title, _ in blocks(name, "python")}
     for span in spans(name):
         if (re.fullmatch(r"[\w.-]+\.(py|cpp|h|sh|md|toml|cff)", span)
@@ -101,8 +100,7 @@ def test_file_names_exist(name):
 
 
 def test_pages_named_in_code_exist():
-    """Help texts and messages name pages ("docs/soccernet.md") and headings of them ("README,
-    'Weights and results'")."""
+    """In help texts and messages, with the headings: \"README, 'Weights and results'\"."""
     found = []
     for path in [ROOT / "Makefile", *(path for folder in (".", "comedian", "docs", "benchmarks")
                                       for path in ROOT.glob(f"{folder}/*.py"))]:
@@ -304,8 +302,7 @@ def test_named_functions_and_tests_exist(name):
 
 
 def test_the_method_proves_its_equations():
-    """Every numbered equation is followed by a function and a test before the next heading; and
-    every test that a stage's docstring names for an equation is on the page."""
+    """A function and a test follow each; a test that a stage names for an equation is there."""
     text = page("docs/method.md")
     for number in range(1, 8):
         rest = text[text.index(f"\\qquad ({number})"):].split("\n#")[0]
@@ -365,8 +362,7 @@ def test_pictures_are_small_and_in_use():
 
 @each_page
 def test_mathematics_renders_on_github(name):
-    """No macro that it forbids. Outside a block of mathematics Markdown eats a backslash before
-    punctuation. Dollars come in pairs, with no space within and no letter or digit after."""
+    """No macro that it forbids, no backslash that Markdown eats; dollars in pairs, not in words."""
     assert "\\operatorname" not in page(name)
     for paragraph in paragraphs(name):
         text = re.sub(r"`[^`]*`", "", paragraph)
@@ -498,8 +494,8 @@ def test_extend_works_as_it_stands(tmp_path):
     assert re.search(r"^Restart +\d", printed, re.MULTILINE)              # a row of the table
     assert "conv_micro, the spatial encoder of stage 1" in printed
     assert "like cup/final/1_48p" in printed
-    spots, = (tmp_path / "few/conv-spots").rglob("results_spotting.json")
-    assert json.loads(spots.read_text())["predictions"]
+    spots = [*(tmp_path / "few/conv-spots").rglob("results_spotting.json")]
+    assert len(spots) == 3 and all(json.loads(path.read_text())["predictions"] for path in spots)
 
 
 @pytest.mark.slow

@@ -6,11 +6,14 @@ What these tests prove about evaluate.py:
   3. an action of token k is reported at token_s * (k + 1/4), and what that changes
   4. the sweep is what one would do by hand, setting by setting
 """
+import copy
+import functools
 import gzip
 import itertools
 import json
 import os
 import re
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -257,6 +260,77 @@ def test_predictions_of_every_spotter(seeded, run):
         run("--at-frames", 1, labels=seeded / "in")
 
 
+FORMS = {                             # name of a file of predictions, its content
+    "val.json": [{"video": "m", "fps": 25.0, "events": [
+        {"frame": 30, "label": "Goal", "score": 0.5}]}],
+    "osl.json": {"labels": {"action": {"labels": ["Goal"]}}, "data": [
+        {"inputs": [{"type": "video", "path": "m/1.mp4", "fps": 2}], "events": [
+            {"head": "action", "label": "Goal", "position_ms": 1, "gameTime": "1 - 00:00",
+             "half": "1", "confidence": 0.5}]}]},
+    PREDICTIONS: {"predictions": [SPOT]}}
+
+
+def places_in(value, way=()):
+    """Where the values of a JSON are: ("data", 0, "events"), ..."""
+    for key in value if isinstance(value, dict) else range(len(value)):
+        yield (*way, key)
+        if isinstance(value[key], (dict, list)):
+            yield from places_in(value[key], (*way, key))
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_wrong_types_are_one_clear_line(name, tmp_path):
+    """In every place of every form of predictions: no word of Python's, or it is read."""
+    path, told = tmp_path / name, 0
+    for (*way, last), odd in itertools.product(places_in(FORMS[name]), (
+            None, True, 1.5, 1e400, "", "abc", [], {}, [[]])):
+        content = copy.deepcopy(FORMS[name])
+        functools.reduce(lambda node, key: node[key], way, content)[last] = odd
+        path.write_text(json.dumps(content))
+        try:
+            for found in soccernet.find_predictions(path).values():
+                soccernet.read_predictions(found, ("Goal",))
+        except DataError as error:
+            told += 1
+            assert not re.search("Error|NoneType|'(int|str|dict|list|float|bool)'|argument|subscr"
+                                 "|iterable|literal|convert|\n", str(error)), (way, last, odd)
+    assert told > 20
+    if name == "val.json":
+        content[0]["fps"] = None
+        path.write_text(json.dumps(content))
+        with pytest.raises(DataError, match=r"val.json: entry 0 .*\(fps is null, no number\)$"):
+            soccernet.find_predictions(path)
+
+
+def test_the_classes_that_a_file_lists_decide(tmp_path, run):
+    """Half of the names are SoccerNet's: OSL's own list counts, of predictions, then of labels;
+    a table has none, and a line says whose they are."""
+    names = ["Corner", "Goal", "Shot", "Save"]
+    write_match(tmp_path / "in" / "m", predictions=[SPOT | {"label": name} for name in names])
+    for kind in ("osl", "csv"):
+        report.main(report.parse_args(["export", str(tmp_path / "in"), "--format", kind]))
+    osl, table = (tmp_path / "in" / "m" / f"actions.{kind}" for kind in ("json", "csv"))
+    (tmp_path / "labels.csv").write_text("video,time,label\nm,50,Goal\nm,50,Shot\n")
+    truth = json.loads(osl.read_text()) | {"labels": {"action": {"labels": [*names, "Foul"]}}}
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "labels").mkdir()
+    for labels, predictions, n, said in (
+            ("labels.csv", osl, 4, ""), ("labels.csv", table, 17, "classes: SoccerNet's 17, for"),
+            ("truth.json", table, 5, "classes: 5, as the labels list them: Corner, Goal"),
+            ("truth.json", osl, 4, "")):
+        printed = run("--json", tmp_path / "n.json", labels=tmp_path / labels,
+                      predictions=predictions)
+        written = json.loads((tmp_path / "n.json").read_text())
+        assert len(written["tight"]["a_mAP_per_class"]) == n and said in printed, (labels, n)
+
+
+def test_fewer_matches_to_compare_with_are_told_first(seeded, run, capsys):
+    shutil.copytree(seeded / "in" / "two", seeded / "less" / "two")
+    with pytest.raises(DataError, match="less: no predictions for 'lg/one', which the other ones"):
+        run("--against", seeded / "less", labels=seeded / "in", predictions=seeded / "in")
+    assert "matches:" not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_opensportslib_evaluates_our_export(seeded, run, monkeypatch):
     """Its own functions, NMS and files and all, find our numbers in it."""
@@ -266,6 +340,10 @@ def test_opensportslib_evaluates_our_export(seeded, run, monkeypatch):
             "core.optimizer", "core.scheduler", "datasets"))):         # not for evaluating
         monkeypatch.setitem(sys.modules, name, MagicMock())
     from opensportslib.core.trainer.localization_trainer import Evaluator
+    from opensportslib.metrics import localization_metric
+    known, mean = [], localization_metric.average_mAP      # it returns a table of text
+    monkeypatch.setattr(localization_metric, "average_mAP", lambda *args, **flags: known.append(
+        mean(*args, **flags)) or known[-1])
     theirs = Evaluator.__new__(Evaluator)
     theirs.extract_fps = 2
     data, truth = [], []
@@ -275,20 +353,22 @@ def test_opensportslib_evaluates_our_export(seeded, run, monkeypatch):
         events = soccernet.read_labels(seeded / "in" / match / LABELS, SEEDED_CLASSES)
         truth += [{"inputs": [{"path": f"{match}/{half}"}], "events": [
             {"label": SEEDED_CLASSES[event.label], "position_ms": event.position_ms,
-             "gameTime": "1 - 00:00"} for event in events if event.half == half
+             "gameTime": f"{half} - 00:00"} for event in events if event.half == half
             and event.position_ms < 5_400_000]} for half in (1, 2)]
     labels = {"action": {"labels": SEEDED_CLASSES}}
     for name, of in (("pred.json", data), ("truth.json", truth)):
         (seeded / name).write_text(json.dumps({"labels": labels, "data": of}))
     (seeded / "t").mkdir()
-    plain, suppressed = (theirs.evaluate_pred_E2E(
-        SimpleNamespace(path=str(seeded / "truth.json"), nms_window=window), str(seeded / "t"),
-        str(seeded / "pred.json"), "tight") for window in (0, 2))
+    for window in (0, 2):
+        theirs.evaluate_pred_E2E(
+            SimpleNamespace(path=str(seeded / "truth.json"), nms_window=window),
+            str(seeded / "t"), str(seeded / "pred.json"), "tight")
     run("--classes", seeded / "classes.txt", "--json", seeded / "n.json",
         labels=seeded / "truth.json", predictions=seeded / "pred.json")
     ours = json.loads((seeded / "n.json").read_text())["tight"]
-    assert sorted(plain["a_mAP_per_class"]) == pytest.approx(sorted(ours["a_mAP_per_class"]))
-    assert plain["a_mAP"] == pytest.approx(ours["a_mAP"]) > 0.01 and suppressed
+    (plain, per_class, *_), (suppressed, *_) = known       # without and with its NMS
+    assert sorted(per_class) == pytest.approx(sorted(ours["a_mAP_per_class"]))
+    assert ours["a_mAP"] > 0.01 and plain == pytest.approx(ours["a_mAP"]) and suppressed != plain
 
 
 # ------------------------------------------------------------------ files, and bad ones

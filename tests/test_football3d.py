@@ -257,8 +257,7 @@ def test_matches():
 
 
 def test_the_example(tmp_path):
-    """The README's first command: the surest actions, each with what happens there, a page, and the
-    table, for the labels lie beside the video."""
+    """The README's first command: the surest actions, a page, the table, for labels are there."""
     ran = subprocess.run(
         [sys.executable, "infer.py", "--video", "docs/example/match.mp4", "--checkpoint",
          "docs/example/football3d.pt", "--out", str(tmp_path)], cwd=make.ROOT, text=True,

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import half_of, refused
+
 from comedian import DataError, frames
-from comedian.frames import Half
 
 
 def make_half(folder, names, size=(8, 6)):
@@ -26,10 +27,6 @@ def make_half(folder, names, size=(8, 6)):
     for i, name in enumerate(names):
         image = np.full((size[1], size[0], 3), (i, 100, 255 - i), np.uint8)
         cv2.imwrite(str(folder / name), image[:, :, ::-1])
-
-
-def half_of(n_frames, number=1, fps=2.0):
-    return Half("m", number, "f", "", 8, ".jpg", 1, n_frames, fps)
 
 
 # ------------------------------------------------------------------ 1. matches, halves, frames
@@ -76,15 +73,6 @@ def test_folders_count_as_people_do(tmp_path, folders, found):
     assert (alone.match, alone.n_frames) == (".", 1)
 
 
-def test_extra_time_is_told(tmp_path):
-    """SoccerNet's metric counts halves 1 and 2; whoever has more must know."""
-    for number in (1, 2, 3, 4):
-        make_half(tmp_path / "m" / f"{number}_224p", ["1.png"])
-    halves = frames.find_halves(tmp_path)
-    assert "; halves 3, 4 are spotted and trained on, but" in frames.describe(halves, tmp_path)
-    assert "spotted" not in frames.describe(halves[:2], tmp_path)
-
-
 def test_what_systems_leave_behind_is_no_frame(tmp_path):
     make_half(tmp_path / "m" / "1", ["1.png", "2.png"])
     for place in ("m/1/._1.png", "m/1/._3.png", "m/1/.DS_Store", "m/__MACOSX/1/1.png",
@@ -119,22 +107,19 @@ def test_halves_that_are_too_short(capsys):
         frames.of_length(halves, 128, "a window")
 
 
-def test_a_hint_where_frames_are_much_larger_than_what_the_network_sees(tmp_path):
-    make_half(tmp_path / "m" / "1_224p", ["0.png", "1.png"], (60, 40))
-    halves = frames.find_halves(tmp_path)
-    assert "\nhint" not in frames.describe(halves, tmp_path, 25)
-    line = frames.describe(halves, tmp_path, 24).splitlines()[1]
-    assert line.startswith("hint: the frames have 60x40 pixels, the network's image has 24x24")
-    assert "comedian.prepare frames" in line
-
-
 def test_description(tmp_path):
-    for number in (1, 2):
-        make_half(tmp_path / "m" / f"{number}_224p", [f"{i}.png" for i in range(9)])
-    line = frames.describe(frames.find_halves(tmp_path), tmp_path)
-    for part in ("1 matches", "2 halves", "18 frames", "2 fps", "m/1_224p/0.png"):
-        assert part in line
-    assert "\n" not in line
+    """With a hint at frames that are much too large, and at halves that no metric counts."""
+    for number in (1, 2, 3, 4):
+        make_half(tmp_path / "m" / f"{number}_224p", [f"{i}.png" for i in range(9)], (60, 40))
+    *two, _, _ = halves = frames.find_halves(tmp_path)
+    for line in (frames.describe(two, tmp_path), frames.describe(two, tmp_path, 25)):
+        for part in ("1 matches", "2 halves", "18 frames", "2 fps", "m/1_224p/0.png"):
+            assert part in line
+        assert "\n" not in line and "spotted" not in line
+    hint = frames.describe(two, tmp_path, 24).splitlines()[1]
+    assert hint.startswith("hint: the frames have 60x40 pixels, the network's image has 24x24")
+    assert "comedian.prepare frames" in hint
+    assert "; halves 3, 4 are spotted and trained on, but" in frames.describe(halves, tmp_path)
 
 
 # ------------------------------------------------------------------ 2. what is broken
@@ -170,19 +155,13 @@ def test_images_that_cannot_be_read(tmp_path):
     make_half(tmp_path / "m" / "1", ["1.png", "2.png", "3.png", "4.png"])
     half, = frames.find_halves(tmp_path)
     reader, last = frames.FrameReader(2), tmp_path / "m/1/4.png"
-
-    def refuses(message):
-        with pytest.raises(DataError, match=message):
+    wide = cv2.imencode(".png", np.zeros((6, 9, 3), np.uint8))[1].tobytes()
+    for content, message in ((last.read_bytes()[:20], "empty or not an image, JPEG or PNG; extract "
+                              "this half's frames again"), (b"", "empty or not an image"),
+                             (None, "missing, or not a file"), (wide, "9x6 pixels, others have 8")):
+        last.unlink() if content is None else last.write_bytes(content)
+        with refused(f"4.png: {message}"):
             reader.read([(half, 0), (half, 2)], 2)
-
-    last.write_bytes(last.read_bytes()[:20])
-    refuses("4.png: empty or not an image, JPEG or PNG; extract this half's frames again")
-    last.write_bytes(b"")
-    refuses("4.png: empty or not an image")
-    last.unlink()
-    refuses("4.png: missing, or not a file")
-    cv2.imwrite(str(last), np.zeros((6, 9, 3), np.uint8))
-    refuses("4.png: 9x6 pixels, others have 8x6")
 
 
 def test_a_jpeg_that_was_cut_short_is_refused(tmp_path):
@@ -225,12 +204,6 @@ def test_a_fifo_is_not_waited_for(tmp_path):
 
 
 # ------------------------------------------------------------------ 3. ahead
-def test_ahead_keeps_the_order():
-    squares = list(frames.ahead(map(lambda step: step * step, range(5, 25))))
-    assert squares == [step * step for step in range(5, 25)]
-    assert list(frames.ahead(iter(()))) == []
-
-
 def test_ahead_works_ahead_but_not_far():
     loaded = []
     stream = frames.ahead(map(loaded.append, range(100)), depth=2)
@@ -244,17 +217,17 @@ def test_ahead_works_ahead_but_not_far():
     stream.close()
 
 
-def test_ahead_passes_exceptions_on():
+def test_ahead_keeps_the_order_and_passes_exceptions_on():
     def load(step):
-        if step == 3:
-            raise DataError("frame 3 is broken")
-        return step
+        if step == 23:
+            raise DataError("frame 23 is broken")
+        return step * step
 
-    stream, taken = frames.ahead(map(load, range(10))), []
-    with pytest.raises(DataError, match="frame 3 is broken"):
-        for item in stream:
-            taken.append(item)
-    assert taken == [0, 1, 2]
+    taken = []
+    with refused("frame 23 is broken"):
+        taken.extend(frames.ahead(map(load, range(5, 25))))
+    assert taken == [step * step for step in range(5, 23)]
+    assert [*frames.ahead(iter(()))] == [] and [*frames.ahead(map(load, range(3)))] == [0, 1, 4]
 
 
 def test_an_abandoned_ahead_stops_its_thread():
@@ -294,8 +267,7 @@ GAMES = frames.read_games("test")
 
 
 def test_in_split_knows_a_game_in_every_layout(capsys):
-    """With the split as a folder or without, with part of the path in the root, with _ for a
-    space; halves and matches; the order stays."""
+    """Below a split's folder or in part of the path, with _ for a space; the order stays."""
     there = [GAMES[7], "elsewhere/2014-2015/some game", f"test/{GAMES[3]}",
              GAMES[5].replace(" ", "_")]
     assert frames.in_split(there, "test", "frames") == [there[0], there[2], there[3]]
@@ -303,8 +275,7 @@ def test_in_split_knows_a_game_in_every_layout(capsys):
     assert frames.in_split(there, "valid+test", "frames") == [there[0], there[2], there[3]]
     league, season, game = GAMES[0].split("/")
     assert frames.in_split([game, "other"], "test", f"frames/{league}/{season}") == [game]
-    halves = [Half(match, number, "", "", 8, ".jpg", 1, 100)
-              for match in there[:2] for number in (1, 2)]
+    halves = [half_of(100, number, match=match) for match in there[:2] for number in (1, 2)]
     assert frames.in_split(halves, "test", "frames") == halves[:2]
     assert frames.in_split([GAMES[0]] * 2, "test", "frames") == [GAMES[0]] * 2
 
@@ -319,17 +290,15 @@ def test_in_split_from_a_text_file(tmp_path):
 
 
 def test_in_split_names_what_is_missing(tmp_path):
-    with pytest.raises(DataError) as error:
-        frames.in_split(GAMES[2:], "test", "frames", complete=True)
-    assert str(error.value) == (f"frames: 2 of the 100 games of test are not below it: "
-                                f"{GAMES[0]}; {GAMES[1]}")
     assert frames.in_split(GAMES, "test", "frames", complete=True) == GAMES
-    with pytest.raises(DataError, match="100 of the 100 games .* and 90 more"):
-        frames.in_split(["a/b/c"], "test", "frames")
-    with pytest.raises(DataError, match=r"val: neither .*challenge, test, train, valid"):
-        frames.in_split(GAMES, "val", "frames")
-    with pytest.raises(DataError, match="neither"):
-        frames.in_split(GAMES, "train+", "frames")
+    with refused(match=f"^frames: 2 of the 100 games of test are not below it: {GAMES[0]}; "
+                       f"{GAMES[1]}$"):
+        frames.in_split(GAMES[2:], "test", "frames", complete=True)
     (tmp_path / "empty.txt").write_text("\n")
-    with pytest.raises(DataError, match="empty list"):
-        frames.in_split(GAMES, str(tmp_path / "empty.txt"), "frames")
+    for there, split, message in (
+            (["a/b/c"], "test", "100 of the 100 games .* and 90 more"),
+            (GAMES, "val", "val: neither .*challenge, test, train, valid"),
+            (GAMES, "train+", "neither"),
+            (GAMES, str(tmp_path / "empty.txt"), "empty list")):
+        with refused(match=message):
+            frames.in_split(there, split, "frames")

@@ -171,12 +171,6 @@ def test_windows_cover_every_token(n, window, share):
         assert starts == [0]
 
 
-def test_windows_of_a_match():
-    """2,700 s in windows of 64 s with half overlap: 84, as the official code (facts, section 5)."""
-    starts = infer.window_starts(2700, 64, 32)
-    assert len(starts) == 84 and starts[-1] == 2636
-
-
 def planted(n_tokens, events, stride):
     """Window scores as if the network saw nothing but `events`, pairs (token, class)."""
     truth = torch.full((max(n_tokens, WINDOW), 3), 1e-4)
@@ -192,8 +186,7 @@ def half_of(n_tokens, number=1, fps=2.0):
 
 @pytest.mark.parametrize("nms", ops.NMS)
 def test_first_and_last_seconds_are_spotted(nms):
-    """The official code never predicts in the last 12 s of a half; here its very last token counts,
-    whichever seconds of a window are ignored."""
+    """The very last token counts, whichever are ignored; officially the last 12 s never do."""
     network = infer.Network(None, 4, ignore=2)
     halves = {30: [(0, 0), (15, 1), (29, 2)], 21: [(20, 0)], 8: [(0, 2), (7, 1)]}
     merged = [infer.merge_half([network], [planted(n, where, 4)], n, "max")
@@ -236,7 +229,9 @@ def test_a_half_shorter_than_the_window(n_tokens, net):
 
 
 def test_what_is_ignored_by_default(net):
-    """Half a window from one to the next; 12 of 64 and 6 of 32 tokens ignored (App. B)."""
+    """Half a window from one to the next: officially 84 in 2,700 s. 12 of 64 tokens (App. B)."""
+    starts = infer.window_starts(2700, 64, 32)
+    assert len(starts) == 84 and starts[-1] == 2636
     for window, ignore in ((64, 12), (32, 6), (8, 1), (1, 0)):
         model = Comedian(with_changes("vivit_micro", window_tokens=window))
         assert infer.as_network(model, flags())[1:] == (max(1, window // 2), ignore)
@@ -300,8 +295,7 @@ def test_labels_that_reach_no_frame(matches, checkpoint, tmp_path, capsys, reque
 
 
 def test_a_perfect_network_gets_full_marks(matches, checkpoint, tmp_path, monkeypatch):
-    """Scores planted where the labels are, from the first to the last second: t-AmAP 100 % needs
-    every position within half a second, in the right half, with the right class."""
+    """Planted where labels are, first and last second too: right to half a second, half, class."""
     events = {("one", 1): [(0, 0), (14, 1), (29, 2)], ("one", 2): [(19, 0), (3, 1)],
               ("two", 1): [(25, 2)], ("two", 2): [(22, 1), (7, 0)]}
     rows = [f"league/{match}/{half}.mkv,{token + 0.25},{CLASSES[label]}"
@@ -317,8 +311,7 @@ def test_a_perfect_network_gets_full_marks(matches, checkpoint, tmp_path, monkey
 
 
 def test_positions_at_another_frame_rate(matches, checkpoint, tmp_path, monkeypatch, capsys):
-    """At 25/12 fps (E2E-Spot's frames) a token lasts 0.96 s: token k is reported at 960 k + 240 ms,
-    on the screen, in the file and in the picture."""
+    """At 25/12 fps (E2E-Spot) token k lies at 960 k + 240 ms: on screen, in file and picture."""
     shutil.copytree(matches / "league/two/1_224p", tmp_path / "data/m/1_224p")
     (tmp_path / "data/m/1_224p/fps.txt").write_text("2.0833333333")
     drawn = []
@@ -340,9 +333,7 @@ def test_positions_at_another_frame_rate(matches, checkpoint, tmp_path, monkeypa
     *((nms, f"--nms {nms} --nms-window 3 --threshold 0.4", 3, 0.4) for nms in ops.NMS)])
 def test_stored_scores_give_the_same_spots(nms, options, window_s, threshold, matches, checkpoint,
                                            tmp_path):
-    """The sweep starts from them: merged and suppressed by the reference of each kind they give the
-    spots ("local" is the official code's filter), and the metric that it computes is that of the
-    written files."""
+    """By the reference of each NMS they give the spots, and the metric is that of the files."""
     infer_main(matches, checkpoint, tmp_path, "--json", tmp_path / "table.json", *options.split())
     stored = soccernet.read_scores(tmp_path)
     length = stored.windows[-1]
@@ -382,8 +373,7 @@ def test_what_is_printed_is_what_the_file_says(options, matches, checkpoint, tmp
         assert sorted(kept, key=lambda row: (row[0], CLASSES.index(row[1]))) == printed
 
 
-def test_rows_come_when_their_half_is_done(matches, checkpoint, tmp_path, monkeypatch,
-                                           no_pictures):
+def test_rows_come_when_their_half_is_done(matches, checkpoint, tmp_path, monkeypatch, no_pictures):
     """Those of half 1 are there while half 2 is still being read."""
     read, told = [], []
     monkeypatch.setattr(results.tqdm, "write", lambda text, **_: told.append((text, len(read))))
@@ -467,8 +457,7 @@ def test_files_are_the_halves_of_a_match(film, checkpoint, tmp_path, no_pictures
 
 
 def test_what_videos_are_called(film, tmp_path, monkeypatch):
-    """As comedian.prepare frames has it: after the folder, or after a file of another name. And how
-    large they are read: no small one is enlarged."""
+    """After the folder, or a file of another name. And their size: no small one is enlarged."""
     source, root = film / "videos/league/game/2_720p.mkv", tmp_path / "root"
     for place in ("a/1_224p.mkv", "a/2_224p.mkv", "b/only 1.mkv", "b/two.mkv", "c/d/2.mkv"):
         (root / place).parent.mkdir(parents=True, exist_ok=True)
@@ -519,8 +508,7 @@ def test_a_video_of_no_second(checkpoint, tmp_path, capsys):
 # ------------------------------------------------------------------ 6. several networks
 @pytest.mark.parametrize("merge", ["max", "mean"])
 def test_an_ensemble_is_the_average_per_second(merge, matches, checkpoint, tmp_path):
-    """By hand: each network's stored windows merged by the reference, averaged, suppressed. The
-    second has windows of 6 s."""
+    """By hand: stored windows, one network's of 6 s, merged, averaged and suppressed."""
     save_network(tmp_path / "b.pt", window=6, classes=CLASSES)
     options = ["--merge", merge, "--nms-window", 4]
     infer_main(matches, checkpoint, tmp_path / "a", *options)
@@ -622,8 +610,7 @@ def write_features(matches, checkpoint, out, *options):
 
 @torch.no_grad()
 def test_features_of_a_stage_1_network(matches, tmp_path, capsys):
-    """Row k is the token of the clip at second k, for every second that has a whole clip; and it is
-    what stage 2 reads for that token."""
+    """Row k is the token of second k, of all whole clips; stage 2 reads it for that token."""
     model, out = save_network(tmp_path / "1.pt", 1, image_size=24), tmp_path / "out"
     write_features(matches, tmp_path / "1.pt", out, "--batch", 7)
     assert "tokens of the spatial encoder" in capsys.readouterr().out
@@ -728,9 +715,8 @@ def test_features_of_several_networks_stand_side_by_side(matches, tmp_path):
     save_network(tmp_path / "1.pt", 1, image_size=24)
     save_network(tmp_path / "2.pt", 2, image_size=24, embed_dim=64)
     for name, paths in (("a", ["1.pt"]), ("b", ["2.pt"]), ("both", ["1.pt", "2.pt"])):
-        infer.main(infer.parse_args(["--data", str(data), "--features", name, "--device", "cpu",
-                                     "--out", str(tmp_path / "out"), "--checkpoint",
-                                     *(str(tmp_path / path) for path in paths)]))
+        infer_main(data, "", tmp_path / "out", "--features", name, "--checkpoint",
+                   *(tmp_path / path for path in paths))
     for half in find_halves(data):
         a, b, both = (np.load(tmp_path / "out" / half.match / f"{half.number}_{name}.npy")
                       for name in ("a", "b", "both"))
@@ -744,17 +730,16 @@ def test_features_of_several_networks_stand_side_by_side(matches, tmp_path):
 
 def test_stage_2_learns_from_these_features(matches, tmp_path):
     """A fine-tuned network as teacher, through PCA, beside the frames unless --out says where."""
-    data = str(tmp_path / "data")
+    data = tmp_path / "data"
     save_network(tmp_path / "3.pt", image_size=24)
-    shutil.copytree(matches / "league/two", tmp_path / "data/two")
-    infer.main(infer.parse_args(["--data", data, "--checkpoint", str(tmp_path / "3.pt"),
-                                 "--features", "own", "--device", "cpu"]))
-    args = prepare.parse_args(["pca", "--features", data, "--name", "own", "--width", "16"])
+    shutil.copytree(matches / "league/two", data / "two")
+    infer.main(infer.parse_args(f"--data {data} --checkpoint {tmp_path}/3.pt --features own "
+                                "--device cpu".split()))
+    args = prepare.parse_args(f"pca --features {data} --name own --width 16".split())
     args.run(args)
-    stage2_distill.main(stage2_distill.parse_args([
-        "--data", data, "--features-name", "pca_16_std_own", "--batch", "2", "--model",
-        "vivit_micro", "--window", "8", "--steps", "1", "--device", "cpu",
-        "--out", str(tmp_path / "run")]))
+    stage2_distill.main(stage2_distill.parse_args(
+        f"--data {data} --features-name pca_16_std_own --batch 2 --model vivit_micro --window 8 "
+        f"--steps 1 --device cpu --out {tmp_path}/run".split()))
     assert load_checkpoint(tmp_path / "run/last.pt")["step"] == 1
 
 
@@ -773,18 +758,16 @@ def test_times_are_seconds_or_minutes(text, seconds):
     ("--video v --checkpoint c --start 1:00 --end 60", "--end must be later"),
     ("--video v --checkpoint c --split test", "--split chooses among the games of --data"),
     ("--data d --checkpoint c --zip z", "--zip wants --split"),
-    ("--video v --checkpoint c --start soon", "argument --start: wants seconds or mm:ss"),
-    ("--video v --checkpoint c --start 1:-5", "argument --start: wants seconds or mm:ss"),
-    ("--video v --checkpoint c --end 1:2:3:4", "argument --end: wants seconds or mm:ss"),
-    ("--video v --checkpoint c --end inf", "argument --end: wants seconds or mm:ss"),
+    *((f"--video v --checkpoint c {flag} {text}", f"argument {flag}: wants seconds or mm:ss")
+      for flag, text in (("--start", "soon"), ("--start", "1:-5"), ("--end", "1:2:3:4"),
+                         ("--end", "inf"))),
     ("--video v --checkpoint c --features own", "--features wants --data"),
     ("--data d --checkpoint c --features a\x7fb", "must be a name without /, \\ and control ch"),
     ("--data d --checkpoint c --nms hard", "argument --nms: invalid choice: 'hard' (choose from"),
 ])
 def test_options_that_do_not_fit(options, message, capsys):
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit, match="^2$"):
         infer.parse_args(options.split())
-    assert stop.value.code == 2
     error, = capsys.readouterr().err.splitlines()
     assert error.startswith("error: ") and message in error
 

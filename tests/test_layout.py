@@ -152,8 +152,7 @@ def test_the_method_is_proved(name):
 
 @pytest.mark.parametrize("name", [*FIVE, *(f"comedian.{module}" for module in PANTRY)])
 def test_named_tests_exist(name):
-    """What a stage names stands in the tests of that stage or of all runs; a test of the others
-    anywhere."""
+    """What a stage names: in its own tests or those of all runs; what others name: anywhere."""
     files = ([ROOT / "tests" / f"test_{name.partition('_')[0]}.py", ROOT / "tests/test_runs.py"]
              if name in STAGES else (ROOT / "tests").glob("test_*.py"))
     there = {test for path in files

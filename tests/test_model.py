@@ -22,16 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from comedian import augment
 from model import (
-    CLIP_FRAMES,
-    MODELS,
-    Comedian,
-    DropPath,
-    Projector,
-    decay_groups,
-    random_keep,
-    spatial_encoder,
-    with_changes,
-)
+    CLIP_FRAMES, MODELS, Comedian, DropPath, Projector, decay_groups, random_keep, spatial_encoder,
+    with_changes)
 
 WEIGHTS = Path(__file__).parent / "fixtures" / "weights"
 SEED = json.loads((WEIGHTS / "seed.json").read_text())["seed"]
@@ -54,18 +46,16 @@ def words(name, n):
 def fill(name, shape):
     """The synthetic weight of this name: a float32 tensor."""
     leaf, fan_in = name.rsplit(".", 1)[-1], math.prod(shape[1:])
+    offset = int(len(shape) == 1 and leaf != "bias")
     if len(shape) == 1:
-        offset, scale = (0, 0.03) if leaf == "bias" else (1, 0.2)
+        scale = 0.03 if leaf == "bias" else 0.2
     elif len(shape) == 3:
-        offset, scale = 0, 1 if leaf in ("time_embed", "temporal_mask_token") else 0.1
-    elif len(shape) == 2:
-        offset, scale = 0, 1 / math.sqrt(fan_in)
-        if leaf == "relative_position_bias_table":
-            scale = 0.5
-        elif name.endswith("qkv.weight"):
-            scale = 1.5 / math.sqrt(fan_in)
+        scale = 1 if leaf in ("time_embed", "temporal_mask_token") else 0.1
+    elif leaf == "relative_position_bias_table":
+        scale = 0.5
     else:
-        offset, scale = 0, 0.1 / math.sqrt(fan_in)
+        of_kind = 0.1 if len(shape) > 3 else 1.5 if name.endswith("qkv.weight") else 1
+        scale = of_kind / math.sqrt(fan_in)
     unit = (words(name, math.prod(shape)) >> np.uint64(11)).astype(np.float64) * 2.0 ** -53
     unit = (2 * unit - 1) * 1.7320508075688772
     return torch.from_numpy((offset + scale * unit).astype(np.float32)).reshape(shape)
@@ -239,15 +229,19 @@ def micro():
     return model
 
 
+def assert_alike(one, other, weights, **apart):
+    """Values, and the gradients of these weights."""
+    torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    for a, b in zip(*(torch.autograd.grad(y.pow(3).sum(), weights) for y in (one, other)),
+                    strict=True):
+        torch.testing.assert_close(a, b, **apart)
+
+
 def test_only_the_cls_token_is_computed_at_the_end():
     """The short last block gives the CLS token, and the gradients, of the full one."""
     encoder, clips = micro().spatial, torch.randn(3, 2, 3, 24, 24, dtype=torch.float64)
     short, full = encoder(clips), encoder(clips, all_tokens=True)[:, 0]
-    torch.testing.assert_close(short, full, rtol=1e-12, atol=1e-12)
-    weights = list(encoder.parameters())
-    for a, b in zip(torch.autograd.grad(short.pow(3).sum(), weights),
-                    torch.autograd.grad(full.pow(3).sum(), weights), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    assert_alike(short, full, list(encoder.parameters()), rtol=1e-10, atol=1e-12)
 
 
 def test_dropping_masked_clips_equals_replacing_their_tokens():
@@ -259,12 +253,8 @@ def test_dropping_masked_clips_equals_replacing_their_tokens():
     h = model.encode(frames.view(24, 2, 3, 24, 24)).view(3, 8, -1)                 # all encoded
     masked = torch.ones(3, 8, dtype=torch.bool).scatter(1, keep, False)
     replaced = model.contextualize(torch.where(masked[:, :, None], model.temporal.mask_token, h))
-    torch.testing.assert_close(dropped, replaced, rtol=1e-12, atol=1e-12)
-
     weights = [p for name, p in model.named_parameters() if not name.startswith("head")]
-    for a, b in zip(torch.autograd.grad(dropped.pow(3).sum(), weights),
-                    torch.autograd.grad(replaced.pow(3).sum(), weights), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    assert_alike(dropped, replaced, weights, rtol=1e-9, atol=1e-9)
 
 
 def test_masked_frames_have_no_influence():
@@ -417,8 +407,7 @@ def test_batch_norm():
     """Torch's own, without running statistics: values and gradients. Several processes:
     test_two_processes_equal_one."""
     projector = Projector(6, 8, 4, norm="batch")
-    assert " ".join(type(layer).__name__ for layer in projector) == (
-        "Linear BatchNorm GELU Linear")
+    assert " ".join(type(layer).__name__ for layer in projector) == ("Linear BatchNorm GELU Linear")
     ours, theirs = projector[1], torch.nn.BatchNorm1d(8, track_running_stats=False)
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(10, 8).mul(3).add(5).requires_grad_()

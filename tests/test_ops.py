@@ -337,8 +337,7 @@ class TestAverageMap:
              ops.average_map(half, cls, frame, score, *rest))
 
     def test_at_every_threshold(self):
-        """Next to a false alarm one threshold below, a match counts fully. An ulp less, and both
-        lie at the same threshold: half the precision. One class per threshold."""
+        """A false alarm one threshold below costs nothing; an ulp less, at the same one, half."""
         threshold, n = np.linspace(0, 1, 200), 199
         zeros, classes = torch.zeros(n, dtype=torch.int64), torch.arange(n)
         for score, expected in (threshold[1:], 1.0), (np.nextafter(threshold[1:], 0), .5):
@@ -508,8 +507,7 @@ class TestEveryOperator:
         elif op not in (ops.merge_windows, ops.detections):
             assert op(**arguments).device.type == "meta"
 
-    @pytest.mark.parametrize("op", [ops.soft_nms, ops.hard_nms, ops.average_map,
-                                    ops.resampled_map])
+    @pytest.mark.parametrize("op", [ops.soft_nms, ops.hard_nms, ops.average_map, ops.resampled_map])
     def test_tells_the_shape_of_meta_tensors(self, op):
         """merge_windows and detections cannot: their shapes depend on values."""
         on_meta = {name: x.to("meta") if isinstance(x, torch.Tensor) else x

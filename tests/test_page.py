@@ -4,12 +4,14 @@ What these tests prove about the page and the exports:
   2. the page holds its data safely and stays small
   3. in a real browser: it loads, a click seeks, filters filter list and exports alike, errors are
      found, labels saved there are read by evaluate
-  4. a review is kept, is undone, and changes the label that the person saw, and no other; a video
-     without results is labelled from nothing
+  4. a review is kept, is undone, and changes the label that the person saw, and no other; what is
+     saved comes back, whole; a video without results is labelled from nothing
 The last two need chromium (apt install chromium) and playwright (pip install playwright).
 """
 import base64
+import contextlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -26,6 +28,7 @@ import torch
 import comedian
 from comedian import DataError, evaluate, export, page, prepare, report, soccernet
 from comedian.frames import Half
+from comedian.labels import Listed, Row
 from comedian.soccernet import LABELS, PREDICTIONS, SCORES, Detections
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,7 +112,7 @@ def test_names_of_videos_come_back_in_a_table(match, tmp_path):
     command("export", tmp_path, "--format", "csv")
     found = soccernet.find_labels(tmp_path / match / "actions.csv")
     assert {name: labels.rows for name, labels in found.items()} == {
-        match: [(2, "Dive", 1500, True)]}
+        match: [(2, "Dive", 1500, True, None)]}
 
 
 @pytest.mark.parametrize("match, label, reason", [
@@ -241,7 +244,7 @@ def test_the_page_is_small_and_calls_nobody(tmp_path):
     actions = [export.Action(1, 1000 * int(s), "Goal", 0.5) for s in rng.integers(0, 2700, 4000)]
     page.write_page(tmp_path / "page.html", "m", {1: (rng.random((2700, 17)), 1.0, 0.0)},
                     ("Goal", *map(str, range(16))), actions, {},
-                    [soccernet.Event(1, 0, 1000 * s, True) for s in range(0, 2700, 9)],
+                    Listed("", [Row(1, "Goal", 1000 * s, True) for s in range(0, 2700, 9)]),
                     pictures={1: {s + 0.25: page.small_picture(noise) for s in range(2700)}})
     assert 200_000 < (tmp_path / "page.html").stat().st_size < 3_000_000
 
@@ -267,10 +270,11 @@ def test_pictures_are_of_their_time(spotted):
 # ------------------------------------------------------------------ 3. in a browser
 @pytest.fixture(scope="module")
 def browser():
-    driver = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    wants = "the page is not tested in a browser: "
+    driver = pytest.importorskip("playwright.sync_api", reason=wants + "pip install playwright")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if not chromium:
-        pytest.skip("no browser: apt install chromium")
+        pytest.skip(wants + "apt install chromium")
     with driver.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
@@ -450,6 +454,32 @@ def test_it_can_be_read(tab, width, height, scheme):
     assert names == []                                     # a screen reader has a word for each
 
 
+AXE = Path(os.environ.get("AXE", "axe.min.js"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(scheme, tab, visit, spotted, tmp_path):
+    """In the rules of axe-core: the page as it opens, in work, with nothing to play, and to label
+    on."""
+    if not AXE.is_file():
+        pytest.skip("axe is absent: npm pack axe-core; tar xzf axe-core-*.tgz; "
+                    "AXE=package/axe.min.js")
+    shutil.copy(spotted / "videos" / MATCH / "1_224p.mp4", tmp_path / "a.mp4")
+    (tmp_path / "classes.txt").write_text("Goal\nFoul\n")
+    command("page", "--video", tmp_path / "a.mp4", "--classes", tmp_path / "classes.txt",
+            "--out", tmp_path)
+    empty = visit(tmp_path / "a" / "page.html")
+    for page_, keys in ((tab, ""), (tab, "jrjajrnizZ"), (tab, "2j]"), (empty, "ii")):
+        page_.emulate_media(color_scheme=scheme)
+        for key in keys:
+            page_.keyboard.press(key)
+        page_.evaluate("document.querySelector('details').open = true")
+        page_.evaluate(AXE.read_text())
+        found = page_.evaluate("""async () => (await axe.run()).violations.map(
+            rule => [rule.id, ...rule.nodes.map(node => node.html + node.failureSummary)])""")
+        assert found == [], (scheme, keys)
+
+
 def test_the_focus_stays(tab):
     """On the row that Enter pressed, on the next one for j, on a button of a row; a space plays."""
     here = "document.activeElement.textContent + document.activeElement.closest('li').innerText"
@@ -574,7 +604,7 @@ def test_a_changed_result_starts_clean_and_says_so(tab, visit, spotted):
     text, data = data_of(path)
     data["events"] = [e for e in data["events"] if e[1] != 20_250]
     for name, truth in (("same", data["truth"]), (
-            "new", [[half, ms, CLASSES.index(label), True, ""] for half, label, ms in labels])):
+            "new", [[half, ms, label, {}, ""] for half, label, ms in labels])):
         data["hash"], data["truth"], changed = name, truth, path.with_name(f"{name}.html")
         changed.write_text(re.sub('(id="data">).*?(</script>)', lambda m: m[1] + json.dumps(
             data).replace("<", "\\u003c") + m[2], text, flags=re.DOTALL))
@@ -595,9 +625,10 @@ def test_a_changed_result_starts_clean_and_says_so(tab, visit, spotted):
     ("a.json", json.dumps({"UrlLocal": "Elm", "annotations": [
         {"gameTime": "1 - 00:11", "label": "Goal"}, {"gameTime": "2 - 00:09", "label": "Corner",
          "visibility": "not shown"}, {"gameTime": "1 - 00:00", "position": "-5", "label": "Goal"},
-        {"gameTime": "1 - 00:03", "position": "3004", "label": "Nap"}]}), "4 labels loaded; 1 of"),
+        {"gameTime": "1 - 00:03", "position": "3004", "label": "Nap"}]}),
+     "4 labels loaded; 1 of no class"),
     *[("a.json", json.dumps({"annotations": [{"gameTime": "1 - 00:11", "label": "Goal",
-        "position": position}]}), "no labels") for position in ("", "0x10", True)]])
+        "position": position}]}), "no labels") for position in ("", "0x10", None)]])
 def test_a_file_is_dropped(name, text, said, tab):
     """Labels of others take the place of those here; a wrong file changes nothing."""
     tab.evaluate("""([name, text]) => { const drop = new DataTransfer()
@@ -605,11 +636,133 @@ def test_a_file_is_dropped(name, text, said, tab):
         document.dispatchEvent(new DragEvent("drop", { dataTransfer: drop })) }""", [name, text])
     tab.wait_for_function("$('note').textContent")
     assert said in tab.inner_text("#note")
-    assert labels_of(tab) == ([(1, "Goal", -5), (1, "Goal", 11_000), (2, "Corner", 9_000)]
-                              if "4 la" in said else TRUTH)
+    assert labels_of(tab) == ([
+        (1, "Goal", -5), (1, "Nap", 3004), (1, "Goal", 11_000), (2, "Corner", 9_000)]
+        if "4 la" in said else TRUTH)
     assert ("not shown" in tab.evaluate("text('labels')")) == ("not shown" in text)
     tab.keyboard.press("z")
     assert labels_of(tab) == TRUTH
+
+
+TIMES = (                             # an annotation, its (half, ms); None: it is refused
+    ({"gameTime": "1 - 12:34"}, (1, 754_000)), ({"gameTime": "1 - 1:05"}, (1, 65_000)),
+    ({"gameTime": "1 - 100:10"}, (1, 10_000)),             # as officially
+    ({"gameTime": "1 - 100:10", "position": "6010000"}, (1, 6_010_000)),
+    ({"gameTime": "10 - 12:34"}, (1, 754_000)), ({"gameTime": "2nd, 12.34"}, (2, 754_000)),
+    ({"gameTime": "1 - 00:75"}, (1, 75_000)), *(({"gameTime": text}, None) for text in (
+        "", "1", " 1 - 00:10", "1 - 5:7", "1 - 00:10.5", "x - 00:10", None, 5)),
+    ({"gameTime": "1 - xx:10", "position": 5}, None), ({"position": 5}, None),
+    *(({"gameTime": "2 - 00:10", "position": position}, ms and (2, ms)) for position, ms in (
+        (-5.7, -5), (5.7, 5), (" +7 ", 7), ("-7", -7), (True, 1), (2 ** 53, 2 ** 53),
+        (2 ** 54, None), ("5.5", None), ("", None), (" ", None), ("1e3", None), ("0x10", None),
+        (None, None), ([5], None), ({}, None), ("9" * 400, None))))
+
+
+@pytest.mark.parametrize("annotation, time", TIMES)
+def test_times_in_labels(annotation, time, tmp_path):
+    (tmp_path / LABELS).write_text(json.dumps({"annotations": [{"label": "Goal"} | annotation]}))
+    with pytest.raises(DataError) if time is None else contextlib.nullcontext():
+        row, = soccernet.read_rows(tmp_path / LABELS)
+        assert (row.half, row.position_ms) == time
+
+
+def test_times_are_the_same_in_the_page(tab):
+    read = ("a => { try { const r = read({ label: 'Goal', ...a }); return [r.half, r.ms] } "
+            "catch { return null } }")
+    assert [tuple(found) if found else None for found in tab.evaluate(
+        f"all => all.map({read})", [annotation for annotation, _ in TIMES])] == [
+            time for _, time in TIMES]
+
+
+KINDS = ("labels", "csv", "osl", "vtt", "srt", "sportscode")
+MORE = [                              # of Labels-v2.json, what no page shows
+    {"gameTime": "1 - 00:11", "position": "11000", "label": "Goal", "team": "home", "visibility":
+     "visible", "player": {"name": "Zoé", "number": 9}},
+    {"gameTime": "1 - 00:20", "position": "20500", "label": "Nap", "team": "away", "visibility":
+     "visible"},
+    {"gameTime": "1 - 00:35", "position": "35000", "label": "Corner", "team": "away", "visibility":
+     "not shown"},
+    {"gameTime": "2 - 00:05", "position": "5000", "label": "Corner", "team": "away", "visibility":
+     "visible", "sure": [1, None, "x"]},
+    {"gameTime": "3 - 00:01", "position": "1000", "label": "Goal", "team": "home", "visibility":
+     "visible"}]
+
+
+def texts_of(tab):
+    """What each button would save, in each half."""
+    return [tab.evaluate(f"setHalf(D.halves[{h}]); text('{kind}')") for h in (0, 1)
+            for kind in KINDS]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_saved_and_loaded_again_nothing_changed(labelled, spotted, tmp_path, visit):
+    """Every form, with corrections, with labels of no class or half of the page, in this page, in
+    an empty browser, in a page of other results, and in one made from the file that was saved."""
+    folder = shutil.copytree(spotted / "out" / MATCH, tmp_path / "m")
+    (tmp_path / LABELS).write_text(json.dumps({
+        "UrlLocal": "x/m/", "UrlYoutube": "y", "annotations": MORE}))
+    labels = tmp_path / LABELS if labelled else None
+    tab = visit(page.from_results(folder, ".", labels))
+    if not labelled:
+        tab.set_input_files("#load", str(tmp_path / LABELS))
+        tab.wait_for_function("$('note').textContent.includes('5 labels loaded; 2 of no class or')")
+    content = json.loads(tab.evaluate("text('labels')"))
+    assert (content["annotations"], content["UrlYoutube"]) == (MORE, "y")      # untouched
+    tab.fill("#least", "0.05")
+    tab.evaluate("$('tolerance').value = 1.5; update()")
+    for row, keys in ((0, "a]"), (1, "a,"), (2, "r"), (3, "]"), (4, "a")):
+        tab.click(f"#list .go >> nth={row}")
+        chosen(tab, keys)
+    tab.evaluate("seek(38); edit('c', 'Foul & hands'); seek(39); add()")
+    tab.evaluate("setHalf(D.halves[1]); choose(rows[0]); edit('d')")
+    tab.click(".chip >> nth=2")
+    before = texts_of(tab)
+    assert len({*before}) == 9                             # three kinds hold both halves
+    (tmp_path / "saved.json").write_text(saved(tab, "labels"))
+    tab.evaluate("localStorage.clear()")
+    tab.reload()
+    assert texts_of(tab) != before
+    other = visit(page.from_results(shutil.copytree(folder, tmp_path / "n"), "m", None))
+    other.evaluate("choose(rows[0]), edit('a')")
+    for place, name in ((tab, "this"), (other, "of other results")):
+        place.set_input_files("#load", str(tmp_path / "saved.json"))
+        place.wait_for_function("$('note').textContent.includes('labels loaded')")
+        same_page = texts_of(place) == before
+        after = [json.loads(texts)["annotations"] for texts in (before[0], texts_of(place)[0])]
+        assert after[0] == after[1] and (same_page or place is other), name
+        assert place.evaluate("dirty()") is False
+    assert "confirm" in (*tab.asked, *other.asked)         # before a file takes what is not saved
+    again = visit(page.from_results(folder, ".", tmp_path / "saved.json"))
+    assert json.loads(texts_of(again)[0])["annotations"] == after[0]
+    assert again.evaluate("'review' in head") is False     # it is of the page that saved it
+
+
+def test_all_of_a_label_comes_back(spotted, tmp_path):
+    """A table's and other programs' columns, too."""
+    results = shutil.copytree(spotted / "out" / MATCH, tmp_path / "m")
+    for name, content in {
+            "labels.csv": "video,time,label,team,Player,visibility\nm,1,Goal,home,Zoé,not shown\n",
+            "labels.json": json.dumps({"data": [{"id": "m", "events": [
+                {"label": "Goal", "position_ms": 1000, "head": "action", "team": "home",
+                 "player": "Zoé", "visibility": "not shown"}]}]}),
+            "val.json": json.dumps([{"video": "m", "fps": 25, "events": [
+                {"frame": 25, "label": "Goal", "comment": "not shown", "team": "home",
+                 "player": "Zoé"}]}]),
+            "m.xml": "<file><ALL_INSTANCES><instance><start>1</start><code>Goal</code>" + "".join(
+                f"<label><group>{group}</group><text>{text}</text></label>" for group, text in (
+                    ("team", "home"), ("player", "Zoé"), ("visibility", "not shown")))
+            + "</instance></ALL_INSTANCES></file>"}.items():
+        (tmp_path / name).write_text(content)
+        labels = soccernet.find_labels(tmp_path / name, ["m"])["m"]
+        _, data = data_of(page.from_results(results, ".", labels))
+        (*row, more, _), = data["truth"]
+        assert row == [1, 1000, "Goal"], name
+        assert more | {"comment": 0} == {"team": "home", "player": "Zoé", "visibility":
+                                         "not shown", "comment": 0}, name
+    (tmp_path / LABELS).write_text('{"annotations": [{"gameTime": "1 - 00:01", "label": "Goal", '
+                                   '"x": 1e999}], "y": -1e999}')
+    _, data = data_of(page.from_results(results, ".", tmp_path / LABELS))
+    assert data["head"] == {"y": "-Infinity"} and data["truth"][0][3]["x"] == "Infinity"
 
 
 def test_a_browser_that_keeps_nothing_says_so(visit, spotted):
@@ -660,6 +813,7 @@ def test_a_video_is_labelled_from_nothing(spotted, tmp_path, visit, capsys, monk
     tab = visit(path)
     tab.wait_for_function("video.readyState >= 1")
     assert (listed(tab), tab.inner_text("#count")) == ([], "0 actions")
+    assert tab.inner_text("header").count("Spiel ü") == 1  # its title is its name
     assert not tab.locator(".spots, .truth, #halves").filter(visible=True).count()
     for key in "jknuard[],.mzZ+-0121":                     # nothing to do, and nothing breaks
         tab.keyboard.press(key)
@@ -672,7 +826,7 @@ def test_a_video_is_labelled_from_nothing(spotted, tmp_path, visit, capsys, monk
     assert listed(tab) == ["0:04 Goal added", '0:10 Foul "hard" added', "0:20 Parade à Zoé added"]
     tab.click("#list .go >> nth=0")
     chosen(tab, ["Delete"])
-    tab.select_option("#class", "2")
+    tab.select_option("#class", index=2)
     tab.click("#add")                                      # 3 s before it
     tab.click("#list .go >> nth=1")
     tab.click("#edit button >> text=+½ s")

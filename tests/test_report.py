@@ -113,7 +113,7 @@ def test_the_stages_still_write_such_lines(tmp_path):
     assert (log.stage, log.total) == (3, 8)
     assert log.loss.tolist() == [[4, 0.2345, 1.5e-3]] and log.valid.tolist() == [[4, 1.85]]
     source = inspect.getsource(Journal)
-    assert "{self.last} | valid t-AmAP {" in source and 'f"stage {stage}"' in source
+    assert "{self.last} | valid t-AmAP {" in source and 'f"stage {self.stage}"' in source
 
 
 def test_log_of_a_resumed_run_counts_a_step_once(tmp_path):

@@ -325,8 +325,7 @@ def test_momentum_encoder():
 
 @pytest.mark.parametrize("accumulate, batch", [(1, 8), (2, 8), (1, 48)])
 def test_the_queue_is_first_in_first_out(accumulate, batch, matches, tmp_path, monkeypatch):
-    """16 keys a step go into a queue of 40: it holds the last 40, and never those of the step. It
-    holds the newest 40 of 96 keys a step, too, whatever the number of threads that write there."""
+    """It holds the last 40 keys of 16 or 96 a step, none of this step's, with two threads."""
     calls = record(monkeypatch, stage1, "moco_loss")
     threads = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -99,8 +99,7 @@ EXPECTED = json.loads((VIDEOS / "expected.json").read_text())
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_known_pictures(name):
-    """null: before a late start, where the first picture is repeated. A stretch keeps absolute
-    times, also across the joint of two recordings, and the picture that a gap repeats."""
+    """null: before a late start. A stretch keeps absolute times, across a joint and a gap, too."""
     shown, expected = numbers(VIDEOS / name), EXPECTED[name]
     first = next(n for n in expected if n is not None)
     assert shown == [first if n is None else n for n in expected] and len(shown) > 8
@@ -126,8 +125,7 @@ def comb(image):
 
 def woven(i, flat):
     """Picture of two fields: upper rows of instant 2i, lower rows of 2i + 1. Not flat: with bars
-    above that are others in every picture, but the same in both fields: much of it is not combed.
-    """
+    above, others in every picture but the same in both fields: much of it is not combed."""
     image = picture(2 * i, flat=True)
     image[1::2] = picture(2 * i + 1, flat=True)[1::2]
     if not flat:
@@ -295,8 +293,7 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_a_file_that_is_cut_off_is_told(name, whole, tmp_path, capsys):
-    """In one line, as an error if the header tells that more than a second is missing; of a whole
-    file not a word."""
+    """An error if the header lacks more than a second, else a note; none of a whole file."""
     assert len(numbers(whole(name))) == 12 and capsys.readouterr().err == ""
     content, path = whole(name).read_bytes(), tmp_path / name
     for part in (0.3, 0.55, 0.8, 0.95):
