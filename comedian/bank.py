@@ -282,7 +282,7 @@ def load_or_make(path, bank, make):
       - the checksum (SHA-256) that ends the file is not that of its values.
     """
     path = Path(path)
-    wrong = path.exists() and table_fault(path, bank, make)
+    wrong = path.exists() and find_fault(path, bank, make)
     if wrong:
         print(f"data: {path}: {wrong}; computing it again")
     if wrong or not path.exists():
@@ -310,7 +310,7 @@ def mapped(path, header):
     return np.memmap(path, header.dtype, "r", header.data_start, header.shape)
 
 
-def table_fault(path, bank, make):
+def find_fault(path, bank, make):
     """What is wrong with a stored table, as a text; None if nothing is."""
     try:
         header = open_array(path)

@@ -170,9 +170,8 @@ def check_weights(weights, path):
     if not isinstance(weights, dict) or not weights or not all(
             isinstance(name, str) and isinstance(value, torch.Tensor)
             for name, value in weights.items()):
-        raise DataError(f"{path}: neither a checkpoint of this project nor public weights: it "
-                        "contains more than named tensors; save the weights alone, as {name: "
-                        "tensor}")
+        raise DataError(f"{path}: neither a checkpoint of this project nor public weights: not a "
+                        "dict {name: tensor}; save the weights as one")
     for name, value in weights.items():
         check_tensor(value, name, path)
 

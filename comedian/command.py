@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
             self.add_argument("--version", action="version", version=f"comedian {__version__}")
 
     def error(self, message):
-        say_error(f"{message} (--help lists the flags)")
+        print_error(f"{message} (--help lists the flags)")
         sys.exit(2)
 
     def parse_args(self, args=None, namespace=None):
@@ -130,33 +130,33 @@ def run_as_command(main, args, stopped="stopped before anything was saved"):
         main(args)
         sys.stdout.flush()                                # a full disk behind > is told of here
     except KeyboardInterrupt:
-        say_error(stopped)
+        print_error(stopped)
         sys.exit(130)
     except DataError as error:
-        say_error(error)
+        print_error(error)
         sys.exit(2)
     except OSError as error:
         place = error.filename if error.filename is not None else "standard output"
-        say_error(f"{place}: cannot be read or written ({error.strerror or error}); check the "
+        print_error(f"{place}: cannot be read or written ({error.strerror or error}); check the "
                   "path, its permissions and the free space on its disk")
         sys.exit(2)
     except ImportError as error:      # kernels that are not built, say: ops.py says what to run
-        say_error(error)
+        print_error(error)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         if re.search(GONE, str(error)):
             has_checkpoint = hasattr(args, "resume") and Path(args.out, "last.pt").exists()
-            say_error("another process of this run has ended, killed or with its own error line; "
+            print_error("another process of this run has ended, killed or with its own error line; "
                       + ("continue with --resume" if has_checkpoint else "start the run again"))
             sys.exit(2)
         if "can't start new thread" in str(error):
-            say_error("the system allows no more threads; lower --workers or --jobs, or see ulimit "
-                      "-u")
+            print_error("the system allows no more threads; lower --workers or --jobs, or see "
+                        "ulimit -u")
             sys.exit(2)
         if not (isinstance(error, MemoryError) or "can't allocate memory" in str(error)
                 or type(error).__name__ == "OutOfMemoryError"):          # torch's, for a GPU
             raise
-        say_error(f"out of memory on {getattr(args, 'device', 'this machine')}; "
+        print_error(f"out of memory on {getattr(args, 'device', 'this machine')}; "
                   f"{less_memory(args)}")
         sys.exit(2)
 
@@ -174,7 +174,7 @@ def stoppable(describe):
     try:
         yield
     except KeyboardInterrupt as interruption:
-        say_error(describe())
+        print_error(describe())
         sys.exit(128 + (interruption.args or (signal.SIGINT,))[0])
     finally:
         for number, handler in before.items():
@@ -197,7 +197,7 @@ def open_streams():
             stream.reconfigure(errors="backslashreplace")
 
 
-def say_error(message):
+def print_error(message):
     """Prints one line on stderr. A stream that cannot be written is replaced by /dev/null: the
     process ends with its own exit code, and Python prints no further error."""
     for name, text in (("stdout", ""), ("stderr", f"error: {' '.join(str(message).split())}\n")):

@@ -217,7 +217,7 @@ def extract_all(args, jobs, n_matches):
     if len(jobs) == len(broken) == 1:
         raise DataError(broken[0])
     for message in broken:
-        command.say_error(message)
+        command.print_error(message)
     if broken:
         raise DataError(f"{len(broken)} of {len(jobs)} halves could not be read, the others are "
                         "done; repair or remove them and run the same command again")

@@ -94,8 +94,8 @@ def count_names(files, key="annotations", without=()):
         if name not in without)
 
 
-def first_of(words, n, comma=", ", others="more"):
-    """The first n of these words, and how many others there are: "a, b and 3 more"."""
+def shorten_list(words, n, comma=", ", others="more"):
+    """The first n of these words, and how many more there are: "a, b and 3 more"."""
     more = f" and {len(words) - n} {others}" if len(words) > n else ""
     return short(comma.join(words[:n])) + more
 
@@ -104,7 +104,7 @@ def label_names(files, key="annotations", without=()):
     """These names in words, the commonest first: "'Foul' (11), 'Goal' (9) and 3 other names"; "" if
     there is none."""
     names = count_names(files, key, without).most_common()
-    return first_of([f"{name!r} ({n:,})" for name, n in names], 6, others="other names")
+    return shorten_list([f"{name!r} ({n:,})" for name, n in names], 6, others="other names")
 
 
 def warn_unknown_labels(files, key, classes):
@@ -118,8 +118,8 @@ def warn_unknown_labels(files, key, classes):
         alike[folded(name)].append(repr(name))
     alike = [" and ".join(same) for same in alike.values() if len(same) > 1]
     if alike and key == "annotations":
-        print(f"note: {first_of(alike, 4)} differ only by case, by blanks or by how an accent is "
-              "stored: one class?")
+        print(f"note: {shorten_list(alike, 4)} differ only by case, by blanks or by how an accent "
+              "is stored: one class?")
 
 
 # ------------------------------------------------------------------ labels
@@ -184,8 +184,9 @@ def first_read(labels, others):
     names = {nfc(match): match for match in labels}
     twice = [match for match in others if nfc(match) in names]
     if twice:
-        print(f"warning: {others[twice[0]]}: has labels of {first_of(list(map(repr, twice)), 3)} "
-              f"that are not read: {labels[names[nfc(twice[0])]]} has priority; keep one of them")
+        print(f"warning: {others[twice[0]]}: has labels of "
+              f"{shorten_list(list(map(repr, twice)), 3)} that are not read: "
+              f"{labels[names[nfc(twice[0])]]} has priority; keep one of them")
     return labels | {match: others[match] for match in others if match not in twice}
 
 
@@ -213,12 +214,12 @@ def clip_lists(source, matches=None):
         paths += sorted(own.glob("*.xml")) if own else []
     if matches is None and Path(source).is_dir():
         paths = [Path(folder, name) for folder, _, files in walk(source) for name in sorted(files)]
-    return together(
+    return join_listed(
         path for path in paths if path.suffix == ".xml" and path.is_file() and b"ALL_INSTANCES" in
         formats.read_bytes(path, "XML", formats.JSON_BYTES)[:2 ** 16])
 
 
-def together(paths, **how):
+def join_listed(paths, **how):
     """{match: Listed} of several files; of one match their rows, of its halves, are joined."""
     found = {}
     for path in paths:
@@ -243,12 +244,12 @@ def same_names(labels, matches):
     """`labels`, {match: ...}, under the names that other files give the same matches, where only
     one fits: the same in Unicode NFC; else the same but for a video's suffix; else one that is the
     end of the other, of folders further up. What a table has of a match under several names, as
-    from two computers, becomes one: see `are_one`."""
+    from two computers, becomes one: see `are_one_match`."""
     def ends_alike(one, other):
         n = min(len(one), len(other))
         return n > 0 and one[-n:] == other[-n:]
 
-    def are_one(names):
+    def are_one_match(names):
         """Rows of one table, under names that begin elsewhere, but for one; each two of them are
         alike but for where they begin, or of different halves."""
         some = [labels[name] for name in names]
@@ -272,12 +273,12 @@ def same_names(labels, matches):
                      lambda own, other: any(ends_alike(one, other) for one in own)):
         pairs = [(name, match) for name in left for match in matches
                  if are_same(path_of[name], parts_of[match])
-                 and (match not in found or are_one([*found[match], name]))]
+                 and (match not in found or are_one_match([*found[match], name]))]
         fits = collections.Counter(name for name, _ in pairs)
         for match in dict.fromkeys(match for _, match in pairs):
             names = [name for name, other in pairs if other == match]
             if all(fits[name] == 1 for name in names) and (
-                    len(names) == 1 or are_one([*found.get(match, []), *names])):
+                    len(names) == 1 or are_one_match([*found.get(match, []), *names])):
                 found[match] += names
         taken = set(itertools.chain(*found.values()))
         left = [name for name in left if name not in taken]
@@ -303,7 +304,7 @@ def nearest_names(names, matches, labelled=()):
         return repr(name) + (f" (did you mean {every[near[0]]!r}?)" if near else "")
 
     names = sorted(names)             # none is looked for that is not named
-    return first_of([*map(with_nearest, names[:5]), *names[5:]], 5)
+    return shorten_list([*map(with_nearest, names[:5]), *names[5:]], 5)
 
 
 def stray_folders(source, matches, labelled):
@@ -457,7 +458,7 @@ def find_predictions(source):
     first = next(iter(found.values()))
     content = ".json" in str(first) and formats.read_json(first, "a SoccerNet prediction file")
     if "data" in dict_of(content) or is_file and not isinstance(content, dict):
-        return dict(sorted(together(found.values(), are_labels=False).items()))
+        return dict(sorted(join_listed(found.values(), are_labels=False).items()))
     if is_file:                       # a DataError for what is none
         read_predictions(source, ())
     return found
@@ -671,8 +672,8 @@ def check_games(found, wanted, where):
                           (sorted(set(found) - set(wanted)), "not of this split")):
         if matches:
             raise DataError(f"{where}: not zipped, because {len(matches)} games are {what}: "
-                            f"{first_of(matches, 3, '; ')}; a submission needs exactly the games "
-                            "of --split, in an --out of its own")
+                            f"{shorten_list(matches, 3, '; ')}; a submission needs exactly the "
+                            "games of --split, in an --out of its own")
 
 
 def write_zip(path, out, names):

@@ -324,7 +324,7 @@ def test_the_classes_that_a_file_lists_decide(tmp_path, run):
         assert len(written["tight"]["a_mAP_per_class"]) == n and said in printed, (labels, n)
 
 
-def test_fewer_matches_to_compare_with_are_told_first(seeded, run, capsys):
+def test_fewer_matches_to_compare_with_fail_first(seeded, run, capsys):
     shutil.copytree(seeded / "in" / "two", seeded / "less" / "two")
     with pytest.raises(DataError, match="less: no predictions for 'lg/one', which the other ones"):
         run("--against", seeded / "less", labels=seeded / "in", predictions=seeded / "in")
@@ -401,7 +401,7 @@ def test_bad_files(tmp_path, run):
         run(labels=tmp_path / "broken", predictions=tmp_path / "nowhere")
 
 
-def test_where_nothing_can_be_written_is_said_first(tmp_path, capsys, monkeypatch, run):
+def test_a_path_that_cannot_be_written_fails_first(tmp_path, capsys, monkeypatch, run):
     """Before any work: not even the labels are read."""
     (tmp_path / "a folder").mkdir()
     dear = "last.pt", "games.zip", LABELS, PREDICTIONS
@@ -761,7 +761,7 @@ def test_classes_and_names_of_matches_need_not_be_told_again(tmp_path, run):
         assert told in run(labels=tmp_path / "labels.csv")
 
 
-def test_names_that_are_no_class_are_told(tmp_path, run):
+def test_names_that_are_no_class_print_a_warning(tmp_path, run):
     """They count for nothing, as officially; but a misspelt class must not look like a bad one."""
     others = [GOAL | {"label": name} for name in ("goal", "goal", "Drone")]
     write_match(tmp_path / "a", [GOAL] * 3 + others, [SPOT, SPOT | {"label": "Goall"}])
@@ -796,7 +796,7 @@ def test_only_some_of_the_matches(tmp_path, capsys, run):
     (None, "1 of 3 labels reach no frame: 1 after the end (first: Goal at 12:34:00 in half 2 "),
     ("videos", "2 of 3 labels reach no frame: 2 in a half without frames (first: Goal at 0:00:50 "),
     ("scores", "2 of 3 labels reach no frame: 2 after the end (first: Goal at 0:00:50 in half 1 ")])
-def test_events_that_no_frame_shows_are_told(known, lost, tmp_path, run):
+def test_events_that_no_frame_shows_print_a_warning(known, lost, tmp_path, run):
     """They count as missed, as officially. Without scores.npz a half ends after two hours."""
     later = [GOAL | {"gameTime": "2 - 00:50"},
              GOAL | {"gameTime": "2 - 12:34", "position": 45_240_000}]

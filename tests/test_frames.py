@@ -127,7 +127,7 @@ def test_description(tmp_path):
     ([f"m/1/{i:04d}.png" for i in (1, 2, 4)], "1: frame number 3 is missing"),
     ([f"m/1/frame{i}.png" for i in (0, 1, 2, 9, 10, 12)], "1: frame number 3 is missing"),
     (["m/1/1.png", "m/1/01.png", "m/1/3.png"], "1: frame number 2 is missing"),   # and one is twice
-    (["m/1/1.png", "m/1/01.png", "m/1/2.png"], "frame number 1 is .*there twice"),
+    (["m/1/1.png", "m/1/01.png", "m/1/2.png"], "frame number 1 is .*exists twice"),
     (["m/1_224p/1.png", "m/1_720p/1.png"], "two folders for one half .1_224p, 1_720p.; keep one"),
     (["m/1/notes.txt"], "no folder of .jpg or .png frames"),
     (["match.mp4"], "make frames from videos with .*/ holds match.mp4"),

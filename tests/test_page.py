@@ -128,7 +128,7 @@ def test_no_table_that_is_not_read_back(match, label, reason, tmp_path):
 
 @pytest.mark.parametrize("kind, left", [
     ("vtt", []), ("srt", []), ("sportscode", []), ("csv", ["actions.csv"])])
-def test_nothing_to_write_is_told(kind, left, spotted, tmp_path, capsys):
+def test_nothing_to_write_prints_a_line(kind, left, spotted, tmp_path, capsys):
     """And no file of an older export stays."""
     assert exported(spotted, tmp_path, kind)
     assert list(exported(spotted, tmp_path, kind, "--threshold", 0.95)) == left
@@ -249,7 +249,7 @@ def test_the_page_is_small_and_calls_nobody(tmp_path):
     assert 200_000 < (tmp_path / "page.html").stat().st_size < 3_000_000
 
 
-def test_a_damaged_half_is_told_not_left_out(spotted, tmp_path):
+def test_a_damaged_half_is_an_error(spotted, tmp_path):
     folder = shutil.copytree(spotted / "out" / MATCH, tmp_path / "spots")
     arrays = dict(np.load(folder / SCORES))
     np.savez(folder / SCORES, **arrays | {"curve_2": arrays["curve_2"] + 2})

@@ -178,7 +178,7 @@ def test_folders_of_labels(tmp_path, capsys):
     assert "labels.csv: has labels of 'K\u00f6ln' that are not read: " in capsys.readouterr().out
 
 
-def test_names_that_fit_no_video_are_told(capsys):
+def test_names_that_fit_no_video_print_a_warning(capsys):
     """With the nearest that has no labels; case alone is offered whoever has it."""
     there = ["x/Spiel 1", "x/Spiel 2", "x/Finale"]
     names = "Spiel-2", "Finalle", "spiel 1", *"abcd"
@@ -396,7 +396,7 @@ def test_matches_of_other_roots_are_the_same(labels, matches, found):
         zip(found, "123", strict=False))
 
 
-def test_a_message_says_what_lies_there(tmp_path):
+def test_a_message_lists_the_folder(tmp_path):
     for name in ("b.txt", ".hidden", *(f"v{i}.mp4" for i in range(7))):
         (tmp_path / name).write_text("")
     (tmp_path / "a").mkdir()
@@ -544,7 +544,7 @@ def test_a_submission_holds_each_game_once(tmp_path, monkeypatch):
             f"lg/x/{PREDICTIONS}": "test/x", f"lg/y/{PREDICTIONS}": "test/y"}
     with pytest.raises(DataError, match="not zipped, because 1 games are not of this split: te"):
         soccernet.write_zip(tmp_path / "less.zip", tmp_path / "out", {"test/x": "lg/x"})
-    with pytest.raises(DataError, match="for 5 games are missing: a; b; c and 2 more;"):
+    with pytest.raises(DataError, match="because 5 games are missing: a; b; c and 2 more;"):
         soccernet.check_games([], list("abcde"), tmp_path)
 
     def full(*_):

@@ -658,7 +658,7 @@ def test_classes_come_from_the_labels_where_most_are_others(init, expected, matc
 
 
 @pytest.mark.parametrize("flag", ["--labels", "--valid-labels"])
-def test_labels_that_reach_no_frame_are_told(flag, matches, tmp_path, capsys, monkeypatch):
+def test_labels_that_reach_no_frame_print_a_warning(flag, matches, tmp_path, capsys, monkeypatch):
     """Up to the last frame's radius. A video of another split is not missing."""
     (tmp_path / "one.txt").write_text("league/one")
     table, last_s = tmp_path / "labels.csv", (N_FRAMES["one", 2] - 1) / 2 + 0.5

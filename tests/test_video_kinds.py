@@ -182,7 +182,7 @@ def recording(tmp_path_factory):
 
 
 @pytest.mark.parametrize("second_s", [0, 3, 5000, 90000])
-def test_a_clock_that_jumps_goes_on(second_s, recording, tmp_path, capsys):
+def test_time_continues_where_the_clock_jumps(second_s, recording, tmp_path, capsys):
     path = tmp_path / "joined.ts"
     path.write_bytes(recording(0) + recording(second_s))
     assert numbers(path) == 2 * by_rule(250)
@@ -232,7 +232,7 @@ def test_a_small_stream_may_be_the_default(tmp_path):
 
 
 @pytest.mark.parametrize("transfer, name", [(16, "PQ"), (18, "HLG")])
-def test_hdr_is_told(transfer, name, tmp_path, capsys):
+def test_hdr_prints_a_note(transfer, name, tmp_path, capsys):
     path = write(tmp_path / "v.mkv", map(picture, range(50)), "libx265", pixels="yuv420p10le",
                  color_trc=transfer, stream_options={"x265-params": "log-level=none"})
     assert numbers(path) == by_rule(50)
@@ -292,7 +292,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_a_file_that_is_cut_off_is_told(name, whole, tmp_path, capsys):
+def test_a_file_that_is_cut_off_prints_a_note(name, whole, tmp_path, capsys):
     """An error if the header lacks more than a second, else a note; none of a whole file."""
     assert len(numbers(whole(name))) == 12 and capsys.readouterr().err == ""
     content, path = whole(name).read_bytes(), tmp_path / name
@@ -322,7 +322,7 @@ def test_what_follows_a_whole_file_makes_no_note(name, more, whole, tmp_path, ca
     assert len(numbers(tmp_path / name)) == 12 and capsys.readouterr().err == ""
 
 
-def test_a_dv_file_that_is_cut_off_is_told(tmp_path, capsys):
+def test_a_dv_file_that_is_cut_off_prints_a_note(tmp_path, capsys):
     path, images = tmp_path / "v.dv", np.zeros((25, 576, 720, 3), np.uint8)
     write(path, images, "dvvideo", width=720, height=576)
     content = path.read_bytes()
@@ -337,7 +337,7 @@ LIVE = {"v.ts": ("libx264", None), "v.mpg": ("mpeg2video", None),
 
 
 @pytest.mark.parametrize("name", LIVE)                                         # AVI has no stamps
-def test_damage_is_told_and_stepped_over(name, tmp_path, capsys):
+def test_damage_prints_a_note_and_is_skipped(name, tmp_path, capsys):
     codec, options = LIVE[name]
     path = write(tmp_path / name, map(picture, range(250)), codec, options=options,
                  stream_options={"g": "25"})
@@ -371,7 +371,7 @@ def test_a_file_without_pictures_is_refused(tmp_path):
         video.probe(tmp_path / "v.mkv")
 
 
-def test_a_picture_that_does_not_change_is_told(tmp_path, monkeypatch, capsys):
+def test_a_picture_that_does_not_change_prints_a_note(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(video, "STILL_S", 4)
     moving, still = [picture(i) for i in range(50)], [picture(50)] * 150
     assert len(numbers(write(tmp_path / "v.mkv", moving + still, "ffv1"))) == 16
