@@ -1,6 +1,6 @@
 r"""
 Stage 2: distillation. Every output token of the student learns to match the teacher's feature of
-its own second, and those of other seconds in proportion to how similar the teacher finds them.
+its own second, and those of other seconds as far as the teacher's features resemble it.
 
     python stage2_distill.py --data frames/ --init runs/stage1/last.pt         # the paper's setting
     python stage2_distill.py --data data/demo --features runs/demo-0/features --steps 20 --batch 8 \

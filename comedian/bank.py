@@ -1,6 +1,6 @@
 """
 The bank P of stage 2: teacher features on disk, as unit vectors in memory, and what is computed
-from them once and kept. The equations that read it stand in stage2_distill.py.
+from them once and stored. The equations are in stage2_distill.py.
 
     <features>/<league>/<season>/<match>/1_<name>.npy      of half 1: (seconds, D_t), 1 per second
                                                            (or as many as --features-fps says)
@@ -105,10 +105,9 @@ def describe_features(features, halves):
 
 
 def feature_rows(first_frame, n_tokens, half, n_features, align, fps=1.0):
-    """For each token of a window, the row of the half's features: that of the second (of time; of
-    the fps-th part of one) in which its clip's later frame ("middle") or earlier one ("first")
-    lies. Features may end up to FEATURE_SLACK_S before the frames: the last row then serves for the
-    rest. (L,) int64."""
+    """For each token of a window, the row of the half's features, (L,) int64: that of the second
+    (or the fps-th part of one) of its clip's later frame ("middle") or earlier one ("first").
+    Features may end up to FEATURE_SLACK_S before the frames: the last row is then used again."""
     frame = first_frame + CLIP_FRAMES * np.arange(n_tokens)           # first frame of each clip
     if align == "middle":
         frame = frame + CLIP_FRAMES // 2
@@ -341,5 +340,5 @@ def find_fault(path, bank, make):
 
 
 def fingerprint(ids):
-    """12 hexadecimal digits that tell one bank from another, by its `row_ids`."""
+    """12 hexadecimal digits that identify a bank, from its `row_ids`."""
     return hashlib.sha256(ids.cpu().numpy().tobytes()).hexdigest()[:12]

@@ -29,8 +29,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 class Parser(argparse.ArgumentParser):
     """Takes the first paragraph of a script's docstring as its description and the second, the
-    commands, as examples. A default that is a function takes the options that were given, and its
-    flag's help says what it returns. A mistake on the command line is one line and exit code 2."""
+    commands, as examples. A default may be a function of the given options; the flag's help then
+    describes its value. A mistake on the command line is one line and exit code 2."""
 
     def __init__(self, docstring=None, **more):
         if docstring:
@@ -138,7 +138,7 @@ def run_as_command(main, args, stopped="stopped before anything was saved"):
     except OSError as error:
         place = error.filename if error.filename is not None else "standard output"
         print_error(f"{place}: cannot be read or written ({error.strerror or error}); check the "
-                  "path, its permissions and the free space on its disk")
+                    "path, its permissions and the free space on its disk")
         sys.exit(2)
     except ImportError as error:      # kernels that are not built, say: ops.py says what to run
         print_error(error)
@@ -146,8 +146,9 @@ def run_as_command(main, args, stopped="stopped before anything was saved"):
     except (MemoryError, RuntimeError) as error:
         if re.search(GONE, str(error)):
             has_checkpoint = hasattr(args, "resume") and Path(args.out, "last.pt").exists()
-            print_error("another process of this run has ended, killed or with its own error line; "
-                      + ("continue with --resume" if has_checkpoint else "start the run again"))
+            print_error(
+                "another process of this run has ended, killed or with its own error line; "
+                + ("continue with --resume" if has_checkpoint else "start the run again"))
             sys.exit(2)
         if "can't start new thread" in str(error):
             print_error("the system allows no more threads; lower --workers or --jobs, or see "
@@ -157,7 +158,7 @@ def run_as_command(main, args, stopped="stopped before anything was saved"):
                 or type(error).__name__ == "OutOfMemoryError"):          # torch's, for a GPU
             raise
         print_error(f"out of memory on {getattr(args, 'device', 'this machine')}; "
-                  f"{less_memory(args)}")
+                    f"{less_memory(args)}")
         sys.exit(2)
 
 

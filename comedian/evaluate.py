@@ -65,10 +65,10 @@ def token_ms(token, token_s, start_s=0.0):
 
 # ------------------------------------------------------------------ the metric
 def time_rows(position_ms, framerate, name):
-    """Times (n,) in ms -> rows (n,) int64 of a half at `framerate`, as officially.
+    """Times (n,) in ms -> rows (n,) int64 of a half at `framerate`, as in the official evaluator.
 
     Truncated towards 0; later than 120 minutes is the last row; a negative row counts from the end,
-    as numpy's indices do. Raises DataError, naming `name`, beyond that, where the official crashes.
+    as numpy's indices do. DataError, naming `name`, beyond that, where the official one crashes.
     """
     rows = HALF_S * framerate
     frame = np.trunc(framerate * (position_ms / 1000))     # in this order: 1160 ms at 25 fps is 28
@@ -82,7 +82,7 @@ def end_to_end(matches, framerate, what):
     """{match: columns half, label, position_ms, value} -> one tensor per column over all matches.
 
     Half h = 1, 2 of the g-th match becomes 2 g + h - 1; positions become frames; other halves are
-    left out, as officially.
+    left out, as in the official evaluator.
     """
     import torch
     half, label, frame, value = [], [], [], []
@@ -144,7 +144,7 @@ def score(labels, predictions, classes, framerate=FRAMERATE):
 
 
 def events_of(labels, predictions, classes, framerate):
-    """The arguments of ops.average_map for `score`."""
+    """The arguments of ops.average_map for `score`. DataError for missing predictions."""
     missing = [match for match in labels if match not in predictions]
     if missing:
         raise DataError(f"no predictions for {len(missing)} of {len(labels)} matches, for example "
@@ -199,7 +199,7 @@ def percentiles(n_matches):
     """Which two percentiles of resamples of so many matches make a 95 % interval.
 
     The 2.5th and the 97.5th are too narrow for few matches. Hesterberg ("What teachers should know
-    about the bootstrap", 2015) moves them outwards as Student's t and n - 1 would have it: for 12
+    about the bootstrap", 2015) moves them outwards by Student's t and n - 1 instead of n: for 12
     matches to the 1.1th and the 98.9th. benchmarks/bootstrap.py --coverage counts how often the
     truth lies within. Proved by test_the_interval_is_as_wide_as_students.
     """
@@ -214,7 +214,7 @@ def interval(runs, n_matches):
 
 
 def difference(one, other):
-    """One result less another, number by number."""
+    """One result minus another, number by number."""
     return combine([one, other], lambda values, axis: values[0] - values[1])
 
 

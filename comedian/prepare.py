@@ -46,9 +46,9 @@ class Job(NamedTuple):
 
 
 def find_jobs(root, out, fps, size):
-    """A list of Jobs per match below `root`. Frames go to <out>/<folder of the file>/1_224p, as
-    frames.find_halves reads them; a video that is not named by its half is half 1 of a match of its
-    own, <out>/<folder of the file>/<its name>/1_224p.
+    """A list of Jobs per match below `root`. Frames go to <out>/<folder of the file>/1_224p, where
+    frames.find_halves finds them; a video whose name contains no half is half 1 of its own match,
+    <out>/<folder of the file>/<its name>/1_224p.
     """
     from comedian import video
     base, jobs, sources = Path(root), [], {}

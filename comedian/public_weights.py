@@ -30,7 +30,7 @@ WHAT = "a checkpoint, or damaged"
 
 
 def read_file(path):
-    """What the file holds: torch's pickle (tensors only), numpy's .npz, or safetensors; of a
+    """Reads a file of weights: torch's pickle (tensors only), numpy's .npz, or safetensors; of a
     folder, its model.safetensors. With our config.json beside it, a checkpoint as a stage's."""
     path = weights_file(path)
     try:

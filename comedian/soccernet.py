@@ -101,7 +101,7 @@ def shorten_list(words, n, comma=", ", others="more"):
 
 
 def label_names(files, key="annotations", without=()):
-    """These names in words, the commonest first: "'Foul' (11), 'Goal' (9) and 3 other names"; "" if
+    """The names as a text, the commonest first: "'Foul' (11), 'Goal' (9) and 3 other names"; "" if
     there is none."""
     names = count_names(files, key, without).most_common()
     return shorten_list([f"{name!r} ({n:,})" for name, n in names], 6, others="other names")
@@ -290,9 +290,8 @@ def same_names(labels, matches):
 
 
 def nearest_names(names, matches, labelled=()):
-    """These names in words, each with the match that was perhaps meant: the same but for case, or
-    the nearest of those that are not `labelled`: "'spiel 1' (did you mean 'Spiel 1'?) and 3 more".
-    """
+    """The names as a text, each with the match that was perhaps meant (equal except for case, or
+    the nearest that is not `labelled`): "'spiel 1' (did you mean 'Spiel 1'?) and 3 more"."""
     def key(match):
         return folded(match.split("/")[-1])
 
@@ -329,7 +328,7 @@ def warn_unmatched(listed, matches, labelled, folders=()):
 
 
 def no_labels(source, matches, names):
-    """Why none of the `matches` has labels, in words: `source` has none, or under these names."""
+    """The message if none of the `matches` has labels. names: the matches that `source` labels."""
     source = Path(source)
     if names:
         return (f"{source}: has no labels of the {len(matches)} matches here (for example "
@@ -373,10 +372,10 @@ def unreachable(events, spans, classes, source=None):
 
 def labelled_halves(root, source, split=None, classes=(), fixed=True, radius_s=0.5,
                     image_size=None, encoding=None):
-    """Halves of the labelled matches below `root`, {match: events}, and the classes; says what it
-    found. source: of the labels. Unless `fixed` the classes are those given or SoccerNet's, or, if
-    most labels are others, theirs. radius_s: from a label to frames it is of. DataError if no match
-    has labels, if none is of the classes, or if none reaches a frame."""
+    """Halves of the labelled matches below `root`, {match: events}, and the classes; prints what it
+    found. source: the labels. If `fixed`, the classes are those given; else those or SoccerNet's,
+    or the labels' own if most are others. radius_s: a label covers frames within it. DataError if
+    no match has labels, if none has a class, or if none reaches a frame."""
     everywhere = find_halves(root)
     halves = in_split(everywhere, split, root) if split else everywhere
     print(describe(halves, root, image_size))
@@ -413,9 +412,9 @@ def labelled_halves(root, source, split=None, classes=(), fixed=True, radius_s=0
 
 
 def classes_of(labels, known=SOCCERNET_CLASSES):
-    """The classes of these labels (values of `find_labels`) where nobody names them: those that
-    their file lists; else `known` if half of the annotations or more are of those, else all names,
-    sorted. Says which, and why, unless all are of `known`."""
+    """The classes of these labels (values of `find_labels`) without --classes: those that their
+    file lists; else `known` if half of the annotations or more have those names; else all names,
+    sorted. Prints which, and why, unless all are of `known`."""
     listed = classes_of_results(labels) if all(isinstance(of, Listed) for of in labels) else None
     if listed and known == SOCCERNET_CLASSES:
         print(f"classes: {len(listed)}, as the labels list them: {', '.join(listed)}")
@@ -425,13 +424,13 @@ def classes_of(labels, known=SOCCERNET_CLASSES):
     if 2 * n_known >= counts.total():
         if n_known < counts.total():
             whose = "SoccerNet's" if known == SOCCERNET_CLASSES else "the checkpoint's"
-            print(f"classes: {whose} {len(known)}, for half of the labels or more have their names "
-                  f"({n_known:,} of {counts.total():,}); --classes FILE decides otherwise")
+            print(f"classes: {whose} {len(known)}, because half of the labels or more have their "
+                  f"names ({n_known:,} of {counts.total():,}); --classes FILE overrides this")
         return known
     odd = [f" ({name!r} {'has a character that ' * isinstance(name or None, str)}is no text)"
            for name in counts if not is_text(name)]
     if len(counts) > MAX_CLASSES or odd:
-        raise DataError(f"{next(iter(labels))}: its {len(counts)} names of labels are not those of "
+        raise DataError(f"{next(iter(labels))}: its {len(counts)} names of labels cannot be "
                         f"classes{''.join(odd[:1])}; correct it, or give --classes FILE")
     names = tuple(sorted(counts))
     print(f"classes: {len(names)} from the labels: {', '.join(names)}")
@@ -493,8 +492,8 @@ def read_predictions(path, classes):
 
 
 def about_results(path):
-    """What results say about themselves, the dict `about` that infer.py writes; {} in others'. Its
-    "videos", {half: path}, and "classes" are checked, for they are used."""
+    """The dict `about` that infer.py writes into results; {} in others'. Its "videos", {half:
+    path}, and "classes" are used, and so they are checked."""
     about = {"classes": [*path.classes]} if isinstance(path, Listed) else dict_of(dict_of(
         formats.read_json(path, "a SoccerNet prediction file")).get("about"))
     videos, names = about.get("videos"), about.get("classes")
@@ -508,8 +507,7 @@ def about_results(path):
 
 
 def classes_of_results(paths):
-    """The classes that all these results say they were made with (infer.py's and OpenSportsLab's
-    do), or None."""
+    """The classes stored in all these results (infer.py and OpenSportsLab store them), or None."""
     said = {tuple(about_results(path).get("classes", ())) for path in paths}
     return said.pop() or None if len(said) == 1 else None
 
@@ -650,7 +648,7 @@ def write_scores(path, match, classes, halves, merged, windows, start_s, bf16=Fa
 
 
 def match_title(match):
-    """How people call a match: the last part of its name, _ as blanks, without date and time, as
+    """A match's name for people: the last part of its path, _ as blanks, without date and time, as
     in "2031-03-08 - 18-00 Oak 2 - 1 Kirk"."""
     name = match.split("/")[-1].replace("_", " ").strip()
     return re.sub(r"^\d{4}-\d\d-\d\d( - \d\d-\d\d)? (- )?", "", name) or name
@@ -658,7 +656,7 @@ def match_title(match):
 
 # ------------------------------------------------------------------ submissions
 def games_of(halves, root, split):
-    """{match: its game on the lists `split`}, of halves that frames.in_split returned."""
+    """{match: its game on the lists `split`} of the halves that frames.in_split returned."""
     names, games = {}, read_games(split)
     for match in {half.match for half in halves}:
         path = nfc((Path(root).resolve() / match).as_posix().replace(" ", "_"))

@@ -59,7 +59,7 @@ HDR = {16: "PQ", 18: "HLG"}     # transfer functions, as FFmpeg numbers them
 
 
 class Video(NamedTuple):
-    """What the header of a file says."""
+    """The header of a video file."""
     path: str
     duration_s: float           # of picture or sound, whichever is longer; 0 if it is not known
     fps: float                  # on average; anything at all in some files; 0 if it is not known
@@ -177,8 +177,8 @@ def packets(container, stream, findings):
 
 
 def seek_before(container, stream, to_s):
-    """Goes to a key picture before second `to_s`. False if that does not work, or the clock may
-    jump on the way there."""
+    """Seeks a key picture before second `to_s`. False if that fails, or if the clock may jump in
+    between."""
     if container.format.flags & CLOCK_JUMPS:
         return False
     ticks = rescale(Fraction(to_s) + Fraction(container.start_time or 0, 1_000_000),
@@ -314,8 +314,7 @@ def to_rgb(before, frame, after, size, scaler):
 
 
 def probe(path):
-    """What the header of `path` says, as a Video. DataError if it is not a video or shows nothing.
-    """
+    """The header of `path` as a Video. DataError if it is not a video or has no picture."""
     container, stream = open_video(path, threads=1)
     with container:
         fps, duration_s = float(stream.average_rate or 0), duration(container, stream)
@@ -421,8 +420,8 @@ def duration(container, stream):
 
 
 def end_of(path, stop_s, findings):
-    """How a file ends whose pictures do at `stop_s`: whether it is cut off, whether that is more
-    than a second too early, and "11.0 of 20.0" if its header tells the full length, else "11.0".
+    """How a file ends whose pictures end at `stop_s`: whether it is cut off, whether that is more
+    than a second too early, and "11.0 of 20.0" if its header has the full length, else "11.0".
 
     The header's duration is also that of the sound, and counts what an edit list hides, so a
     shorter picture alone proves nothing: only missing bytes or damage at the end do.
@@ -611,7 +610,7 @@ class VideoHalf(NamedTuple):
 def halves(paths, start_s=0.0, end_s=None):
     """A VideoHalf per file that `find_videos` finds, match by match.
 
-    A match is called after its folder, or after its file if that is not named by a half's number.
+    A match has the name of its folder, or of its file if the file's name contains no half.
     """
     roots, found_halves = [Path(path) for path in paths if Path(path).is_dir()], []
     for files in find_videos(paths):
