@@ -372,8 +372,8 @@ def test_bad_labels_of_opensportslab(tmp_path, content):
 def test_classes_where_nobody_names_them(tmp_path, capsys):
     """SoccerNet's 17 as long as half of the annotations are of them."""
     for n, classes, said in (
-            (1, soccernet.SOCCERNET_CLASSES, "SoccerNet's 17, for half of the labels or more have "
-             "their names (1 of 2); --classes FILE decides otherwise"),
+            (1, soccernet.SOCCERNET_CLASSES, "SoccerNet's 17, because half of the labels or more "
+             "have their names (1 of 2); --classes FILE overrides this"),
             (2, ("Dance", "Foul"), "2 from the labels: Dance, Foul")):
         path = write_labels(tmp_path / "L.json", annotation(), *n * [annotation(label="Dance")])
         assert soccernet.classes_of([path]) == classes
