@@ -245,7 +245,7 @@ def main(args):
         # -- everything below is bookkeeping ---------------------------
         journal.note(step, lr, norm, args.batch, {"loss": losses, "top-1": nearest})
         journal.save_if_due(step, cfg, saved)
-    journal.finish("last.pt; give it to stage 2 (--init)")
+    journal.finish("last.pt: give it to stage 2 (--init)")
 
 
 if __name__ == "__main__":

@@ -358,7 +358,7 @@ def main(args):
         journal.note(step, lr, norm, args.batch * args.window,
                      {"loss": losses, "divergence": divergences})
         journal.save_if_due(step, cfg, saved)
-    journal.finish("last.pt; give it to stage 3 (--init)")
+    journal.finish("last.pt: give it to stage 3 (--init)")
 
 
 if __name__ == "__main__":

@@ -349,7 +349,7 @@ def main(args):
             journal.validate(step, lambda: infer.validate(model, *valid, reader, process))
             model.train(not first_phase)                   # validating has left it in eval mode
         journal.save_if_due(step, cfg, {"model": model, "optimizer": optimizer})
-    journal.finish(f"{'best.pt' if valid else 'last.pt'}; give it to infer.py (--checkpoint)")
+    journal.finish(f"{'best.pt' if valid else 'last.pt'}: give it to infer.py (--checkpoint)")
 
 
 if __name__ == "__main__":
