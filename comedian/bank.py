@@ -165,8 +165,8 @@ def open_bank(root, name, fps, halves, process):
 
 # ------------------------------------------------------------------ features that we write
 def per_second(tokens, half):
-    """(n_tokens, D) -> (seconds, D): row k is the token of second [k, k + 1), the one around its
-    middle if fps is not 2: the inverse of `feature_rows`."""
+    """(n_tokens, D) -> (seconds, D): row k is the token of second [k, k + 1) or, if fps is not 2,
+    the token at its middle. The inverse of `feature_rows`."""
     seconds = np.arange(n_seconds(len(tokens), half))
     return tokens[np.minimum((seconds + 0.5) / half.token_s, len(tokens) - 1).astype(np.int64)]
 
@@ -304,8 +304,8 @@ def load_or_make(path, bank, make):
 
 
 def mapped(path, header):
-    """The table in a .npy file, memory-mapped. (np.load reads the header once more, and is more
-    particular: what it raises for a flipped byte is no DataError.)"""
+    """The table in a .npy file, memory-mapped. (np.load would parse the header again, and a flipped
+    byte would raise something else than a DataError.)"""
     return np.memmap(path, header.dtype, "r", header.data_start, header.shape)
 
 

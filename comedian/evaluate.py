@@ -238,10 +238,10 @@ def frame_map(labels, predictions, classes, tolerances, fps):
     """AP (T, K) at tolerances in frames, as E2E-Spot, T-DEED and AdaSpot define it: NaN for a class
     without labels. Their mAP is the mean over the others.
 
-    Predictions in the order of their confidence, over all matches; each takes the nearest label
-    that is free, of its class and half, at most `tolerance` frames away, the earlier of two. AP is
-    the mean over all labels of the highest precision at that recall or more; a label that nobody
-    takes counts 0. (Labels at one frame are one to be taken, but all of them count.)
+    Predictions in the order of their confidence, over all matches; each is matched to the nearest
+    free label of its class and half, at most `tolerance` frames away, the earlier of two. AP is the
+    mean over all labels of the highest precision at that recall or more; a label without a match
+    counts 0. (Several labels at one frame can be matched only once, but all of them count.)
 
     fps: {match: frames per second on which positions become frames}. Proved by test_frame_map.
     """
