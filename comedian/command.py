@@ -128,7 +128,7 @@ def run_as_command(main, args, stopped="stopped before anything was saved"):
     open_streams()
     try:
         main(args)
-        sys.stdout.flush()                                # a full disk behind > is told of here
+        sys.stdout.flush()                                # a full disk behind > raises here
     except KeyboardInterrupt:
         print_error(stopped)
         sys.exit(130)
@@ -232,21 +232,21 @@ def less_memory(args):
 def launcher():
     """torchrun's environment variables, {name: number}; without torchrun a WORLD_SIZE of 1.
     DataError if some are missing or no numbers."""
-    told = {"WORLD_SIZE": 1}
+    env = {"WORLD_SIZE": 1}
     names = {"WORLD_SIZE": (1, 65536), "RANK": (0, 65535), "LOCAL_RANK": (0, 255),
              "MASTER_PORT": (1, 65535)}
     for name, (low, high) in names.items():
         text = os.environ.get(name, "1" if name == "WORLD_SIZE" else None)
-        if told["WORLD_SIZE"] == 1 and name != "WORLD_SIZE":
+        if env["WORLD_SIZE"] == 1 and name != "WORLD_SIZE":
             break
         try:
-            told[name] = number(low, high)(text or "")
+            env[name] = number(low, high)(text or "")
         except argparse.ArgumentTypeError as error:
             raise DataError(f"{name}: this environment variable {error} (WORLD_SIZE is "
-                            f"{told['WORLD_SIZE']}); start with torchrun, or unset WORLD_SIZE"
+                            f"{env['WORLD_SIZE']}); start with torchrun, or unset WORLD_SIZE"
                             ) from None
-    if told["WORLD_SIZE"] > 1 and ("MASTER_ADDR" not in os.environ
-                                   or told["RANK"] >= told["WORLD_SIZE"]):
-        raise DataError(f"WORLD_SIZE={told['WORLD_SIZE']} is set, but MASTER_ADDR or a RANK below "
+    if env["WORLD_SIZE"] > 1 and ("MASTER_ADDR" not in os.environ
+                                  or env["RANK"] >= env["WORLD_SIZE"]):
+        raise DataError(f"WORLD_SIZE={env['WORLD_SIZE']} is set, but MASTER_ADDR or a RANK below "
                         "it is missing; start with torchrun, or unset WORLD_SIZE")
-    return told
+    return env

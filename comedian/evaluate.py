@@ -437,9 +437,9 @@ def run_sweep(args):
     from comedian import ops
     events = {match: read_labels(files[match], stored.classes) for match in stored.matches}
     spans = spans_of({match: Path(args.scores, match, PREDICTIONS) for match in stored.matches})
-    _, told = unreachable(events, spans, stored.classes, args.labels)
-    if told:
-        print(f"warning: {told}")
+    _, lost = unreachable(events, spans, stored.classes, args.labels)
+    if lost:
+        print(f"warning: {lost}")
     truth, windows_s = label_columns(events), args.windows
     merges, ignored_s = (MERGES[:1], (0,)) if stored.merged else (MERGES, args.ignored)
     overall, per_class = sweep(stored, truth, merges, ignored_s, windows_s)
@@ -513,10 +513,10 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
     truth = {match: read_labels(path, classes) for match, path in label_files.items()}
     counted = {match: [event for event in events if event.half in (1, 2)]
                for match, events in truth.items()}
-    _, told = unreachable(counted, spans_of({match: found[match] for match in truth}), classes,
+    _, lost = unreachable(counted, spans_of({match: found[match] for match in truth}), classes,
                           labels if is_asked else None)
-    if told:
-        print(f"warning: {told}; they count as missed, as in the official evaluator")
+    if lost:
+        print(f"warning: {lost}; they count as missed, as in the official evaluator")
     spotted = {match: soccernet.read_predictions(found[match], classes) for match in label_files}
     others = read_others(against, truth, classes) if against else {}
     results = score(truth, spotted, classes, framerate)

@@ -110,7 +110,7 @@ def write_half(job, advance):
     cv2, made = opencv(), {}
 
     def note(text):
-        if "is cut off" in text:                           # kept, and told at the end of every run
+        if "is cut off" in text:                           # stored, and printed by every run
             made["cut_off"] = text.removeprefix(f"{job.path}: ")
         else:
             video.print_note(text)

@@ -286,12 +286,12 @@ def join_processes(device):
     """(rank, number of processes, torch.device) of this process. If torchrun started several, each
     waits here for the others. device: the value of --device; of several GPUs each gets its own."""
     keep_freed_memory()                                   # here training and infer.py begin
-    told, rank = launcher(), 0
-    ranks = told["WORLD_SIZE"]
+    env, rank = launcher(), 0
+    ranks = env["WORLD_SIZE"]
     if ranks > 1:
         on_gpu = device.startswith("cuda")
         if on_gpu:
-            device = f"cuda:{told['LOCAL_RANK']}"
+            device = f"cuda:{env['LOCAL_RANK']}"
             torch.cuda.set_device(device)
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo",
                                 timeout=timedelta(hours=12))      # rank 0 validates alone

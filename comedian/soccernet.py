@@ -397,13 +397,13 @@ def labelled_halves(root, source, split=None, classes=(), fixed=True, radius_s=0
                         f"it has {label_names(labels.values())}; give --classes "
                         "a file with these names, one per line")
     elsewhere = {match: read_labels(of_match, classes) for match, of_match in others.items()}
-    lost, told = unreachable(events | elsewhere, {
+    lost, message = unreachable(events | elsewhere, {
         (half.match, half.number): (-radius_s, (half.n_frames - 1) / half.fps + radius_s)
         for half in halves}, classes, source)
     for match, event in lost:
         counts[event.label] -= match in events
-    if told:
-        print(f"warning: {told}")
+    if message:
+        print(f"warning: {message}")
     print(f"data: {len(events)} of {len(matches)} matches have labels: "
           + ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True)))
     warn_unmatched(others, there, all_labels, folders)

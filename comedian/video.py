@@ -441,9 +441,9 @@ def end_of(path, stop_s, findings):
 
 
 def is_whole(path, short):
-    """Whether the file has all the bytes that its container announces; None where that cannot be
-    told from sizes or from how a file ends. short: whether its pictures end too early; if they do,
-    a tail of zeros is a download that never finished."""
+    """Whether the file has all the bytes that its container announces; None if neither sizes nor
+    the end of the file show it. short: whether its pictures end too early; if they do, zeros at the
+    end mean a download that never finished."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         head = file.read(ENDS)
@@ -456,7 +456,7 @@ def is_whole(path, short):
                 return ends_with_chunk(file, size, kind)
         if head.startswith(PACK):                          # after any of these it may go on, or not
             return ends_with_chunk(file, size, "mpg", size - len(tail) + tail.find(PACK)) and None
-    if head.startswith(b"OggS"):                           # the last page is whole, and says so
+    if head.startswith(b"OggS"):                           # the last page is whole and marked so
         last = tail[tail.rfind(b"OggS"):].ljust(27, b"\0")
         return last[5] & 4 > 0 and 27 + last[26] + sum(last[27:27 + last[26]]) <= len(last)
     if head.startswith(MXF):                               # a footer, or the table of all parts
