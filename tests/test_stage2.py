@@ -603,7 +603,7 @@ def as_npz(path, rows):
 
 SPOILT = {                            # what is done to the third half's file, the end of the line
     "other widths": (lambda path, rows: np.save(path, rows[:, :5]),
-                     "features of width 5, those of .* have 12; use one teacher for all halves"),
+                     "features of width 5, but .* has 12; use one teacher for all halves"),
     "not finite": (lambda path, rows: np.save(path, np.where(rows > 2, np.nan, rows)),
                    "has values that are not finite; extract this half's features again"),
     "cut short": (lambda path, rows: path.write_bytes(path.read_bytes()[:-1]),
