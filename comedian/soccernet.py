@@ -75,7 +75,7 @@ def find_files(source, *names):
             found |= {os.path.dirname(member.info.filename) or ".": member
                       for member in formats.open_zip(source, f"a zip of {name}", name)}
     else:
-        raise DataError(f"{source}: neither a folder nor a zip; give one with {names[0]} files"
+        raise DataError(f"{source}: no such folder or zip; give one with {names[0]} files"
                         + describe_content(source.parent))
     if not found:
         others = f" (nor {' nor '.join(names[1:])})" if len(names) > 1 else ""

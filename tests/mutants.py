@@ -319,7 +319,7 @@ MUTANTS = {
         "test_infer.py::test_features_of_another_network_are_not_mixed_in": [
             ('if record.exists() and record.read_text(errors="replace") != json.dumps(made_by):',
              "if False:")],
-        "test_infer.py::test_features_go_on_where_they_were_stopped": [
+        "test_infer.py::test_features_resume": [
             ("in zip(paths, halves, strict=True) if not is_whole(path, half)",
              "in zip(paths, halves, strict=True)")],
         "test_bank.py::test_a_bank_of_two_features_per_second": [

@@ -698,7 +698,7 @@ def test_sweep_command(tmp_path, run):
                 ("soft", "greedy", "local"), ("max", "mean"), (0, 3, 6), (2, 4.5, 9, 10))]
     assert f"{100 * best['a_mAP']:.2f} %" in out
     assert "settings were chosen on these matches: report" in out and "Red card" in out
-    assert "From 6 s ignored on" in out                    # 16-s windows every 8 s cover up to 4 s
+    assert "If 6 s or more are ignored" in out          # 16-s windows every 8 s cover up to 4 s
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
     # A window per class cannot be worse than one for all of them, with the same kind of NMS.
     together = float(out.split("t-AmAP ")[-1].split(" %")[0])

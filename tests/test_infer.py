@@ -665,7 +665,7 @@ def test_a_row_is_the_token_of_its_second(fps, n_frames, expected):
     assert (off[inside] <= half.token_s / 2 + 1e-9).all()
 
 
-def test_features_go_on_where_they_were_stopped(matches, tmp_path, monkeypatch, capsys):
+def test_features_resume(matches, tmp_path, monkeypatch, capsys):
     """What is whole stays; what was being written is made again."""
     save_network(tmp_path / "1.pt", 1, image_size=24)
     save, saved = np.save, []
@@ -680,7 +680,7 @@ def test_features_go_on_where_they_were_stopped(matches, tmp_path, monkeypatch, 
     monkeypatch.setattr(np, "save", killed)
     with pytest.raises(SystemExit, match="143"):
         write_features(matches, tmp_path / "1.pt", tmp_path / "out")
-    assert "stopped; the same command goes on from here" in capsys.readouterr().err
+    assert "stopped; the same command continues from here" in capsys.readouterr().err
     monkeypatch.setattr(np, "save", save)
     then = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.npy")}
     assert len(then) == 2

@@ -121,7 +121,7 @@ def test_names_of_videos_come_back_in_a_table(match, tmp_path):
     ("a\\b", "Dive", "as another match")])
 def test_no_table_that_is_not_read_back(match, label, reason, tmp_path):
     write_results(tmp_path / match, label)
-    with pytest.raises(DataError, match=f"{PREDICTIONS}: the table of .* read back.*{reason}"):
+    with pytest.raises(DataError, match=f"{PREDICTIONS}: the table of .* read.*{reason}"):
         command("export", tmp_path, "--format", "csv")
     assert not (tmp_path / match / "actions.csv").exists()
 

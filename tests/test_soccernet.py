@@ -455,7 +455,7 @@ def test_matches_are_found_by_name_in_a_folder_or_a_zip(tmp_path):
             for match, member in zipped.items()] == [
         (match, f"{match}/{LABELS}", f"in/{match}") for match in ("a/one", "b/two")]
     for name, message in (("in", "no results_spotting.json in it; put it at"),
-                          ("other", "neither a folder nor a zip")):
+                          ("other", "no such folder or zip")):
         with pytest.raises(DataError, match=f"{name}: {message}"):
             soccernet.find_files(tmp_path / name, PREDICTIONS)
 
