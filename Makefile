@@ -131,7 +131,7 @@ $(FRAMES)/.made: matches/labels.csv | $(VENV)/.run
 # pitch, so the encoder must look at the play.
 $(RUNS)/stage1/last.pt: $(FRAMES)/.made | $(VENV)/.kernels
 	$(PY) stage1_spatial.py --data $(FRAMES) --split matches/pretrain.txt --model vivit_micro --out $(RUNS)/stage1 \
-	  --steps 600 --batch 128 --lr 2e-3 --momentum 0.95 --negatives batch --head-norm batch --halves-per-batch 4 \
+	  --steps 1200 --batch 128 --lr 2e-3 --momentum 0.95 --negatives batch --head-norm batch --halves-per-batch 4 \
 	  --crop-scale 0.6 1 $(COLOR) --log-every 50 --seed $(SEED)
 
 # The teacher, as in the paper a network that was trained on labels: stage 3 alone, on the 12 labelled matches. Its

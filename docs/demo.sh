@@ -5,7 +5,7 @@ labelled="--split matches/train.txt --labels matches --classes matches/classes.t
 
 python -m comedian.prepare frames --videos matches --out data/demo --size 48 48
 python stage1_spatial.py --data data/demo --split matches/pretrain.txt --model vivit_micro --out runs/demo-0/stage1 \
-    --steps 600 --batch 128 --lr 2e-3 --momentum 0.95 --negatives batch --head-norm batch --halves-per-batch 4 \
+    --steps 1200 --batch 128 --lr 2e-3 --momentum 0.95 --negatives batch --head-norm batch --halves-per-batch 4 \
     --crop-scale 0.6 1 --color 0.2 0.2 0.1 0 --log-every 50
 python stage3_finetune.py $small $labelled --lr 0.032 --out runs/demo-0/teacher
 python infer.py --data data/demo --split matches/pretrain.txt --checkpoint runs/demo-0/teacher/last.pt --features teacher \
