@@ -12,7 +12,7 @@ labels.
 Reads   --video: mkv, mp4, avi of any rate and size. Several files are the halves of one match, a
         folder is the matches in it
         --data: <data>/**/1_224p/00000001.jpg ..., frames
-        Labels-v2.json or labels.csv if there (or at --labels): then the table is printed
+        Labels-v2.json or labels.csv, beside them or at --labels: with them it prints the table
 Writes  <out>/<match>/results_spotting.json  the actions, in SoccerNet's format
         <out>/<match>/scores.npz             windows' scores: comedian.evaluate --sweep reads them
         <out>/<match>/page.html, timeline_1.png   with --show, for --video always: to look at
@@ -22,12 +22,12 @@ Method  paper Sec. 3.4 (end), 4.1 and App. B: sliding windows with half overlap,
         window's edge ignored, maximum of what is left, non-maximum suppression. Several networks
         are averaged per second before it (Tab. 9).
 
-A clip's spatial token does not depend on the window that it is seen in. So each clip is encoded
-once, and only the temporal transformer runs per window: the same scores as window by window, for
-half the work. A match of any length needs little memory: of a clip only its token stays.
+A clip's spatial token does not depend on its window. So each clip is encoded once, and only the
+temporal transformer runs per window: the same scores as window by window, for half the work. A
+match of any length needs little memory, because only the tokens of its clips are kept.
 
-An action stands at the mean time of its token's two frames, token_s * (k + 1/4) for token k. What
-differs from the paper and the official code: docs/differences.md, docs/time.md. Letters and
+The time of an action is the mean time of its token's two frames, token_s * (k + 1/4) for token k.
+What differs from the paper and the official code: docs/differences.md, docs/time.md. Letters and
 terms: docs/method.md; N is the windows of a half, R the tokens of all halves of a match in one row.
 """
 import itertools
@@ -59,17 +59,17 @@ def parse_args(argv=None):
         help="stage 3's best.pt or last.pt, or official weights; several: their scores are "
         "averaged")
     add("--start", type=clock_flag, default=0.0, metavar="MM:SS",
-        help="begin here in every video; plain seconds do, too")
+        help="where to begin in every video, as MM:SS or in seconds")
     add("--end", type=clock_flag, metavar="MM:SS",
-        help="end here; default: where the video does")
-    add("--split", help="of --data, the games of these lists only: train, valid, test, challenge, "
-        "several joined by +, or a text file")
+        help="where to end; default: the end of the video")
+    add("--split", help="spot only these games of --data: train, valid, test, challenge, several "
+        "joined by +, or a text file with a game per line")
     results.add_post_flags(p)
     results.add_output_flags(p)
     add = p.add_argument_group("the machine").add_argument
     add("--batch", type=number(1, 65536), default=lambda given: clips_at_a_time(given.device),
-        help="clips encoded at a time; default: 64 on a GPU, and on a CPU 16, whose images its "
-        "caches hold")
+        help="clips encoded at a time; default: 64 on a GPU, 16 on a CPU, whose caches hold no "
+        "more")
     run.add_machine_flags(add)
     return results.check_flags(p, p.parse_args(argv))
 
@@ -85,7 +85,7 @@ def frame_clips(halves, reader, batch):
 
 # ------------------------------------------------------------------ clips -> tokens
 def clips_at_a_time(device):
-    """How many clips to encode together: a GPU wants many, a CPU no more than its caches hold."""
+    """How many clips to encode together: many on a GPU, on a CPU as many as its caches hold."""
     return 16 if str(device) == "cpu" else 64
 
 
@@ -138,7 +138,7 @@ def window_starts(n_tokens, window, stride):
 
 
 class Network(NamedTuple):
-    """A model, and how its windows lie and are merged."""
+    """A model, and the stride of its windows and the tokens ignored when they are merged."""
     model: Comedian
     stride: int                       # tokens from window to window
     ignore: int                       # tokens ignored at each edge of a window
@@ -152,7 +152,7 @@ def as_network(model, args):
     ignore = ops.default_ignore(window) if args.ignore is None else args.ignore
     if stride + 2 * ignore > window:
         raise DataError(f"--stride {stride} with --ignore {ignore} leaves seconds that no window "
-                        f"of {window} scores; --stride + 2 * --ignore must not exceed it")
+                        f"of {window} scores; give --stride + 2 * --ignore of at most {window}")
     return Network(model, stride, ignore)
 
 
@@ -187,8 +187,8 @@ def merge_half(networks, windows, n_tokens, mode):
 
 def score_halves(networks, encoded, autocast, mode):
     """Yields (half, windows, merged): per network the scores of its windows and where they start,
-    and the scores per second (n_tokens, K) that all of them make. encoded: pairs (half, [h per
-    network]), as of `encode_halves`."""
+    and the merged scores per second (n_tokens, K). encoded: pairs (half, [h per network]), from
+    `encode_halves`."""
     for half, tokens in encoded:
         windows = [window_scores(network, h, autocast)
                    for network, h in zip(networks, tokens, strict=True)]
@@ -201,9 +201,9 @@ def spot(halves, merged, args, start_s=0.0):
     best score is an action; its neighbours within half of --nms-window lose score, the nearer the
     more (hard NMS: all of it); then the best of what is left, and so on down to --threshold.
 
-    halves: its halves; merged: per half the scores per second (n_tokens, K); start_s: where token 0
-    stands in its video. Token k is reported at start_s + token_s * (k + 1/4). Half by half, for
-    their rates may differ.
+    halves: its halves; merged: per half the scores per second (n_tokens, K); start_s: the time of
+    token 0 in its video. Token k is reported at start_s + token_s * (k + 1/4). NMS runs half by
+    half, because their rates may differ.
     """
     length = torch.tensor([len(scores) for scores in merged])
     kept = torch.cat([ops.NMS[args.nms](scores, n[None], args.nms_window / half.token_s,
@@ -217,8 +217,8 @@ def spot(halves, merged, args, start_s=0.0):
 
 
 def spot_match(rows, outcome):
-    """The rows of a match, (half, windows, merged) as of `score_halves`, in a list, and its
-    actions. With --show those of a half are printed as soon as it is scored."""
+    """The rows of a match, (half, windows, merged) from `score_halves`, in a list, and its
+    actions. With --show the actions of a half are printed as soon as it is scored."""
     args, spotted = outcome.args, []
     for half, windows, merged in rows:
         spotted.append((half, windows, merged))
@@ -230,7 +230,7 @@ def spot_match(rows, outcome):
 
 # ------------------------------------------------------------------ for stage 3
 def open_validation(model, process):
-    """(halves, {match: events}) for `validate`."""
+    """Opens the data of --valid: (halves, {match: events}) for `validate`."""
     args = process.args
     as_network(model, args)                    # refuses --stride and --ignore now, before training
     return soccernet.labelled_halves(
@@ -239,7 +239,7 @@ def open_validation(model, process):
 
 
 def validate(model, halves, events, reader, process):
-    """t-AmAP in [0, 1] of the model as it stands, spotted as `main` does with these flags."""
+    """t-AmAP in [0, 1] of the model as trained so far; it spots as `main` does with these flags."""
     network, autocast = as_network(model.eval(), process.args), process.autocast()
     predictions = {}
     clips = frame_clips(halves, reader, clips_at_a_time(process.device))
@@ -267,8 +267,8 @@ def in_context(model, h):
 
 
 def write_features(args, halves, rank, ranks, device):
-    """--features: what the networks make of every second, <out>/<match>/<half>_NAME.npy: tokens in
-    context, or of the spatial encoder where that alone is trained."""
+    """--features: writes a feature of every second, <out>/<match>/<half>_NAME.npy: the tokens in
+    context, or those of the spatial encoder if only that is trained."""
     models, stages = zip(*(load_network(path, device) for path in args.checkpoint), strict=True)
     autocast, bf16 = run.choose_autocast(args.bf16, device, models)
     for model, stage in zip(models, stages, strict=True):
@@ -284,7 +284,7 @@ def write_features(args, halves, rank, ranks, device):
                           for model, stage, h in zip(models, stages, encoded, strict=True)]
             yield half, bank.per_second(bank.side_by_side(tokens), half)
 
-    with run.stoppable(lambda: "stopped; the same command goes on from here"), run.alone_in(
+    with run.stoppable(lambda: "stopped; the same command continues from here"), run.alone_in(
             args.out, rank):
         bank.write_missing(args.out, args.features, bank.made_by(args.checkpoint, bf16), halves,
                            sum(model.cfg.width for model in models), encode, rank, ranks,

@@ -1,11 +1,12 @@
 """
-Stage 1: the spatial encoder learns, from unlabelled clips, what tells one second from another.
+Stage 1: the spatial encoder learns, from unlabelled clips, what distinguishes one second from
+another.
 
     python stage1_spatial.py --data frames/                           # the paper's setting, one GPU
     python stage1_spatial.py --data frames/ --model vivit_micro --batch 64 --steps 20     # a laptop
     torchrun --nproc-per-node 8 stage1_spatial.py --data frames/                        # eight GPUs
 
-Reads   <data>/**/1_224p/00000001.jpg ...      frames; labels are not looked at
+Reads   <data>/**/1_224p/00000001.jpg ...      frames, no labels
 Writes  <out>/last.pt, log.txt, curves.png     stage 2 starts from last.pt
 Method  paper Sec. 3.2, App. A.3: MoCo (projector, predictor, momentum encoder, queue), Eq. 1-2.
 
@@ -43,7 +44,7 @@ def parse_args(argv=None):
     add("--queue", type=number(1, 2 ** 24), default=65536,
         help="M, negatives kept from earlier steps")
     add("--momentum", type=number(0.0, 1.0), default=0.99,
-        help="of the target branch, to 1 on a cosine (official code)")
+        help="momentum of the target branch at first; a cosine raises it to 1 (official code)")
     add("--negatives", choices=["queue", "batch"], default="queue",
         help="batch: the other clips of the batch (with --accumulate, of the pass) instead of "
              "the queue (ours, for small runs)")
@@ -51,8 +52,8 @@ def parse_args(argv=None):
         help="batch: BatchNorm in projector and predictor, over the clips of a pass (ours: a small "
              "run learns its task faster); none: official code")
     add("--halves-per-batch", type=number(0), default=0,
-        help="draw each batch from this many halves (ours: clips that share kits and pitch must "
-             "be told apart by the play); 0 = all clips, shuffled (paper)")
+        help="draw each batch from this many halves (ours: among clips with the same kits and "
+             "pitch only the play differs); 0 = all clips, shuffled (paper)")
 
     run.add_optimisation_flags(
         p, epochs=(100, "passes over all clips (official YAML: 200, official README: 100)"),
@@ -64,7 +65,7 @@ def parse_args(argv=None):
 # ------------------------------------------------------------------ sampler
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed, epoch, n_clips):
-    """The order in which an epoch shows its clips. Proved by test_every_clip_once_an_epoch."""
+    """The random order of an epoch's clips. Proved by test_every_clip_once_an_epoch."""
     return np.random.default_rng([seed, epoch]).permutation(n_clips)
 
 
@@ -244,7 +245,7 @@ def main(args):
         # -- everything below is bookkeeping ---------------------------
         journal.note(step, lr, norm, args.batch, {"loss": losses, "top-1": nearest})
         journal.save_if_due(step, cfg, saved)
-    journal.finish("last.pt is what stage 2 starts from (--init)")
+    journal.finish("last.pt: give it to stage 2 (--init)")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 r"""
 Stage 2: distillation. Every output token of the student learns to match the teacher's feature of
-its own second, and those of other seconds in proportion to how similar the teacher finds them.
+its own second, and those of other seconds as far as the teacher's features resemble it.
 
     python stage2_distill.py --data frames/ --init runs/stage1/last.pt         # the paper's setting
     python stage2_distill.py --data data/demo --features runs/demo-0/features --steps 20 --batch 8 \
                --features-name teacher --model vivit_micro --window 32             # after make demo
     torchrun --nproc-per-node 8 stage2_distill.py --data frames/ --init ...             # eight GPUs
 
-Reads   <data>/**/1_224p/00000001.jpg ...      frames; labels are not looked at
+Reads   <data>/**/1_224p/00000001.jpg ...      frames, no labels
         <features>/<match>/<half>_<features-name>.npy   teacher features, 1 a second: (seconds, D_t)
         --init                                 stage 1's last.pt; without it all weights are random
 Writes  <out>/last.pt, log.txt, curves.png     stage 3 starts from last.pt
@@ -80,7 +80,7 @@ def parse_args(argv=None):
 # ------------------------------------------------------------------ sampler
 @functools.lru_cache(maxsize=2)                           # a batch may lie in two epochs
 def epoch_order(seed, epoch, n_windows):
-    """The order in which an epoch shows its windows. Proved by test_windows."""
+    """The random order of an epoch's windows. Proved by test_windows."""
     return np.random.default_rng([seed, epoch]).permutation(n_windows)
 
 
@@ -358,7 +358,7 @@ def main(args):
         journal.note(step, lr, norm, args.batch * args.window,
                      {"loss": losses, "divergence": divergences})
         journal.save_if_due(step, cfg, saved)
-    journal.finish("last.pt is what stage 3 starts from (--init)")
+    journal.finish("last.pt: give it to stage 3 (--init)")
 
 
 if __name__ == "__main__":

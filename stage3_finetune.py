@@ -42,8 +42,8 @@ def parse_args(argv=None):
     add("--labels", default=lambda given: given.data,
         help="root of the labels, or a labels.csv; default: --data")
     add("--encoding", type=run.text_encoding, help=run.ENCODING_HELP)
-    add("--classes", help="file with a class per line; default: those of a stage-3 --init, else "
-        "SoccerNet's 17; unless most labels have other names: then those names")
+    add("--classes", help="file with a class per line; default: the classes of a stage-3 --init, "
+        "else SoccerNet's 17, or the labels' own names if most of them are others")
     run.add_init_flags(add, "the transformers: last.pt of stage 2 (or 1, or 3)")
 
     add = p.add_argument_group("windows, labels and view").add_argument
@@ -51,23 +51,25 @@ def parse_args(argv=None):
         help="T_l, tokens (seconds at 2 fps) per window; default: that of --init, else 64")
     add("--windows-per-half", type=number(2, 100_000),
         help="per epoch, the first and the last among them; default: 50 * 32 / --window (paper)")
-    add("--radius", type=number(0.0), default=0.5, help="seconds from an action to its frames")
+    add("--radius", type=number(0.0), default=0.5,
+        help="seconds: a frame is positive if an action is no farther away")
     add("--mask", type=number(0.0, 0.99), default=0.25,
         help="share of tokens masked in the second phase, alpha_2")
     add("--mixup", type=number(0.0), default=0.1, help="Beta(a, a), one per window; 0 = off")
     run.add_color_flag(add, 0.4, 0.4, 0.4, 0.0, note=" (0: cards keep their colour)")
 
     add = p.add_argument_group("two phases").add_argument
-    add("--head-epochs", type=number(0), default=30, help="first phase: the head alone")
+    add("--head-epochs", type=number(0), default=30, help="of the first phase: the head alone")
     add("--head-steps", type=number(0), default=0, help="steps, instead of --head-epochs; 0 = off")
-    add("--head-lr", type=number(0.0), help="as --lr, for the first phase; default: --lr")
+    add("--head-lr", type=number(0.0), help="peak rate of the first phase; default: --lr")
     add("--head-phase", choices=["head", "temporal"], default="head",
-        help="head: the frozen rest sees augmented frames (paper); temporal: the temporal "
-             "transformer learns too, on tokens computed once, plain and mirrored (ours, cheap)")
+        help="head: only the head learns, on augmented frames (paper); temporal: the temporal "
+             "transformer too, on tokens computed once, plain and mirrored (ours, cheap)")
     add("--prior", type=number(0.000001, 0.999999), default=0.5,
         help="score of every class before training; 0.5 = head bias 0 (official code); the share "
              "of positive tokens is a better start for few steps (ours)")
-    add("--epochs", type=number(0), help="second phase: everything; default: 20, ViSwin 10 (paper)")
+    add("--epochs", type=number(0),
+        help="of the second phase: everything learns; default: 20, ViSwin 10 (paper)")
     add("--steps", type=number(0), default=0, help="optimiser steps, instead of --epochs; 0 = off")
 
     add = p.add_argument_group("optimisation").add_argument
@@ -113,7 +115,7 @@ def epoch_windows(seed, epoch, n_frames, window_frames, per_half):
 
 
 def pick_windows(step, args, n_frames):
-    """The windows of a step: a function of (seed, step) alone. Epochs follow without a seam.
+    """The windows of a step: a function of (seed, step) alone. A batch may span two epochs.
     Proved by test_the_steps_walk_through_the_epochs."""
     length, per_half = CLIP_FRAMES * args.window, args.windows_per_half
     per_epoch = len(epoch_windows(args.seed, 0, n_frames, length, per_half))
@@ -163,10 +165,10 @@ def token_labels(labels, first_frame, n_tokens):
 
 
 def base_logits(truth):
-    """(K,): the log-odds of each class's share of positive tokens. The loss of always saying these
-    is logged as "base": training must beat it. truth: per half its frame_labels. A class
-    without events counts as half a token, and one that is everywhere lacks half a token: logits
-    stay finite. Proved by test_base_logits."""
+    """(K,): the log-odds of each class's share of positive tokens. The loss of predicting these
+    everywhere is logged as "base": training must beat it. truth: per half its frame_labels. A class
+    without events counts as half a token, and one with events everywhere as half a token less than
+    all: logits stay finite. Proved by test_base_logits."""
     tokens = np.concatenate([token_labels(labels, 0, len(labels) // CLIP_FRAMES)
                              for labels in truth])                    # (n, K)
     half_token = 0.5 / len(tokens)
@@ -191,8 +193,8 @@ def mixup(x, y, lam):
 
     BCE is linear in its labels: mixed labels give the mixed loss lam BCE(y1) + (1 - lam) BCE(y2).
     The batch is in random order, so that neighbours (0 with 1, 2 with 3, ...) are as good as a
-    permutation; run.micro_batches lets no pass and no process part a pair; the
-    last of an odd number stays as it is. Proved by test_mixup, test_accumulation_changes_nothing.
+    permutation; run.micro_batches keeps each pair in one pass and one process; the last of an odd
+    number stays unmixed. Proved by test_mixup, test_accumulation_changes_nothing.
     """
     other = torch.arange(len(x)) ^ 1                                  # 1, 0, 3, 2, ...
     other[other == len(x)] = len(x) - 1
@@ -347,7 +349,7 @@ def main(args):
             journal.validate(step, lambda: infer.validate(model, *valid, reader, process))
             model.train(not first_phase)                   # validating has left it in eval mode
         journal.save_if_due(step, cfg, {"model": model, "optimizer": optimizer})
-    journal.finish(f"{'best.pt' if valid else 'last.pt'} is what infer.py takes")
+    journal.finish(f"{'best.pt' if valid else 'last.pt'}: give it to infer.py (--checkpoint)")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """
-The pantry of the five scripts: what they take from the shelf and do not teach. Frames and labels on
-disk, image operations, kernels, the metric, the plumbing of a run.
+The pantry: what the five scripts import and do not explain. Frames and labels on disk, image
+operations, kernels, the metric, stop and resume.
 
-Nothing in this folder imports a file above it: a reader of `stage1_spatial.py` goes down into it or
-not, and never in circles. Here at its bottom stand what says that a package is missing, the one
-error that users see, the one way in which a file is written whole or not at all, and the lock of
-a folder that one process writes.
+Nothing in this folder imports a file above it, so a reader of `stage1_spatial.py` never goes in
+circles. This file has the check for missing packages, the error for users' mistakes (DataError),
+`write_file`, which writes a file whole or not at all, and the lock of a run's folder.
 """
 import contextlib
 import fcntl
@@ -20,11 +19,11 @@ __version__ = "0.1.0"                 # as in pyproject.toml
 
 
 def need(*packages):
-    """Ends the program with one line that names those of these packages that are not installed."""
+    """Ends the program with one line if packages are not installed; the line names them."""
     missing = [name for name in packages if not importlib.util.find_spec(name)]
     if missing and "comedian.check" not in sys.orig_argv:  # that one tells more
         print(f"error: {sys.executable}: has no {', '.join(missing)}; use the Python of .venv, "
-              "which `make demo` fills (source .venv/bin/activate), or pip install -r "
+              "which `make demo` sets up (source .venv/bin/activate), or pip install -r "
               "requirements.txt", file=sys.stderr)
         sys.exit(2)
 
@@ -33,7 +32,7 @@ need("numpy", "torch")                # all that `from comedian import ops` need
 
 
 def quiet_when_interrupted(kind, error, trace):
-    """Ctrl-C while torch and the like are imported ends a command without a word."""
+    """Ctrl-C during the imports ends a command without a traceback."""
     if kind is not KeyboardInterrupt:
         sys.__excepthook__(kind, error, trace)
 
@@ -50,7 +49,7 @@ def short(text):
 
 
 class DataError(ValueError):
-    """Something on disk or on the command line is not as it must be.
+    """A mistake in a file or on the command line.
 
     The message is one line for the user: FILE: what is wrong; what to do.
     """
@@ -62,11 +61,11 @@ class DataError(ValueError):
 def write_file(path, save):
     """Writes a file that appears whole or not at all. save(file) fills it; `file` is binary.
 
-    It is written beside its place, flushed to the disk and then renamed over what was there. So a
+    It is written under another name in the same folder, flushed to the disk and then renamed. So a
     full disk, a kill or a power cut at any moment leaves the old file as it was. Missing folders
-    are made. Raises DataError if the file cannot be written; nothing is left behind then. What a
-    killed process left beside `path` is removed by the next one that writes there. A link stays,
-    and what it points at is replaced; a device or a fifo (/dev/stdout) is written to as it is.
+    are made. Raises DataError if the file cannot be written, and removes what it has written. If a
+    process was killed, the next one that writes `path` removes its unfinished file. A link stays,
+    and its target is replaced; a device or a fifo (/dev/stdout) is written to directly.
     """
     given, path, host = path, Path(os.path.realpath(path)), os.uname().nodename
     unfinished = path.with_name(f".{path.name}.{host}.{os.getpid()}.unfinished")
@@ -106,7 +105,7 @@ def write_text(path, text):
 
 def lock(folder):
     """Locks the folder of a run for this process; returns the lock, a file descriptor. DataError if
-    another process has it. The lock of a process that ended, however it ended, is gone."""
+    another process has it. The lock ends with the process, however that ends."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -29,8 +29,8 @@ class Draws:
         self.torch_seed = ((seed * 1_000_003 + step) * batch + first) % 2 ** 63
 
     def seed_torch(self):
-        """Sets the state that torch's own random layers (drop path) draw from. Unlike the numbers
-        below, theirs depend on how the batch is split: each part has a seed of its own."""
+        """Seeds torch's random numbers, which drop path draws from. Unlike the numbers below, they
+        depend on how the batch is split: each part has a seed of its own."""
         torch.manual_seed(self.torch_seed)
 
     def uniform(self, low, high, *shape):
@@ -261,7 +261,7 @@ def hflip(x, draw, p):
 
 
 def normalize(x, per_frame=False):
-    """What the network eats: (x - 0.45) / 0.225 (official code, all channels), or, with
+    """The network's input: (x - 0.45) / 0.225 (official code, all channels), or, with
     per_frame, each channel of each frame to mean 0 and deviation 1 (ours; small
     networks learn much faster)."""
     if not per_frame:

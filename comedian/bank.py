@@ -1,6 +1,6 @@
 """
 The bank P of stage 2: teacher features on disk, as unit vectors in memory, and what is computed
-from them once and kept. The equations that read it stand in stage2_distill.py.
+from them once and stored. The equations are in stage2_distill.py.
 
     <features>/<league>/<season>/<match>/1_<name>.npy      of half 1: (seconds, D_t), 1 per second
                                                            (or as many as --features-fps says)
@@ -26,17 +26,18 @@ CHECKED_ROWS = 16                     # of a table are computed again when it is
 
 
 def add_flags(add):
-    """Where stage 2 finds its teacher's features."""
-    add("--features", help="root of the teacher features; default: --data")
+    """Adds the flags that say where stage 2 finds its teacher's features."""
+    add("--features", help="folder of the teacher features; default: --data")
     add("--features-name", type=file_name, default="pca_512_std_baidu_soccer_embeddings",
         help="reads <match>/<half>_NAME.npy, (rows, width)")
-    add("--features-fps", type=number(0.01, 1000.0), default=1.0, help="their rows per second")
+    add("--features-fps", type=number(0.01, 1000.0), default=1.0,
+        help="rows per second of these files")
 
 
 class Features(NamedTuple):
-    """The features of one half, in a .npy file. Rows are read when they are asked for, without a
-    memory map: SoccerNet has more halves than many systems let a process hold open, and if a file
-    is cut under a map, the system kills the process (SIGBUS) without a message."""
+    """The features of one half, in a .npy file. Rows are read when they are needed, without a
+    memory map: SoccerNet has more halves than files that many systems let a process open, and if a
+    mapped file is cut, the system kills the process (SIGBUS) without a message."""
     path: Path
     shape: tuple                      # (rows, D_t)
     dtype: np.dtype
@@ -62,7 +63,7 @@ class Features(NamedTuple):
         with np.errstate(over="ignore"):                  # too large becomes inf: refused below
             rows = torch.from_numpy(np.ascontiguousarray(rows, np.float32))
         if not rows.isfinite().all():
-            raise DataError(f"{self.path}: holds values that are not finite; extract this half's "
+            raise DataError(f"{self.path}: has values that are not finite; extract this half's "
                             "features again")
         return F.normalize(rows, dim=1)
 
@@ -75,28 +76,28 @@ def open_features(root, half, name, fps=1.0):
         shape, dtype, fortran_order, data_start = open_array(path)
     except FileNotFoundError:
         there = sorted({file.stem[2:] for file in path.parent.glob("[0-9]_*.npy")})     # NAME
-        raise DataError(f"{path}: no teacher features for this half; see --features and "
-                        "--features-name" + (f" (found there: {', '.join(there)})" if there else "")
-                        ) from None
+        raise DataError(f"{path}: no teacher features for this half; check --features and "
+                        "--features-name" + (f" (the folder has {', '.join(there)})" if there
+                                             else "")) from None
     if len(shape) != 2 or min(shape) < 1 or dtype.kind not in "fiu":
         raise DataError(f"{path}: features must be numbers of shape (seconds, width), got {shape} "
-                        f"of {dtype}; save them so")
+                        f"of {dtype}; save them in this shape")
     seconds = half.n_frames / half.fps
     if abs(shape[0] / fps - seconds) > FEATURE_SLACK_S:
         raise DataError(f"{path}: {shape[0]} rows for a half of {seconds:.0f} s, which is "
-                        f"{shape[0] / seconds:.3g} rows per second and not {fps:g}; give "
-                        "--features-fps the right rate, or extract this half's features again")
+                        f"{shape[0] / seconds:.3g} rows per second instead of {fps:g}; correct "
+                        "--features-fps, or extract this half's features again")
     return Features(path, shape, dtype, fortran_order, data_start, fps)
 
 
 def describe_features(features, halves):
-    """One line for the top of a run: how many features of which width, and how they fit the
-    frames. Raises DataError if they have not all the same width."""
+    """A line for the start of a run: number and width of the features, and how well they fit the
+    frames. DataError if their widths differ."""
     width = features[0].shape[1]
     for f in features:
         if f.shape[1] != width:
-            raise DataError(f"{f.path}: features of width {f.shape[1]}, those of "
-                            f"{features[0].path} have {width}; use one teacher for all halves")
+            raise DataError(f"{f.path}: features of width {f.shape[1]}, but {features[0].path} has "
+                            f"{width}; use one teacher for all halves")
     off_s = max(abs(f.shape[0] / f.fps - half.n_frames / half.fps)
                 for f, half in zip(features, halves, strict=True))
     return (f"data: bank of {sum(f.shape[0] for f in features):,} features x {width}, "
@@ -104,10 +105,9 @@ def describe_features(features, halves):
 
 
 def feature_rows(first_frame, n_tokens, half, n_features, align, fps=1.0):
-    """For each token of a window, the row of the half's features: that of the second (of time; of
-    the fps-th part of one) in which its clip's later frame ("middle") or earlier one ("first")
-    lies. Features may end up to FEATURE_SLACK_S before the frames: the last row then serves for the
-    rest. (L,) int64."""
+    """For each token of a window, the row of the half's features, (L,) int64: that of the second
+    (or the fps-th part of one) of its clip's later frame ("middle") or earlier one ("first").
+    Features may end up to FEATURE_SLACK_S before the frames: the last row is then used again."""
     frame = first_frame + CLIP_FRAMES * np.arange(n_tokens)           # first frame of each clip
     if align == "middle":
         frame = frame + CLIP_FRAMES // 2
@@ -156,7 +156,7 @@ def row_ids(bank, chunk=2048):
 
 def open_bank(root, name, fps, halves, process):
     """The Bank of the features of these halves, <root>/<match>/<half>_<name>.npy with `fps` rows a
-    second; says what was found. DataError for features that are missing or do not fit."""
+    second; prints what was found. DataError for features that are missing or do not fit."""
     features = [open_features(root, half, name, fps) for half in halves]
     print(describe_features(features, halves))
     return Bank(features, halves, process.device,
@@ -165,8 +165,8 @@ def open_bank(root, name, fps, halves, process):
 
 # ------------------------------------------------------------------ features that we write
 def per_second(tokens, half):
-    """(n_tokens, D) -> (seconds, D): row k is the token of second [k, k + 1), the one around its
-    middle if fps is not 2: the inverse of `feature_rows`."""
+    """(n_tokens, D) -> (seconds, D): row k is the token of second [k, k + 1) or, if fps is not 2,
+    the token at its middle. The inverse of `feature_rows`."""
     seconds = np.arange(n_seconds(len(tokens), half))
     return tokens[np.minimum((seconds + 0.5) / half.token_s, len(tokens) - 1).astype(np.int64)]
 
@@ -185,23 +185,23 @@ def side_by_side(tokens):
 
 
 def made_by(checkpoints, bf16):
-    """What says which networks made features: the files of their weights, and how they computed."""
+    """Identifies the networks that made features: the checksums of their checkpoints, and bf16."""
     sums = [sha256(path) for path in checkpoints]
     return {"checkpoint_sha256": sums[0] if len(sums) == 1 else sums, "bf16": bf16}
 
 
 def missing_features(out, name, made_by, halves, width):
     """The halves whose features <out>/<match>/<half>_<name>.npy are missing or not whole. made_by:
-    what says which network made them, a dict; it is kept in <out>/<name>.json. DataError if there
-    are features of this name that another network made."""
+    a dict that identifies the network; it is stored in <out>/<name>.json. DataError if another
+    network made features of this name."""
     record, paths = Path(out, f"{name}.json"), [
         Path(out, half.match, f"{half.number}_{name}.npy") for half in halves]
     if record.exists() and record.read_text(errors="replace") != json.dumps(made_by):
-        raise DataError(f"{record}: features of this name were made by another network or with "
-                        "other flags; choose another name for these")
+        raise DataError(f"{record}: another network or other flags made the features of this name; "
+                        "choose another name")
     if not record.exists() and any(path.exists() for path in paths):
-        raise DataError(f"{out}: features called {name} are there, not made by this command; "
-                        "choose another name for these")
+        raise DataError(f"{out}: features called {name} exist, but this command did not make them; "
+                        "choose another name")
 
     def is_whole(path, half):
         try:
@@ -211,7 +211,7 @@ def missing_features(out, name, made_by, halves, width):
 
     missing = [half for path, half in zip(paths, halves, strict=True) if not is_whole(path, half)]
     if len(missing) < len(halves):
-        print(f"features: {len(halves) - len(missing)} of {len(halves)} halves are there already")
+        print(f"features: {len(halves) - len(missing)} of {len(halves)} halves exist already")
     return missing
 
 
@@ -223,8 +223,8 @@ def write_features(out, name, made_by, half, rows):
 
 
 def write_missing(out, name, made_by, halves, width, encode, rank, ranks, barrier):
-    """Writes the features that are missing, this process its share of them, and says how to use
-    them. encode(halves) yields (half, rows (seconds, D))."""
+    """Writes this process's share of the missing features, and prints how to use them.
+    encode(halves) yields (half, rows (seconds, D))."""
     missing = missing_features(out, name, made_by, halves, width)
     barrier()                                              # all have looked before one writes
     mine = missing[rank::ranks]
@@ -237,8 +237,8 @@ def write_missing(out, name, made_by, halves, width, encode, rank, ranks, barrie
 
 # ------------------------------------------------------------------ what the bank alone gives
 class SoftTargets(NamedTuple):
-    """What stage 2's loss needs of the teacher alone, for n rows of the bank. The equations stand
-    in stage2_distill.py. On disk these are the columns of one table, (M, D_t + 2)."""
+    """What stage 2's loss needs that depends on the teacher alone, for n rows of the bank. The
+    equations are in stage2_distill.py. On disk these are the columns of a table, (M, D_t + 2)."""
     centroid: torch.Tensor            # (n, D_t): the mean of the other rows, weighted by Eq. 4
     entropy: torch.Tensor             # (n,): of these weights
     log_n: torch.Tensor               # (n,): log of how many rows are equal to this one
@@ -272,7 +272,7 @@ def load_or_make(path, bank, make):
     make(index) computes the table's rows for these rows of the bank, (n,) int64 ->
     (n, D_t + n_extra): the average that belongs to each, then what else is kept with it.
 
-    The file is made when it is missing, and made again, with a line that says why, when
+    The file is made if it is missing, and made again, with a line that names the reason, if
       - its shape or type differ
       - a value is not finite
       - an average is zero, or longer than a unit vector
@@ -281,9 +281,9 @@ def load_or_make(path, bank, make):
       - the checksum (SHA-256) that ends the file is not that of its values.
     """
     path = Path(path)
-    wrong = path.exists() and table_fault(path, bank, make)
+    wrong = path.exists() and find_fault(path, bank, make)
     if wrong:
-        print(f"data: {path}: {wrong}; it is made again")
+        print(f"data: {path}: {wrong}; computing it again")
     if wrong or not path.exists():
         width = make(torch.zeros(1, dtype=torch.int64)).shape[1]
 
@@ -304,13 +304,13 @@ def load_or_make(path, bank, make):
 
 
 def mapped(path, header):
-    """The table in a .npy file, memory-mapped. (np.load reads the header once more, and is more
-    particular: what it raises for a flipped byte is no DataError.)"""
+    """The table in a .npy file, memory-mapped. (np.load would parse the header again, and a flipped
+    byte would raise something else than a DataError.)"""
     return np.memmap(path, header.dtype, "r", header.data_start, header.shape)
 
 
-def table_fault(path, bank, make):
-    """Why a stored table is not believed, in words; None if it is."""
+def find_fault(path, bank, make):
+    """What is wrong with a stored table, as a text; None if nothing is."""
     try:
         header = open_array(path)
     except DataError:
@@ -325,20 +325,20 @@ def table_fault(path, bank, make):
         part = table[first:first + 65536]
         checksum.update(part)
         if not np.isfinite(part).all():
-            return "holds values that are not finite"
+            return "has values that are not finite"
         norm = np.linalg.norm(part[:, :width].astype(np.float64), axis=1)        # (65536,)
         if norm.min() == 0 or norm.max() > 1.01:                      # rounded, in bfloat16 perhaps
-            return "holds averages of unit vectors that are 0 or longer than 1"
+            return "has averages of unit vectors that are 0 or longer than 1"
     if not np.allclose(table[rows], again, rtol=1e-3, atol=1e-3):
         return "is of another bank, or damaged"
     with open(path, "rb") as file:
         file.seek(-32, 2)
         ending = file.read()
     if ending != checksum.digest():
-        return "is damaged: its checksum is another"
+        return "is damaged: its checksum is wrong"
     return None
 
 
 def fingerprint(ids):
-    """12 hexadecimal digits that tell one bank from another, by its `row_ids`."""
+    """12 hexadecimal digits that identify a bank, from its `row_ids`."""
     return hashlib.sha256(ids.cpu().numpy().tobytes()).hexdigest()[:12]

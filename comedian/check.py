@@ -1,10 +1,10 @@
 """
-Ten lines about this installation, which belong into every report of a bug.
+Prints ten lines about this installation; please paste them into a bug report.
 
     python -m comedian.check
 
-Each line stands alone: an error is the text of its line, and the others follow. Exit code
-0 if everything that the stages need is installed and works, else 1.
+A check that fails prints its error and the others follow. Exit code 0 if everything that the
+stages need is installed and works, else 1.
 """
 import os
 import platform
@@ -32,7 +32,8 @@ def packages():
         try:
             found.append(f"{name} {import_module(name).__version__}")
         except Exception as error:    # a broken package may raise whatever it likes
-            raise ImportError(f"no {name} ({error}); pip install -r requirements.txt") from error
+            raise ImportError(f"{name} is missing or broken ({error}); pip install -r "
+                              "requirements.txt") from error
     return ", ".join(found)
 
 
@@ -53,8 +54,8 @@ def kernels():
     if not (torch.equal(merged, reference.merge_windows(*windows))
             and torch.equal(ops.soft_nms(merged, length, 5.0),
                             reference.soft_nms(merged, length, 5.0))):
-        raise RuntimeError(f"they differ from their references; run: {ops.BUILD}")
-    return "built, and equal to their references on a small example"
+        raise RuntimeError(f"their results differ from reference.py; run: {ops.BUILD}")
+    return "built; same results as reference.py on a small example"
 
 
 def cpu():
@@ -81,7 +82,7 @@ def memory():
 
 
 def disk():
-    return f"{shutil.disk_usage('.').free / 2 ** 30:.1f} GB are free in {os.getcwd()}"
+    return f"{shutil.disk_usage('.').free / 2 ** 30:.1f} GB free in {os.getcwd()}"
 
 
 def main():

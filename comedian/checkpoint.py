@@ -1,14 +1,14 @@
 """
-Checkpoints: written whole, read with care. A checkpoint is a dict of tensors and plain values,
-readable with torch.load(weights_only=True):
+Writes and checks checkpoints. A checkpoint is a dict of tensors and plain values, which
+torch.load(weights_only=True) reads:
 
     model       the weights, {name: tensor}, names as in model.Comedian
     config      the fields of model.Config
     stage       1, 2 or 3: which parts have been trained
     step, args, log, optimizer, ...     what that stage needs to be resumed
 
-The networks are handed in (`models`, a name of each Config; `network`, which builds one from it):
-this file imports nothing above it. Others' weights become such a dict, too (public_weights.py).
+The networks are arguments (`models`: {name: Config}; `network`: builds one from a Config), so that
+this file imports nothing above it. Public weights become such a dict, too (public_weights.py).
 """
 import dataclasses
 import re
@@ -23,14 +23,14 @@ from comedian.soccernet import MAX_CLASSES
 
 
 def save_checkpoint(path, **content):
-    """Writes a checkpoint; a kill at any moment leaves a whole one. DataError if it cannot be."""
+    """Writes a checkpoint, whole or not at all. DataError if it cannot be written."""
     write_file(path, lambda file: torch.save(content, file))
 
 
 def load_checkpoint(path, models, network):
     """The dict that `save_checkpoint` wrote, on the CPU, its "config" a Config. Public weights
-    become such a dict, with "model", "config", "stage" and "source" ("comedian" or "image"); one
-    line says what they are. DataError for what is damaged, unknown or does not fit.
+    become such a dict, with "model", "config", "stage" and "source" ("comedian" or "image"), and
+    one line is printed about them. DataError for what is damaged, unknown or does not fit.
     """
     content = public_weights.read_file(path)
     if isinstance(content, dict) and {"model", "config", "stage"} <= set(content):
@@ -51,14 +51,14 @@ def load_checkpoint(path, models, network):
 
 def check_fit(weights, cfg, network, parts, path, what="weights"):
     """DataError unless the weights whose names begin with one of `parts` are those of `cfg`, name
-    by name. No memory is taken: a config may describe more than there is. what: the message's word
+    by name. It needs no memory: a config may describe more than there is. what: the message's word
     for the weights."""
     with torch.device("meta"):                            # names and shapes only
         own = network(cfg).state_dict()
     wrong = differences(own, weights, parts)
     if wrong:
-        raise DataError(f"{path}: {what} that do not fit {cfg.model}: {wrong}; use the version "
-                        "that wrote it, or other weights")
+        raise DataError(f"{path}: {what}, but they do not fit {cfg.model}: {wrong}; use the "
+                        "version that wrote them, or other weights")
 
 
 def from_public(weights, models, network, path):
@@ -74,13 +74,13 @@ def from_public(weights, models, network, path):
         raise DataError(f"{path}: {error}") from None
     cfg = config_from_shapes(renamed.weights, models)
     if cfg is None:
-        raise DataError(f"{path}: {renamed.what}, but of another width than ViT-T, ViT-S or "
-                        "Swin-T; only these can be loaded")
+        raise DataError(f"{path}: {renamed.what}, but not as wide as ViT-T, ViT-S or Swin-T; "
+                        "use weights of one of these")
     extra = [name for name in renamed.weights
              if renamed.source == "image" and not name.startswith("spatial.")]
     if extra:
-        raise DataError(f"{path}: {renamed.what}, but also {extra[0]}, which is none of an image "
-                        "network; use other weights")
+        raise DataError(f"{path}: {renamed.what}, but also {extra[0]}, which no image network "
+                        "has; use other weights")
     parts = ["spatial."] if renamed.source == "image" else [""]
     check_fit(renamed.weights, cfg, network, parts, path, renamed.what)
     print(f"weights: {path}: {renamed.what}, {cfg.model}"
@@ -116,9 +116,9 @@ LIMITS = {"image_size": (1, 4096), "patch_size": (1, 512), "embed_dim": (1, 8192
 
 
 def read_config(config, models, path):
-    """The Config that a checkpoint keeps as a dict. Fields that are newer than the checkpoint take
+    """The Config that a checkpoint stores as a dict. Fields that are newer than the checkpoint take
     the values of `models`, with which it was made. DataError for unknown fields and values that
-    make no network."""
+    fit no network."""
     if not isinstance(config, dict) or config.get("model") not in tuple(models):
         raise DataError(f"{path}: its config names no model of this version "
                         f"({', '.join(models)}); use the version that wrote it")
@@ -134,19 +134,19 @@ def read_config(config, models, path):
         if (not isinstance(values, (list, tuple)) or not 0 < len(values) <= 8
                 or not all(type(v) in ((int,) if whole else (int, float)) and low <= v <= high
                            for v in values)):
-            raise DataError(f"{path}: its config has {name} {reprlib.repr(config[name])}; wants "
+            raise DataError(f"{path}: its config has {name} {reprlib.repr(config[name])}; use "
                             f"numbers from {low} to {high}")
     classes = config["classes"]
     if (not isinstance(classes, (list, tuple)) or not 0 < len(classes) <= MAX_CLASSES
             or not all(is_text(name) for name in classes)
             or len(set(classes)) < len(classes)):
-        raise DataError(f"{path}: its config has no list of class names, each once; use the "
-                        "version that wrote it")
+        raise DataError(f"{path}: its config has no list of different class names; use the version "
+                        "that wrote it")
     for name in ("depth", "num_heads", "classes"):        # a list, where others wrote the file
         config[name] = tuple(config[name])
     cfg = dataclasses.replace(models[config["model"]], **config)
     if not is_buildable(cfg):
-        raise DataError(f"{path}: its config makes no network (image {cfg.image_size}, patch "
+        raise DataError(f"{path}: its config fits no network (image {cfg.image_size}, patch "
                         f"{cfg.patch_size}, width {cfg.embed_dim}, depth {cfg.depth}, heads "
                         f"{cfg.num_heads}, {reprlib.repr(cfg.spatial)}); use the version that "
                         "wrote it")
@@ -154,7 +154,7 @@ def read_config(config, models, path):
 
 
 def is_buildable(cfg):
-    """Whether the numbers of a Config divide each other as the modules of model.py need it."""
+    """Whether the numbers of a Config divide each other as the modules of model.py require."""
     widths = [cfg.embed_dim * 2 ** i for i in range(len(cfg.depth))]
     patches = 1 if cfg.spatial == "vit" else 7 * 2 ** (len(cfg.depth) - 1)     # a side is n times
     return (cfg.spatial in ("vit", "swin") and type(cfg.normalize_per_frame) is bool
@@ -170,8 +170,8 @@ def check_weights(weights, path):
     if not isinstance(weights, dict) or not weights or not all(
             isinstance(name, str) and isinstance(value, torch.Tensor)
             for name, value in weights.items()):
-        raise DataError(f"{path}: not a checkpoint of this project's stages, nor public weights: "
-                        "it holds other things than tensors with names")
+        raise DataError(f"{path}: neither a checkpoint of this project nor public weights: not a "
+                        "dict {name: tensor}; save the weights as one")
     for name, value in weights.items():
         check_tensor(value, name, path)
 
@@ -186,10 +186,10 @@ def check_tensor(value, name, path):
     if (value.layout != torch.strided or value.is_nested or value.device.type != "cpu"
             or value.dtype not in DTYPES
             or value.numel() * value.itemsize > value.untyped_storage().nbytes()):
-        raise DataError(f"{path}: {name} is no plain dense tensor; save plain weights")
+        raise DataError(f"{path}: {name} is no plain dense tensor; save it as one")
     if value.is_floating_point() and not value.isfinite().all():
-        raise DataError(f"{path}: {name} holds values that are not finite; these weights are "
-                        "spoilt, take an earlier checkpoint")
+        raise DataError(f"{path}: {name} has values that are not finite; use an earlier "
+                        "checkpoint")
 
 
 def trained_parts(checkpoint):
@@ -229,8 +229,8 @@ def load_parts(model, checkpoint, parts, path):
 # ------------------------------------------------------------------ start, resume
 def start_from(model, init, path, temporal_init, stage):
     """Copies into a new network what the stages before `stage` have trained, from the checkpoint
-    `init` at `path` (--init; None: all its weights stay random), and says so. A temporal
-    transformer that is not there starts as a copy of the spatial blocks ("copy", a ViT's alone) or
+    `init` at `path` (--init; None: all its weights stay random), and prints it. A temporal
+    transformer that is missing starts as a copy of the spatial blocks ("copy", only for a ViT) or
     at random. Returns the network."""
     if init:
         parts = trained_parts(init)[:stage - 1]
@@ -246,12 +246,12 @@ def start_from(model, init, path, temporal_init, stage):
 
 def restore(parts, state, path):
     """Restores modules, optimizer and queue from a checkpoint. parts: {section: a module, an AdamW
-    or a tensor}. DataError for one that is missing, or not of the same names and shapes."""
+    or a tensor}. DataError if one is missing or its names or shapes differ."""
     for section, part in parts.items():
         given = state.get(section)
         if given is None:
-            raise DataError(f"{path}: holds no {section}, and so cannot be resumed; use the "
-                            "version that wrote it, or start anew in another --out")
+            raise DataError(f"{path}: has no {section} and cannot be resumed; use the version that "
+                            "wrote it, or start again in another --out")
         if isinstance(part, torch.optim.Optimizer):
             restore_optimizer(part, given, path)
             continue
@@ -260,23 +260,23 @@ def restore(parts, state, path):
         check_weights(given, path)
         wrong = differences(own, given)
         if wrong:
-            raise DataError(f"{path}: its {section} is of another run: {wrong}; resume with the "
-                            "same flags and data, or start anew in another --out")
+            raise DataError(f"{path}: its {section} does not fit this run: {wrong}; resume with "
+                            "the same flags and data, or start again in another --out")
         with torch.no_grad():
             for name, value in own.items():
                 value.copy_(given[name])
 
 
 def restore_optimizer(optimizer, given, path):
-    """AdamW's moments and step of every parameter. Its rates are those of the flags."""
+    """Restores AdamW's moments and step of every parameter. Learning rates come from the flags."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     states = given.get("state") if isinstance(given, dict) else None
     if not isinstance(states, dict):
-        raise DataError(f"{path}: its optimizer holds no state; start anew in another --out")
+        raise DataError(f"{path}: its optimizer has no state; start again in another --out")
     for index, moments in states.items():
         if type(index) is not int or not 0 <= index < len(parameters):
-            raise DataError(f"{path}: its optimizer has parameters that this run has not; resume "
-                            "with the same flags")
+            raise DataError(f"{path}: its optimizer has more parameters than this run; resume with "
+                            "the same flags")
         shape = parameters[index].shape
         wanted = {"step": (), "exp_avg": shape, "exp_avg_sq": shape}
         check_weights(moments, path)
@@ -285,11 +285,11 @@ def restore_optimizer(optimizer, given, path):
             raise DataError(f"{path}: its optimizer does not fit parameter {index} of shape "
                             f"{tuple(shape)}; resume with the same flags")
         if moments["step"] < 1 or (moments["exp_avg_sq"] < 0).any():
-            raise DataError(f"{path}: its optimizer holds a negative square or step; take an "
-                            "earlier checkpoint")
+            raise DataError(f"{path}: its optimizer has a negative square or step; use an earlier "
+                            "checkpoint")
     # The mask token has no state if nothing was masked.
     if sum(p.requires_grad for p in parameters) - len(states) > 1:
         raise DataError(f"{path}: its optimizer has the state of {len(states)} of "
-                        f"{len(parameters)} parameters; start anew in another --out")
+                        f"{len(parameters)} parameters; start again in another --out")
     optimizer.load_state_dict({"state": states,
                                "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,5 +1,5 @@
 """
-The command line of all scripts: flags, and mistakes told in one line.
+The command line of all scripts: flags, and one line for an error.
 
 Torch takes more than a second to import, so this file does without. A command that needs it only to
 compute imports it there, and answers --help and a mistake at once.
@@ -29,8 +29,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 class Parser(argparse.ArgumentParser):
     """Takes the first paragraph of a script's docstring as its description and the second, the
-    commands, as examples. A default that is a function takes the options that were given, and its
-    flag's help says what it returns. A mistake on the command line is one line and exit code 2."""
+    commands, as examples. A default may be a function of the given options; the flag's help then
+    describes its value. A mistake on the command line is one line and exit code 2."""
 
     def __init__(self, docstring=None, **more):
         if docstring:
@@ -45,14 +45,14 @@ class Parser(argparse.ArgumentParser):
             self.add_argument("--version", action="version", version=f"comedian {__version__}")
 
     def error(self, message):
-        say_error(f"{message} (--help lists the flags)")
+        print_error(f"{message} (--help lists the flags)")
         sys.exit(2)
 
     def parse_args(self, args=None, namespace=None):
         args = super().parse_args(args, namespace)
         for name, value in vars(args).items():             # "" would be taken for this very folder
             if value == "" or (isinstance(value, list) and "" in value):
-                self.error(f"argument --{name.replace('_', '-')}: wants something, got ''")
+                self.error(f"argument --{name.replace('_', '-')}: needs a value, got ''")
         for action in self._actions:
             if callable(action.default) and getattr(args, action.dest) is action.default:
                 setattr(args, action.dest, action.default(args))
@@ -60,8 +60,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def number(low, high=None):
-    """For argparse: a number within [low, high], whole if `low` is; else a one-line refusal. Where
-    a number sets how much memory is taken, `high` is what a large machine has room for."""
+    """For argparse: a number within [low, high], whole if `low` is; else a one-line error. If a
+    number decides how much memory is needed, `high` is what a large machine has."""
     kind = type(low)
     if high is None:                                      # nobody wants more
         high = 10 ** 9 if kind is int else 1e6
@@ -73,7 +73,7 @@ def number(low, high=None):
             value = math.nan
         if not low <= value <= high:
             what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"wants {what} from {low} to {high}, "
+            raise argparse.ArgumentTypeError(f"must be {what} from {low} to {high}, "
                                              f"got {text[:40]!r}")
         return value
 
@@ -81,35 +81,35 @@ def number(low, high=None):
 
 
 def file_name(text):
-    """For argparse: what becomes a part of a file's name and leads into no other folder."""
+    """For argparse: a text that can be part of a file's name and names no other folder."""
     if not text.strip(". ") or re.search(r"[/\\\0-\x1f\x7f]", text):
-        raise argparse.ArgumentTypeError(f"wants a name without /, \\ and control "
+        raise argparse.ArgumentTypeError(f"must be a name without /, \\ and control "
                                          f"characters, got {text[:40]!r}")
     return text
 
 
-ENCODING_HELP = ("of a table of labels that is neither UTF-8 nor UTF-16, by its name in Python: "
-                 "cp1252 is Excel's plain CSV in western Europe")
+ENCODING_HELP = ("encoding of a table of labels that is neither UTF-8 nor UTF-16, as Python names "
+                 "it: cp1252 is Excel's plain CSV in western Europe")
 
 
 def text_encoding(name):
-    """For argparse: an encoding of text that Python knows, else a one-line refusal."""
+    """For argparse: a text encoding that Python knows, else a one-line error."""
     try:
         "a".encode(name)
     except (LookupError, ValueError):
-        raise argparse.ArgumentTypeError(f"wants an encoding of text, such as cp1252, got "
+        raise argparse.ArgumentTypeError(f"must be a text encoding, such as cp1252, got "
                                          f"{name[:40]!r}") from None
     return name
 
 
 def device_name(name):
-    """For argparse: `name` if torch can compute there, else a one-line refusal."""
+    """For argparse: `name` if torch can compute there, else a one-line error."""
     if name == "cpu":                                     # it always can; no need to ask torch
         return name
     import torch
     try:
         if torch.device(name).type not in ("cpu", "cuda"):
-            raise RuntimeError("only cpu and cuda are known to work")
+            raise RuntimeError("give cpu or cuda")
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:       # no such device; torch without CUDA
         raise argparse.ArgumentTypeError(f"torch cannot use {name!r} here "
@@ -122,49 +122,50 @@ def device_name(name):
 GONE = "gloo/transport|by peer|Broken pipe|remote process exited"
 
 
-def run_as_command(main, args, stopped="stopped before there was anything to save"):
+def run_as_command(main, args, stopped="stopped before anything was saved"):
     """Runs main(args). Errors that the user can mend become one line and exit code 2.
-    `stopped` is what to say after a Ctrl-C that main does not handle."""
+    `stopped` is the message after a Ctrl-C that main does not handle."""
     open_streams()
     try:
         main(args)
-        sys.stdout.flush()                                # a full disk behind > is told of here
+        sys.stdout.flush()                                # a full disk behind > raises here
     except KeyboardInterrupt:
-        say_error(stopped)
+        print_error(stopped)
         sys.exit(130)
     except DataError as error:
-        say_error(error)
+        print_error(error)
         sys.exit(2)
     except OSError as error:
         place = error.filename if error.filename is not None else "standard output"
-        say_error(f"{place}: cannot be read or written ({error.strerror or error}); check that it "
-                  "is there, its rights, and the room on its disk")
+        print_error(f"{place}: cannot be read or written ({error.strerror or error}); check the "
+                    "path, its permissions and the free space on its disk")
         sys.exit(2)
     except ImportError as error:      # kernels that are not built, say: ops.py says what to run
-        say_error(error)
+        print_error(error)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         if re.search(GONE, str(error)):
             has_checkpoint = hasattr(args, "resume") and Path(args.out, "last.pt").exists()
-            say_error("another process of this run has ended, killed or with a line of its own; "
-                      + ("go on with --resume" if has_checkpoint else "start the run again"))
+            print_error(
+                "another process of this run has ended, killed or with its own error line; "
+                + ("continue with --resume" if has_checkpoint else "start the run again"))
             sys.exit(2)
         if "can't start new thread" in str(error):
-            say_error("the system allows no more threads; lower --workers or --jobs, or see ulimit "
-                      "-u")
+            print_error("the system allows no more threads; lower --workers or --jobs, or see "
+                        "ulimit -u")
             sys.exit(2)
         if not (isinstance(error, MemoryError) or "can't allocate memory" in str(error)
                 or type(error).__name__ == "OutOfMemoryError"):          # torch's, for a GPU
             raise
-        say_error(f"out of memory on {getattr(args, 'device', 'this machine')}; "
-                  f"{less_memory(args)}")
+        print_error(f"out of memory on {getattr(args, 'device', 'this machine')}; "
+                    f"{less_memory(args)}")
         sys.exit(2)
 
 
 @contextlib.contextmanager
 def stoppable(describe):
-    """Ctrl-C, SIGTERM and SIGHUP within it end the process, in the line that describe() gives. One
-    that the caller has ignored (nohup does so with SIGHUP) stays ignored."""
+    """Ctrl-C, SIGTERM and SIGHUP end the process while the block runs; describe() returns its last
+    line. A signal that the caller ignores (nohup ignores SIGHUP) stays ignored."""
     def interrupt(number, _):
         raise KeyboardInterrupt(number)
 
@@ -174,7 +175,7 @@ def stoppable(describe):
     try:
         yield
     except KeyboardInterrupt as interruption:
-        say_error(describe())
+        print_error(describe())
         sys.exit(128 + (interruption.args or (signal.SIGINT,))[0])
     finally:
         for number, handler in before.items():
@@ -182,8 +183,8 @@ def stoppable(describe):
 
 
 def open_streams():
-    """Streams that the caller closed lead nowhere, so that no file of ours takes their place; and
-    names that a stream cannot show are escaped."""
+    """Opens /dev/null for streams that the caller closed, so that no other file gets their number;
+    a stream escapes characters that it cannot show."""
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
@@ -197,9 +198,9 @@ def open_streams():
             stream.reconfigure(errors="backslashreplace")
 
 
-def say_error(message):
-    """One line on stderr. A stream that cannot be written to leads nowhere from here on: the
-    process ends with its own exit code, and Python says nothing more of it."""
+def print_error(message):
+    """Prints one line on stderr. A stream that cannot be written is replaced by /dev/null: the
+    process ends with its own exit code, and Python prints no further error."""
     for name, text in (("stdout", ""), ("stderr", f"error: {' '.join(str(message).split())}\n")):
         stream = getattr(sys, name)
         try:
@@ -212,7 +213,7 @@ def say_error(message):
 def less_memory(args):
     """What to lower after an out-of-memory error, and to what."""
     if not hasattr(args, "batch"):                        # evaluate, report
-        return "close other programs, or take fewer matches at a time"
+        return "close other programs, or give fewer matches at a time"
     if not hasattr(args, "accumulate"):                   # infer.py
         return f"try --batch {max(1, args.batch // 2)}"
     own = args.batch // launcher()["WORLD_SIZE"]          # samples of one process
@@ -229,23 +230,23 @@ def less_memory(args):
 
 # ------------------------------------------------------------------ torchrun
 def launcher():
-    """What torchrun tells each of its processes, {name: number}; alone, a WORLD_SIZE of 1.
-    DataError for half of it, or for what are no numbers."""
-    told = {"WORLD_SIZE": 1}
+    """torchrun's environment variables, {name: number}; without torchrun a WORLD_SIZE of 1.
+    DataError if some are missing or no numbers."""
+    env = {"WORLD_SIZE": 1}
     names = {"WORLD_SIZE": (1, 65536), "RANK": (0, 65535), "LOCAL_RANK": (0, 255),
              "MASTER_PORT": (1, 65535)}
     for name, (low, high) in names.items():
         text = os.environ.get(name, "1" if name == "WORLD_SIZE" else None)
-        if told["WORLD_SIZE"] == 1 and name != "WORLD_SIZE":
+        if env["WORLD_SIZE"] == 1 and name != "WORLD_SIZE":
             break
         try:
-            told[name] = number(low, high)(text or "")
+            env[name] = number(low, high)(text or "")
         except argparse.ArgumentTypeError as error:
-            raise DataError(f"{name}: as an environment variable it {error} beside WORLD_SIZE="
-                            f"{told['WORLD_SIZE']}; start with torchrun, or unset WORLD_SIZE"
+            raise DataError(f"{name}: this environment variable {error} (WORLD_SIZE is "
+                            f"{env['WORLD_SIZE']}); start with torchrun, or unset WORLD_SIZE"
                             ) from None
-    if told["WORLD_SIZE"] > 1 and ("MASTER_ADDR" not in os.environ
-                                   or told["RANK"] >= told["WORLD_SIZE"]):
-        raise DataError(f"WORLD_SIZE={told['WORLD_SIZE']} is set, but not MASTER_ADDR and a RANK "
-                        "below it; start with torchrun, or unset WORLD_SIZE")
-    return told
+    if env["WORLD_SIZE"] > 1 and ("MASTER_ADDR" not in os.environ
+                                  or env["RANK"] >= env["WORLD_SIZE"]):
+        raise DataError(f"WORLD_SIZE={env['WORLD_SIZE']} is set, but MASTER_ADDR or a RANK below "
+                        "it is missing; start with torchrun, or unset WORLD_SIZE")
+    return env

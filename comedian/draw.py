@@ -1,6 +1,6 @@
 """
-Pictures: our style; the curves of a run, from its log.txt; the timeline of a half, what was spotted
-beside what happened there.
+Draws the curves of a run, from its log.txt, and the timeline of a half: what was spotted and what
+happened.
 """
 import collections
 import contextlib
@@ -29,8 +29,8 @@ ROW, FLAG = 0.65, 0.8                           # height of a score of 1 and of 
 
 @contextlib.contextmanager
 def picture(path, width_in, height_in):
-    """A new figure in our style, written to `path` at the end of the block. The name's ending says
-    the format (png, svg, pdf); DataError if there is no such one."""
+    """A new figure in this project's style, written to `path` at the end of the block. The name's
+    ending decides the format (png, svg, pdf); DataError for other endings."""
     import matplotlib                             # here, as it takes a while: not for --help
     from matplotlib.figure import Figure          # no pyplot: no window, no figure left open
     from matplotlib.text import Text
@@ -39,8 +39,7 @@ def picture(path, width_in, height_in):
         formats = figure.canvas.get_supported_filetypes()
         kind = Path(path).suffix.lower().removeprefix(".")
         if kind not in formats:
-            raise DataError(f"{path}: no format for pictures is called {kind!r}; name it .png, "
-                            ".svg or .pdf")
+            raise DataError(f"{path}: {kind!r} is no picture format; name it .png, .svg or .pdf")
         yield figure
         for text in figure.findobj(Text):                 # names that are not UTF-8
             text.set_text(text.get_text().encode(errors="backslashreplace").decode())
@@ -49,7 +48,7 @@ def picture(path, width_in, height_in):
 
 # ------------------------------------------------------------------ curves
 class Log(NamedTuple):
-    """What the log.txt of one stage says."""
+    """The numbers in the log.txt of one stage."""
     stage: int
     total: int                        # steps that the run was to take
     loss: np.ndarray                  # (n, 3): step, mean loss since the line before, learning rate
@@ -71,8 +70,8 @@ def read_log(folder):
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); curves wants the folders "
-                             "that the stages wrote, their --out") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give curves the --out folders "
+                        "of stages") from None
     losses, valid, last = {}, {}, None
     for line in text.splitlines():
         if found := STEP.match(line):
@@ -150,8 +149,8 @@ def curves(folders, path, together=False):
     logs = [read_log(folder) for folder in folders]
     stages = sorted({log.stage for log in logs})
     if together and len(stages) > 1:
-        raise DataError(f"{folders[0]}: --together wants runs of one stage, these are of stages "
-                        f"{' and '.join(map(str, stages))}; leave it out")
+        raise DataError(f"{folders[0]}: --together needs runs of one stage, these are of stages "
+                        f"{' and '.join(map(str, stages))}; leave --together out")
     (overlay if together else panels)(path, logs, names)
 
 

@@ -1,6 +1,6 @@
 """
 Scores spotted actions against the truth: SoccerNet's Average-mAP, to the official evaluator's last
-digit. And searches the post-processing that lies between window scores and detections. No network.
+digit. It also searches the settings that turn window scores into detections. No network is needed.
 
     python -m comedian.evaluate --predictions runs/test --labels data/test              # the table
     python -m comedian.evaluate --predictions spots.zip --labels data/test --chance --json all.json
@@ -9,7 +9,7 @@ digit. And searches the post-processing that lies between window scores and dete
 
 Reads   Labels-v2.json and results_spotting.json, one of each per match, below a folder or in a zip
         (or labels and predictions of many matches in one file each, of other programs: labels.py);
-        with --sweep the scores.npz that infer.py leaves per match.
+        with --sweep the scores.npz that infer.py writes per match.
 Writes  a table to the screen; --json, every number under the official names (the sweep: every
         setting); --plot, the curves of Fig. 5.
 
@@ -17,10 +17,10 @@ The metric in short. A detection may match a true event of its class and half if
 delta / 2 apart: a delta of 1 s is +-0.5 s. Precision and recall at 200 thresholds on the confidence
 give an 11-point average precision (AP), its mean over classes is mAP, and the Average-mAP is the
 area under mAP over delta = 1, 2, .. 5 s (tight: t-AmAP, the paper's) or 5, 10, .. 60 s (loose).
-ops.average_map computes AP; here is what the official program does with times before it and with
-means after it, quirks included.
+ops.average_map computes AP; this file converts times before it and averages after it, exactly as
+the official program does.
 
-Torch, the kernels and tqdm are imported where they are used: --help should not wait for them.
+Torch, the kernels and tqdm are imported where they are used, so that --help answers at once.
 """
 import functools
 import itertools
@@ -54,8 +54,8 @@ STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228
 
 
 def token_ms(token, token_s, start_s=0.0):
-    """Where an action of token k is reported, ms from the start of the video, whole: at the mean
-    time of the token's two frames, start_s + token_s * (k + 1/4). token, token_s (n,) or scalars.
+    """The time of an action of token k, in whole ms from the start of the video: the mean time of
+    the token's two frames, start_s + token_s * (k + 1/4). token, token_s (n,) or scalars.
 
     Labels are assigned by the times of the frames: at 2 fps and a radius of 0.5 s token k is
     positive if the event lies in [k - 0.5, k + 1] s, whose middle is k + 1/4.
@@ -65,10 +65,10 @@ def token_ms(token, token_s, start_s=0.0):
 
 # ------------------------------------------------------------------ the metric
 def time_rows(position_ms, framerate, name):
-    """Times (n,) in ms -> rows (n,) int64 of a half at `framerate`, as officially.
+    """Times (n,) in ms -> rows (n,) int64 of a half at `framerate`, as in the official evaluator.
 
     Truncated towards 0; later than 120 minutes is the last row; a negative row counts from the end,
-    as numpy's indices do. Raises DataError, naming `name`, beyond that, where the official crashes.
+    as numpy's indices do. DataError, naming `name`, beyond that, where the official one crashes.
     """
     rows = HALF_S * framerate
     frame = np.trunc(framerate * (position_ms / 1000))     # in this order: 1160 ms at 25 fps is 28
@@ -82,7 +82,7 @@ def end_to_end(matches, framerate, what):
     """{match: columns half, label, position_ms, value} -> one tensor per column over all matches.
 
     Half h = 1, 2 of the g-th match becomes 2 g + h - 1; positions become frames; other halves are
-    left out, as officially.
+    left out, as in the official evaluator.
     """
     import torch
     half, label, frame, value = [], [], [], []
@@ -144,11 +144,11 @@ def score(labels, predictions, classes, framerate=FRAMERATE):
 
 
 def events_of(labels, predictions, classes, framerate):
-    """The arguments of ops.average_map for `score`."""
+    """The arguments of ops.average_map for `score`. DataError for missing predictions."""
     missing = [match for match in labels if match not in predictions]
     if missing:
-        raise DataError(f"no predictions for {len(missing)} of {len(labels)} matches, "
-                             f"{missing[0]!r} for one")
+        raise DataError(f"no predictions for {len(missing)} of {len(labels)} matches, for example "
+                        f"{missing[0]!r}; spot them, or leave out their labels")
     import torch
     pred = end_to_end({match: predictions[match] for match in labels}, framerate, "predictions")
     return (*pred, *label_columns(labels, framerate), 2 * len(labels), len(classes),
@@ -161,7 +161,7 @@ def resample(labels, predictions, classes, n_resamples, seed=0, framerate=FRAMER
     among them, gives, to the bit; and "with_events", `mean_with_events` of that list.
     """
     if len(labels) < 2:
-        raise DataError("--bootstrap and --against resample matches: they need two or more")
+        raise DataError("--bootstrap and --against resample matches; give two matches or more")
     import torch
 
     from comedian import ops
@@ -199,7 +199,7 @@ def percentiles(n_matches):
     """Which two percentiles of resamples of so many matches make a 95 % interval.
 
     The 2.5th and the 97.5th are too narrow for few matches. Hesterberg ("What teachers should know
-    about the bootstrap", 2015) moves them outwards as Student's t and n - 1 would have it: for 12
+    about the bootstrap", 2015) moves them outwards by Student's t and n - 1 instead of n: for 12
     matches to the 1.1th and the 98.9th. benchmarks/bootstrap.py --coverage counts how often the
     truth lies within. Proved by test_the_interval_is_as_wide_as_students.
     """
@@ -214,20 +214,20 @@ def interval(runs, n_matches):
 
 
 def difference(one, other):
-    """One result less another, number by number."""
+    """One result minus another, number by number."""
     return combine([one, other], lambda values, axis: values[0] - values[1])
 
 
 def chance(labels, predictions, classes, framerate=FRAMERATE, max_shifts=10):
-    """What these predictions reach on matches they were not made for, in the form of `score`.
+    """The result of `score` if every match gets another match's predictions: the chance level.
 
-    Shift s scores the predictions of the s-th match after each one: as many detections, as
-    confident and as spread, but knowing nothing of it. The mean over shifts 1, 2, .. max_shifts.
+    Shift s scores the predictions of the s-th match after each one: as many detections, with the
+    same confidences, but unrelated to the match. The mean over shifts 1, 2, .. max_shifts.
     """
     matches = list(labels)
     if len(matches) < 2:
-        raise DataError("--chance scores predictions against another match's labels: "
-                             "it needs two matches or more")
+        raise DataError("--chance scores predictions against another match's labels; give two "
+                        "matches or more")
     shifted = (zip(matches, matches[shift:] + matches[:shift], strict=True)
                for shift in range(1, min(max_shifts, len(matches) - 1) + 1))
     return combine([score(labels, {match: predictions[other] for match, other in pairs}, classes,
@@ -238,10 +238,10 @@ def frame_map(labels, predictions, classes, tolerances, fps):
     """AP (T, K) at tolerances in frames, as E2E-Spot, T-DEED and AdaSpot define it: NaN for a class
     without labels. Their mAP is the mean over the others.
 
-    Predictions in the order of their confidence, over all matches; each takes the nearest label
-    that is free, of its class and half, at most `tolerance` frames away, the earlier of two. AP is
-    the mean over all labels of the highest precision at that recall or more; a label that nobody
-    takes counts 0. (Labels at one frame are one to be taken, but all of them count.)
+    Predictions in the order of their confidence, over all matches; each is matched to the nearest
+    free label of its class and half, at most `tolerance` frames away, the earlier of two. AP is the
+    mean over all labels of the highest precision at that recall or more; a label without a match
+    counts 0. (Several labels at one frame can be matched only once, but all of them count.)
 
     fps: {match: frames per second on which positions become frames}. Proved by test_frame_map.
     """
@@ -289,9 +289,9 @@ def mean_with_events(result, count, seen=""):
 
 
 def table(results, labels, classes, by_chance=None, ends=None):
-    """The results of `score` (and of `chance`, beside them) for people: a row per class, in %, and
-    below them what the columns mean. What says nothing is left out. ends: of `interval`, below each
-    number."""
+    """The results of `score` (and of `chance`, beside them) as a text: a row per class, in %, and
+    below them what the columns mean. Empty rows and columns are left out. ends: of `interval`,
+    below each number."""
     count = count_events(labels, len(classes))                            # (visible / not, K)
     columns = [("t-AmAP", "tight", ""),
                *((f"+-{s / 2:g} s", f"at{s}", "") for s in METRICS["tight"]),
@@ -429,16 +429,17 @@ def run_sweep(args):
     files = same_names(find_labels(args.labels, encoding=args.encoding), stored.matches)
     unlabelled = [match for match in stored.matches if match not in files]
     if unlabelled:
-        raise DataError(f"{args.labels}: no {LABELS} for {unlabelled[0]!r} "
-                        f"({len(unlabelled)} of {len(stored.matches)} matches with scores)")
+        raise DataError(f"{args.labels}: no {LABELS} for {unlabelled[0]!r} ({len(unlabelled)} of "
+                        f"{len(stored.matches)} matches with scores); give --labels the folder "
+                        "that has them")
     import torch
 
     from comedian import ops
     events = {match: read_labels(files[match], stored.classes) for match in stored.matches}
     spans = spans_of({match: Path(args.scores, match, PREDICTIONS) for match in stored.matches})
-    _, told = unreachable(events, spans, stored.classes, args.labels)
-    if told:
-        print(f"warning: {told}")
+    _, lost = unreachable(events, spans, stored.classes, args.labels)
+    if lost:
+        print(f"warning: {lost}")
     truth, windows_s = label_columns(events), args.windows
     merges, ignored_s = (MERGES[:1], (0,)) if stored.merged else (MERGES, args.ignored)
     overall, per_class = sweep(stored, truth, merges, ignored_s, windows_s)
@@ -456,8 +457,8 @@ def run_sweep(args):
     ones = stored._replace(windows=(torch.ones_like(stored.windows[0]), *stored.windows[1:]))
     for span in ignored_s:
         if not merge(ones, span, "max").all():
-            print(f"From {span:g} s ignored on, these windows leave seconds uncovered: "
-                  "nothing is spotted there.")
+            print(f"If {span:g} s or more are ignored, some seconds are in no window: nothing is "
+                  "spotted there.")
             break
     if args.per_class:
         n = int(overall.max((0, 1, 3)).argmax())
@@ -470,7 +471,7 @@ def run_sweep(args):
               f"t-AmAP {100 * together:.2f} %")
         for name, seconds, value in zip(stored.classes, window_s, alone, strict=True):
             print(f"{name:{max(map(len, stored.classes))}} {seconds:3g} s {100 * value:6.1f} %")
-    print("Chosen on these very matches: the numbers to report are those of other matches.")
+    print("These settings were chosen on these matches: report numbers of other matches.")
     warn_unknown_labels([files[match] for match in stored.matches], "annotations", stored.classes)
 
     if args.json:
@@ -505,17 +506,17 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
     elif missing:
         raise DataError(
             f"{predictions}: no {PREDICTIONS} for {names} ({len(missing)} of "
-            f"{len(label_files)} labelled matches; it has {next(iter(found))!r}, for one): "
-            "give --labels the folder that was predicted, or see --only-predicted")
+            f"{len(label_files)} labelled matches; it has {next(iter(found))!r}, for example); "
+            "give --labels the labels of these matches, or add --only-predicted")
     classes = (classes or soccernet.classes_of_results(found[match] for match in label_files)
                or soccernet.classes_of(label_files.values()))
     truth = {match: read_labels(path, classes) for match, path in label_files.items()}
     counted = {match: [event for event in events if event.half in (1, 2)]
                for match, events in truth.items()}
-    _, told = unreachable(counted, spans_of({match: found[match] for match in truth}), classes,
+    _, lost = unreachable(counted, spans_of({match: found[match] for match in truth}), classes,
                           labels if is_asked else None)
-    if told:
-        print(f"warning: {told}; they count as missed, as in the official evaluator")
+    if lost:
+        print(f"warning: {lost}; they count as missed, as in the official evaluator")
     spotted = {match: soccernet.read_predictions(found[match], classes) for match in label_files}
     others = read_others(against, truth, classes) if against else {}
     results = score(truth, spotted, classes, framerate)
@@ -525,7 +526,7 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
         rates = {match: fps or getattr(label_files[match], "fps", None)
                  or getattr(found[match], "fps", None) for match in truth}
         if None in rates.values():
-            raise DataError(f"{predictions}: does not say its frame rate, nor do the labels; give "
+            raise DataError(f"{predictions}: neither it nor the labels have a frame rate; give "
                             "--fps, the rate of the frames that --at-frames counts")
         by_frame = dict(zip(at_frames, frame_map(truth, spotted, classes, at_frames, rates)
                             .tolist(), strict=True))
@@ -534,11 +535,11 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
     print(table(results, truth, classes, by_chance, ends))
     for tolerance, ap in by_frame.items():
         there = [one for one in ap if one == one] or [0.0]
-        print(f"mAP at {tolerance} frames, as E2E-Spot has it: {100 * sum(there) / len(there):.2f}")
+        print(f"mAP at {tolerance} frames, as in E2E-Spot: {100 * sum(there) / len(there):.2f}")
     if against:
         compared = compare(against, others, truth, classes, results, runs, seed, framerate)
     if not any(truth.values()):
-        print(f"No event in {labels} is of these classes; name others with --classes FILE.")
+        print(f"No event in {labels} has one of these classes; give others with --classes FILE.")
     warn_unknown_labels(label_files.values(), "annotations", classes)
     warn_unknown_labels([found[match] for match in label_files], "predictions", classes)
     if only_predicted and missing and matches is None:
@@ -583,15 +584,15 @@ def compare(against, others, truth, classes, results, runs, seed, framerate):
         truth, others, classes, len(runs), seed, framerate), strict=True)]
     above = np.mean([run["tight"]["a_mAP"] > 0 for run in apart])
     ends = interval(apart, len(truth))
-    print(f"\nHow much more that is than {against} has, in points; the t-AmAP is higher in "
-          f"{100 * above:.1f} % of the resamples:\n" + table(less, truth, classes, ends=ends))
+    print(f"\nDifference to {against}, in points; the t-AmAP is higher in {100 * above:.1f} % of "
+          "the resamples:\n" + table(less, truth, classes, ends=ends))
     return {"difference": less, "interval": ends}
 
 
 def spans_of(files):
-    """For soccernet.unreachable, of results {match: path}: what scores.npz beside them covers, and
-    a token more, for frames that made none; else the halves of which they say that they had a
-    video, to the end of the official half."""
+    """The spans that results {match: path} cover, for soccernet.unreachable: those of the
+    scores.npz beside them, and a token more, for frames that made none; else the halves whose
+    videos they name, to the end of the official half."""
     spans = {}
     for match, path in files.items():
         try:
@@ -606,8 +607,8 @@ def spans_of(files):
 
 
 def check_writable(path, *endings):
-    """DataError if no file can be written at `path`: before hours of work, not after. A file that
-    is there is replaced only if its name says that it is of the same kind, one of `endings`."""
+    """DataError if no file can be written at `path`: before hours of work, not after. An existing
+    file may be replaced only if its name ends in one of `endings`."""
     path = Path(path)
     if not path.parent.is_dir():
         raise DataError(f"{path}: its folder does not exist; make it, or name another")
@@ -615,8 +616,8 @@ def check_writable(path, *endings):
         raise DataError(f"{path}: cannot be written; name another file")
     of_this_kind = path.suffix.lower() in endings and path.name not in (LABELS, PREDICTIONS)
     if endings and path.exists() and not of_this_kind:
-        raise DataError(f"{path}: is there, and would be lost; name a new file, or one that ends "
-                        f"in {' or '.join(endings)}")
+        raise DataError(f"{path}: exists and would be lost; name a new file, or one that ends in "
+                        f"{' or '.join(endings)}")
 
 
 def write_json(path, content):
@@ -632,23 +633,23 @@ def parse_args(argv=None):
         ".json with the labels of many")
     add("--encoding", type=text_encoding, help=command.ENCODING_HELP)
     add("--classes", metavar="FILE",
-        help="a class per line; default: those that the results say, as infer.py's do, else the 17 "
-             "of SoccerNet-v2, or the labels' own if most are others (unused by --sweep)")
+        help="a class per line; default: the classes in the results (infer.py stores them), else "
+             "SoccerNet-v2's 17, or the labels' own if most are others (not used by --sweep)")
     add("--only-predicted", action="store_true",
-        help="leave out labelled matches without predictions, not an error then")
+        help="leave out labelled matches without predictions; without it they are an error")
     add("--chance", action="store_true",
         help="also score the predictions against other matches' labels")
     add("--framerate", type=number(1, 1000), default=FRAMERATE,
         help="rows per second on which times are compared: the official 2, or 25 for ball actions")
     add("--at-frames", type=number(0, 1000), nargs="+", metavar="FRAMES", default=[],
-        help="also mAP at so many frames, as E2E-Spot and T-DEED have it")
-    add("--fps", type=number(0.1, 1000.0), help="of the frames that --at-frames counts, where "
-        "the files do not say it")
+        help="also mAP at these tolerances in frames, as in E2E-Spot and T-DEED")
+    add("--fps", type=number(0.1, 1000.0), help="rate of the frames that --at-frames counts, if "
+        "the files do not contain it")
     add("--bootstrap", type=number(0, 100_000), metavar="N", default=0,
         help="an interval for each number, from N resamples of the matches; 1000 are enough")
-    add("--against", metavar="OTHER", help="other predictions of the same matches: how they "
-        "differ, over the same resamples (1000 unless --bootstrap says else)")
-    add("--seed", type=number(0), default=0, help="of the resamples")
+    add("--against", metavar="OTHER", help="compare with other predictions of the same matches, "
+        "over the same resamples (1000, or --bootstrap)")
+    add("--seed", type=number(0), default=0, help="seed of the resamples")
     add("--json", metavar="FILE", help="write every number here")
 
     add = p.add_argument_group("the sweep").add_argument
@@ -658,14 +659,15 @@ def parse_args(argv=None):
     add("--ignored", type=number(0.0), nargs="+", metavar="SECONDS",
         default=[0, 2, 4, 6, 8, 10, 12, 14, 16], help="ignored at each edge of a window (Tab. 12)")
     add("--windows", type=number(0.0), nargs="+", metavar="SECONDS",
-        default=[2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 14, 15, 17, 20], help="of the NMS (Fig. 5)")
+        default=[2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 14, 15, 17, 20],
+        help="windows of the NMS (Fig. 5)")
     add("--per-class", action="store_true", help="also choose an NMS window for each class")
     add("--plot", metavar="FILE", help="draw the curves of Fig. 5 here")
     args = p.parse_args(argv)
     if args.sweep and not args.scores:
         p.error("--sweep needs --scores, the folder that infer.py wrote")
     if not args.sweep and not args.predictions:
-        p.error("--predictions is missing: what is there to score? (or --sweep with --scores)")
+        p.error("give --predictions, or --sweep with --scores")
     return args
 
 

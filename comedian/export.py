@@ -27,7 +27,7 @@ LATEST_MS = 10 ** 10                          # four months into a video: nothin
 
 
 class Action(NamedTuple):
-    """One spotted action."""
+    """A spotted action."""
     half: int
     position_ms: int                          # from the start of the half's video
     label: str
@@ -35,17 +35,18 @@ class Action(NamedTuple):
 
 
 def read_results(path, classes=None):
-    """(Detections, classes, about) of a results_spotting.json, of any program, to be shown: what a
-    picture, a page or a table cannot hold is a DataError, though the metric takes it. Classes, if
-    not given, are those that the results say, else the labels in it; about is {} in others'."""
+    """(Detections, classes, about) of a results_spotting.json of any program, for a picture, a page
+    or a table. DataError for values that these cannot show, even if the metric accepts them.
+    Classes, if not given, are those stored in the results, else the labels in it; about is {} for
+    other programs."""
     soccernet.read_predictions(path, ())                   # a DataError for what is none
     names = soccernet.count_names([path], "predictions")
     about = soccernet.about_results(path)
     classes = classes or tuple(about.get("classes") or sorted(map(str, names)))
     found = soccernet.read_predictions(path, classes)
     if n_lost := names.total() - len(found.half):
-        print(f"warning: {path}: {n_lost} of {names.total()} actions are left out: of a half other "
-              f"than 1 and 2, or of none of the {len(classes)} classes")
+        print(f"warning: {path}: {n_lost} of {names.total()} actions are left out: their half is "
+              f"neither 1 nor 2, or their class is none of the {len(classes)}")
     try:
         for name in names:            # half a surrogate pair is no text either
             if not isinstance(name, str) or re.search("[\ud800-\udfff]", name):
@@ -111,11 +112,11 @@ def check_table(path, match, actions):
         try:
             found = labels.read_many(file.name) if rows else {}
         except DataError as error:
-            raise DataError(f"{path}: the table of {match!r} would not be read back: "
+            raise DataError(f"{path}: the table of {match!r} could not be read again: "
                             + str(error).removeprefix(f"{file.name}: ")) from None
     if {name: listed.rows for name, listed in found.items()} != ({match: rows} if rows else {}):
-        raise DataError(f"{path}: the table of {match!r} would be read back as of another match; "
-                        "call its folder otherwise")
+        raise DataError(f"{path}: the table of {match!r} would be read as another match's; rename "
+                        "its folder")
 
 
 def one_line(label):

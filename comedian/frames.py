@@ -5,10 +5,10 @@ Layout (SoccerNet's own; any depth of folders above a match):
 
     <root>/<league>/<season>/<match>/1_224p/00000001.jpg  frames of half 1, 2 per second
 
-A folder of images is a half; the folder that holds it is a match. `1/000000.jpg` (with
-`fps.txt` beside the images) and `half1/frame0.jpg` are read as well: frames sort by number, and
-the first number is whatever it is. Other files that lie in the folder of a match (labels: see
-soccernet.py; teacher features: see bank.py) do not disturb. Letters as in model.py.
+A folder of images is a half; the folder above it is a match. `1/000000.jpg` (with `fps.txt` beside
+the images) and `half1/frame0.jpg` are read as well: frames sort by number, which may start
+anywhere. Other files in the folder of a match (labels: see soccernet.py; teacher features: see
+bank.py) are ignored here. Letters as in model.py.
 """
 import collections
 import concurrent.futures
@@ -72,8 +72,8 @@ def walk(root):
     (`._*`, `__MACOSX`) are left out.
     """
     def unreadable(error):             # not one match too few without a word
-        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); mend its rights, or "
-                        "move it elsewhere")
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); change its "
+                        "permissions, or move it elsewhere")
 
     visited = set()
     for folder, below, files in os.walk(root, followlinks=True, onerror=unreadable):
@@ -87,7 +87,7 @@ def walk(root):
 
 
 def describe_content(folder):
-    """"; runs/ holds a.mp4, b/ and 12 more": the end of a message that lacks a file in runs/."""
+    """"; runs/ holds a.mp4, b/ and 12 more": the end of a message about a file missing in runs/."""
     folder = Path(folder)
     if not folder.is_dir():
         return ""
@@ -103,14 +103,14 @@ def natural(name):
 
 
 def find_halves(root, split=None):
-    """All halves below `root`, sorted by match and number; with `split` those of its games alone.
+    """All halves below `root`, sorted by match and number; with `split` only those of its games.
 
     Raises DataError if there are none, if frames are missing in the middle of a half, or if two
     folders claim to be the same half.
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; --data wants the folder above your frame folders"
+        raise DataError(f"{root}: no such folder; give --data the folder above your frame folders"
                         f"{describe_content(root.parent)}")
     folders, odd = collections.defaultdict(list), None     # match -> [(folder, images)]
     for folder, _, files in walk(root):
@@ -124,9 +124,9 @@ def find_halves(root, split=None):
         raise DataError(f"{odd}: the name of a frame must end in its number, as frame1.jpg does; "
                         "rename the frames")
     if not folders:
-        raise DataError(f"{root}: no folder of .jpg or .png frames below it; python -m "
-                        "comedian.prepare frames makes them from videos; docs/soccernet.md has the "
-                        f"layouts that are read{describe_content(root)}")
+        raise DataError(f"{root}: no folder of .jpg or .png frames below it; make frames from "
+                        "videos with python -m comedian.prepare frames, or see the layouts in "
+                        f"docs/soccernet.md{describe_content(root)}")
     halves = []
     for match, videos in sorted(folders.items()):
         videos.sort(key=lambda video: natural(video[0].name))
@@ -148,7 +148,7 @@ def frame_folder(match, number, folder, images):
     have = set(numbers)
     if not numbers[-1] - numbers[0] + 1 == len(numbers) == len(have):
         hole = next((i for i in range(numbers[0], numbers[-1]) if i not in have), numbers[0])
-        raise DataError(f"{folder}: frame number {hole} is missing or there twice "
+        raise DataError(f"{folder}: frame number {hole} is missing or exists twice "
                         f"({len(numbers)} images, numbers {numbers[0]} to {numbers[-1]}); "
                         "extract this half's frames again")
     sample = images[0]
@@ -167,13 +167,14 @@ def read_rate(path):
     except ValueError:
         fps = 0.0
     if not 0.01 <= fps <= 1000:
-        raise DataError(f"{path}: wants the frames per second, one number from 0.01 to 1000, got "
-                        f"{text[:40]!r}; correct it")
+        raise DataError(f"{path}: has {text[:40]!r}; write the frames per second, one number from "
+                        "0.01 to 1000")
     return fps
 
 
 def of_length(halves, n_tokens, what):
-    """Halves with at least `n_tokens` tokens; says how many are too short, refuses if all are."""
+    """Halves with at least `n_tokens` tokens; prints how many are too short. DataError if all are.
+    """
     long = [half for half in halves if half.n_tokens >= n_tokens]
     if not long:
         raise DataError(f"{halves[0].folder}: no half is as long as {what} ({n_tokens} tokens; the "
@@ -186,8 +187,8 @@ def of_length(halves, n_tokens, what):
 
 
 def describe(halves, root, image_size=None):
-    """One line for the top of a run: what was found below `root`; and another if the frames are
-    much larger than the `image_size` pixels of each side that the network sees."""
+    """The first line of a run: what was found below `root`; and a hint if the frames are much
+    larger than the network's image, `image_size` pixels on each side."""
     rates = sorted({half.fps for half in halves})
     rates = f"{rates[0]:g} fps" if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g} fps"
     hours = sum(half.n_frames / half.fps for half in halves) / 3600
@@ -196,18 +197,18 @@ def describe(halves, root, image_size=None):
     if image_size:
         height, width, _ = read_frame(halves[0].path(0)).shape
         if height * width > LARGE * image_size ** 2:
-            large = (f"\nhint: frames of {width}x{height} pixels, of which the network sees "
-                     f"{image_size}x{image_size}: most of the time would go into reading them; "
-                     "python -m comedian.prepare frames writes smaller ones")
+            large = (f"\nhint: the frames have {width}x{height} pixels, the network's image has "
+                     f"{image_size}x{image_size}: reading them would take most of the time; "
+                     "python -m comedian.prepare frames --size writes smaller ones")
     return (f"data: {root}: {len({half.match for half in halves})} matches, {len(halves)} halves, "
             f"{sum(half.n_frames for half in halves):,} frames at {rates} ({hours:.1f} h), "
             f"like {Path(halves[0].path(0)).relative_to(root)}"
             + (f"; halves {', '.join(map(str, extra))} are spotted and trained on, but SoccerNet's "
-               "metric counts halves 1 and 2 alone" if extra else "") + large)
+               "metric counts only halves 1 and 2" if extra else "") + large)
 
 
 def open_halves(root, split=None, image_size=None):
-    """What `find_halves` finds, and `describe` says of it."""
+    """The halves that `find_halves` finds; prints the line of `describe`."""
     halves = find_halves(root, split)
     print(describe(halves, root, image_size))
     return halves
@@ -230,8 +231,8 @@ def read_games(names):
             games += formats.read_lines(path, "a list of games")
         except DataError:
             known = ", ".join(sorted(known.stem for known in SPLITS.glob("*.txt")))
-            raise DataError(f"{names}: neither a readable text file with a game per line, nor "
-                            f"names of lists joined by + ({known}); give one of these") from None
+            raise DataError(f"{names}: neither a text file with a game per line nor names of lists "
+                            f"joined by + ({known}); give one of these") from None
     if not games:
         raise DataError(f"{names}: an empty list of games; give one with a game per line")
     return games
@@ -241,10 +242,10 @@ def in_split(items, names, root, complete=False):
     """Those of `items`, halves or matches below `root`, that belong to the games of `names` (see
     `read_games`), in their order. Prints how many of these games there are.
 
-    Games go by the last three parts of their path (a shorter line by all of its), so that
-    <root>/test/<league>/... and <root>/<league>/... are the same to it, and some peers' _ for a
-    space, and however accents are stored. DataError if none is there, or if one is missing and
-    `complete` is wanted.
+    Games are compared by the last three parts of their path (a shorter line by all of its parts),
+    so <root>/test/<league>/... and <root>/<league>/... are the same game. A space equals _, and the
+    encoding of accents does not matter. DataError if none is found, or with `complete` if one is
+    missing.
     """
     def key(path, n_parts):
         return tuple(unicodedata.normalize("NFC", part.replace(" ", "_"))
@@ -274,8 +275,8 @@ MAX_BYTES = 2 ** 28                   # read of one file: more than so many pixe
 
 
 def opencv():
-    """The module cv2, imported when the first image is read: to find frames needs none. DataError
-    where it cannot be imported: its wheel needs libGL, which servers often lack."""
+    """The module cv2, imported when the first image is read. DataError if it cannot be imported:
+    its wheel needs libGL, which servers often lack."""
     try:
         import cv2
     except ImportError as error:
@@ -303,7 +304,7 @@ def read_frame(path):
     if not pixels:                                         # OpenCV would read other formats, too
         raise DataError(f"{path}: empty or not an image, JPEG or PNG; {mend}")
     if pixels > MAX_PIXELS:
-        raise DataError(f"{path}: its header promises more than {MAX_PIXELS:,} pixels; {mend}")
+        raise DataError(f"{path}: its header claims more than {MAX_PIXELS:,} pixels; {mend}")
     cv2 = opencv()
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)

@@ -7,15 +7,14 @@ average precision.
     half, cls, token, score = ops.detections(kept, length)             # (M,) each
     ap = ops.average_map(half, cls, token, score.double(), *labels, H, K, delta_frames)  # (3, D, K)
 
-What each computes, in letters and units that are the same here, is written in reference.py: a few
-lines of Python of the same name. The fast kernels in csrc/ return the same bits. Proved by
-test_from_windows_to_precision.
+reference.py defines each in a few lines of Python, under the same name, with the same letters and
+units. The fast kernels in csrc/ return the same bits. Proved by test_from_windows_to_precision.
 
 All tensors are on the CPU. If the first is on the meta device, so is the result, and nothing is
-computed. A wrong argument raises ValueError, or TypeError where a tensor is expected and something
-else comes, or what torch raises (for an edge of 1.5, say). No operator has a gradient, so a tensor
-that requires one is refused. This file can be imported before the kernels are built. Then each of
-them raises ImportError, in one line that says what to run.
+computed. A wrong argument raises ValueError, or TypeError if it should be a tensor, or torch's own
+error (for an edge of 1.5, say). No operator has a gradient, so a tensor that requires one raises
+ValueError. This file can be imported before the kernels are built. Then each operator raises
+ImportError, with a line that says what to run.
 """
 import hashlib
 from collections.abc import Sequence
@@ -34,8 +33,8 @@ CSRC = Path(__file__).resolve().parent.parent / "csrc"
 
 
 def load_kernels():
-    """Imports the extension, which registers torch.ops.comedian. Returns what is wrong with it and
-    what to run, in a line; "" if it is built from csrc/ as it is, for this Python and torch."""
+    """Imports the extension, which registers torch.ops.comedian. Returns "" if it was built from
+    this csrc/, for this Python and torch; else a line: what is wrong and what to run."""
     try:
         from comedian._C import source_hash as built_from
     except ModuleNotFoundError:
@@ -54,14 +53,14 @@ BUILD_ERROR, kernels = load_kernels(), torch.ops.comedian
 
 
 def require_build():
-    """ImportError if the kernels cannot be used. For whoever works for long before the first."""
+    """ImportError if the kernels cannot be used: called at the start of a long run."""
     if BUILD_ERROR:
         raise ImportError(BUILD_ERROR)
 
 
 def require_tensors(operator, **arguments):
-    """Refuses what is no tensor, lies on the wrong device or requires a gradient. (Types, shapes
-    and values are for csrc/bindings.cpp to check.)"""
+    """Raises TypeError for an argument that is no tensor, ValueError for one on the wrong device or
+    with a gradient. (csrc/bindings.cpp checks types, shapes and values.)"""
     require_build()
     (first, leader), *_ = arguments.items()
     for name, x in arguments.items():
@@ -187,40 +186,40 @@ def resampled_map(
 
 
 # ----- shapes without data, for torch.compile and torch.export ----------------------------------
-def shapes_of(operator):
-    """Registers a function as what knows an operator's shapes, if there is an operator."""
+def register_shapes(operator):
+    """Registers a function that computes an operator's output shapes, if the operator is built."""
     return (lambda fake: fake) if BUILD_ERROR else torch.library.register_fake(operator)
 
 
-@shapes_of("comedian::merge_windows")
+@register_shapes("comedian::merge_windows")
 def _(scores, start, half, length, edge, mean):
     return scores.new_empty(torch.library.get_ctx().new_dynamic_size(), scores.shape[2])
 
 
-@shapes_of("comedian::soft_nms")
+@register_shapes("comedian::soft_nms")
 def _(scores, length, window, threshold, min_weight):
     return scores.new_empty(scores.shape)
 
 
-@shapes_of("comedian::hard_nms")
+@register_shapes("comedian::hard_nms")
 def _(scores, length, window, threshold, local):
     return scores.new_empty(scores.shape)
 
 
-@shapes_of("comedian::detections")
+@register_shapes("comedian::detections")
 def _(kept, length):
     n_found = torch.library.get_ctx().new_dynamic_size()
     half, cls, token = (kept.new_empty(n_found, dtype=torch.int64) for _ in range(3))
     return half, cls, token, kept.new_empty(n_found)
 
 
-@shapes_of("comedian::average_map")
+@register_shapes("comedian::average_map")
 def _(pred_half, pred_class, pred_frame, pred_score,
       gt_half, gt_class, gt_frame, gt_visible, n_halves, n_classes, delta_frames):
     return pred_half.new_empty(3, delta_frames.shape[0], n_classes, dtype=torch.float64)
 
 
-@shapes_of("comedian::resampled_map")
+@register_shapes("comedian::resampled_map")
 def _(pred_half, pred_class, pred_frame, pred_score, gt_half, gt_class, gt_frame, gt_visible,
       n_halves, n_classes, delta_frames, match_halves, picks):
     return pred_half.new_empty(picks.shape[0], 3, delta_frames.shape[0], n_classes,

@@ -9,10 +9,10 @@ Prepares what the stages read from disk: frames, narrow features, a teacher's fe
 `frames` turns every video into a folder of JPEGs, two per second: video.py.
 `pca` writes <half>_<out-name>.npy beside every <half>_<name>.npy, in the basis that it fits and
 saves as <out-name>.npz, or in that of --basis. After an interruption it continues half by half.
-`features` makes a teacher of any image network: backbone.py. (Of a network that was trained here:
-infer.py --features NAME.) Letters and terms: docs/method.md.
+`features` writes the features of any image network, as a teacher: backbone.py. (Those of a network
+that was trained here: infer.py --features NAME.) Letters and terms: docs/method.md.
 
-A command imports FFmpeg or torch only when it needs them: --help and a wrong path need not wait.
+A command imports FFmpeg or torch only when it needs them, so that --help answers at once.
 """
 import argparse
 import concurrent.futures
@@ -46,9 +46,9 @@ class Job(NamedTuple):
 
 
 def find_jobs(root, out, fps, size):
-    """A list of Jobs per match below `root`. Frames go to <out>/<folder of the file>/1_224p, as
-    frames.find_halves reads them; a video that is not named by its half is half 1 of a match of its
-    own, <out>/<folder of the file>/<its name>/1_224p.
+    """A list of Jobs per match below `root`. Frames go to <out>/<folder of the file>/1_224p, where
+    frames.find_halves finds them; a video whose name contains no half is half 1 of its own match,
+    <out>/<folder of the file>/<its name>/1_224p.
     """
     from comedian import video
     base, jobs, sources = Path(root), [], {}
@@ -68,20 +68,20 @@ def find_jobs(root, out, fps, size):
 
 
 def description(job, n_frames):
-    """What a folder of frames keeps in its made.json: what they were made from, and how."""
+    """The content of a frame folder's made.json: the source of the frames and the settings."""
     return {"video_bytes": os.path.getsize(job.path), "fps": job.fps, "size": list(job.size),
             "frames": n_frames}
 
 
 def read_made(job):
-    """What a folder of frames keeps of how it was made; {} if another program made it."""
+    """The content of a frame folder's made.json; {} if another program made the frames."""
     path = job.folder / "made.json"
-    made = formats.read_json(path, "a note of this command") if path.exists() else {}
+    made = formats.read_json(path, "a made.json of this command") if path.exists() else {}
     return made if isinstance(made, dict) else {}
 
 
 def is_done(job):
-    """Whether the frames are there already. DataError if they are others than these, or fewer."""
+    """Whether the frames exist already. DataError if some are missing or the settings differ."""
     if not job.folder.exists():
         return False
     images = sorted(job.folder.glob("*.jpg"))
@@ -104,13 +104,13 @@ def is_done(job):
 def write_half(job, advance):
     """Extracts one half into a folder that appears when it is whole. Returns how many frames.
 
-    advance(seconds) hears after every frame how much further it is, and may raise to stop.
+    advance(seconds) is called after every frame, with the time that it adds, and may raise to stop.
     """
     from comedian import video
     cv2, made = opencv(), {}
 
     def note(text):
-        if "is cut off" in text:                           # kept, and told at the end of every run
+        if "is cut off" in text:                           # stored, and printed by every run
             made["cut_off"] = text.removeprefix(f"{job.path}: ")
         else:
             video.print_note(text)
@@ -140,7 +140,7 @@ def extract(args):
     """`python -m comedian.prepare frames`: every video below args.videos.
 
     Raises DataError at the end if some could not be read, and at once if nothing can be written or
-    another process writes there. Ctrl-C, SIGTERM and SIGHUP are a line and a code of their own.
+    another process writes there. Ctrl-C, SIGTERM and SIGHUP end it with a line and an exit code.
     """
     def stopped():
         done = sum(job.folder.exists() for job in jobs)
@@ -163,7 +163,7 @@ def extract(args):
 
 
 def extract_all(args, jobs, n_matches):
-    """The Jobs that are not done yet, args.jobs at a time. In threads, one per half: FFmpeg decodes
+    """Runs the Jobs that are not done yet, args.jobs at a time, each in a thread: FFmpeg decodes
     and OpenCV compresses, and both free Python's lock."""
     from comedian import video
     from tqdm import tqdm
@@ -217,7 +217,7 @@ def extract_all(args, jobs, n_matches):
     if len(jobs) == len(broken) == 1:
         raise DataError(broken[0])
     for message in broken:
-        command.say_error(message)
+        command.print_error(message)
     if broken:
         raise DataError(f"{len(broken)} of {len(jobs)} halves could not be read, the others are "
                         "done; repair or remove them and run the same command again")
@@ -240,7 +240,7 @@ class FeatureFile(NamedTuple):
 
 
 class Basis(NamedTuple):
-    """What turns rows x (r, D) into (x - mean) / scale @ components.T (r, width). Float64."""
+    """Turns rows x (r, D) into (x - mean) / scale @ components.T (r, width). Float64."""
     mean: np.ndarray                  # (D,)
     scale: np.ndarray                 # (D,): standard deviations, or ones
     components: np.ndarray            # (width, D): orthonormal rows
@@ -271,15 +271,15 @@ def open_rows(file):
 
 
 def map_rows(file):
-    """The rows (seconds, D), memory-mapped. It holds a file open as long as it lives: a system may
-    allow 1,024 at a time, and SoccerNet has 1,100 halves."""
+    """The rows (seconds, D), memory-mapped. A map keeps its file open: a system may allow 1,024
+    open files, and SoccerNet has 1,100 halves."""
     header = open_rows(file)
     return np.memmap(file.path, header.dtype, "r", header.data_start, header.shape,
                      "F" if header.fortran_order else "C")
 
 
 def blocks(file):
-    """The rows in turn, (ROWS or fewer, D) float64. DataError for what has no finite square."""
+    """Yields the rows in blocks, (ROWS or fewer, D) float64. DataError if a square overflows."""
     import torch
     rows = map_rows(file)
     for start in range(0, len(rows), ROWS):
@@ -326,28 +326,29 @@ def fit_basis(files, width, standardize, device):
     components = components * largest.sign()
     return Basis(*(value.cpu().numpy() for value in (
         shift + total / n, scale, components, variance[-width:].flip(0), total_variance)),
-        sources=np.array(names_of(files)))
+        sources=np.array(source_names(files)))
 
 
-def names_of(files):
-    """How a Basis calls the files it was fitted on."""
+def source_names(files):
+    """The names under which a Basis lists the files it was fitted on."""
     return [f"{file.match}/{file.path.name}" for file in files]
 
 
 def check_basis(path, basis, sources, standardize):
-    """DataError if a basis that lies where this call would keep its own was fitted otherwise."""
+    """DataError if the basis at `path`, of an earlier call, was fitted otherwise than this call
+    would fit it."""
     others = sorted(set(basis.sources.tolist()) ^ set(sources))
     if others:
         raise DataError(f"{path}: was fitted on other files ({len(others)} differ, for example "
-                        f"{others[0]}); reduce with it by --basis {path}, or fit a new one with "
-                        "another --out-name")
+                        f"{others[0]}); add --basis {path} to use it, or another --out-name to fit "
+                        "a new one")
     if standardize != bool((basis.scale != 1).any()):
         raise DataError(f"{path}: was fitted with{'out' * standardize} --standardize; choose "
                         "another --out-name, or remove it")
 
 
 def read_basis(path):
-    """The Basis that an earlier call kept; DataError if it is none, or not what such a one is."""
+    """The Basis that an earlier call saved; DataError if the file is missing or damaged."""
     what = "a basis of this command"
     if not path.exists():
         raise DataError(f"{path}: no such basis; leave out --basis to fit one")
@@ -387,8 +388,8 @@ def pca(args):
     D = shapes[files[0]][1]
     for file, (_, own) in shapes.items():
         if own != D:
-            raise DataError(f"{file.path}: {own} wide, but {files[0].path} is {D}; "
-                            "one --name for features of one kind")
+            raise DataError(f"{file.path}: {own} wide, but {files[0].path} is {D}; give features "
+                            "of each width a --name of their own")
     matches, numbers = (sorted({file[i] for file in files}) for i in (0, 1))
     print(f"data: {root}: {len(matches)} matches, {len(files)} halves, "
           f"{sum(n for n, _ in shapes.values()):,} rows of {D:,}")
@@ -406,12 +407,12 @@ def pca(args):
         basis = read_basis(path)
         print(f"pca: {path}: fitted before, on {len(basis.sources)} halves")
         if not args.basis:
-            check_basis(path, basis, names_of(used), args.standardize)
+            check_basis(path, basis, source_names(used), args.standardize)
     else:
         n = sum(shapes[file][0] for file in used)
         if args.width > min(D, n - 1):
             raise DataError(f"--width {args.width}: {n:,} rows of {D:,} numbers have at most "
-                            f"{min(D, n - 1):,} directions")
+                            f"{min(D, n - 1):,} directions; give a smaller --width")
         print(f"pca: fitting on {len(used)} halves; the covariance takes {8 * D * D / 1e6:,.1f} "
               "MB, its components about four times that")
         basis = fit_basis(used, args.width, args.standardize, args.device)
@@ -457,46 +458,47 @@ def features(args):
 def parse_args(argv=None):
     p = command.Parser(__doc__)
     commands = p.add_subparsers(dest="command", required=True, prog=p.prog)
-    s = commands.add_parser("frames", help="frames of a tree of videos, for all stages")
+    s = commands.add_parser("frames", help="make frames from a folder of videos, for all stages")
     s.add_argument("--videos", required=True,
                    help="folder with <match>/1_224p.mkv and 2_224p.mkv, or any other videos")
-    s.add_argument("--out", required=True, help="root to write <match>/1_224p/00000001.jpg below")
+    s.add_argument("--out", required=True, help="folder for <match>/1_224p/00000001.jpg ...")
     s.add_argument("--fps", type=number(0.01, 1000), default=DEFAULT_FPS,
                    help="frames per second (paper: 2)")
     s.add_argument("--size", type=number(16, 8192), nargs=2, default=[398, 224],
                    metavar=("WIDTH", "HEIGHT"), help="pixels (SoccerNet: 398 224)")
     s.add_argument("--jobs", type=number(1, 1024), default=os.cpu_count(),
-                   help="halves side by side")
+                   help="halves decoded at a time")
     s.set_defaults(run=extract)
 
     s = commands.add_parser("pca", help="reduce features to their main directions")
-    s.add_argument("--features", required=True, help="root of <match>/<half>_<name>.npy")
+    s.add_argument("--features", required=True, help="folder with <match>/<half>_<name>.npy")
     s.add_argument("--name", type=file_name, default="baidu_soccer_embeddings",
-                   help="of the features to reduce")
-    s.add_argument("--out-name", type=file_name, help="of the reduced; default: "
+                   help="name of the features to reduce")
+    s.add_argument("--out-name", type=file_name, help="name of the reduced features; default: "
                    "pca_<width>_std_<name> (no std_ with --no-standardize), which stage 2 looks "
                    "for if the width is 512; with --basis, its name")
-    s.add_argument("--out", help="root to write below; default: --features")
+    s.add_argument("--out", help="folder for the reduced features; default: --features")
     s.add_argument("--width", type=number(1, 65_536), default=512,
                    help="directions to keep (paper: 512)")
     s.add_argument("--standardize", action=argparse.BooleanOptionalAction, default=True,
                    help="divide each number by its standard deviation first (official code)")
     s.add_argument("--split", help="fit on these games only: train, train+valid, ... or a text "
                    "file; all halves are reduced")
-    s.add_argument("--basis", metavar="FILE", help="an .npz of this command: reduce with it, "
-                   "instead of fitting")
+    s.add_argument("--basis", metavar="FILE", help="reduce with this .npz of an earlier call, "
+                   "instead of fitting one")
     s.add_argument("--device", type=device_name, default="cpu",
-                   help="where the covariance is summed")
+                   help="device that sums the covariance")
     s.set_defaults(run=pca)
 
-    s = commands.add_parser("features", help="a teacher for stage 2, of any network for images")
+    s = commands.add_parser("features", help="make a teacher for stage 2 from any image network")
     s.add_argument("--data", required=True, help="folder with frames")
-    s.add_argument("--split", help="only these of SoccerNet's games")
+    s.add_argument("--split", help="only these games: train, train+valid, ... or a text file")
     s.add_argument("--backbone", required=True, help="timm:NAME (pip install timm), or "
                    "file.py:function, which returns (network, size, mean, std)")
-    s.add_argument("--weights", metavar="FILE", help="of a timm network, instead of a download")
-    s.add_argument("--out", help="root to write <match>/<half>_<name>.npy below; default: --data")
-    s.add_argument("--name", type=file_name, help="of the features; default: the network's")
+    s.add_argument("--weights", metavar="FILE", help="weights of a timm network; without it timm "
+                   "downloads them")
+    s.add_argument("--out", help="folder for <match>/<half>_<name>.npy; default: --data")
+    s.add_argument("--name", type=file_name, help="name of the features; default: the network's")
     s.add_argument("--batch", type=number(1, 65_536), default=32, help="frames at a time")
     s.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     s.add_argument("--workers", type=number(0, 1024), default=0, help="decoding threads; 0 = one "

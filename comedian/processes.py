@@ -1,6 +1,6 @@
 """
-What the processes of a run tell each other. One that runs alone has nobody to tell, and each of
-these then gives back what it got.
+Exchange between the processes of a run: gather, mean, barrier. If a process runs alone, each of
+these functions returns its argument.
 """
 import torch
 import torch.distributed as dist
@@ -17,7 +17,7 @@ def all_gather(x):
 
 
 def all_gather_objects(what):
-    """[what], as each process says it, in the order of their ranks."""
+    """[what], from every process, in the order of their ranks."""
     if not dist.is_initialized():
         return [what]
     everyone = [None] * dist.get_world_size()
@@ -26,8 +26,8 @@ def all_gather_objects(what):
 
 
 def mean_of_all(x):
-    """The mean of x over all processes, which have as many clips each; gradients flow back to
-    every one of them."""
+    """The mean of x over all processes, which have equally many clips; gradients flow back to
+    each."""
     if not dist.is_initialized():
         return x
     return all_reduce(x) / dist.get_world_size()

@@ -1,5 +1,5 @@
 """
-Weights as they are published: file formats, ours among them, and others' names -> ours. Renaming
+Reads public weights: their file formats, ours among them, and others' names -> ours. Renaming
 only: model.load_checkpoint finds out which network they fit, and whether they do.
 
     ours, model.safetensors and config.json        comedian.share writes them  as in the checkpoint
@@ -30,13 +30,13 @@ WHAT = "a checkpoint, or damaged"
 
 
 def read_file(path):
-    """What the file holds: torch's pickle (tensors only), numpy's .npz, or safetensors; of a
+    """Reads a file of weights: torch's pickle (tensors only), numpy's .npz, or safetensors; of a
     folder, its model.safetensors. With our config.json beside it, a checkpoint as a stage's."""
     path = weights_file(path)
     try:
         if not Path(path).is_file():                      # a fifo would never end
             raise DataError(f"{path}: no such checkpoint, or not a file; give another "
-                            "(README, 'Weights and results', says where there are some)")
+                            "(README, 'Weights and results', lists some)")
         zipped = formats.is_zip(path)
     except OSError as error:
         raise formats.refused(path, WHAT, error.strerror) from None
@@ -54,8 +54,8 @@ def read_file(path):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  (torch.load raises whatever the bytes lead to)
         if "Unsupported global" in str(error):
-            raise DataError(f"{path}: holds Python objects beside its weights, and those could run "
-                            "any code; if you trust it, save its dict of tensors alone with torch, "
+            raise DataError(f"{path}: contains Python objects besides its weights, which could run "
+                            "any code; if you trust it, save only its dict of tensors with torch, "
                             "and give that file") from None
         raise DataError(f"{path}: not {WHAT}; {formats.MEND}") from None
 
@@ -129,13 +129,13 @@ def with_config(weights, path):
     content = formats.read_json(beside, "a config") if beside.exists() else None
     if isinstance(content, dict) and "cfg" in content:
         if "stage" not in content:
-            print(f"weights: {beside}: says no stage; taken as of stage 3, all weights trained")
+            print(f"weights: {beside}: names no stage; read as stage 3, with all weights trained")
         return {"model": weights, "config": content["cfg"], "stage": content.get("stage", 3)}
     if any(name.startswith(("spatial.", "temporal.")) for name in weights):
         if beside.exists():
             raise formats.refused(beside, f"the config of {path.name}", "it has no cfg")
-        raise DataError(f"{path}: weights of this project without their {CONFIG}; put it beside "
-                        "them")
+        raise DataError(f"{path}: weights of this project without their {CONFIG}; put it into the "
+                        "same folder")
     return weights
 
 
@@ -202,9 +202,9 @@ def rename(weights):
         what = "an image Swin with timm's or Microsoft's names"
         weights, left_out = from_image_network(from_swin(weights))
     else:
-        raise DataError("not recognised: no checkpoint of these stages, not COMEDIAN's official "
-                        "weights, no ViT or Swin by timm, Microsoft or AugReg; it has "
-                        f"{len(weights)} entries: {', '.join([*weights][:3])}, ...")
+        raise DataError(f"unknown weights ({len(weights)} entries: {', '.join([*weights][:3])}, "
+                        "...); give a checkpoint of a stage, COMEDIAN's official weights, or a ViT "
+                        "or Swin by timm, Microsoft or AugReg")
     return Renamed(weights, what, source, stage, summary(left_out))
 
 

@@ -11,7 +11,7 @@ as fast and more. Nothing here needs a build, and nothing but tests and pictures
 
 N windows, L tokens per window, K classes, H halves, S = sum(length) tokens of all halves end to
 end, M detections, D tolerances. Scores are float32 or float64, indices int64. Windows, edges and
-lengths are counted in tokens, the metric's times in frames: this file knows no seconds. Arguments
+lengths are counted in tokens, the metric's times in frames: no seconds occur here. Arguments
 are not checked here; the kernels do that.
 """
 import math

@@ -1,11 +1,11 @@
 """
-The plumbing of a run: its flags, its processes, how it stops and resumes, its log. It knows nothing
-of what a stage learns, but that mixup mixes pairs of samples; it must be the same in all of them.
+What all stages share: flags, processes, stop and resume, the log. This file knows nothing of what a
+stage learns, except that mixup mixes pairs of samples.
 
-A run owns a folder, --out: last.pt and log.txt. --resume continues from last.pt, bit for bit as if
-the run had never stopped: what a step does is a function of (seed, step), and log.txt is cut back
-to the checkpoint's step. The stages take four things from here: the flags that all of them have, a
-`Process`, which they `start`, its `passes` over a batch, and a `Journal`.
+A run writes to a folder of its own, --out: last.pt and log.txt. --resume continues from last.pt,
+bit for bit as if the run had never stopped: what a step does is a function of (seed, step), and
+log.txt is cut back to the checkpoint's step. The stages import four things: the flags that all of
+them have, `start`, which returns a `Process`, its `passes` over a batch, and a `Journal`.
 """
 import argparse
 import contextlib
@@ -55,7 +55,7 @@ FREE_FLAGS = {"out", "accumulate", "workers", "device", "log_every", "save_every
 
 
 def add_machine_flags(add):
-    """Where and how a network computes: of the stages and of infer.py."""
+    """Adds the flags of the stages and infer.py that say where and how a network computes."""
     add("--bf16", action=argparse.BooleanOptionalAction, default=None,
         help="bfloat16 autocast; default: on a GPU that has it, and on a processor with AMX or "
              "AVX512-BF16 for networks from ViT-T's width on")
@@ -64,37 +64,38 @@ def add_machine_flags(add):
         help="cpu, cuda, cuda:1, ...")
 
 
-def add_data_flags(parser, models, model_help="network, if there is no --init; otherwise that "
-                                              "checkpoint decides"):
-    """The first group of every stage, with the flags that all have; returns its add_argument."""
+def add_data_flags(parser, models, model_help="network; --init overrides it with the network of "
+                                              "its checkpoint"):
+    """Adds every stage's first group of flags; returns its add_argument."""
     add = parser.add_argument_group("data and network").add_argument
     add("--data", required=True, help="folder with frames, laid out as docs/soccernet.md says")
-    add("--split", help="only these of SoccerNet's games: train, train+valid, ..., or a file with "
+    add("--split", help="use only these games: SoccerNet's train, train+valid, ..., or a file with "
         "a game per line; default: all")
     add("--model", default="vivit_tiny", choices=models, help=model_help)
     return add
 
 
 def add_init_flags(add, init_help):
-    """What stages 2 and 3 start from."""
+    """Adds the flags that say what stages 2 and 3 start from."""
     add("--init", help=f"weights for {init_help}, or public ones (README, 'Weights and results'); "
         "default: random")
     add("--temporal-depth", type=number(1, 128),
-        help="blocks of the temporal transformer, where --init has none; default: the model's "
+        help="blocks of the temporal transformer, if --init has none; default: the model's "
              "(ViViT-T 6: paper's best)")
     add("--temporal-init", choices=["copy", "random"], default="copy",
-        help="where --init has no temporal transformer. copy: from its first spatial blocks "
-             "(official code, ViViT); random: as the paper reads")
+        help="if --init has no temporal transformer, start it as a copy of the first spatial "
+             "blocks (official code, ViViT) or random (the paper mentions no copy)")
 
 
 def add_color_flag(add, *default, note=""):
-    """How much a view's colours change."""
+    """Adds --color: how much a view's colours change."""
     add("--color", type=number(0.0, 10.0), nargs=4, default=[*default],
         help=f"jitter of brightness, contrast, saturation, hue{note}")
 
 
 def add_optimisation_flags(parser, epochs, batch, lr):
-    """How long stages 1 and 2 train, and how fast. The three are pairs (default, help)."""
+    """Adds the flags that say how long and how fast stages 1 and 2 train. epochs, batch, lr: pairs
+    (default, help)."""
     add = parser.add_argument_group("optimisation").add_argument
     add("--epochs", type=number(1), default=epochs[0], help=epochs[1])
     add("--batch", type=number(1, 65536), default=batch[0], help=batch[1])
@@ -107,27 +108,27 @@ def add_optimisation_flags(parser, epochs, batch, lr):
 
 
 def add_adamw_flags(add):
-    """What is the same of every stage's optimiser."""
+    """Adds the flags of AdamW, the same in every stage."""
     add("--weight-decay", type=number(0.0), default=0.05,
         help="AdamW; not on biases, norms, positions")
     add("--clip-grad", type=number(0.0), default=1.0, help="largest gradient norm (official code)")
 
 
 def add_flags(parser, out):
-    """The flags of the run itself, in a group of their own; `out` is the default folder. Returns
-    the parser."""
+    """Adds the flags of the run itself, in a group of their own; `out` is the default folder.
+    Returns the parser."""
     add = parser.add_argument_group("the run").add_argument
     add("--out", default=out, help="folder for last.pt and log.txt")
     add("--accumulate", type=number(1), default=1,
-        help="split the batch into this many passes, for less memory: the same result but for "
+        help="split the batch into this many passes, for less memory: the same result except for "
              "rounding and the draws of drop path (stage 1, --negatives batch: fewer negatives)")
     add("--compile", action="store_true", help="torch.compile: slow to start, then faster")
     add_machine_flags(add)
     add("--seed", type=number(0, 2 ** 32 - 1), default=0,
-        help="of weights, sampling and augmentation")
+        help="seed of weights, sampling and augmentation")
     add("--log-every", type=number(1), default=20, help="steps per log line")
     add("--save-every", type=number(1), default=500, help="steps per checkpoint")
-    add("--resume", action="store_true", help="go on from <out>/last.pt, exactly")
+    add("--resume", action="store_true", help="continue from <out>/last.pt, bit for bit")
     return parser
 
 
@@ -155,8 +156,8 @@ def follow(args, given, cfg, path):
         return args, learned
     classes = read_classes(args.classes)
     if args.resume and learned and classes != learned:
-        raise DataError(f"{args.classes}: holds other classes than {path} was trained with; "
-                        "give the file of that run, or choose another --out")
+        raise DataError(f"{args.classes}: its classes are not those of {path}; give the file of "
+                        "that run, or choose another --out")
     return args, classes
 
 
@@ -175,8 +176,8 @@ def check_steps(total, per_epoch, data, batch):
 
 
 def hint_at_low_rate(peak, args):
-    """Says that windows of a small batch learn little at a peak rate below 5e-5 (ours: a fifth of
-    the paper's at its batch)."""
+    """Prints a hint if the peak rate is below 5e-5, at which a small batch learns little (our
+    limit: a fifth of the paper's rate at its batch)."""
     if peak < 5e-5:
         print(f"hint: --lr {args.lr:g} is for 256 windows of 32 tokens: at --batch "
               f"{args.batch} it becomes {peak:.1g}, which learns little; docs/own-data.md has "
@@ -186,8 +187,8 @@ def hint_at_low_rate(peak, args):
 # ------------------------------------------------------------------ the processes
 @dataclasses.dataclass(frozen=True)
 class Process:
-    """One of the processes of a run, and what the run is."""
-    rank: int                         # 0 speaks and writes
+    """One process of a run: its rank, its device, its share of a batch, and the run's options."""
+    rank: int                         # 0 prints and writes
     ranks: int                        # how many there are
     device: torch.device
     bf16: bool                        # whether autocast computes in bfloat16
@@ -215,9 +216,9 @@ class Process:
         with --data of fewer halves than before."""
         done = self.state["step"] if self.state else 0
         if done > total:
-            raise DataError(f"{Path(self.args.out, 'last.pt')}: is at step {done:,} of {total:,} "
-                            "that these flags and this --data make; give those that it was run "
-                            "with")
+            raise DataError(f"{Path(self.args.out, 'last.pt')}: is at step {done:,}, but these "
+                            f"flags and this --data make only {total:,} steps; give the flags and "
+                            "data of that run")
         return done
 
     def wrap(self, module):
@@ -241,7 +242,7 @@ class Process:
 
     @contextlib.contextmanager
     def first_alone(self):
-        """What happens within is done by the first process, and then by the others."""
+        """Runs the block in the first process, then in the others."""
         if self.rank > 0:
             barrier()
         yield
@@ -253,7 +254,7 @@ class Process:
 
 
 def start(args, state, width, stage, free):
-    """The Process that this is, of a run that may write to --out. state: the checkpoint
+    """Checks that the run may write to --out, and returns its Process. state: the checkpoint
     <out>/last.pt with --resume, else None. width: D of its network. free: the stage's own flags
     that may differ on --resume."""
     check_out(args, state, stage, free)
@@ -261,13 +262,13 @@ def start(args, state, width, stage, free):
 
 
 def init_processes(args, state, width, stage):
-    """The Process that this is: alone, or one of those that torchrun started. Whether it computes
-    in bfloat16 is what --bf16 says, else what the run began with (state), else what pays on this
-    device for a network of `width` D.
+    """The Process of this run: alone, or one of those that torchrun started. --bf16 decides whether
+    it computes in bfloat16; without it the run's first start (state); else whether bfloat16 is
+    faster on this device for a network of `width` D.
 
     --batch counts the samples of all processes together, so that the method does not depend on how
-    many there are; they are dealt out in order. Messages between the CPUs go through gloo, between
-    GPUs through NCCL.
+    many there are; each takes the next samples in order. CPUs exchange data through gloo, GPUs
+    through NCCL.
     """
     # MKL picks the kernel of each function at its first call; two threads that make that call at
     # once can get one of low precision, for that call alone (pytorch issue 188792). A tensor of one
@@ -282,15 +283,15 @@ def init_processes(args, state, width, stage):
 
 
 def join_processes(device):
-    """(rank, how many there are, torch.device) of this process: alone, or one of torchrun's, which
-    then meets the others here. device: what --device says; of several GPUs each gets its own."""
+    """(rank, number of processes, torch.device) of this process. If torchrun started several, each
+    waits here for the others. device: the value of --device; of several GPUs each gets its own."""
     keep_freed_memory()                                   # here training and infer.py begin
-    told, rank = launcher(), 0
-    ranks = told["WORLD_SIZE"]
+    env, rank = launcher(), 0
+    ranks = env["WORLD_SIZE"]
     if ranks > 1:
         on_gpu = device.startswith("cuda")
         if on_gpu:
-            device = f"cuda:{told['LOCAL_RANK']}"
+            device = f"cuda:{env['LOCAL_RANK']}"
             torch.cuda.set_device(device)
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo",
                                 timeout=timedelta(hours=12))      # rank 0 validates alone
@@ -312,14 +313,14 @@ def keep_freed_memory():
 
 def micro_batches(args, rank, ranks):
     """Which samples of every batch a process takes, as one slice per pass. DataError if they cannot
-    be dealt out evenly, or if that parts the pairs that mixup mixes: 0 with 1, 2 with 3, ..."""
+    be dealt out evenly, or if that splits the pairs that mixup mixes: 0 with 1, 2 with 3, ..."""
     if args.batch % (ranks * args.accumulate):
         raise DataError(f"--batch {args.batch} cannot be split evenly into {ranks} processes with "
                         f"{args.accumulate} passes each; give a --batch that is a multiple of "
                         f"{ranks * args.accumulate}")
     n = args.batch // (ranks * args.accumulate)
     if n % 2 and n < args.batch and getattr(args, "mixup", 0):
-        raise DataError(f"--batch {args.batch} in passes of {n} parts the pairs of windows that "
+        raise DataError(f"--batch {args.batch} in passes of {n} splits the pairs of windows that "
                         f"--mixup mixes; give a --batch that is a multiple of "
                         f"{2 * ranks * args.accumulate}, a smaller --accumulate, or --mixup 0")
     first = rank * args.accumulate
@@ -327,8 +328,8 @@ def micro_batches(args, rank, ranks):
 
 
 def choose_autocast(bf16, device, models):
-    """The context that networks run in, and whether that is bfloat16; says so. bf16: --bf16 or,
-    where it was not given, None."""
+    """The autocast context of the networks, and whether it is bfloat16; prints it. bf16: --bf16, or
+    None if it was not given."""
     if bf16 is None:
         bf16 = bf16_pays(device, min(model.cfg.width for model in models))
     print(f"network: on {device.type}, bf16 {'on' if bf16 else 'off'}")
@@ -336,23 +337,23 @@ def choose_autocast(bf16, device, models):
 
 
 def bf16_pays(device, width):
-    """Whether bfloat16 is the default on this device for a network of `width` D. Nothing is timed:
-    the same machine always answers the same."""
+    """Whether bfloat16 is the default on this device for a network of `width` D. Nothing is timed,
+    so that the answer is always the same on one machine."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return bf16_pays_on_cpu(cpu_flags(), width)
 
 
 def bf16_pays_on_cpu(flags, width):
-    """The rule. flags: a set of what Linux says that the processor has. Measured with AMX: ViT-T,
-    192 wide, encodes 2.8 times as fast and trains 1.7 times as fast (on a Xeon; no file keeps it);
-    the demo's network, 128 wide, trains at 0.85, for there the conversions cost more than the
-    products gain (benchmarks/throughput.txt)."""
+    """The rule of `bf16_pays` for a CPU with these `flags`, a set. Measured with AMX: ViT-T, 192
+    wide, encodes 2.8 times as fast and trains 1.7 times as fast (on a Xeon; by hand, not kept); the
+    demo's network, 128 wide, trains at 0.85 of the speed, because the conversions cost more than
+    the faster products save (benchmarks/throughput.txt)."""
     return width >= 192 and not flags.isdisjoint({"amx_bf16", "avx512_bf16"})
 
 
 def cpu_flags():
-    """What Linux says that the processor has, a set of names; empty where nobody says so."""
+    """The features of the processor as Linux names them, a set; empty on other systems."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -363,8 +364,8 @@ def cpu_flags():
 
 @contextlib.contextmanager
 def alone_in(folder, rank):
-    """Within it no other run writes to the folder, which the first process makes and locks.
-    DataError if another run does. All processes must enter; none does before it is locked."""
+    """Makes and locks the folder of a run while the block runs. DataError if another run writes
+    there. All processes must enter, and wait until the first has locked it."""
     if rank == 0:
         os.makedirs(folder, exist_ok=True)
         held = lock(folder)
@@ -376,16 +377,16 @@ def alone_in(folder, rank):
             os.close(held)
 
 
-# ------------------------------------------------------------------ to stop and to go on
+# ------------------------------------------------------------------ stop and resume
 class Stop:
-    """Ctrl-C, SIGTERM and SIGHUP let the step finish; the same one again ends the process at once.
-    One that the caller has ignored (nohup does so with SIGHUP) stays ignored.
+    """Ctrl-C, SIGTERM and SIGHUP let the step finish; the same signal again ends the process at
+    once. A signal that the caller ignores (nohup ignores SIGHUP) stays ignored.
 
         stop = Stop()
         for step in ...:
             stopping = stop.requested()       # once a step, in every process
             ...                           # if stopping: save and break
-        stop.exit_if_requested("stopped after step 7")             # says how to go on
+        stop.exit_if_requested("stopped after step 7")             # prints how to resume
     """
 
     def __init__(self):
@@ -407,23 +408,23 @@ class Stop:
         return self.signal != 0
 
     def exit_if_requested(self, what):
-        """After the loop: signals do again what they did before. If the loop was left early, says
-        how to go on and ends the process."""
+        """After the loop: restores the signals' earlier handlers. If a signal stopped the loop,
+        prints how to resume and ends the process."""
         for noted, handler in self.before.items():
             signal.signal(noted, handler)
         if self.signal:
             line = shlex.join([*sys.argv, *["--resume"] * ("--resume" not in sys.argv)])
             launcher = "torchrun ..." if "WORLD_SIZE" in os.environ else "python"
-            print(f"{what}; saved. To go on: {launcher} {line}")
+            print(f"{what}; saved. To continue: {launcher} {line}")
             sys.exit(128 + self.signal)
 
 
 def check_out(args, state, stage, free):
-    """DataError unless this run may write to --out: no run is there yet, or it is --resume of this
-    one, in which FREE_FLAGS and the stage's own `free` ones may differ."""
+    """DataError unless this run may write to --out: there is no run in it, or --resume continues
+    it, with the same flags except FREE_FLAGS and the stage's own `free` ones."""
     path = Path(args.out, "last.pt")
     if state is None and path.exists():
-        raise DataError(f"{path}: there is a run already; --resume it or choose another --out")
+        raise DataError(f"{path}: this run exists already; add --resume or choose another --out")
     there = next(folder for folder in path.parents if folder.exists())
     if not there.is_dir():
         raise DataError(f"{there}: is a file, not a folder; choose another --out")
@@ -441,16 +442,16 @@ def check_out(args, state, stage, free):
     odd = [flag for flag in [*now, *then] if (flag in now) != (flag in then)]
     if odd:
         raise DataError(f"{path}: was written by another version, with other flags "
-                        f"({', '.join(odd)[:200]}); go on with that version")
+                        f"({', '.join(odd)[:200]}); resume it with that version")
     differ = [f"--{flag.replace('_', '-')} {str(value)[:80]} (now {now[flag]})"
               for flag, value in then.items() if flag not in may_differ and now[flag] != value]
     if differ:
-        raise DataError(f"{path}: was run with {', '.join(differ)}; --resume wants the same flags")
+        raise DataError(f"{path}: was run with {', '.join(differ)}; --resume needs the same flags")
 
 
 def check_state(state, path):
-    """DataError unless a checkpoint says how far its run was, and with which flags: `step`, `args`,
-    `log` as Log.state returns it, and of stage 3 the `best` t-AmAP."""
+    """DataError unless a checkpoint has what a resume needs: `step`, `args`, `log` as Log.state
+    returns it, and of stage 3 the `best` t-AmAP."""
     args, log = state.get("args"), state.get("log")
     sums = log.get("sums") if isinstance(log, dict) else None
     sound = {
@@ -465,7 +466,7 @@ def check_state(state, path):
     wrong = [section for section, is_sound in sound.items() if not is_sound]
     if wrong:
         raise DataError(f"{path}: cannot be resumed, its {', '.join(wrong)} "
-                        "is missing or not what a stage writes; start anew in another --out")
+                        "is missing or damaged; start again in another --out")
 
 
 def is_plain(value):
@@ -484,13 +485,13 @@ def memory_gb(device):
 
 
 class Log:
-    """One greppable line per --log-every steps, on the screen, in log.txt and in TensorBoard: the
-    means of what each step reports, of which "loss" is one.
+    """One line per --log-every steps, on the screen, in log.txt and in TensorBoard: the means of
+    the values of each step, "loss" among them.
 
-    Between two lines the numbers stay on the device: nothing waits for it. A loss or a gradient
-    that is not finite is remembered there, too, and stops the run at the next line or save, before
-    a checkpoint can be spoilt. Steps are counted from 1. files(step) lists what a step reads.
-    state: what `state` returned for the checkpoint that the run goes on from.
+    Between two lines the numbers stay on the device, so that the run never waits for it. The device
+    also remembers a loss or a gradient that is not finite, which stops the run at the next line or
+    save, before it reaches a checkpoint. Steps are counted from 1. files(step) lists the files that
+    a step reads. state: what `state` returned for the checkpoint that the run resumes.
     """
 
     def __init__(self, out, name, first, last, device, files, state=None):
@@ -566,7 +567,7 @@ class Log:
 
     @contextlib.contextmanager
     def paused(self):
-        """What happens within does not count as training time."""
+        """The time of the block does not count as training time."""
         since = time.time()
         yield
         self.since += time.time() - since
@@ -599,7 +600,7 @@ class Log:
             f"step {step}: the loss or its gradient is not finite. Its batch begins with "
             f"{files[0]} (all {len(files)} in {listed}); "
             + (f"the last good checkpoint is {last}" if last.exists() else "no checkpoint yet")
-            + "; look at the files, or try a lower --lr in a new --out")
+            + "; check the files, or try a lower --lr in a new --out")
 
     def close(self):
         """Ends the bar and TensorBoard's file, and lets others write to the folder."""
@@ -611,8 +612,7 @@ class Log:
 
 
 def write_table(path):
-    """log.csv of a log.txt, if there is one yet: a line per step, a column for each number that a
-    line has."""
+    """Writes log.csv from a log.txt, if there is one: a line per step, a column per number."""
     rows = {}                         # step -> {column: number, as written}
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     for line in text.splitlines():
@@ -628,26 +628,26 @@ def write_table(path):
                     *(row | {"step": str(step)} for step, row in sorted(rows.items())))))
 
 
-# ------------------------------------------------------------------ what a run was
+# ------------------------------------------------------------------ the record of a run
 def commit():
-    """The commit of this checkout, "-dirty" if files were changed since; None where none is told:
-    a package that was installed, or no git."""
+    """The commit of this checkout, "-dirty" if files were changed since; None if it is unknown: an
+    installed package, or no git."""
     root = Path(__file__).parents[1]
     try:
-        told = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty", "--exclude=*",
+        name = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty", "--exclude=*",
                                "--abbrev=40"], capture_output=True, text=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError):
-        told = ""
-    return told.strip() or None if (root / ".git").exists() else None
+        name = ""
+    return name.strip() or None if (root / ".git").exists() else None
 
 
 def write_facts(process, first, halves):
-    """<out>/run.json: what a run was, an entry for each time that it was started or resumed."""
+    """Adds an entry to <out>/run.json each time that the run is started or resumed."""
     path, before = Path(process.args.out, "run.json"), []
     if first and path.exists():
-        before = formats.read_json(path, "what a stage writes of its run")
+        before = formats.read_json(path, "a record of a run")
         if not isinstance(before, list):
-            raise formats.refused(path, "what a stage writes of its run", "it is no list")
+            raise formats.refused(path, "a record of a run", "it is no list")
     device = process.device
     facts = {
         "stage": process.stage, "from_step": first, "command": shlex.join(sys.orig_argv),
@@ -665,8 +665,8 @@ def write_facts(process, first, halves):
 
 # ------------------------------------------------------------------ all of it, for a stage
 class Journal(Log):
-    """What a stage keeps of its run: log lines, checkpoints, curves; and whether it was asked to
-    stop. Every process must call each of its methods.
+    """Writes a run's log lines, checkpoints and curves, and stops the run when a signal asks for
+    it. Every process must call each of its methods.
 
         for step, batch in journal.batches(reader, load):
             ...
@@ -676,8 +676,8 @@ class Journal(Log):
     """
 
     def __init__(self, process, first, total, halves, picks):
-        """first: the step to begin with; total: steps in all; halves: the data; picks(step): what a
-        step reads, of all processes, as pairs (half index, first frame)."""
+        """first: the step to begin with; total: steps in all; halves: the data; picks(step): the
+        samples of a step, of all processes, as pairs (half index, first frame)."""
         self.args, self.stage, self.bf16 = process.args, process.stage, process.bf16
         state = process.state
         super().__init__(self.args.out, f"stage {self.stage}", first, total, process.device,
@@ -699,8 +699,8 @@ class Journal(Log):
                 break
 
     def note(self, step, lr, norm, clips, values):
-        """What a step gives: its learning rate, its gradient's norm, how many clips all processes
-        saw, and {name: [a tensor () per pass]}, "loss" first."""
+        """Records a step: its learning rate, its gradient's norm, how many clips all processes saw,
+        and {name: [a tensor () per pass]}, "loss" first."""
         self.add(step + 1, {name: torch.stack(of_passes).mean()
                             for name, of_passes in values.items()}, norm, clips)
         if (step + 1) % self.args.log_every == 0 or step + 1 == self.last:
@@ -737,8 +737,8 @@ class Journal(Log):
         self.validated = self.improved = False
 
     def finish(self, use):
-        """After the loop: draws the curves and says what the checkpoint is for. A run that was
-        asked to stop says how to resume it, and ends the process."""
+        """After the loop: draws the curves and prints what the checkpoint is for (use), or, if a
+        signal stopped the run, how to resume it, and ends the process."""
         self.close()
         if self.rank == 0 and (self.lines or self.step == self.last):  # killed before it could?
             draw.curves([self.args.out], Path(self.args.out, "curves.png"))

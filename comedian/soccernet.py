@@ -1,6 +1,6 @@
 """
 Files in SoccerNet's formats, read as the official evaluator reads them: classes, labels,
-predictions, submissions. And scores.npz, the windows' scores that infer.py leaves for the sweep.
+predictions, submissions. And scores.npz, the windows' scores that infer.py stores for the sweep.
 
     <root>/<league>/<season>/<match>/Labels-v2.json            labels, if the match has any
     <root>/<match>/Labels-ball.json                            the same, of the ball actions
@@ -54,8 +54,8 @@ def read_classes(path=None):
     names = tuple(formats.read_lines(path, "a list of classes"))
     if (not 0 < len(names) <= MAX_CLASSES or len(set(names)) < len(names)
             or not all(map(is_text, names))):
-        raise DataError(f"{path}: wants one class name per line, each once, {MAX_CLASSES} at most; "
-                        f"got {len(names)} names, or no text")
+        raise DataError(f"{path}: has {len(names)} lines; write one class name per line, each "
+                        f"once, at most {MAX_CLASSES}")
     return names
 
 
@@ -75,13 +75,13 @@ def find_files(source, *names):
             found |= {os.path.dirname(member.info.filename) or ".": member
                       for member in formats.open_zip(source, f"a zip of {name}", name)}
     else:
-        raise DataError(f"{source}: no such folder, and not a zip file either"
+        raise DataError(f"{source}: no such folder or zip; give one with {names[0]} files"
                         + describe_content(source.parent))
     if not found:
         others = f" (nor {' nor '.join(names[1:])})" if len(names) > 1 else ""
         raise DataError(f"{source}: no {names[0]} in it{others}; "
-                        f"it must lie at <league>/<season>/<match>/{names[0]}, "
-                        f"or in any other folder of its own per match{describe_content(source)}")
+                        f"put it at <league>/<season>/<match>/{names[0]}, "
+                        f"or into any other folder of one match{describe_content(source)}")
     return dict(sorted(found.items()))
 
 
@@ -94,23 +94,23 @@ def count_names(files, key="annotations", without=()):
         if name not in without)
 
 
-def first_of(words, n, comma=", ", others="more"):
-    """The first n of these words, and how many others there are: "a, b and 3 more"."""
+def shorten_list(words, n, comma=", ", others="more"):
+    """The first n of these words, and how many more there are: "a, b and 3 more"."""
     more = f" and {len(words) - n} {others}" if len(words) > n else ""
     return short(comma.join(words[:n])) + more
 
 
 def label_names(files, key="annotations", without=()):
-    """These names in words, the commonest first: "'Foul' (11), 'Goal' (9) and 3 other names"; "" if
+    """The names as a text, the commonest first: "'Foul' (11), 'Goal' (9) and 3 other names"; "" if
     there is none."""
     names = count_names(files, key, without).most_common()
-    return first_of([f"{name!r} ({n:,})" for name, n in names], 6, others="other names")
+    return shorten_list([f"{name!r} ({n:,})" for name, n in names], 6, others="other names")
 
 
 def warn_unknown_labels(files, key, classes):
-    """Says which names in these files, already read, are no class. Nobody else would: such entries
-    are left out, here and in the official evaluator, and a misspelt class looks like a bad one. And
-    which annotations are perhaps one class under two names."""
+    """Prints which names in these files, already read, are no class. Such entries are left out,
+    here and in the official evaluator, so a misspelt class looks like a badly spotted one. It also
+    prints which annotations are perhaps one class under two names."""
     if names := label_names(files, key, without=classes):
         print(f"warning: {key} of no class are left out: {names}")
     alike = collections.defaultdict(list)
@@ -118,8 +118,8 @@ def warn_unknown_labels(files, key, classes):
         alike[folded(name)].append(repr(name))
     alike = [" and ".join(same) for same in alike.values() if len(same) > 1]
     if alike and key == "annotations":
-        print(f"note: {first_of(alike, 4)} differ only by case, by blanks or by how an accent is "
-              "stored: one class?")
+        print(f"note: {shorten_list(alike, 4)} differ only by case, by blanks or by how an accent "
+              "is stored: one class?")
 
 
 # ------------------------------------------------------------------ labels
@@ -180,12 +180,13 @@ def folder_of(root, match):
 
 
 def first_read(labels, others):
-    """`labels` and those `others`, {match: ...}, that it has not; says which are not read."""
+    """`labels`, and `others` of matches that it lacks, {match: ...}; prints which are not read."""
     names = {nfc(match): match for match in labels}
     twice = [match for match in others if nfc(match) in names]
     if twice:
-        print(f"warning: {others[twice[0]]}: has labels of {first_of(list(map(repr, twice)), 3)} "
-              f"that are not read: {labels[names[nfc(twice[0])]]} goes before it; keep one of them")
+        print(f"warning: {others[twice[0]]}: has labels of "
+              f"{shorten_list(list(map(repr, twice)), 3)} that are not read: "
+              f"{labels[names[nfc(twice[0])]]} has priority; keep one of them")
     return labels | {match: others[match] for match in others if match not in twice}
 
 
@@ -198,7 +199,7 @@ def listed_labels(source, encoding=None):
     for path in paths:
         found = read_many(path, encoding)
         if any(one not in (None, "") for listed in found.values() for one in listed.confidences):
-            print(f"note: {path}: has confidences, as predictions have; they are taken for labels")
+            print(f"note: {path}: has confidences, like predictions; they are read as labels")
         labels = first_read(found, labels)
     return labels
 
@@ -213,13 +214,13 @@ def clip_lists(source, matches=None):
         paths += sorted(own.glob("*.xml")) if own else []
     if matches is None and Path(source).is_dir():
         paths = [Path(folder, name) for folder, _, files in walk(source) for name in sorted(files)]
-    return together(
+    return join_listed(
         path for path in paths if path.suffix == ".xml" and path.is_file() and b"ALL_INSTANCES" in
         formats.read_bytes(path, "XML", formats.JSON_BYTES)[:2 ** 16])
 
 
-def together(paths, **how):
-    """{match: Listed} of several files; what they have of one match, of its halves, is one."""
+def join_listed(paths, **how):
+    """{match: Listed} of several files; of one match their rows, of its halves, are joined."""
     found = {}
     for path in paths:
         for name, listed in read_many(path, **how).items():
@@ -243,12 +244,12 @@ def same_names(labels, matches):
     """`labels`, {match: ...}, under the names that other files give the same matches, where only
     one fits: the same in Unicode NFC; else the same but for a video's suffix; else one that is the
     end of the other, of folders further up. What a table has of a match under several names, as
-    from two computers, becomes one: see `are_one`."""
+    from two computers, becomes one: see `are_one_match`."""
     def ends_alike(one, other):
         n = min(len(one), len(other))
         return n > 0 and one[-n:] == other[-n:]
 
-    def are_one(names):
+    def are_one_match(names):
         """Rows of one table, under names that begin elsewhere, but for one; each two of them are
         alike but for where they begin, or of different halves."""
         some = [labels[name] for name in names]
@@ -272,12 +273,12 @@ def same_names(labels, matches):
                      lambda own, other: any(ends_alike(one, other) for one in own)):
         pairs = [(name, match) for name in left for match in matches
                  if are_same(path_of[name], parts_of[match])
-                 and (match not in found or are_one([*found[match], name]))]
+                 and (match not in found or are_one_match([*found[match], name]))]
         fits = collections.Counter(name for name, _ in pairs)
         for match in dict.fromkeys(match for _, match in pairs):
             names = [name for name, other in pairs if other == match]
             if all(fits[name] == 1 for name in names) and (
-                    len(names) == 1 or are_one([*found.get(match, []), *names])):
+                    len(names) == 1 or are_one_match([*found.get(match, []), *names])):
                 found[match] += names
         taken = set(itertools.chain(*found.values()))
         left = [name for name in left if name not in taken]
@@ -289,9 +290,8 @@ def same_names(labels, matches):
 
 
 def nearest_names(names, matches, labelled=()):
-    """These names in words, each with the match that was perhaps meant: the same but for case, or
-    the nearest of those that are not `labelled`: "'spiel 1' (did you mean 'Spiel 1'?) and 3 more".
-    """
+    """The names as a text, each with the match that was perhaps meant (equal except for case, or
+    the nearest that is not `labelled`): "'spiel 1' (did you mean 'Spiel 1'?) and 3 more"."""
     def key(match):
         return folded(match.split("/")[-1])
 
@@ -303,12 +303,12 @@ def nearest_names(names, matches, labelled=()):
         return repr(name) + (f" (did you mean {every[near[0]]!r}?)" if near else "")
 
     names = sorted(names)             # none is looked for that is not named
-    return first_of([*map(with_nearest, names[:5]), *names[5:]], 5)
+    return shorten_list([*map(with_nearest, names[:5]), *names[5:]], 5)
 
 
 def stray_folders(source, matches, labelled):
-    """The folders below `source` that have labels, but no match's name; none is looked for if all
-    matches are `labelled`."""
+    """The folders below `source` that have labels but are called like no match. If all matches are
+    `labelled`, it does not look for them."""
     names, found = {nfc(match) for match in matches}, {}
     if Path(source).is_dir() and not set(matches) <= set(labelled):
         with contextlib.suppress(DataError):               # there is none
@@ -317,10 +317,10 @@ def stray_folders(source, matches, labelled):
 
 
 def warn_unmatched(listed, matches, labelled, folders=()):
-    """Says which names of a list, {name: Listed} as match_labels has them, are of no video here;
-    and which `folders`, as of stray_folders."""
+    """Warns about names of a list, {name: Listed} from match_labels, that fit no video here, and
+    about `folders`, from stray_folders."""
     if folders:
-        print(f"warning: {len(folders)} of the folders with labels are of no match here: "
+        print(f"warning: {len(folders)} of the folders with labels fit no match here: "
               f"{nearest_names(folders, matches, labelled)}")
     if listed:
         print(f"warning: {next(iter(listed.values()))}: {len(listed)} of the videos that it names "
@@ -328,19 +328,19 @@ def warn_unmatched(listed, matches, labelled, folders=()):
 
 
 def no_labels(source, matches, names):
-    """Why none of the `matches` has labels, in words: `source` has none, or under these names."""
+    """The message if none of the `matches` has labels. names: the matches that `source` labels."""
     source = Path(source)
     if names:
-        return (f"{source}: has labels of none of the {len(matches)} matches here, {min(matches)!r}"
-                f" for one, but of {nearest_names(names, matches)}; correct these names")
+        return (f"{source}: has no labels of the {len(matches)} matches here (for example "
+                f"{min(matches)!r}), but of {nearest_names(names, matches)}; correct these names")
     if source.is_dir():
         return (f"{source}: none of the {len(matches)} matches has a {LABELS}; give --labels the "
-                f"folder they are kept in, or a labels.csv that names {min(matches)!r} and others"
+                f"folder that has them, or a labels.csv with {min(matches)!r} and the others"
                 f"{describe_content(source)}")
     if source.exists():
         return (f"{source}: is neither a folder with a {LABELS} per match nor a table "
                 f"({', '.join(LISTS)}); unpack it, or save it as one")
-    return (f"{source}: no such folder or table of labels; name one that is there"
+    return (f"{source}: no such folder or table of labels; give one that exists"
             f"{describe_content(source.parent)}")
 
 
@@ -372,10 +372,10 @@ def unreachable(events, spans, classes, source=None):
 
 def labelled_halves(root, source, split=None, classes=(), fixed=True, radius_s=0.5,
                     image_size=None, encoding=None):
-    """Halves of the labelled matches below `root`, {match: events}, and the classes; says what it
-    found. source: of the labels. Unless `fixed` the classes are those given or SoccerNet's, or, if
-    most labels are others, theirs. radius_s: from a label to frames it is of. DataError if no match
-    has labels, if none is of the classes, or if none reaches a frame."""
+    """Halves of the labelled matches below `root`, {match: events}, and the classes; prints what it
+    found. source: the labels. If `fixed`, the classes are those given; else those or SoccerNet's,
+    or the labels' own if most are others. radius_s: a label covers frames within it. DataError if
+    no match has labels, if none has a class, or if none reaches a frame."""
     everywhere = find_halves(root)
     halves = in_split(everywhere, split, root) if split else everywhere
     print(describe(halves, root, image_size))
@@ -392,18 +392,18 @@ def labelled_halves(root, source, split=None, classes=(), fixed=True, radius_s=0
                          minlength=len(classes))
     if not counts.sum():
         if not count_names(labels.values()):
-            raise DataError(f"{source}: holds no label of these matches; give one that has some")
+            raise DataError(f"{source}: has no label of these matches; give --labels others")
         raise DataError(f"{source}: none of its labels is one of the {len(classes)} classes; "
                         f"it has {label_names(labels.values())}; give --classes "
                         "a file with these names, one per line")
     elsewhere = {match: read_labels(of_match, classes) for match, of_match in others.items()}
-    lost, told = unreachable(events | elsewhere, {
+    lost, message = unreachable(events | elsewhere, {
         (half.match, half.number): (-radius_s, (half.n_frames - 1) / half.fps + radius_s)
         for half in halves}, classes, source)
     for match, event in lost:
         counts[event.label] -= match in events
-    if told:
-        print(f"warning: {told}")
+    if message:
+        print(f"warning: {message}")
     print(f"data: {len(events)} of {len(matches)} matches have labels: "
           + ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True)))
     warn_unmatched(others, there, all_labels, folders)
@@ -412,9 +412,9 @@ def labelled_halves(root, source, split=None, classes=(), fixed=True, radius_s=0
 
 
 def classes_of(labels, known=SOCCERNET_CLASSES):
-    """The classes of these labels (values of `find_labels`) where nobody names them: those that
-    their file lists; else `known` if half of the annotations or more are of those, else all names,
-    sorted. Says which, and why, unless all are of `known`."""
+    """The classes of these labels (values of `find_labels`) without --classes: those that their
+    file lists; else `known` if half of the annotations or more have those names; else all names,
+    sorted. Prints which, and why, unless all are of `known`."""
     listed = classes_of_results(labels) if all(isinstance(of, Listed) for of in labels) else None
     if listed and known == SOCCERNET_CLASSES:
         print(f"classes: {len(listed)}, as the labels list them: {', '.join(listed)}")
@@ -424,13 +424,13 @@ def classes_of(labels, known=SOCCERNET_CLASSES):
     if 2 * n_known >= counts.total():
         if n_known < counts.total():
             whose = "SoccerNet's" if known == SOCCERNET_CLASSES else "the checkpoint's"
-            print(f"classes: {whose} {len(known)}, for half of the labels or more have their names "
-                  f"({n_known:,} of {counts.total():,}); --classes FILE decides otherwise")
+            print(f"classes: {whose} {len(known)}, because half of the labels or more have their "
+                  f"names ({n_known:,} of {counts.total():,}); --classes FILE overrides this")
         return known
     odd = [f" ({name!r} {'has a character that ' * isinstance(name or None, str)}is no text)"
            for name in counts if not is_text(name)]
     if len(counts) > MAX_CLASSES or odd:
-        raise DataError(f"{next(iter(labels))}: its {len(counts)} names of labels are not those of "
+        raise DataError(f"{next(iter(labels))}: its {len(counts)} names of labels cannot be "
                         f"classes{''.join(odd[:1])}; correct it, or give --classes FILE")
     names = tuple(sorted(counts))
     print(f"classes: {len(names)} from the labels: {', '.join(names)}")
@@ -457,7 +457,7 @@ def find_predictions(source):
     first = next(iter(found.values()))
     content = ".json" in str(first) and formats.read_json(first, "a SoccerNet prediction file")
     if "data" in dict_of(content) or is_file and not isinstance(content, dict):
-        return dict(sorted(together(found.values(), are_labels=False).items()))
+        return dict(sorted(join_listed(found.values(), are_labels=False).items()))
     if is_file:                       # a DataError for what is none
         read_predictions(source, ())
     return found
@@ -492,8 +492,8 @@ def read_predictions(path, classes):
 
 
 def about_results(path):
-    """What results say about themselves, the dict `about` that infer.py writes; {} in others'. Its
-    "videos", {half: path}, and "classes" are checked, for they are used."""
+    """The dict `about` that infer.py writes into results; {} in others'. Its "videos", {half:
+    path}, and "classes" are used, and so they are checked."""
     about = {"classes": [*path.classes]} if isinstance(path, Listed) else dict_of(dict_of(
         formats.read_json(path, "a SoccerNet prediction file")).get("about"))
     videos, names = about.get("videos"), about.get("classes")
@@ -507,8 +507,7 @@ def about_results(path):
 
 
 def classes_of_results(paths):
-    """The classes that all these results say they were made with (infer.py's and OpenSportsLab's
-    do), or None."""
+    """The classes stored in all these results (infer.py and OpenSportsLab store them), or None."""
     said = {tuple(about_results(path).get("classes", ())) for path in paths}
     return said.pop() or None if len(said) == 1 else None
 
@@ -649,7 +648,7 @@ def write_scores(path, match, classes, halves, merged, windows, start_s, bf16=Fa
 
 
 def match_title(match):
-    """How people call a match: the last part of its name, _ as blanks, without date and time, as
+    """A match's name for people: the last part of its path, _ as blanks, without date and time, as
     in "2031-03-08 - 18-00 Oak 2 - 1 Kirk"."""
     name = match.split("/")[-1].replace("_", " ").strip()
     return re.sub(r"^\d{4}-\d\d-\d\d( - \d\d-\d\d)? (- )?", "", name) or name
@@ -657,7 +656,7 @@ def match_title(match):
 
 # ------------------------------------------------------------------ submissions
 def games_of(halves, root, split):
-    """{match: its game on the lists `split`}, of halves that frames.in_split returned."""
+    """{match: its game on the lists `split`} of the halves that frames.in_split returned."""
     names, games = {}, read_games(split)
     for match in {half.match for half in halves}:
         path = nfc((Path(root).resolve() / match).as_posix().replace(" ", "_"))
@@ -670,9 +669,9 @@ def check_games(found, wanted, where):
     for matches, what in ((sorted(set(wanted) - set(found)), "missing"),
                           (sorted(set(found) - set(wanted)), "not of this split")):
         if matches:
-            raise DataError(f"{where}: nothing is zipped, for {len(matches)} games are {what}: "
-                            f"{first_of(matches, 3, '; ')}; a submission wants the games of its "
-                            "--split, and an --out of its own")
+            raise DataError(f"{where}: not zipped, because {len(matches)} games are {what}: "
+                            f"{shorten_list(matches, 3, '; ')}; a submission needs exactly the "
+                            "games of --split, in an --out of its own")
 
 
 def write_zip(path, out, names):

@@ -59,7 +59,7 @@ HDR = {16: "PQ", 18: "HLG"}     # transfer functions, as FFmpeg numbers them
 
 
 class Video(NamedTuple):
-    """What the header of a file says."""
+    """The header of a video file."""
     path: str
     duration_s: float           # of picture or sound, whichever is longer; 0 if it is not known
     fps: float                  # on average; anything at all in some files; 0 if it is not known
@@ -80,7 +80,7 @@ def open_video(path, threads=0):
         raise DataError(f"{path}: no such video")
     if not os.path.isfile(path):
         raise DataError(f"{path}: is {'a folder' if os.path.isdir(path) else 'no file'}, not a "
-                        "video; name the video")
+                        "video; give a video file")
     if not os.path.getsize(path):
         raise DataError(f"{path}: is empty (0 bytes); copy or download it again")
     try:
@@ -177,8 +177,8 @@ def packets(container, stream, findings):
 
 
 def seek_before(container, stream, to_s):
-    """Goes to a key picture before second `to_s`. False if that does not work, or the clock may
-    jump on the way there."""
+    """Seeks a key picture before second `to_s`. False if that fails, or if the clock may jump in
+    between."""
     if container.format.flags & CLOCK_JUMPS:
         return False
     ticks = rescale(Fraction(to_s) + Fraction(container.start_time or 0, 1_000_000),
@@ -213,7 +213,7 @@ def pictures(path, start_s, threads, findings):
     """Yields (second, frame) in the order of showing, from a little before `start_s` on; after the
     last picture (second where it ends, None), if there was one.
 
-    What cannot be decoded is left out. What is odd joins `findings`, a defaultdict of lists:
+    What cannot be decoded is left out. Problems are added to `findings`, a defaultdict of lists:
     "jumps" of the clock (second, by how much), the seconds "damaged", how the stream was "chosen".
     """
     container, stream = open_video(path, threads)
@@ -223,8 +223,8 @@ def pictures(path, start_s, threads, findings):
         container, stream = open_video(path, threads)
     unit, step = stream.time_base, 1 / frame_rate(stream)
     if (count := len(picture_streams(container))) > 1:
-        findings["chosen"].append(f"has {count} picture streams; number {stream.index}, "
-                                  f"{stream.width}x{stream.height}, is read")
+        findings["chosen"].append(f"has {count} picture streams; stream {stream.index} "
+                                  f"({stream.width}x{stream.height}) is read")
     best_effort = Stamps()
     waiting, now_s, end_s, zero = [], 0.0, None, 0
     with container:
@@ -314,8 +314,7 @@ def to_rgb(before, frame, after, size, scaler):
 
 
 def probe(path):
-    """What the header of `path` says, as a Video. DataError if it is not a video or shows nothing.
-    """
+    """The header of `path` as a Video. DataError if it is not a video or has no picture."""
     container, stream = open_video(path, threads=1)
     with container:
         fps, duration_s = float(stream.average_rate or 0), duration(container, stream)
@@ -330,15 +329,16 @@ def sample(path, fps=2.0, start_s=0.0, end_s=None, size=None, threads=0, note=pr
     Frame n belongs to second start_s + n / fps, chosen as `ffmpeg -vf fps=...` does (top of the
     file). Where the source has a gap, the picture before it is repeated (the same array).
     end_s: where to stop; None = at the end. size: (width, height) in pixels; None = as the first
-    picture is. threads: that decode, 0 = one per core. note(text) hears what is odd about the
-    file. Memory does not grow with the length.
+    picture is. threads: that decode, 0 = one per core. note(text) is called for each problem of
+    the file. Memory does not grow with the length.
 
     Raises DataError at once for what is not a video, and after the last good frame if the file
     is cut off more than a second before its end.
     """
     end_s = math.inf if end_s is None else end_s
     if not 0 <= start_s < end_s:
-        raise DataError(f"{path}: wants 0 <= start < end, got {start_s:g} and {end_s:g} s")
+        raise DataError(f"{path}: start {start_s:g} s and end {end_s:g} s do not fit; give "
+                        "0 <= start < end")
     rate, start = (Fraction(number).limit_denominator(1_000_000) for number in (fps, start_s))
 
     def place(second):
@@ -354,13 +354,13 @@ def sample(path, fps=2.0, start_s=0.0, end_s=None, size=None, threads=0, note=pr
         if first is None:
             first, size = place(second), size or shown_size(after)
             if after.color_trc in HDR:
-                note(f"{path}: HDR ({HDR[after.color_trc]}), shown paler than a television does; "
-                     "ffmpeg has filters for that: zscale and tonemap")
+                note(f"{path}: HDR ({HDR[after.color_trc]}), so its colours look pale; ffmpeg's "
+                     "filters zscale and tonemap convert it")
             for choice in findings["chosen"]:
                 note(f"{path}: {choice}")
             if second - start_s > 1:
-                note(f"{path}: its first picture is that of {float(second):.1f} s; it is shown "
-                     "before that, too")
+                note(f"{path}: its first picture is at {float(second):.1f} s; it is also used for "
+                     "the time before")
         # The fps filter and -vsync cfr: the last picture that came to a place stays there, gaps are
         # filled with the picture before, and what comes before the first place with the first's.
         while n < min(place(second), n_wanted) and place(second) > first:
@@ -381,8 +381,8 @@ def sample(path, fps=2.0, start_s=0.0, end_s=None, size=None, threads=0, note=pr
     joints = {int(at_s) + i for at_s, _ in jumps for i in (-1, 0)}
     damaged = {int(s) for s in findings["damaged"] if not (cut and s > stop_s - EARLY_S)} - joints
     if jumps:
-        note(f"{path}: its clock jumps {len(jumps)} times, first by {jumps[0][1]:+.1f} s at "
-             f"{jumps[0][0]:.1f} s; time goes on there")
+        note(f"{path}: its clock jumps by {jumps[0][1]:+.1f} s at {jumps[0][0]:.1f} s "
+             f"({len(jumps)} in all); the time continues there")
     if damaged:
         note(f"{path}: damaged in {len(damaged)} of its seconds, first at {min(damaged)} s; "
              "pictures there are broken or repeated")
@@ -391,12 +391,13 @@ def sample(path, fps=2.0, start_s=0.0, end_s=None, size=None, threads=0, note=pr
     if cut and short:
         raise DataError(f"{path}: is cut off at {where} s; copy or download it again")
     if cut:
-        note(f"{path}: is cut off at {where} s; if more is missing, copy or download it again")
+        note(f"{path}: is cut off at {where} s; if the original is longer, copy or download it "
+             "again")
     elif short:
         note(f"{path}: its pictures end at {where} s")
     if not n:
         raise DataError(f"{path}: ends at {stop_s:.2f} s: no frame from {start_s:g} s on at "
-                        f"{fps:g} fps; begin earlier, or take more frames a second")
+                        f"{fps:g} fps; begin earlier, or read more frames per second")
 
 
 def duration(container, stream):
@@ -419,8 +420,8 @@ def duration(container, stream):
 
 
 def end_of(path, stop_s, findings):
-    """How a file ends whose pictures do at `stop_s`: whether it is cut off, whether that is more
-    than a second too early, and "11.0 of 20.0" if its header tells the full length, else "11.0".
+    """How a file ends whose pictures end at `stop_s`: whether it is cut off, whether that is more
+    than a second too early, and "11.0 of 20.0" if its header has the full length, else "11.0".
 
     The header's duration is also that of the sound, and counts what an edit list hides, so a
     shorter picture alone proves nothing: only missing bytes or damage at the end do.
@@ -440,9 +441,9 @@ def end_of(path, stop_s, findings):
 
 
 def is_whole(path, short):
-    """Whether the file has all the bytes that its container announces; None where that cannot be
-    told from sizes or from how a file ends. short: whether its pictures end too early; if they do,
-    a tail of zeros is a download that never finished."""
+    """Whether the file has all the bytes that its container announces; None if neither sizes nor
+    the end of the file show it. short: whether its pictures end too early; if they do, zeros at the
+    end mean a download that never finished."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         head = file.read(ENDS)
@@ -455,7 +456,7 @@ def is_whole(path, short):
                 return ends_with_chunk(file, size, kind)
         if head.startswith(PACK):                          # after any of these it may go on, or not
             return ends_with_chunk(file, size, "mpg", size - len(tail) + tail.find(PACK)) and None
-    if head.startswith(b"OggS"):                           # the last page is whole, and says so
+    if head.startswith(b"OggS"):                           # the last page is whole and marked so
         last = tail[tail.rfind(b"OggS"):].ljust(27, b"\0")
         return last[5] & 4 > 0 and 27 + last[26] + sum(last[27:27 + last[26]]) <= len(last)
     if head.startswith(MXF):                               # a footer, or the table of all parts
@@ -540,8 +541,8 @@ def find_videos(paths):
 
     paths: folders, each searched for matches at any depth (1_224p.mkv and 2_224p.mkv in one folder
     are a match, as in SoccerNet; a file of another name is a match of one half), and files, which
-    together are the halves of one match, in their order. Says what it leaves out of several
-    resolutions. Raises DataError for what does not exist, or for a folder without videos.
+    together are the halves of one match, in their order. Of several resolutions it prints those
+    that it leaves out. DataError for a path that does not exist, or a folder without videos.
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     matches, files, seen = [], [], set()
@@ -549,7 +550,7 @@ def find_videos(paths):
         if path.is_dir():
             matches += matches_below(path)
         elif os.path.realpath(path) in seen:
-            raise DataError(f"{path}: is named twice; name each half once")
+            raise DataError(f"{path}: is given twice; give each half once")
         elif path.exists():
             files.append(str(path))
             seen.add(os.path.realpath(path))
@@ -560,8 +561,8 @@ def find_videos(paths):
 
 
 def matches_below(root):
-    """The matches of one folder, sorted by their place in it. Says which files it passes over that
-    do not normally lie beside videos, by their suffixes: one may be a video after all."""
+    """The matches of one folder, sorted by their path. Prints how many files it skips whose suffix
+    is neither a video's nor usual beside videos: one may be a video after all."""
     matches, left_out, others, alone = [], [], Counter(), []
     for folder, _, names in walk(root):
         halves = defaultdict(list)
@@ -583,19 +584,19 @@ def matches_below(root):
         raise DataError(f"{root}: no video below it ({', '.join(sorted(VIDEO_SUFFIXES))})"
                         f"{describe_content(root)}")
     if left_out:
-        print("video: of several files for one half, the 224p or else smallest is read: "
+        print("video: several files for one half: reads the 224p one, else the smallest: "
               f"{left_out[0][0]}, not {Path(left_out[0][1]).name} ({len(left_out)} left out)")
     if alone:
-        print(f"video: {alone[0]}: is neither half 1 nor 2: a match of its own ({len(alone)} such "
-              "files); to make it a half, name the files one after the other")
+        print(f"video: {alone[0]}: its name is of neither half 1 nor half 2, so it is a match of "
+              f"its own ({len(alone)} such files); to join halves, give their files in order")
     if others:
-        print(f"video: {root}: passed over {others.total()} files that are no videos by name: "
+        print(f"video: {root}: skipped {others.total()} files without the suffix of a video: "
               + ", ".join(f"{suffix} {count}" for suffix, count in others.most_common(9)))
     return matches
 
 
 class VideoHalf(NamedTuple):
-    """A half that is a video file, or a part of one: what frames.Half is for a folder of frames."""
+    """A half as a video file, or a part of one; frames.Half is a half as a folder of frames."""
     match: str
     number: int
     path: str
@@ -609,7 +610,7 @@ class VideoHalf(NamedTuple):
 def halves(paths, start_s=0.0, end_s=None):
     """A VideoHalf per file that `find_videos` finds, match by match.
 
-    A match is called after its folder, or after its file if that is not named by a half's number.
+    A match has the name of its folder, or of its file if the file's name contains no half.
     """
     roots, found_halves = [Path(path) for path in paths if Path(path).is_dir()], []
     for files in find_videos(paths):
@@ -621,13 +622,13 @@ def halves(paths, start_s=0.0, end_s=None):
         root = next((root for root in roots if root in first.parents and root != whole), None)
         match = whole.relative_to(root).as_posix() if root else whole.resolve().name
         if any(half.match == match for half in found_halves):
-            raise DataError(f"{first}: another match is called {match!r}, too; "
-                            "give them one after the other, each its own --out")
+            raise DataError(f"{first}: another match has the same name, {match!r}; run them one by "
+                            "one, each with its own --out")
         for which, file in zip(numbers, files, strict=True):
             found = probe(file)
             if 0 < found.duration_s <= start_s:
-                raise DataError(f"{file}: ends at {clock(found.duration_s)}, "
-                                f"before --start {clock(start_s)}")
+                raise DataError(f"{file}: ends at {clock(found.duration_s)}, before --start "
+                                f"{clock(start_s)}; give an earlier --start")
             last_s = min(found.duration_s, math.inf if end_s is None else end_s)
             larger = found.width > FRAME_SIZE[0] or found.height > FRAME_SIZE[1]
             n_tokens = max(0, int((last_s - start_s) * DEFAULT_FPS / CLIP_FRAMES))
@@ -654,8 +655,8 @@ def clips(halves, batch, broken):
     or fewer; an odd last frame has no partner and is left out.
 
     Frames are shrunk to the size of SoccerNet's first, so that what a network sees of a video and
-    of the frames extracted from it is the same. The DataError of a video that breaks off joins the
-    list `broken`: what came before is spotted, and the other videos too.
+    of the frames extracted from it is the same. The DataError of a video that breaks off is added
+    to the list `broken`; the part before it is spotted, and so are the other videos.
     """
     import torch                      # here: `prepare frames` needs neither
     from tqdm import tqdm
@@ -673,7 +674,7 @@ def clips(halves, batch, broken):
                     yield half, stack(frames)                                 # (b, 2, H, W, 3)
                     frames, n_clips = [], n_clips + batch
         except DataError as error:
-            broken.append(DataError(f"{error}; what came before is spotted"
+            broken.append(DataError(f"{error}; the part before it is spotted"
                                     if n_clips or frames else str(error)))
         if len(frames) >= CLIP_FRAMES:
             yield half, stack(frames)

@@ -179,11 +179,11 @@ def record_augmentations(monkeypatch):
     calls = []
 
     def spy(name, original):
-        def called(x, *args, **kwargs):
+        def recorded(x, *args, **kwargs):
             calls.append((name, *(a for a in (*args, *kwargs.values())
                                   if not isinstance(a, (augment.Draws, torch.Tensor)))))
             return original(x, *args, **kwargs)
-        return called
+        return recorded
 
     for name in ("resize", "crop_resize", "color_jitter", "grayscale", "gaussian_blur", "solarize",
                  "hflip", "normalize"):

@@ -319,7 +319,7 @@ MUTANTS = {
         "test_infer.py::test_features_of_another_network_are_not_mixed_in": [
             ('if record.exists() and record.read_text(errors="replace") != json.dumps(made_by):',
              "if False:")],
-        "test_infer.py::test_features_go_on_where_they_were_stopped": [
+        "test_infer.py::test_features_resume": [
             ("in zip(paths, halves, strict=True) if not is_whole(path, half)",
              "in zip(paths, halves, strict=True)")],
         "test_bank.py::test_a_bank_of_two_features_per_second": [
@@ -550,11 +550,11 @@ MUTANTS = {
             ("(BALL_LABELS, LABELS)):", "(LABELS, BALL_LABELS)):")],
         "test_soccernet.py::test_classes_where_nobody_names_them": [
             ("if 2 * n_known >= counts.total():", "if n_known:")],
-        "test_stage3.py::test_labels_that_reach_no_frame_are_told": [
+        "test_stage3.py::test_labels_that_reach_no_frame_print_a_warning": [
             ("        counts[event.label] -= match in events", "        pass"),
             ("if source and lost and len(lost) == n_labels:", "if False:")],
         "test_soccernet.py::test_matches_of_other_roots_are_the_same": [
-            ("len(names) == 1 or are_one(", "True or are_one("),
+            ("len(names) == 1 or are_one_match(", "True or are_one_match("),
             ("one[-n:] == other[-n:]", "one[-1:] == other[-1:]")],
         "test_soccernet.py::test_write_then_read": [
             ("detections.position_ms, detections.half", "detections.half, detections.position_ms")],
@@ -617,7 +617,7 @@ MUTANTS = {
         "test_infer.py::test_refused_before_the_work_begins": [
             ("if args.chance and len(labels) < 2:", "if args.chance and len(labels) < 1:")]},
     "comedian/evaluate.py": {
-        "test_evaluate.py::test_fewer_matches_to_compare_with_are_told_first": [
+        "test_evaluate.py::test_fewer_matches_to_compare_with_fail_first": [
             ("read_others(against, truth, classes) if against else {}", "{}")],
         "test_evaluate.py::test_frame_map": [
             ("itertools.accumulate(reversed(precision), max)", "reversed(precision)"),
@@ -659,7 +659,7 @@ MUTANTS = {
         "test_evaluate.py::test_the_interval_is_as_wide_as_students": [
             ("wide = student(n_matches) * math.sqrt(n_matches / (n_matches - 1))", "wide = 1.96")],
         "test_report.py::test_spread_by_hand": [("STUDENT[n - 2]", "STUDENT[0]")],
-        "test_evaluate.py::test_events_that_no_frame_shows_are_told": [
+        "test_evaluate.py::test_events_that_no_frame_shows_print_a_warning": [
             ("token_s * (int(arrays[key]) + 1)", "token_s * HALF_S")]},
     "comedian/video.py": {
         "test_infer.py::test_files_are_the_halves_of_a_match": [

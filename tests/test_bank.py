@@ -71,7 +71,7 @@ def test_features_end_about_where_the_frames_end(seconds, fits, tmp_path):
     a_feature_file(tmp_path, np.ones((seconds, 4)))
     with contextlib.nullcontext() if fits else pytest.raises(
             DataError, match=f"{seconds} rows for a half of 20 s, which is {seconds / 20:.3g} rows "
-                             "per second and not 1; give --features-fps"):
+                             "per second instead of 1; correct --features-fps"):
         bank.open_features(tmp_path, half_of(40), "teacher")
 
 
@@ -128,7 +128,7 @@ def test_a_bank_of_two_features_per_second(tmp_path):
     rows = np.random.default_rng(0).standard_normal((41, 4)).astype(np.float32)
     a_feature_file(tmp_path, rows)
     half = half_of(40)
-    with pytest.raises(DataError, match="which is 2.05 rows per second and not 1; give --"):
+    with pytest.raises(DataError, match="which is 2.05 rows per second instead of 1; correct --"):
         bank.open_features(tmp_path, half, "teacher")
     features = [bank.open_features(tmp_path, half, "teacher", 2.0)]
     assert bank.describe_features(features, [half]) == (
@@ -242,8 +242,8 @@ def changed(table, row, value):
 
 SHAPE, TYPE = r"has shape .* of float32, not \(1500, 8\)", "of float64, not"
 NONSENSE, DAMAGED = "not a whole .npy array", "is of another bank, or damaged"
-NUMBERS = "holds values that are not finite"
-LENGTHS = "holds averages of unit vectors that are 0 or longer than 1"
+NUMBERS = "has values that are not finite"
+LENGTHS = "has averages of unit vectors that are 0 or longer than 1"
 SPOILT = {                            # what is in the file, why it is not believed
     "another shape": (lambda t: saved(t[:-1]), SHAPE), "flat": (lambda t: saved(t.ravel()), SHAPE),
     "no rows": (lambda t: saved(t[:0]), SHAPE), "one number": (lambda t: saved(t[0, 0]), ".*"),
@@ -274,7 +274,7 @@ def test_a_table_is_checked_when_it_is_opened(spoil, why, bank_of_1500, tmp_path
     table = bank.load_or_make(path, P, make)
     np.testing.assert_allclose(table, right, rtol=1e-5, atol=1e-6)
     said, written = capsys.readouterr().out.splitlines()
-    assert said.startswith(f"data: {path}: ") and said.endswith("; it is made again")
+    assert said.startswith(f"data: {path}: ") and said.endswith("; computing it again")
     assert re.search(why, said)
     assert written == f"data: {path}: written"
     bank.load_or_make(path, P, make)                            # and believed from then on
@@ -309,7 +309,7 @@ def test_a_table_of_half_precision_is_believed(tmp_path, capsys):
     for said in ("written", ""):
         bank.load_or_make(tmp_path / "t.npy", P, maker(P))
         assert capsys.readouterr().out.endswith(f"{said}\n" if said else "")
-        assert "made again" not in capsys.readouterr().out
+        assert "computing it again" not in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------ 4. whole or not at all

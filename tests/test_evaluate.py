@@ -256,7 +256,7 @@ def test_predictions_of_every_spotter(seeded, run):
     (seeded / "labels.csv").write_text("video,time,label\ntwo,1,Goal\nlg/one,1,Goal\n")
     with pytest.raises(DataError, match="labels.csv: action 0, 'Goal', has a malform.* confidence"):
         run(labels=seeded / "in", predictions=seeded / "labels.csv")
-    with pytest.raises(DataError, match="does not say its frame rate.*give --fps"):
+    with pytest.raises(DataError, match="labels have a frame rate; give --fps"):
         run("--at-frames", 1, labels=seeded / "in")
 
 
@@ -324,7 +324,7 @@ def test_the_classes_that_a_file_lists_decide(tmp_path, run):
         assert len(written["tight"]["a_mAP_per_class"]) == n and said in printed, (labels, n)
 
 
-def test_fewer_matches_to_compare_with_are_told_first(seeded, run, capsys):
+def test_fewer_matches_to_compare_with_fail_first(seeded, run, capsys):
     shutil.copytree(seeded / "in" / "two", seeded / "less" / "two")
     with pytest.raises(DataError, match="less: no predictions for 'lg/one', which the other ones"):
         run("--against", seeded / "less", labels=seeded / "in", predictions=seeded / "in")
@@ -401,7 +401,7 @@ def test_bad_files(tmp_path, run):
         run(labels=tmp_path / "broken", predictions=tmp_path / "nowhere")
 
 
-def test_where_nothing_can_be_written_is_said_first(tmp_path, capsys, monkeypatch, run):
+def test_a_path_that_cannot_be_written_fails_first(tmp_path, capsys, monkeypatch, run):
     """Before any work: not even the labels are read."""
     (tmp_path / "a folder").mkdir()
     dear = "last.pt", "games.zip", LABELS, PREDICTIONS
@@ -411,7 +411,7 @@ def test_where_nothing_can_be_written_is_said_first(tmp_path, capsys, monkeypatc
     for flag, (name, message) in itertools.product(("--json", "--plot"), [
             ("absent/x.png", "its folder does not exist"), ("a folder", "cannot be written"),
             ("locked", "cannot be written"),
-            *((name, "is there, and would be lost; name a new") for name in dear)]):
+            *((name, "exists and would be lost; name a new") for name in dear)]):
         with pytest.raises(DataError, match=f"{name}: {message}"):
             run(flag, tmp_path / name, labels="nowhere")
     assert {(tmp_path / name).read_text() for name in dear} == {"dear"}
@@ -419,10 +419,10 @@ def test_where_nothing_can_be_written_is_said_first(tmp_path, capsys, monkeypatc
 
 
 @pytest.mark.parametrize("options, message", [
-    ("", "--predictions is missing"), ("--sweep", "--sweep needs --scores"),
+    ("", "give --predictions, or --sweep"), ("--sweep", "--sweep needs --scores"),
     ("--predicted x", "unrecognized arguments: --predicted"),
-    ("--sweep --scores s --ignored 2 -1", "argument --ignored: wants a number from 0.0"),
-    ("--sweep --scores s --windows 2 -1", "argument --windows: wants a number from 0.0")])
+    ("--sweep --scores s --ignored 2 -1", "argument --ignored: must be a number from 0.0"),
+    ("--sweep --scores s --windows 2 -1", "argument --windows: must be a number from 0.0")])
 def test_options_that_do_not_fit(options, message, capsys):
     with pytest.raises(SystemExit) as stop:
         evaluate.parse_args(["--labels", "l", *options.split()])
@@ -537,7 +537,7 @@ def test_a_resample_is_what_a_list_with_copies_gives():
     values = [run["loose"]["a_mAP_per_class"][0] for run in runs]
     assert [low["loose"]["a_mAP_per_class"][0], high["loose"]["a_mAP_per_class"][0]] == [
         pytest.approx(np.percentile(values, q), abs=1e-4) for q in (2.5, 97.5)]
-    with pytest.raises(DataError, match="--bootstrap and --against .* two or more"):
+    with pytest.raises(DataError, match="--bootstrap and --against .* two matches or more"):
         evaluate.resample({"m0": labels["m0"]}, found, classes, 8)
 
 
@@ -697,8 +697,8 @@ def test_sweep_command(tmp_path, run):
             for s in settings] == [*itertools.product(
                 ("soft", "greedy", "local"), ("max", "mean"), (0, 3, 6), (2, 4.5, 9, 10))]
     assert f"{100 * best['a_mAP']:.2f} %" in out
-    assert "Chosen on these very matches" in out and "Red card" in out
-    assert "From 6 s ignored on" in out                    # 16-s windows every 8 s cover up to 4 s
+    assert "settings were chosen on these matches: report" in out and "Red card" in out
+    assert "If 6 s or more are ignored" in out          # 16-s windows every 8 s cover up to 4 s
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
     # A window per class cannot be worse than one for all of them, with the same kind of NMS.
     together = float(out.split("t-AmAP ")[-1].split(" %")[0])
@@ -761,7 +761,7 @@ def test_classes_and_names_of_matches_need_not_be_told_again(tmp_path, run):
         assert told in run(labels=tmp_path / "labels.csv")
 
 
-def test_names_that_are_no_class_are_told(tmp_path, run):
+def test_names_that_are_no_class_print_a_warning(tmp_path, run):
     """They count for nothing, as officially; but a misspelt class must not look like a bad one."""
     others = [GOAL | {"label": name} for name in ("goal", "goal", "Drone")]
     write_match(tmp_path / "a", [GOAL] * 3 + others, [SPOT, SPOT | {"label": "Goall"}])
@@ -775,7 +775,7 @@ def test_names_that_are_no_class_are_told(tmp_path, run):
     assert "no class" not in run(labels=tmp_path / "clean", predictions=tmp_path / "clean")
     (tmp_path / "classes.txt").write_text("Serve\nBounce\n")
     out = run("--classes", tmp_path / "classes.txt")
-    assert f"No event in {tmp_path} is of these classes; name others with --classes FILE" in out
+    assert f"No event in {tmp_path} has one of these classes; give others with" in out
 
 
 def test_only_some_of_the_matches(tmp_path, capsys, run):
@@ -796,7 +796,7 @@ def test_only_some_of_the_matches(tmp_path, capsys, run):
     (None, "1 of 3 labels reach no frame: 1 after the end (first: Goal at 12:34:00 in half 2 "),
     ("videos", "2 of 3 labels reach no frame: 2 in a half without frames (first: Goal at 0:00:50 "),
     ("scores", "2 of 3 labels reach no frame: 2 after the end (first: Goal at 0:00:50 in half 1 ")])
-def test_events_that_no_frame_shows_are_told(known, lost, tmp_path, run):
+def test_events_that_no_frame_shows_print_a_warning(known, lost, tmp_path, run):
     """They count as missed, as officially. Without scores.npz a half ends after two hours."""
     later = [GOAL | {"gameTime": "2 - 00:50"},
              GOAL | {"gameTime": "2 - 12:34", "position": 45_240_000}]

@@ -1338,12 +1338,12 @@ def check(folder, path, **more):
     return done.returncode, (done.stdout or "").splitlines()
 
 
-def test_check_says_ten_things(tmp_path):
+def test_check_prints_ten_lines(tmp_path):
     code, lines = check(tmp_path, HERE)
     assert [line.split()[0] for line in lines] == [
         "system", "python", "packages", "optional", "kernels", "cpu", "torch", "ffmpeg", "memory",
         "disk"]
-    assert "torch" in lines[2] and "equal to their references" in lines[4] and code == 0
+    assert "torch" in lines[2] and "same results as reference.py" in lines[4] and code == 0
 
 
 @pytest.mark.slow

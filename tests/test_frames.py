@@ -117,7 +117,7 @@ def test_description(tmp_path):
             assert part in line
         assert "\n" not in line and "spotted" not in line
     hint = frames.describe(two, tmp_path, 24).splitlines()[1]
-    assert hint.startswith("hint: frames of 60x40 pixels, of which the network sees 24x24")
+    assert hint.startswith("hint: the frames have 60x40 pixels, the network's image has 24x24")
     assert "comedian.prepare frames" in hint
     assert "; halves 3, 4 are spotted and trained on, but" in frames.describe(halves, tmp_path)
 
@@ -127,10 +127,10 @@ def test_description(tmp_path):
     ([f"m/1/{i:04d}.png" for i in (1, 2, 4)], "1: frame number 3 is missing"),
     ([f"m/1/frame{i}.png" for i in (0, 1, 2, 9, 10, 12)], "1: frame number 3 is missing"),
     (["m/1/1.png", "m/1/01.png", "m/1/3.png"], "1: frame number 2 is missing"),   # and one is twice
-    (["m/1/1.png", "m/1/01.png", "m/1/2.png"], "frame number 1 is .*there twice"),
+    (["m/1/1.png", "m/1/01.png", "m/1/2.png"], "frame number 1 is .*exists twice"),
     (["m/1_224p/1.png", "m/1_720p/1.png"], "two folders for one half .1_224p, 1_720p.; keep one"),
     (["m/1/notes.txt"], "no folder of .jpg or .png frames"),
-    (["match.mp4"], "prepare frames makes them from videos; .*/ holds match.mp4"),
+    (["match.mp4"], "make frames from videos with .*/ holds match.mp4"),
     *(([f"m/1/{name}"], rf"m/1/{re.escape(name)}: the name of a frame must end in its number")
       for name in ("frame (1).jpg", "frame.png", "7_.jpeg"))])
 def test_what_is_wrong_in_a_folder_is_one_line(tmp_path, files, message):
@@ -147,7 +147,7 @@ def test_what_is_wrong_in_a_folder_is_one_line(tmp_path, files, message):
 def test_bad_fps(tmp_path, text):
     make_half(tmp_path / "m" / "1", ["1.png"])
     (tmp_path / "m" / "1" / "fps.txt").write_text(text)
-    with pytest.raises(DataError, match=f"fps.txt: wants the frames per second, .* got '{text}'"):
+    with pytest.raises(DataError, match=f"fps.txt: has '{text}'; write the frames per second"):
         frames.find_halves(tmp_path)
 
 
@@ -193,7 +193,7 @@ def test_a_header_of_terabytes_is_not_decoded(tmp_path, monkeypatch, ending):
         huge = whole[:at] + struct.pack(">HH", 60_000, 60_000) + whole[at + 4:]
     path.write_bytes(huge)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
-    with pytest.raises(DataError, match=f"1{ending}: its header promises more than 67,108,864 pix"):
+    with pytest.raises(DataError, match=f"1{ending}: its header claims more than 67,108,864 pix"):
         frames.read_frame(path)
 
 

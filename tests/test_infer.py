@@ -285,9 +285,9 @@ def test_labels_that_reach_no_frame(matches, checkpoint, tmp_path, capsys, reque
         infer_main(data, checkpoint, tmp_path / "out", "--labels", table)
     (tmp_path / "x.csv").write_text("video,time,label\nM.mkv,3,Goal\n")
     for labels, message in (
-            (matches, "has labels of none of the 1 matches here, 'm' for one, but of 'league/one'"),
+            (matches, "has no labels of the 1 .* .for example 'm'., but of 'league/one'"),
             (tmp_path / "x.csv", "but of 'M' .did you mean 'm'..; correct these names"),
-            (tmp_path / "none", "no such folder or table of labels; name one that is there; "),
+            (tmp_path / "none", "no such folder or table of labels; give one that exists; "),
             (checkpoint, "is neither a folder with a .* nor a table .*; unpack it, or save it"),
             (data / "m", "none of the 1 matches has a Labels-v2.json; give --labels")):
         with pytest.raises(DataError, match=f"{labels}: .*{message}"):
@@ -468,7 +468,7 @@ def test_what_videos_are_called(film, tmp_path, monkeypatch):
                          ([root / "b/two.mkv", root / "b/only 1.mkv"], {("b", 1), ("b", 2)})):
         assert {(half.match, half.number) for half in video.halves(paths)} == names
     assert {half.size for half in halves} == {(398, 224)} and halves[0].n_tokens == 17
-    with pytest.raises(DataError, match="another match is called 'a', too"):
+    with pytest.raises(DataError, match="another match has the same name, 'a'; run"):
         video.halves([root, root / "a"])
     with pytest.raises(DataError, match="two.mkv: ends at 00:17, before --start 00:18"):
         video.halves([root / "b/two.mkv"], start_s=18)
@@ -594,10 +594,10 @@ def test_a_submission_must_be_complete(split, checkpoint, tmp_path, no_work):
 
     old.mkdir(parents=True)
     (old / PREDICTIONS).write_text("{}")
-    refuses("out: nothing is zipped, for 1 games are not of this split: old; .* --out of its own")
+    refuses("out: not zipped, because 1 games are not of this split: old; .* --out of its own")
     shutil.rmtree(old)
     shutil.rmtree(root / "test/league/2031/game one/2_224p")
-    refuses("halves 1 and 2: nothing is zipped, for 1 games are missing: test/league/2031/game one")
+    refuses("halves 1 and 2: not zipped, because 1 games are missing: test/league/2031/game one")
     shutil.rmtree(root / "test/league/2031/game one")
     refuses("1 of the 2 games of test are not below it: league/2031/game one")
     assert not (tmp_path / "spots.zip").exists()
@@ -665,7 +665,7 @@ def test_a_row_is_the_token_of_its_second(fps, n_frames, expected):
     assert (off[inside] <= half.token_s / 2 + 1e-9).all()
 
 
-def test_features_go_on_where_they_were_stopped(matches, tmp_path, monkeypatch, capsys):
+def test_features_resume(matches, tmp_path, monkeypatch, capsys):
     """What is whole stays; what was being written is made again."""
     save_network(tmp_path / "1.pt", 1, image_size=24)
     save, saved = np.save, []
@@ -680,12 +680,12 @@ def test_features_go_on_where_they_were_stopped(matches, tmp_path, monkeypatch, 
     monkeypatch.setattr(np, "save", killed)
     with pytest.raises(SystemExit, match="143"):
         write_features(matches, tmp_path / "1.pt", tmp_path / "out")
-    assert "stopped; the same command goes on from here" in capsys.readouterr().err
+    assert "stopped; the same command continues from here" in capsys.readouterr().err
     monkeypatch.setattr(np, "save", save)
     then = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.npy")}
     assert len(then) == 2
     write_features(matches, tmp_path / "1.pt", tmp_path / "out")
-    assert "2 of 4 halves are there already" in capsys.readouterr().out
+    assert "2 of 4 halves exist already" in capsys.readouterr().out
     assert all(path.stat().st_mtime_ns == time for path, time in then.items())
     write_features(matches, tmp_path / "1.pt", tmp_path / "whole")
     for path in (tmp_path / "whole").rglob("*.npy"):
@@ -702,10 +702,10 @@ def test_features_of_another_network_are_not_mixed_in(matches, tmp_path):
     write_features(matches, tmp_path / "1.pt", tmp_path / "out")
     digest = hashlib.sha256((tmp_path / "1.pt").read_bytes()).hexdigest()
     assert json.loads(record.read_text()) == {"checkpoint_sha256": digest, "bf16": False}
-    with pytest.raises(DataError, match="own.json: features of this name were made by another ne"):
+    with pytest.raises(DataError, match="own.json: another network or other flags made"):
         write_features(matches, tmp_path / "2.pt", tmp_path / "out")
     record.unlink()
-    with pytest.raises(DataError, match="out: features called own are there, not made by this"):
+    with pytest.raises(DataError, match="out: features called own exist, but this command did"):
         write_features(matches, tmp_path / "2.pt", tmp_path / "out")
 
 
@@ -762,7 +762,7 @@ def test_times_are_seconds_or_minutes(text, seconds):
       for flag, text in (("--start", "soon"), ("--start", "1:-5"), ("--end", "1:2:3:4"),
                          ("--end", "inf"))),
     ("--video v --checkpoint c --features own", "--features wants --data"),
-    ("--data d --checkpoint c --features a\x7fb", "wants a name without /, \\ and control ch"),
+    ("--data d --checkpoint c --features a\x7fb", "must be a name without /, \\ and control ch"),
     ("--data d --checkpoint c --nms hard", "argument --nms: invalid choice: 'hard' (choose from"),
 ])
 def test_options_that_do_not_fit(options, message, capsys):

@@ -118,17 +118,17 @@ def test_names_of_videos_come_back_in_a_table(match, tmp_path):
 @pytest.mark.parametrize("match, label, reason", [
     ("m", "", "line 2: a time without a label"), ("m", "a\0b", "zero bytes"),
     ("m", "x" * 140_000, "field limit"), ("caf\udce9", "Dive", "not UTF-8"),
-    ("a\\b", "Dive", "as of another match")])
+    ("a\\b", "Dive", "as another match")])
 def test_no_table_that_is_not_read_back(match, label, reason, tmp_path):
     write_results(tmp_path / match, label)
-    with pytest.raises(DataError, match=f"{PREDICTIONS}: the table of .* read back.*{reason}"):
+    with pytest.raises(DataError, match=f"{PREDICTIONS}: the table of .* read.*{reason}"):
         command("export", tmp_path, "--format", "csv")
     assert not (tmp_path / match / "actions.csv").exists()
 
 
 @pytest.mark.parametrize("kind, left", [
     ("vtt", []), ("srt", []), ("sportscode", []), ("csv", ["actions.csv"])])
-def test_nothing_to_write_is_told(kind, left, spotted, tmp_path, capsys):
+def test_nothing_to_write_prints_a_line(kind, left, spotted, tmp_path, capsys):
     """And no file of an older export stays."""
     assert exported(spotted, tmp_path, kind)
     assert list(exported(spotted, tmp_path, kind, "--threshold", 0.95)) == left
@@ -148,7 +148,7 @@ def test_actions_that_are_left_out_are_counted(half, classes, times, tmp_path, c
     soccernet.write_scores(tmp_path / SCORES, "m", ("Goal",), [
         Half("m", 1, "", "", 8, ".jpg", 1, 80)], [torch.zeros(40, 1)], [None], 0.0)
     command("page", tmp_path)
-    said = f"{PREDICTIONS}: 1 of 1 actions are left out: of a half"
+    said = f"{PREDICTIONS}: 1 of 1 actions are left out: their half"
     assert capsys.readouterr().out.count(said) == times
 
 
@@ -249,7 +249,7 @@ def test_the_page_is_small_and_calls_nobody(tmp_path):
     assert 200_000 < (tmp_path / "page.html").stat().st_size < 3_000_000
 
 
-def test_a_damaged_half_is_told_not_left_out(spotted, tmp_path):
+def test_a_damaged_half_is_an_error(spotted, tmp_path):
     folder = shutil.copytree(spotted / "out" / MATCH, tmp_path / "spots")
     arrays = dict(np.load(folder / SCORES))
     np.savez(folder / SCORES, **arrays | {"curve_2": arrays["curve_2"] + 2})

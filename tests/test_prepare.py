@@ -100,7 +100,7 @@ def test_pca_of_part_of_the_games_reduces_all(raw, tmp_path, capsys):
     assert not list((tmp_path / "later").rglob("*.npz"))
 
 
-def test_pca_goes_on_where_it_was_stopped(raw, monkeypatch, capsys):
+def test_pca_resumes(raw, monkeypatch, capsys):
     """What was finished is not written again; an unfinished file is under another name."""
     root, _ = raw
     save, saved = np.save, []

@@ -153,7 +153,7 @@ def test_runs_on_one_axis(tmp_path):
     assert [[line.get_label() for line in panel.lines] for panel in figure.axes] == [
         ["a", "b"], ["a, best 1.9 %", "b, best 1.9 %"]]
     run("curves", *runs, "--together", "--out", tmp_path / "c.svg")
-    with pytest.raises(DataError, match="wants runs of one stage, these are of stages 2 and 3"):
+    with pytest.raises(DataError, match="needs runs of one stage, these are of stages 2 and 3"):
         run("curves", runs[0], write_run(tmp_path / "two", STAGE2), "--together")
 
 
@@ -304,7 +304,7 @@ def test_refuses(tmp_path, spotted):
             (["timeline", scores, "--labels", tmp_path / "other"],
              "no Labels-v2.json for 'league/2031/Dale"),
             (["timeline", scores, "--out", tmp_path / "t.xyz"],
-             "t.xyz: no format for pictures is called 'xyz'; name it .png, .svg or .pdf"),
+             "t.xyz: 'xyz' is no picture format; name it .png, .svg or .pdf"),
             (["timeline", scores, "--out", tmp_path / "empty/log.txt/t.png"],
              "t.png: cannot be written")):
         with pytest.raises(DataError, match=message):

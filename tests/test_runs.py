@@ -245,7 +245,7 @@ def test_asked_to_stop(stage, number, matches, tmp_path, launch):
     printed = (tmp_path / "stopped.0").read_text()
     step = int(re.search(r"stopped after step (\d+); saved", printed)[1])
     assert 2 <= step < 30 and model.load_checkpoint(stopped / "last.pt")["step"] == step
-    line = shlex.split(re.search(r"To go on: python (.*)", printed)[1])
+    line = shlex.split(re.search(r"To continue: python (.*)", printed)[1])
     assert line == [*argv, "--resume"] and finish(*launch(line)) == [0]
     assert_same_runs(whole, stopped)
 
@@ -265,7 +265,7 @@ def test_a_second_signal_ends_the_process_at_once(number, monkeypatch, capsys):
     with pytest.raises(SystemExit, match=f"^{128 + number}$"):
         stop.exit_if_requested("stage 1: stopped after step 3")
     assert {s: signal.getsignal(s) for s in SIGNALS} == before
-    assert capsys.readouterr().out == ("stage 1: stopped after step 3; saved. To go on: python "
+    assert capsys.readouterr().out == ("stage 1: stopped after step 3; saved. To continue: python "
                                        "stage1_spatial.py --data 'a b' --resume\n")
 
 
@@ -277,7 +277,7 @@ def test_asking_one_process_stops_all(matches, tmp_path, launch):
     assert finish(*pair) == [128 + signal.SIGTERM] * 2
     printed = (tmp_path / "run.0").read_text()
     step = int(re.search(r"stopped after step (\d+)", printed)[1])
-    assert "To go on: torchrun ... stage3_finetune.py" in printed
+    assert "To continue: torchrun ... stage3_finetune.py" in printed
     assert model.load_checkpoint(out / "last.pt")["step"] == step < 2000
 
 
@@ -290,8 +290,8 @@ def test_a_killed_process_ends_all(stage, matches, tmp_path, launch):
     pair[1].kill()
     assert finish(*pair) == [2, -signal.SIGKILL]
     *before, line = (tmp_path / "run.0").read_text().splitlines()
-    assert line == ("error: another process of this run has ended, killed or with a line of its "
-                    "own; go on with --resume") and not any("error" in text for text in before)
+    assert line == ("error: another process of this run has ended, killed or with its own error "
+                    "line; continue with --resume") and not any("error" in text for text in before)
 
 
 @pytest.mark.parametrize("command, code, out", [
@@ -309,7 +309,7 @@ def test_interrupted_while_torch_is_imported(command, code, out, tmp_path):
 def test_stopped_before_the_first_step(capsys):
     with pytest.raises(SystemExit, match="^130$"):
         plumbing.run_as_command(Mock(side_effect=KeyboardInterrupt), None)
-    assert capsys.readouterr().err == "error: stopped before there was anything to save\n"
+    assert capsys.readouterr().err == "error: stopped before anything was saved\n"
 
 
 def test_a_resumed_run_needs_no_init(matches, tmp_path):
@@ -426,7 +426,7 @@ def test_samples_are_dealt_out_in_order():
     assert dealt(3, batch=6, accumulate=1, mixup=0.1) == [(0, 2), (2, 4), (4, 6)]
     with pytest.raises(DataError, match="--batch 24 cannot be split evenly into 5 processes"):
         dealt(5, batch=24, accumulate=2)
-    with pytest.raises(DataError, match="passes of 3 parts the pairs of windows that --mixup mix"):
+    with pytest.raises(DataError, match="passes of 3 splits the pairs of windows that --mixup mix"):
         dealt(2, batch=6, accumulate=1, mixup=0.1)
 
 
@@ -435,7 +435,7 @@ def test_half_of_torchruns_variables(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(DataError, match="RANK: as an environment variable .* start with torchrun"):
+    with pytest.raises(DataError, match="RANK: this environment variable .* start with torchrun"):
         plumbing.join_processes("cpu")
 
 
@@ -470,7 +470,7 @@ def test_log_and_checkpoint(stage, matches, tmp_path, monkeypatch):
         [cells[1].split()[1].split("/")[0], cells[2].split()[1], cells[-2].split()[0]]
         for cells in (line.split(" | ") for line in lines)]
     torch.load(out / "last.pt", weights_only=True)
-    with pytest.raises(DataError, match="there is a run already; --resume it or choose another"):
+    with pytest.raises(DataError, match="this run exists already; add --resume or choose another"):
         run(stage, matches, out)
     (out / "curves.png").unlink()                          # killed before the picture was drawn
     assert_same_bits(run(stage, matches, out, *options, "--resume"), state)       # nothing to do
@@ -574,13 +574,13 @@ MISTAKES = {                          # stage, options, the one line
     "too few clips": (1, "--batch 120", "99 clips are fewer than one --batch of 120"),
     "uneven parts": (1, "--accumulate 3", "--batch 8 cannot be split evenly into 1 processes"),
     "parted pairs": (3, "--batch 6 --accumulate 2",
-                     "--batch 6 in passes of 3 parts the pairs of windows that --mixup mixes"),
+                     "--batch 6 in passes of 3 splits the pairs of windows that --mixup mixes"),
     "nothing to resume": (1, "--resume", "last.pt: no such checkpoint"),
     "a file for a folder": (1, "--out /dev/null",
                             "/dev/null: is a file, not a folder; choose another --out"),
     "no features": (2, "--features-name resnet",
-                    "1_resnet.npy: no teacher features for this half; see --features and "
-                    "--features-name (found there: teacher)"),
+                    "1_resnet.npy: no teacher features for this half; check --features and "
+                    "--features-name (the folder has teacher)"),
     "long windows": (2, "--window 99", "no half is as long as a window"),
     "no such stage 1": (2, "--init nowhere.pt", "nowhere.pt: no such checkpoint"),
     "an epoch without a batch": (2, "--steps 0 --epochs 1 --batch 99 --windows-per-half 3",
@@ -618,7 +618,7 @@ print(faults(), run.join_processes("cpu") and faults())"""
     ("stage3_finetune", "--data {tmp}", "{tmp}: no folder of .jpg or .png frames below it"),
     ("infer", "--data {matches} --checkpoint {tmp}/none.pt",
      "{tmp}/none.pt: no such checkpoint, or not a file; give another (README, 'Weights and "
-     "results', says where there are some)\n")])
+     "results', lists some)\n")])
 def test_a_mistake_is_one_line_and_exit_code_2(script, flags, message, matches, tmp_path):
     flags, message = (text.format(tmp=tmp_path, matches=matches) for text in (flags, message))
     done = subprocess.run([sys.executable, ROOT / f"{script}.py", *flags.split()],
@@ -648,7 +648,7 @@ def test_a_resumed_run_is_the_run_it_was(stage, flags, named, matches, tmp_path)
     run(stage, matches, tmp_path, n=2)
     run(stage, matches, tmp_path, *free, n=2)
     log = (tmp_path / "log.txt").read_text()
-    with refused(f"was run with {named}; --resume wants the same flags"):
+    with refused(f"was run with {named}; --resume needs the same flags"):
         run(stage, matches, tmp_path, *free, *flags.split(), n=2)
     assert (tmp_path / "log.txt").read_text() == log
 
@@ -671,8 +671,8 @@ def test_senseless_flags(script, flags, capsys):
         script.parse_args(["--data", "x", *flags])
     line, = capsys.readouterr().err.splitlines()
     name = [flag for flag in flags if flag.startswith("--")][-1]
-    assert re.search(rf"argument {name}: (wants a( whole)? number from \S+ to \S+, got"
-                     rf"|torch cannot use|wants an encoding .* got) '{flags[-1]}'", line)
+    assert re.search(rf"argument {name}: (must be a( whole)? number from \S+ to \S+, got"
+                     rf"|torch cannot use|must be a text encoding.* got) '{flags[-1]}'", line)
 
 
 def test_what_is_not_installed():
@@ -703,7 +703,7 @@ for module, package in {lacking}:
     (dict(batch=12, accumulate=2, mixup=0.1), "--accumulate 3 (4 at a time instead of 6"),
     (dict(batch=12, accumulate=3, mixup=0.1), "--accumulate 6 (2 at a time instead of 4"),
     (dict(batch=12, accumulate=6, mixup=0.1), "a pair of samples at a time does not fit: try"),
-    (dict(batch=256), "try --batch 128"), (dict(), "take fewer matches at a time")])
+    (dict(batch=256), "try --batch 128"), (dict(), "give fewer matches at a time")])
 def test_out_of_memory_says_what_to_lower(flags, advice, capsys):
     """A real failure of the CPU's allocator: 4 PB."""
     with pytest.raises(SystemExit, match="^2$"):

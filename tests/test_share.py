@@ -130,7 +130,7 @@ WRONG = {"no config": (lambda f: (f / "config.json").unlink(), "without their co
          "no weights": (lambda f: (f / "model.safetensors").unlink(), "safetensors: no such check"),
          "none of endless": (lambda f: (f / "model.safetensors").write_bytes(ENDLESS), "not take"),
          "another stage": (lambda f: mend(f, stage=7), "its stage is 7, not 1, 2 or 3"),
-         "another width": (lambda f: mend(f, cfg={"model": "vivit_tiny"}), "that do not fit"),
+         "another width": (lambda f: mend(f, cfg={"model": "vivit_tiny"}), "they do not fit"),
          "no model": (lambda f: mend(f, cfg={"model": "x"}), "names no model of this version")}
 
 
@@ -169,7 +169,7 @@ def test_to_the_hub_and_back(tmp_path, capsys):
     hub = names["HubComedian"].from_pretrained(tmp_path / "out")
     hub.save_pretrained(tmp_path / "again")
     ours, stage = infer.load_network(tmp_path / "again", "cpu")
-    assert stage == 3 and "says no stage" in capsys.readouterr().out
+    assert stage == 3 and "names no stage" in capsys.readouterr().out
     for other in (hub, ours):
         assert other.cfg == network.cfg
         for name, value in other.state_dict().items():
@@ -299,9 +299,9 @@ def test_a_teacher_of_any_network(matches, tmp_path, capsys):
                                    atol=1e-5)
     (tmp_path / "out" / "." / "1_make.npy").unlink()
     run(prepare, *command)
-    assert "1 of 2 halves are there already" in capsys.readouterr().out
+    assert "1 of 2 halves exist already" in capsys.readouterr().out
     write_backbone(tmp_path / "net.py", w=2)
-    with pytest.raises(DataError, match="were made by another network or with other flags"):
+    with pytest.raises(DataError, match="another network or other flags made"):
         run(prepare, *command)
 
 

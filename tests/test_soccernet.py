@@ -28,7 +28,7 @@ def test_classes(tmp_path):
     assert soccernet.read_classes(path) == names
     for text in ("", "jump\njump\n", "a\0b", "\u200b"):
         path.write_text(text)
-        with pytest.raises(DataError, match="classes.txt: wants one class name per line"):
+        with pytest.raises(DataError, match="classes.txt: has .* lines; write one class"):
             soccernet.read_classes(path)
     with pytest.raises(DataError, match="none.txt: not a list of classes"):
         soccernet.read_classes(tmp_path / "none.txt")
@@ -170,7 +170,7 @@ def test_folders_of_labels(tmp_path, capsys):
     folders = soccernet.stray_folders(tmp_path, matches, found)
     soccernet.warn_unmatched({}, matches, found, folders)
     assert capsys.readouterr().out == (
-        "warning: 2 of the folders with labels are of no match here: 'lg/Derby' (did you mean "
+        "warning: 2 of the folders with labels fit no match here: 'lg/Derby' (did you mean "
         "'lg/derby'?), 'zoo'\n")
     assert soccernet.stray_folders(tmp_path, matches[:1], found) == []
     (tmp_path / "labels.json").write_text(json.dumps(osl()).replace("g2", "K\u00f6ln"))
@@ -178,7 +178,7 @@ def test_folders_of_labels(tmp_path, capsys):
     assert "labels.csv: has labels of 'K\u00f6ln' that are not read: " in capsys.readouterr().out
 
 
-def test_names_that_fit_no_video_are_told(capsys):
+def test_names_that_fit_no_video_print_a_warning(capsys):
     """With the nearest that has no labels; case alone is offered whoever has it."""
     there = ["x/Spiel 1", "x/Spiel 2", "x/Finale"]
     names = "Spiel-2", "Finalle", "spiel 1", *"abcd"
@@ -222,7 +222,7 @@ def test_labels_of_opensportslab(tmp_path, capsys):
     assert "confidences" not in capsys.readouterr().out
     for key in ("confidence_score", "score"):
         found(osl(**{key: 0.5}))
-        assert "labels.json: has confidences, as predictions have; they" in capsys.readouterr().out
+        assert "labels.json: has confidences, like predictions; they" in capsys.readouterr().out
     of_entry = osl()
     of_entry["data"][1]["metadata"] = {"type": "predictions"}
     for content, key in ((osl() | {"metadata": {"type": "Predictions"}}, "metadata.type"),
@@ -372,8 +372,8 @@ def test_bad_labels_of_opensportslab(tmp_path, content):
 def test_classes_where_nobody_names_them(tmp_path, capsys):
     """SoccerNet's 17 as long as half of the annotations are of them."""
     for n, classes, said in (
-            (1, soccernet.SOCCERNET_CLASSES, "SoccerNet's 17, for half of the labels or more have "
-             "their names (1 of 2); --classes FILE decides otherwise"),
+            (1, soccernet.SOCCERNET_CLASSES, "SoccerNet's 17, because half of the labels or more "
+             "have their names (1 of 2); --classes FILE overrides this"),
             (2, ("Dance", "Foul"), "2 from the labels: Dance, Foul")):
         path = write_labels(tmp_path / "L.json", annotation(), *n * [annotation(label="Dance")])
         assert soccernet.classes_of([path]) == classes
@@ -396,7 +396,7 @@ def test_matches_of_other_roots_are_the_same(labels, matches, found):
         zip(found, "123", strict=False))
 
 
-def test_a_message_says_what_lies_there(tmp_path):
+def test_a_message_lists_the_folder(tmp_path):
     for name in ("b.txt", ".hidden", *(f"v{i}.mp4" for i in range(7))):
         (tmp_path / name).write_text("")
     (tmp_path / "a").mkdir()
@@ -454,8 +454,8 @@ def test_matches_are_found_by_name_in_a_folder_or_a_zip(tmp_path):
     assert [(match, member.info.filename, member.archive.read(member.info).decode())
             for match, member in zipped.items()] == [
         (match, f"{match}/{LABELS}", f"in/{match}") for match in ("a/one", "b/two")]
-    for name, message in (("in", "no results_spotting.json in it; it must lie at"),
-                          ("other", "no such folder, and not a zip")):
+    for name, message in (("in", "no results_spotting.json in it; put it at"),
+                          ("other", "no such folder or zip")):
         with pytest.raises(DataError, match=f"{name}: {message}"):
             soccernet.find_files(tmp_path / name, PREDICTIONS)
 
@@ -542,9 +542,9 @@ def test_a_submission_holds_each_game_once(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "spots.zip") as archive:
         assert {name: archive.read(name).decode() for name in archive.namelist()} == {
             f"lg/x/{PREDICTIONS}": "test/x", f"lg/y/{PREDICTIONS}": "test/y"}
-    with pytest.raises(DataError, match="nothing is zipped, for 1 games are not of this split: te"):
+    with pytest.raises(DataError, match="not zipped, because 1 games are not of this split: te"):
         soccernet.write_zip(tmp_path / "less.zip", tmp_path / "out", {"test/x": "lg/x"})
-    with pytest.raises(DataError, match="for 5 games are missing: a; b; c and 2 more;"):
+    with pytest.raises(DataError, match="because 5 games are missing: a; b; c and 2 more;"):
         soccernet.check_games([], list("abcde"), tmp_path)
 
     def full(*_):

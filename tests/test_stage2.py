@@ -603,9 +603,9 @@ def as_npz(path, rows):
 
 SPOILT = {                            # what is done to the third half's file, the end of the line
     "other widths": (lambda path, rows: np.save(path, rows[:, :5]),
-                     "features of width 5, those of .* have 12; use one teacher for all halves"),
+                     "features of width 5, but .* has 12; use one teacher for all halves"),
     "not finite": (lambda path, rows: np.save(path, np.where(rows > 2, np.nan, rows)),
-                   "holds values that are not finite; extract this half's features again"),
+                   "has values that are not finite; extract this half's features again"),
     "cut short": (lambda path, rows: path.write_bytes(path.read_bytes()[:-1]),
                   r"not a plain .npy array \(cut short, its header promises \(26, 12\)"),
     "2 per second": (lambda path, rows: np.save(path, rows.repeat(2, 0)),
@@ -631,7 +631,7 @@ def test_features_at_another_rate(matches, tmp_path, capsys):
     """Twice as many rows: refused, with the flag to give; and with it, taken."""
     features = other_features(matches, tmp_path / "features", lambda rows: np.float32(
         np.random.default_rng(1).standard_normal((2 * len(rows), 12))))
-    with pytest.raises(DataError, match="rows per second and not 1; give --features-fps"):
+    with pytest.raises(DataError, match="rows per second instead of 1; correct --features-fps"):
         run2(matches, tmp_path / "run", features)
     run2(matches, tmp_path / "run", features, "--features-fps 2")
     assert "198 features x 12, 2 per second" in capsys.readouterr().out

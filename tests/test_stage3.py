@@ -562,7 +562,7 @@ def test_best_survives_a_resume(matches, tmp_path, monkeypatch):
 
 
 # ------------------------------------------------------------------ 5. mistakes
-NO_LABELS = "nowhere: no such folder or table of labels; name one that is there"
+NO_LABELS = "nowhere: no such folder or table of labels; give one that exists"
 MISTAKES = {                          # options, the one line
     "no labels": ("--labels nowhere", NO_LABELS),
     "no labels to validate on": ("--valid {} --valid-labels nowhere", NO_LABELS),
@@ -624,7 +624,7 @@ def test_classes_of_a_resumed_run_are_its_own(matches, tmp_path):
     classes.write_text("Goal\nFoul")
     run(matches, tmp_path / "run", f"--classes {classes}")
     classes.write_text("Foul\nGoal")
-    with pytest.raises(DataError, match="classes.txt: holds other classes than .*last.pt was trai"):
+    with pytest.raises(DataError, match="classes.txt: its classes are not those of .*last.pt"):
         run(matches, tmp_path / "run", f"--classes {classes} --resume")
 
 
@@ -658,7 +658,7 @@ def test_classes_come_from_the_labels_where_most_are_others(init, expected, matc
 
 
 @pytest.mark.parametrize("flag", ["--labels", "--valid-labels"])
-def test_labels_that_reach_no_frame_are_told(flag, matches, tmp_path, capsys, monkeypatch):
+def test_labels_that_reach_no_frame_print_a_warning(flag, matches, tmp_path, capsys, monkeypatch):
     """Up to the last frame's radius. A video of another split is not missing."""
     (tmp_path / "one.txt").write_text("league/one")
     table, last_s = tmp_path / "labels.csv", (N_FRAMES["one", 2] - 1) / 2 + 0.5

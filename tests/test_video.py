@@ -271,8 +271,8 @@ def test_matches_of_a_tree(tmp_path, capsys):
                      ["l/s/d/1_360p.mkv", "l/s/d/2_HQ.mkv"], ["l/s/e/1_720p.mxf", "l/s/e/2.OGV"]]
     left_out, alone, passed_over = capsys.readouterr().out.splitlines()
     assert "1_224p.mkv, not 1_720p.mkv (3 left out)" in left_out
-    assert "l/s/c/3.mp4: is neither half 1 nor 2: a match of its own (1 such files)" in alone
-    assert passed_over == (f"video: {tmp_path}: passed over 4 files that are no videos by name: "
+    assert "so it is a match of its own (1 such files)" in alone
+    assert passed_over == (f"video: {tmp_path}: skipped 4 files without the suffix of a video: "
                            ".part 2, without a suffix 1, .m3u8 1")
 
 
@@ -450,8 +450,8 @@ def test_a_half_that_lacks_its_end_is_named_in_every_run(library, capsys):
         frames(library)
         printed = capsys.readouterr()
         note, = (line for line in printed.err.splitlines() if line.startswith("note: "))
-        assert note == (f"note: {path}: is cut off at 4.6 of 5.0 s; if more is missing, copy or "
-                        "download it again")
+        assert note == (f"note: {path}: is cut off at 4.6 of 5.0 s; if the original is longer, "
+                        "copy or download it again")
         last = printed.out.splitlines()[-1]
         assert f"{new} new frames" in last and "; videos that are cut off: 1" in last
 
@@ -501,7 +501,7 @@ def test_a_truncated_file_gives_what_it_has(suffix, tail, tmp_path):
 
 def test_a_stretch_that_is_not_there(tmp_path):
     path = write_mkv(tmp_path / "v.mkv", steady(25, 5))
-    for start_s, end_s, said in (*((*part, "wants 0 <= start < end") for part in (
+    for start_s, end_s, said in (*((*part, "do not fit; give 0 <= start < end") for part in (
             (-1, None), (3, 3), (3, 2))), (9, None, "v.mkv: ends at 5.00 s: no frame from 9 s on")):
         with refused(said):
             times(path, start_s=start_s, end_s=end_s)
