@@ -1,11 +1,10 @@
 """
 Exercises: write what the lesson explains, and let the test that proves it grade you.
 
+    source .venv/bin/activate          # first, for the Python that has what the tests need
     python docs/exercise.py            # the list
     python docs/exercise.py 4          # makes build/exercise-4; again: grades what you wrote there
     python docs/exercise.py 4 --anew   # throws it away and makes it again
-
-With the Python of .venv: source .venv/bin/activate.
 
 1 to 10: a copy of the project in which a body is missing. TASK.md has the words of docs/method.md,
 the docstring the shapes. 11 to 15, the other way round: the code is there, and you write its test
@@ -112,7 +111,8 @@ def task(number):
     told = "\n\n".join(p.text for p in passages() if wanted & {*p.code, *p.tests})
     told = re.sub(r"^<img .*?$\n*(^\*.*?(\n\n|\Z))?", "", told, flags=re.M | re.S)    # no pictures
     told = re.sub(r"\]\((?!http)(\.\./)?", lambda link: "](" if link[1] else "](docs/", told)
-    names = " and ".join(f"`{name}`" for name in exercise.bodies).replace("main: if", "main, if")
+    names = " and ".join(f"`{name}`" for name in exercise.bodies)
+    names = re.sub("`main: (.*)`", r"`\1` in main,", names)
     graded = ", ".join(f"`{test}`" for test in exercise.tests) or "how many wrong versions it kills"
     what = "Write the body of" if exercise.tests else "In tests/test_mine.py write a test of"
     return (f"# Exercise {number}: {exercise.title}\n\n{what} {names} in {exercise.file}. The "
@@ -159,10 +159,10 @@ def grade(number, folder):
             print(f"Still to be written: {', '.join(missing)}, in {folder / exercise.file}")
             return False
         ids = [f"tests/{find_test(test, exercise.file)[0].name}::{test}" for test in exercise.tests]
-        code = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", *ids], cwd=folder)
-        print(f"Exercise {number} is " + ("not yet right: the first test that fails is above."
-                                          if code.returncode else "done."))
-        return not code.returncode
+        command = [sys.executable, "-m", "pytest", "-q", "-x", *ids]
+        done = subprocess.run(command, cwd=folder).returncode == 0
+        print(f"Exercise {number} is {'done.' if done else 'not right yet: a test above fails.'}")
+        return done
     changes = wrong_versions(exercise)
     (code, output), *others = verdicts([(change, ["test_mine.py"]) for change in (None, *changes)],
                                        folder)

@@ -73,7 +73,7 @@ def prose(text, links, tests=()):
             shown = convert(tex, display="block") + f"<span>({number}</span>" * bool(number)
             out.append(f'<div class="eq" tabindex="0"{here}>{shown}</div>')
             proofs = [f'<a href="{links[test]}">{test}</a>' for test in tests]
-            out.append(f'<p class="proof">proved by {" and ".join(proofs)}</p>' * bool(proofs))
+            out.append(f'<p class="proof">proved by {", ".join(proofs)}</p>' * bool(proofs))
         elif block.startswith("<img"):
             src, alt = re.search('src="([^"]+)".*alt="([^"]+)"', block).groups()
             out.append(f'<a href="{src}"><img src="{src}" alt="{alt}" loading="lazy"></a>')
