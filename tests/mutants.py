@@ -802,7 +802,7 @@ MUTANTS = {
         "test_lesson.py::test_a_blank_is_named_before_tests_run": [
             ("if missing := re", "if 0 and re")],
         "test_lesson.py::test_blanks_fail": [
-            ("raise NotImplementedError", "raise ValueError")],
+            ("raise NotImplementedError(\"{name}", "raise ValueError(\"{name}")],
         "test_lesson.py::test_a_test_is_graded_by_what_it_kills": [
             ("killed = sum(code == 1", "killed = sum(code == 0")]},
     "csrc/detections.cpp": {
