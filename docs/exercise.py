@@ -1,6 +1,7 @@
 """
 Exercises: write what the lesson explains, and let the test that proves it grade you.
 
+    source .venv/bin/activate          # first, for the Python that has what the tests need
     python docs/exercise.py            # the list
     python docs/exercise.py 4          # makes build/exercise-4; again: grades what you wrote there
     python docs/exercise.py 4 --anew   # throws it away and makes it again
@@ -112,10 +113,14 @@ def task(number):
     told = "\n\n".join(p.text for p in passages() if wanted & {*p.code, *p.tests})
     told = re.sub(r"^<img .*?$\n*(^\*.*?(\n\n|\Z))?", "", told, flags=re.M | re.S)    # no pictures
     told = re.sub(r"\]\((?!http)(\.\./)?", lambda link: "](" if link[1] else "](docs/", told)
-    names = ", ".join(f"`{name}`" for name in exercise.bodies)
+    names = " and ".join(f"`{name}`" for name in exercise.bodies)
+    names = re.sub("`main: (.*)`", r"`\1` in main,", names)
+    graded = ", ".join(f"`{test}`" for test in exercise.tests) or "how many wrong versions it kills"
     what = "Write the body of" if exercise.tests else "In tests/test_mine.py write a test of"
     return (f"# Exercise {number}: {exercise.title}\n\n{what} {names} in {exercise.file}. The "
             "docstring and comments there have the shapes; `make lesson` sets these formulas.\n\n"
+            f"What grades it: {graded}. To grade, in the project's own folder: "
+            f"`python docs/exercise.py {number}`. The solution is the project's own file.\n\n"
             f"What docs/method.md says:\n\n{told}\n")
 
 
@@ -151,9 +156,15 @@ def grade(number, folder):
     """Says how it went. Returns whether all is done."""
     exercise = EXERCISES[number]
     if exercise.tests:
+        text = (folder / exercise.file).read_text(encoding="utf-8")
+        if missing := re.findall(r'^ +raise NotImplementedError\("(.*)"\)', text, re.M):
+            print(f"Still to be written: {', '.join(missing)}, in {folder / exercise.file}")
+            return False
         ids = [f"tests/{find_test(test, exercise.file)[0].name}::{test}" for test in exercise.tests]
-        return not subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", *ids],
-                                  cwd=folder).returncode
+        command = [sys.executable, "-m", "pytest", "-q", "-x", *ids]
+        done = subprocess.run(command, cwd=folder).returncode == 0
+        print(f"Exercise {number} is {'done.' if done else 'not right yet: a test above fails.'}")
+        return done
     changes = wrong_versions(exercise)
     (code, output), *others = verdicts([(change, ["test_mine.py"]) for change in (None, *changes)],
                                        folder)

@@ -270,7 +270,7 @@ def curves(demo, path):
 
 # ------------------------------------------------------------------ scores -> actions
 def nms(demo, path):
-    """A right detection with much score of its class within 4 s, of which soft NMS leaves one."""
+    """A right detection with much score of its class within 4 s: NMS reports this action once."""
     best = (-np.inf,)
     for match, number in demo.halves:
         table = demo.scores(match, number)
@@ -283,15 +283,14 @@ def nms(demo, path):
             if right and 15 <= t < len(table) - 16:
                 near = table[t - 4:t + 5, k].sum() - table[t, k]
                 others = left[t - 14:t + 16, k].sum() - left[t, k]
-                best = max(best, (near - 3 * others, match, number, t, k), key=lambda b: b[0])
+                best = max(best, (near - 10 * others, match, number, t, k), key=lambda b: b[0])
     match, number, middle, k = any_of(filter(None, [best[1:]]), "sure detection amid a half")
     table = torch.from_numpy(demo.scores(match, number)[:, k:k + 1])      # (n_tokens, 1)
     length, time_s = torch.tensor([len(table)]), np.arange(len(table)) + 0.25
     true = [e.position_ms / 1000 for e in demo.events[match] if (e.half, e.label) == (number, k)]
     shown = [("every second's score: one action, many seconds", table),
              ("soft NMS, 10 s wide: neighbours lose score", ops.soft_nms(table, length, 10)),
-             ("hard NMS, 3 s wide: only the largest of its surroundings is left",
-              ops.hard_nms(table, length, 3, mode="local"))]
+             ("hard NMS, 10 s wide: neighbours lose all", ops.hard_nms(table, length, 10))]
     with picture(path, 7.2) as figure:
         rows = figure.subplots(3, 1, sharex=True, sharey=True)
         for axes, (title, kept) in zip(rows, shown, strict=True):

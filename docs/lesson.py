@@ -73,8 +73,8 @@ def prose(text, links, tests=()):
             here = f' id="eq-{number[0]}"' if number else ""
             shown = convert(tex, display="block") + f"<span>({number}</span>" * bool(number)
             out.append(f'<div class="eq" tabindex="0"{here}>{shown}</div>')
-            for test in [test for test in tests if "equation" in test][:1] or tests[:1]:
-                out.append(f'<a class="proof" href="{links[test]}">proof: {test}</a>')
+            proofs = [f'<a href="{links[test]}">{test}</a>' for test in tests]
+            out.append(f'<p class="proof">proved by {", ".join(proofs)}</p>' * bool(proofs))
         elif block.startswith("<img"):
             src, alt = re.search('src="([^"]+)".*alt="([^"]+)"', block).groups()
             out.append(f'<a href="{src}"><img src="{src}" alt="{alt}" loading="lazy"></a>')
@@ -125,7 +125,7 @@ def row(cell, told, tests, page, links, shown, watch):
     name, todo = "-".join(cell.name.split()) or f"from-{cell.lines[0]}", ""
     for number, exercise in EXERCISES.items():
         bodies = [STEP if ":" in body else body for body in exercise.bodies]
-        if cell.path == ROOT / exercise.file and cell.name == bodies[0]:
+        if cell.path == ROOT / exercise.file and cell.name in bodies:
             what = "write this yourself" if exercise.tests else "write a test of this"
             todo += (f'<p class="todo"><b>Exercise {number}</b>, {exercise.title}: {what}. '
                      f"<code>python docs/exercise.py {number}</code></p>")

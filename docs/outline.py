@@ -26,8 +26,11 @@ class Passage(NamedTuple):
 
 def passages():
     """The Passages of docs/method.md in order. Each ends with the paragraph that names its code or
-    its tests, or with the pictures after it. page "": it comes before the first of the five."""
+    its tests, or with the pictures after it. Tests that the docstring of this code names are its
+    tests, too. page "": it comes before the first of the five."""
     text, page, found = (ROOT / "docs/method.md").read_text(encoding="utf-8"), "", []
+    proofs = {name: re.findall(TEST, ast.get_docstring(node) or "")
+              for file in FIVE for name, node in defs(ROOT / f"{file}.py").items()}
     for section in re.split(r"^#{2,3} ", text, flags=re.M)[1:]:
         title, body = section.split("\n", 1)
         page = next(iter(re.findall(rf"\]\(\.\./({'|'.join(FIVE)})\.py\)", body)), page)
@@ -42,7 +45,8 @@ def passages():
             whole = "\n\n".join(part)
             code = re.findall(r"`([A-Za-z_][\w.]*)`", "".join(whole.partition("Code:")[1:]))
             tests = list(dict.fromkeys(re.findall(rf"`({TEST})`", whole))) or tests
-            of_section.append(Passage(title, whole, page, code, tests))
+            more = [test for name in code for test in proofs.get(name, ()) if test not in tests]
+            of_section.append(Passage(title, whole, page, code, tests + more))
         found += reversed(of_section)
     return found
 

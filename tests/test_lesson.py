@@ -1,7 +1,7 @@
 """
 What these tests prove about the lesson's pages (docs/lesson.py) and exercises (docs/exercise.py):
   1. a shape comment of the five files says what its line made in a real run; a wrong one is found
-  2. every equation of docs/method.md stands beside code, with the test that proves it; every
+  2. every equation of docs/method.md stands beside code, with all tests that prove it; every
      "Proved by" leads to its test; links lead somewhere; nothing is loaded from a network
   3. a blank fails its test, and what was cut out, put back, is the file again; an empty test kills
      no wrong version, a real one all
@@ -79,8 +79,13 @@ def test_every_equation_stands_beside_code_with_its_proof(pages):
         there = [page for page in pages.values() if shown in page]
         assert there, tex
         for page in there:
-            proof = re.match(r'.*?</div>\s*<a class="proof" href="#(.*?)">', page.split(shown)[1])
-            assert proof and f'<pre id="{proof[1]}">' in page, tex
+            proof = re.match(r'.*?</div>\s*<p class="proof">(.*?)</p>', page.split(shown)[1])
+            proofs = re.findall(r'href="#t-(.*?)"', proof[1])
+            assert proofs and all(f'<pre id="t-{test}">' in page for test in proofs), tex
+            assert [test for p in outline.passages() if tex in p.text for test in p.tests] == proofs
+    of_the_loss = [p.tests for p in outline.passages() if "(6)" in p.text and "sce_loss" in p.code]
+    assert of_the_loss == [["test_equations_3_to_6", "test_soft_targets", "test_the_divergence",
+                            "test_a_broken_teacher_shows"]]         # the last two: its docstring
 
 
 @pytest.mark.parametrize("name", outline.FIVE)
@@ -156,6 +161,13 @@ def test_blanks_fail(tmp_path):
     for number in BLANKS:
         task = EXERCISES[number]
         assert any(test in task.tests and body in task.bodies for test, body in failed), number
+
+
+def test_a_blank_is_named_before_tests_run(tmp_path, capsys):
+    exercise.make(1, tmp_path)
+    assert not exercise.grade(1, tmp_path)
+    out = capsys.readouterr().out
+    assert out.startswith("Still to be written: momentum_at, main: if len(queue), in ")
 
 
 GRADE = """

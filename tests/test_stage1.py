@@ -336,7 +336,8 @@ def test_the_queue_is_first_in_first_out(accumulate, batch, matches, tmp_path, m
     kept = collections.deque(first.tolist(), maxlen=40)
     for step in range(3):
         of_step = [args for args, _ in calls[step * 2 * accumulate:(step + 1) * 2 * accumulate]]
-        assert all(sorted(queue.tolist()) == sorted(kept) for _, _, queue, _ in of_step)
+        same = all(sorted(queue.tolist()) == sorted(kept) for _, _, queue, _ in of_step)
+        assert same, f"at step {step} the queue does not hold the newest 40 keys of earlier steps"
         for (_, k2, *_), (_, k1, *_) in zip(of_step[::2], of_step[1::2], strict=True):
             for pair in zip(k1.tolist(), k2.tolist(), strict=True):   # clip by clip
                 kept.extend(pair)
