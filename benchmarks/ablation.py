@@ -163,7 +163,7 @@ class Runner:
             if record.exists():
                 made = json.loads(record.read_text())
                 if made["command"] != command:
-                    sys.exit(f"error: {folder}: was made by another command ({made['command']}); "
+                    sys.exit(f"error: {folder}: comes from another command ({made['command']}); "
                              "remove it")
             else:
                 print(f"  {folder}", flush=True)

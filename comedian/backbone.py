@@ -51,7 +51,7 @@ def open_backbone(name, weights):
     elif kind.endswith(".py") and Path(kind).is_file():
         spec = importlib.util.spec_from_file_location("backbone_of_user", kind)
         module = importlib.util.module_from_spec(spec)
-        with of_user(name, "wants a function that returns (network, size, mean, std)"):
+        with of_user(name, "needs a function that returns (network, size, mean, std)"):
             spec.loader.exec_module(module)
             network, size, mean, std = getattr(module, function)()
             size, mean, std = int(size), [float(v) for v in mean], [float(v) for v in std]
@@ -60,7 +60,7 @@ def open_backbone(name, weights):
                         "there; correct it")
     if not isinstance(network, torch.nn.Module) or not len(mean) == len(std) == 3 or (
             not 1 <= size <= 4096):
-        raise DataError(f"--backbone {name}: wants a torch module, a size in pixels, and three "
+        raise DataError(f"--backbone {name}: needs a torch module, a size in pixels, and three "
                         "numbers each of mean and std")
     return network, size, mean, std
 
@@ -116,7 +116,7 @@ def write_features(args):
     width = features(reader.read([(halves[0], 0)], 1)).shape[1]
     print(f"features: {args.backbone}, {size}x{size} pixels, {width} wide; a row is the mean of a "
           "second's frames")
-    with run.stoppable(lambda: "stopped; the same command goes on from here"), run.alone_in(
+    with run.stoppable(lambda: "stopped; the same command continues from here"), run.alone_in(
             out, rank):
         bank.write_missing(out, name, made_by, halves, width, encode, rank, ranks, run.barrier)
 

@@ -176,8 +176,9 @@ def open_zip(path, what, name=None):
     names = set()
     for info in (member.info for member in members):
         parts = info.filename.replace("\\", "/").split("/")
-        wrong = (f"{info.filename!r} is there twice" if info.filename in names else
-                 f"the name {info.filename!r} leads out of it" if ".." in parts or not parts[0] else
+        wrong = (f"{info.filename!r} occurs twice" if info.filename in names else
+                 f"the name {info.filename!r} points outside the zip"
+                 if ".." in parts or not parts[0] else
                  f"{info.filename!r} is encrypted" if info.flag_bits & 1 else
                  f"{info.filename!r} reaches beyond its end"
                  if info.header_offset + info.compress_size > size else
@@ -188,7 +189,7 @@ def open_zip(path, what, name=None):
         names.add(info.filename)
     total = sum(member.info.file_size for member in members)
     if total > max(ZIP_BYTES, ZIP_RATIO * size):
-        raise refused(path, what, f"its {size:,} bytes promise to become {total:,}")
+        raise refused(path, what, f"its {size:,} bytes claim to unpack to {total:,}")
     return members
 
 

@@ -459,8 +459,8 @@ def clock_s(text):
         meant = re.fullmatch(r"(\d+)['’′]?\s*(?:\+\s*(\d+))?['’′]?\s*(?::?(\d\d))?[\"″]?", text)
         meant = (f"; for minute {text[:40]} write {int(meant[1]) + int(meant[2] or 0)}:"
                  f"{meant[3] or '00'}" if meant else "")
-        raise ValueError(f"{text[:40]!r} is no time: seconds, mm:ss or h:mm:ss from the start of "
-                         f"the video{meant}")
+        raise ValueError(f"{text[:40]!r} is not a time; write seconds, mm:ss or h:mm:ss from the "
+                         f"start of the video{meant}")
     return sum(60 ** i * part for i, part in enumerate(reversed(numbers)))
 
 
@@ -469,4 +469,4 @@ def clock_flag(text):
     try:
         return clock_s(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"wants seconds or mm:ss, got {text[:40]!r}") from None
+        raise argparse.ArgumentTypeError(f"must be seconds or mm:ss, got {text[:40]!r}") from None

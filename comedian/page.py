@@ -247,7 +247,7 @@ def to_label(videos, classes, labels, encoding, out):
         print(f"note: labels of no class here are not shown, but saved: {names}")
     for match, halves in matches.items():
         if labels and match not in found:
-            print(f"note: {match}: no labels of it in {labels}; its page begins without")
+            print(f"note: {match}: no labels of it in {labels}; its page starts empty")
         path = Path(out, match, "page.html")
         curves = {half.number: (np.zeros((half.n_tokens + 1, len(classes))), 1.0, 0.0)
                   for half in halves}

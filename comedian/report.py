@@ -45,7 +45,7 @@ def find_match(root, name=None):
     name None: the first match. Raises DataError, with names that are near, if none or several fit.
     """
     if not Path(root).is_dir():
-        raise DataError(f"{root}: no such folder; timeline wants the one that infer.py wrote, "
+        raise DataError(f"{root}: no such folder; give timeline the --out folder of infer.py, "
                         "its --out")
     matches = list(soccernet.find_files(root, soccernet.SCORES))
     if name is None or name in matches:
@@ -101,7 +101,8 @@ def pages(args):
     for match in matches:
         called = Path(args.scores).resolve().name if match == "." else match
         if args.videos and called not in videos:
-            print(f"note: {called}: no video of it below {args.videos}; its page shows what it had")
+            print(f"note: {called}: no video of it below {args.videos}; its page keeps its old "
+                  "source")
         path = page.from_results(Path(args.scores, match), match, labels.get(match),
                                  videos=videos.get(called))
         print(f"report: {path}")
@@ -229,7 +230,7 @@ def verify(args):
     differ = [f"{name} {100 * was['a_mAP']:.4f} was, {100 * again[name]['a_mAP']:.4f} is"
               for name, was in content.items() if name in evaluate.METRICS and again[name] != was]
     if differ or again != content:
-        raise DataError(f"{args.metrics}: other numbers come out ({'; '.join(differ)[:200]}); "
+        raise DataError(f"{args.metrics}: the numbers differ ({'; '.join(differ)[:200]}); "
                         f"{said}; score again with --json")
     print(f"verify: {args.metrics}: the same numbers, all of them; {len(sums)} matches, {said}")
 

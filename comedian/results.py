@@ -86,9 +86,9 @@ def check_flags(parser, args):
             args.data and (args.start or args.end is not None),
         "--end must be later than --start": args.end is not None and args.end <= args.start,
         "--split chooses among the games of --data": args.split and not args.data,
-        "--zip wants --split: the games that the submission must hold":
+        "--zip needs --split, the games of the submission":
             args.zip and not args.split,
-        "--features wants --data": args.features and not args.data}
+        "--features needs --data": args.features and not args.data}
     for message in (message for message, is_so in wrong.items() if is_so):
         parser.error(message)
     return args
@@ -113,7 +113,7 @@ def labels_to_score(args, halves, classes):
     except DataError as error:
         if args.labels or args.data:
             raise
-        print(f"warning: {error}; going on without labels")
+        print(f"warning: {error}; continuing without labels")
         return {}
     folders = (soccernet.stray_folders(root, matches, found)
                if args.labels or args.data else [])        # all disks may lie above a video
@@ -138,14 +138,14 @@ def check_output(args, halves, labels):
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{out}: cannot be made a folder ({error.strerror}); "
+        raise DataError(f"{out}: cannot be created ({error.strerror}); "
                         "choose another --out") from None
     if args.chance and len(labels) < 2:
         raise DataError("--chance scores each match with another one's predictions, and "
                         f"{len(labels)} match here has labels; leave it out, or give more matches")
     again = [match for match in matches if (out / match / PREDICTIONS).exists()]
     if again:
-        print(f"{out}: results of {len(again)} of these matches are there and will be replaced")
+        print(f"{out}: results of {len(again)} of these matches exist and will be replaced")
     check_writable(out / PREDICTIONS)
     if args.json:
         check_writable(args.json, ".json")
@@ -167,7 +167,7 @@ def remove_outputs(folder, new=()):
     names = sorted(name for name in (os.listdir(folder) if folder.is_dir() else ())
                    if OUTPUTS.fullmatch(name))
     for name in names if (folder / PREDICTIONS).exists() else ():
-        remove(folder / name, None if name in new else "it is of older results")
+        remove(folder / name, None if name in new else "it belongs to older results")
 
 
 # ------------------------------------------------------------------ the results
@@ -290,7 +290,7 @@ class Results:
                 evaluate.score_files(args.out, args.labels or args.data or beside, self.classes,
                                      done, True, args.chance, args.json, args.encoding, self.labels)
         elif args.labels:
-            print(f"No table: {args.labels} has labels of other matches alone than those spotted.")
+            print(f"No table: {args.labels} has no labels of the spotted matches.")
         for error in broken[:-1]:
             print(f"error: {error}", file=sys.stderr)
         if broken:                                         # one error ends the command; no zip then

@@ -28,9 +28,9 @@ def write_weights(args):
     checkpoint.check_weights(state["model"], path)
     there = [name for name in (WEIGHTS, CONFIG) if (out / name).exists()]
     if there:
-        raise DataError(f"{out / there[0]}: is there already; choose another folder")
+        raise DataError(f"{out / there[0]}: exists already; choose another folder")
     run = Path(path).with_name("run.json")
-    starts = formats.read_json(run, "what a stage writes of its run") if run.exists() else []
+    starts = formats.read_json(run, "a record of a run") if run.exists() else []
     last = starts[-1] if isinstance(starts, list) and starts else {}
     last = last if isinstance(last, dict) else {}
     about = {"cfg": state["config"], "stage": state["stage"], "step": state.get("step"),

@@ -153,7 +153,7 @@ def test_the_bank_is_every_feature_as_a_unit_vector(matches):
     assert p.shape == (3, 8, 12) and torch.equal(p, expected[torch.from_numpy(i)])
     assert i[0].tolist() == list(range(30 + 2, 30 + 10))  # frame 3 is 1.5 s into the second half
     assert i[1].tolist() == list(range(50, 58))
-    assert i[2].tolist() == [*range(76 + 16, 99), 98]     # 23 seconds: the last one is there twice
+    assert i[2].tolist() == [*range(76 + 16, 99), 98]     # 23 seconds: the last one occurs twice
     assert teacher.of_windows([(3, 31)], 8, "first")[1].tolist() == [list(range(76 + 15, 99))]
     half = bank.Bank(features, halves, torch.device("cpu"), torch.bfloat16)
     assert half.rows.dtype == torch.bfloat16 and torch.equal(half.rows, expected.bfloat16())

@@ -137,7 +137,7 @@ def test_each_run_of_a_table_is_run_once(ablation, commands):
     assert len(again.seconds) == len(done)                 # the time of what is not run again too
     ablation.Runner(1, ablation.UNSEEN).scores(lines, [0])     # the same runs, on other matches
     assert "--split matches/test.txt" in commands[-1] and len(commands) == 2
-    with pytest.raises(SystemExit, match="runs/ablation/0/1: was made by another command"):
+    with pytest.raises(SystemExit, match="runs/ablation/0/1: comes from another command"):
         ablation.Runner(1, ablation.JUDGES).scores(
             {"c": ablation.stage3(ablation.stage1("--steps 6"))}, [0])
 

@@ -825,7 +825,7 @@ def test_labels_beside_a_video_that_cannot_be_read_stop_nothing(tmp_path, name, 
     half = SimpleNamespace(match="game", number=1, path=tmp_path / "game.mkv", n_tokens=9)
     args = SimpleNamespace(labels=None, data=None, split=None, encoding=None, start=0, end=None)
     assert results.labels_to_score(args, [half], ("Goal",)) == {}
-    assert re.match(f"warning: .*{name}: .*; going on without labels\n", capsys.readouterr().out)
+    assert re.match(f"warning: .*{name}: .*; continuing without labels\n", capsys.readouterr().out)
     args.labels = tmp_path
     with pytest.raises(DataError, match=name):
         results.labels_to_score(args, [half], ("Goal",))

@@ -1294,7 +1294,7 @@ def main():
             BASE.mkdir(parents=True)
             prepare_base(where)
         cases = []
-        with warnings.catch_warnings():                   # zipfile's, of a name that is there twice
+        with warnings.catch_warnings():                   # zipfile's, of a name that occurs twice
             warnings.simplefilter("ignore")
             for group, made in GROUPS.items():
                 if args.group in (None, group):

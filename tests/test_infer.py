@@ -262,8 +262,8 @@ def test_results_and_table(matches, checkpoint, tmp_path, capsys):
         path.touch()
     infer_main(matches, checkpoint, tmp_path)
     printed = capsys.readouterr().out
-    assert f"{tmp_path}: results of 2 of these matches are there and will be replaced" in printed
-    assert printed.count("removed, it is of older results") == len(old) and mine.exists()
+    assert f"{tmp_path}: results of 2 of these matches exist and will be replaced" in printed
+    assert printed.count("removed, it belongs to older results") == len(old) and mine.exists()
     assert not any(path.exists() for path in old)
 
 
@@ -758,10 +758,10 @@ def test_times_are_seconds_or_minutes(text, seconds):
     ("--video v --checkpoint c --start 1:00 --end 60", "--end must be later"),
     ("--video v --checkpoint c --split test", "--split chooses among the games of --data"),
     ("--data d --checkpoint c --zip z", "--zip wants --split"),
-    *((f"--video v --checkpoint c {flag} {text}", f"argument {flag}: wants seconds or mm:ss")
+    *((f"--video v --checkpoint c {flag} {text}", f"argument {flag}: must be seconds or mm:ss")
       for flag, text in (("--start", "soon"), ("--start", "1:-5"), ("--end", "1:2:3:4"),
                          ("--end", "inf"))),
-    ("--video v --checkpoint c --features own", "--features wants --data"),
+    ("--video v --checkpoint c --features own", "--features needs --data"),
     ("--data d --checkpoint c --features a\x7fb", "must be a name without /, \\ and control ch"),
     ("--data d --checkpoint c --nms hard", "argument --nms: invalid choice: 'hard' (choose from"),
 ])
@@ -783,7 +783,7 @@ REFUSED = {                           # options, the one line
     "no head": ("--checkpoint {tmp}/1.pt", "1.pt: comes from stage 1 and has no trained head"),
     "chance of one match": ("--data {matches}/league/one --chance", CHANCE),
     "chance, one with labels": ("--data {tmp}/data --chance", CHANCE),
-    "a file for a folder": ("--out {tmp}/1.pt", "1.pt: cannot be made a folder"),
+    "a file for a folder": ("--out {tmp}/1.pt", "1.pt: cannot be created"),
     "no folder": ("--json {tmp}/no/x", "no/x: its folder does not exist")}
 
 

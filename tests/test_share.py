@@ -88,7 +88,7 @@ def test_weights_come_back(stage, given, tmp_path, capsys):
     torch.save({name: bare[name] for name in ("model", "config", "stage")}, tmp_path / "bare.pt")
     (tmp_path / "run.json").write_text("[7]")                               # not of a stage
     run(share, "weights", tmp_path / "bare.pt", tmp_path / "bare")          # as docs/example has it
-    for source, message in (("last.pt", "out/model.safetensors: is there already"),
+    for source, message in (("last.pt", "out/model.safetensors: exists already"),
                             ("out", "out: not a checkpoint of this project's stages")):
         with pytest.raises(DataError, match=message):
             run(share, "weights", tmp_path / source, tmp_path / "out")
@@ -198,12 +198,12 @@ CHANGES = {
     "a note": (lambda f: edit(f / "out/league/one/results_spotting.json", '"program"', '"Program"'),
                "changed since: predictions of league/one", None),
     "an action": (lambda f: edit(f / "out/league/one/results_spotting.json", '"half": "1"',
-                                 '"half": "2"'), None, "other numbers come out .tight"),
+                                 '"half": "2"'), None, "the numbers differ .tight"),
     "the network": (lambda f: save(f / "net.pt", 3, drop_path=0.3),
                     "changed since: the checkpoint", None),
     "no network": (lambda f: (f / "net.pt").unlink(), "net.pt: not here, so not compared", None),
     "a number": (lambda f: edit(f / "all.json", '"a_mAP": 0.', '"a_mAP": 0.9'), None,
-                 "other numbers come out .tight"),
+                 "the numbers differ .tight"),
     "no receipt": (lambda f: edit(f / "all.json", '"receipt"', '"Receipt"'), None,
                    "has no receipt of what it was made of; score again"),
     "no predictions": (lambda f: (f / "out").rename(f / "away"), None,
@@ -242,7 +242,7 @@ def test_the_receipt_does_not_depend_on_where_labels_stand(spotted, matches, tmp
         tmp_path / "m.json")
     run(report, "verify", tmp_path / "m.json")
     edit(table, ",1,00:", ",1,01:")
-    with pytest.raises(DataError, match="other numbers come out"):
+    with pytest.raises(DataError, match="the numbers differ"):
         run(report, "verify", tmp_path / "m.json")
 
 
@@ -316,11 +316,11 @@ def test_a_teacher_of_any_network(matches, tmp_path, capsys):
     *(("make", f"x.flatten(1){out}", "none, complex or not finite")
       for out in ("[:, :0]", " * torch.nan", " * 1j")),
     ("make", "x.view(7)", r"fails on images \(1, 3, 16, 16\)"),
-    ("none", "x", "wants a function that returns"), ("leave", "x", "SystemExit 3"),
+    ("none", "x", "needs a function that returns"), ("leave", "x", "SystemExit 3"),
     ("absent_package", "x", "net.py:absent_package: .*ModuleNotFoundError No module named"),
     ("mute", "x", "its weights cannot be read"),
-    ("large", "x", "wants a torch module, a size"),
-    ("text", "x", "wants a torch module, a size"), ("absent", "x", "wants a function that returns"),
+    ("large", "x", "needs a torch module, a size"),
+    ("text", "x", "needs a torch module, a size"), ("absent", "x", "needs a function that returns"),
     ("timm:no_such_network", "x", "cannot be made .*pip install timm"),
     ("net.txt:make", "x", "neither timm:NAME nor a file.py:function")])
 def test_what_is_no_teacher(function, out, message, matches, tmp_path):

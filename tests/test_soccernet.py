@@ -332,11 +332,11 @@ HEAD = "video,time,label"
     ("a.mp4,1,Goal\n", "line 1: no column is called video; its first line must be video,time,lab"),
     ("v\0i\0d\0", "it has zero bytes, as UTF-16 .*save it as CSV UTF-8, or say what it is, "),
     (f"{HEAD}\n", "not a list of labels .no video is named in it"),
-    (f"{HEAD}\na.mp4,later,Goal\n", "line 2: 'later' is no time: seconds, mm:ss or h:mm"),
+    (f"{HEAD}\na.mp4,later,Goal\n", "line 2: 'later' is not a time; write seconds, mm:ss or h:mm"),
     (f"{HEAD}\na.mp4,45+2,Goal\n", "line 2: '45.2' is no .* for minute 45.2 write 47:00."),
     (f"{HEAD}\na.mp4,12',Goal\n", "for minute 12' write 12:00.; correct it"),
-    (f"{HEAD}\na.mp4,12'34\"\"\"\",Goal\n", "is no time"),
-    *((f"{HEAD}\na.mp4,{time},Goal\n", f"line 2: '{time}' is no time") for time in (
+    (f"{HEAD}\na.mp4,12'34\"\"\"\",Goal\n", "is not a time"),
+    *((f"{HEAD}\na.mp4,{time},Goal\n", f"line 2: '{time}' is not a time") for time in (
         "3:75", "1.5:30", "1_000", "-1", "1:2:3:4", "nan")),
     (f'{HEAD}\na.mp4,"1,234",Goal\n', "line 2: '1,234' may be 1.234 or 1234 seconds: write which"),
     (f"{HEAD},visibility\na.mp4,5,Goal,no\n", "line 2: visibility 'no': write visible or not"),
