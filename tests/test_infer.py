@@ -757,7 +757,7 @@ def test_times_are_seconds_or_minutes(text, seconds):
     ("--data d --checkpoint c --end 5", "--start and --end cut videos"),
     ("--video v --checkpoint c --start 1:00 --end 60", "--end must be later"),
     ("--video v --checkpoint c --split test", "--split chooses among the games of --data"),
-    ("--data d --checkpoint c --zip z", "--zip wants --split"),
+    ("--data d --checkpoint c --zip z", "--zip needs --split"),
     *((f"--video v --checkpoint c {flag} {text}", f"argument {flag}: must be seconds or mm:ss")
       for flag, text in (("--start", "soon"), ("--start", "1:-5"), ("--end", "1:2:3:4"),
                          ("--end", "inf"))),

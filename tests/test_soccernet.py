@@ -333,7 +333,7 @@ HEAD = "video,time,label"
     ("v\0i\0d\0", "it has zero bytes, as UTF-16 .*save it as CSV UTF-8, or say what it is, "),
     (f"{HEAD}\n", "not a list of labels .no video is named in it"),
     (f"{HEAD}\na.mp4,later,Goal\n", "line 2: 'later' is not a time; write seconds, mm:ss or h:mm"),
-    (f"{HEAD}\na.mp4,45+2,Goal\n", "line 2: '45.2' is no .* for minute 45.2 write 47:00."),
+    (f"{HEAD}\na.mp4,45+2,Goal\n", "line 2: '45.2' is not .* for minute 45.2 write 47:00."),
     (f"{HEAD}\na.mp4,12',Goal\n", "for minute 12' write 12:00.; correct it"),
     (f"{HEAD}\na.mp4,12'34\"\"\"\",Goal\n", "is not a time"),
     *((f"{HEAD}\na.mp4,{time},Goal\n", f"line 2: '{time}' is not a time") for time in (

@@ -292,7 +292,7 @@ def test_matches_of_files(tmp_path):
     assert video.find_videos([y, x]) == [[y, x]]                          # in the order given
     assert video.find_videos([m, x]) == [[m + "/1.mkv"], [x]]
     (tmp_path / "empty").mkdir()
-    for paths, message in (([x, y, tmp_path / "m/../x.mkv"], "x.mkv: is named twice"),
+    for paths, message in (([x, y, tmp_path / "m/../x.mkv"], "x.mkv: is given twice"),
                            ([x, tmp_path / "z.mkv"], "z.mkv: no such file or folder"),
                            (tmp_path / "empty", "empty: no video below it .*empty/ holds nothing")):
         with refused(match=message):
