@@ -315,7 +315,8 @@ def test_the_classes_that_a_file_lists_decide(tmp_path, run):
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     (tmp_path / "labels").mkdir()
     for labels, predictions, n, said in (
-            ("labels.csv", osl, 4, ""), ("labels.csv", table, 17, "classes: SoccerNet's 17, because"),
+            ("labels.csv", osl, 4, ""),
+            ("labels.csv", table, 17, "classes: SoccerNet's 17, because"),
             ("truth.json", table, 5, "classes: 5, as the labels list them: Corner, Goal"),
             ("truth.json", osl, 4, "")):
         printed = run("--json", tmp_path / "n.json", labels=tmp_path / labels,
