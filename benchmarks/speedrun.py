@@ -1,7 +1,7 @@
 """
 The race of docs/speedrun.md: `make demo` with three seeds, how long it takes and what it reaches.
 
-    make speedrun                                    # about 25 minutes on two cores
+    make speedrun                                    # three times as long as make demo
     python benchmarks/speedrun.py --seeds 10 11 12   # the same, after make demo
 
 Trains in runs/speedrun-<seed>, from nothing; set-up and frames are not timed. Prints the row for

@@ -90,7 +90,7 @@ def test_links_exist(name):
 
 @each_page
 def test_file_names_exist(name):
-    """Of code, pages, what lies in our folders. Others (last.pt, classes.txt) are made by runs."""
+    """Of code, pages, files in our folders. Others (last.pt, classes.txt) are made by runs."""
     written_here = {title for title, _ in blocks(name, "python")}
     for span in spans(name):
         if (re.fullmatch(r"[\w.-]+\.(py|cpp|h|sh|md|toml|cff)", span)
