@@ -20,6 +20,7 @@ is there is not run again, so that a search or a table that was stopped goes on;
 command made is refused.
 """
 import collections
+import functools
 import json
 import os
 import platform
@@ -184,22 +185,25 @@ def t_amap(metrics):
     return report.read_metrics(metrics)["t-AmAP"]
 
 
+@functools.cache                      # a table takes all differences to its first line
+def resampled(path, n_resamples):
+    """Of the network whose metrics.json is `path`: the t-AmAP of resamples of the unseen matches,
+    (n_resamples,)."""
+    truth = {match: soccernet.read_labels(labels, CLASSES) for match, labels in
+             soccernet.find_labels(MATCHES, UNSEEN.read_text().split()).items()}
+    found = {match: soccernet.read_predictions(path.parent / match / soccernet.PREDICTIONS,
+                                               CLASSES) for match in truth}
+    return np.array([run["tight"]["a_mAP"] for run in evaluate.resample(
+        truth, found, CLASSES, n_resamples)])
+
+
 def over_matches(paths, others, n_resamples=1000):
     """The 95 % interval over the matches, in points, of how much more t-AmAP the networks at
     `paths`, a metrics.json a seed, have than those at `others`: the mean over the seeds, on the
     same resamples of the matches."""
-    truth = {match: soccernet.read_labels(path, CLASSES) for match, path in soccernet.find_labels(
-        MATCHES, UNSEEN.read_text().split()).items()}
-
-    def resampled(path):
-        found = {match: soccernet.read_predictions(path.parent / match / soccernet.PREDICTIONS,
-                                                   CLASSES) for match in truth}
-        return np.array([run["tight"]["a_mAP"] for run in evaluate.resample(
-            truth, found, CLASSES, n_resamples)])
-
-    more = np.mean([resampled(path) - resampled(other)
+    more = np.mean([resampled(path, n_resamples) - resampled(other, n_resamples)
                     for path, other in zip(paths, others, strict=True)], 0)
-    return 100 * np.percentile(more, evaluate.percentiles(len(truth)))
+    return 100 * np.percentile(more, evaluate.percentiles(len(UNSEEN.read_text().split())))
 
 
 # ------------------------------------------------------------------ the search
