@@ -37,7 +37,7 @@ from comedian import DataError, command, draw, formats, soccernet, write_text
 from comedian.command import number, text_encoding
 from comedian.receipt import receipt
 from comedian.soccernet import (
-    LABELS, PREDICTIONS, SCORES, find_labels, nearest_names, read_labels, same_names, unreachable,
+    LABELS, PREDICTIONS, SCORES, find_labels, nearest_names, read_labels, match_names, unreachable,
     warn_unknown_labels)
 
 HALF_S = 120 * 60                     # the official evaluator's half; later events fall on its end
@@ -426,7 +426,7 @@ def draw_sweep(path, overall, merges, ignored_s, windows_s):
 def run_sweep(args):
     began = time.perf_counter()
     stored = soccernet.read_scores(args.scores)
-    files = same_names(find_labels(args.labels, encoding=args.encoding), stored.matches)
+    files = match_names(find_labels(args.labels, encoding=args.encoding), stored.matches)
     unlabelled = [match for match in stored.matches if match not in files]
     if unlabelled:
         raise DataError(f"{args.labels}: no {LABELS} for {unlabelled[0]!r} ({len(unlabelled)} of "
@@ -496,7 +496,7 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
     is_asked = label_files is None    # and not found beside a video
     label_files = label_files or find_labels(labels, matches, encoding)
     found = soccernet.find_predictions(predictions)
-    label_files = same_names(label_files, found)
+    label_files = match_names(label_files, found)
     if matches is not None:           # other folders there are those of another run
         found = {match: path for match, path in found.items() if match in matches}
     missing = [match for match in label_files if match not in found]
@@ -569,7 +569,7 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
 
 def read_others(against, truth, classes):
     """{match: Detections} of other predictions, of all the matches in `truth`, or DataError."""
-    found = same_names(soccernet.find_predictions(against), truth)
+    found = match_names(soccernet.find_predictions(against), truth)
     if missing := [match for match in truth if match not in found]:
         raise DataError(f"{against}: no predictions for {nearest_names(missing, found)}, which the "
                         "other ones have; compare results of the same matches")

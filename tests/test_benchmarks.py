@@ -91,13 +91,34 @@ def test_the_demo_has_what_the_search_found(ablation):
         assert ours == demo, name
 
 
+def test_the_search_chooses_by_all_its_seeds(ablation, commands, monkeypatch, tmp_path):
+    """Each question keeps every score; the best mean is chosen, but nothing where one seed ran."""
+    monkeypatch.setattr(ablation, "CHOSEN", tmp_path / "chosen.json")
+    ablation.search(ablation.Runner(1, ablation.JUDGES))
+    found = json.loads(ablation.CHOSEN.read_text())
+    scores = found["scores"]["stage 1, one thing changed"]
+    assert scores.keys() == {*ablation.CHANGES} and {*map(len, scores.values())} == {1}
+    asked = {name: lines for name, lines in found["scores"].items() if lines is not scores}
+    assert {*found["chosen"]} == {*asked, "flags"}
+    for name, lines in asked.items():
+        assert {*map(len, lines.values())} == {len(ablation.SEARCH_SEEDS)}
+        assert found["chosen"][name] == max(lines, key=lambda line, of=lines: np.mean(of[line]))
+    first = found["chosen"]["stage 1, fine-tuned without stage 2"]
+    assert found["chosen"]["flags"][0] == first
+    changed = [command for command in commands if command.startswith("stage1")
+               and first in command and any(command.endswith(more) for more in ablation.CHANGES)]
+    assert len(changed) == len(ablation.CHANGES)
+    for script, *flags in map(str.split, changed):
+        importlib.import_module(script.removesuffix(".py")).parse_args(flags)
+
+
 def t_amap(path):
     return 100 * json.loads(path.read_text())["tight"]["a_mAP"]
 
 
 @pytest.fixture
 def commands(ablation, monkeypatch, tmp_path):
-    """Commands are only recorded, in this list; the n-th, if it is infer.py's, scores n %."""
+    """Commands are only recorded, in this list; the n-th, if it is infer.py's, scores n % (n < 101)."""
     monkeypatch.chdir(tmp_path)
     commands = []
 
@@ -106,7 +127,7 @@ def commands(ablation, monkeypatch, tmp_path):
         if found := re.search(r"--out (\S+)", command):
             Path(found[1]).mkdir(parents=True, exist_ok=True)
         if found := re.search(r"--json (\S+)", command):
-            number = {"a_mAP": 0.01 * len(commands),
+            number = {"a_mAP": 0.01 * (len(commands) % 101),
                       "a_mAP_per_class": [0.001 * len(commands) * k for k in range(12)]}
             Path(found[1]).write_text(json.dumps(
                 dict.fromkeys(ablation.report.NUMBERS.values(), number)))
