@@ -118,7 +118,7 @@ def t_amap(path):
 
 @pytest.fixture
 def commands(ablation, monkeypatch, tmp_path):
-    """Commands are only recorded, in this list; the n-th, if it is infer.py's, scores n % (n < 101)."""
+    """Commands are only recorded, in this list; the n-th, of infer.py, scores n % of 101."""
     monkeypatch.chdir(tmp_path)
     commands = []
 
