@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from comedian import evaluate, soccernet
+from comedian import DataError, evaluate, soccernet
 from comedian.frames import find_halves
 from model import MODELS, Comedian
 
@@ -158,9 +159,80 @@ def test_each_run_of_a_table_is_run_once(ablation, commands):
     assert len(again.seconds) == len(done)                 # the time of what is not run again too
     ablation.Runner(1, ablation.UNSEEN).scores(lines, [0])     # the same runs, on other matches
     assert "--split matches/test.txt" in commands[-1] and len(commands) == 2
-    with pytest.raises(SystemExit, match="runs/ablation/0/1: comes from another command"):
+    with pytest.raises(DataError, match="runs/ablation/0/1: comes from another command"):
         ablation.Runner(1, ablation.JUDGES).scores(
             {"c": ablation.stage3(ablation.stage1("--steps 6"))}, [0])
+
+
+def test_a_run_that_was_killed_goes_on(ablation, commands):
+    """A stage's own run.json, a list, is there from its first step on. Without last.pt it begins
+    anew, with it it goes on; infer.py always begins anew."""
+    line = {"a": ablation.stage1("--steps 5")}
+    folder = Path("runs/ablation/0/1")
+    for saved in (False, True):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "run.json").write_text('[{"stage": 1, "command": "stage1_spatial.py"}]')
+        (folder / "last.pt").write_bytes(b"") if saved else None
+        ablation.Runner(1, ablation.JUDGES).scores(line, [0])
+        trained, spotted = commands
+        assert trained.endswith("--steps 5 --resume" if saved else "--steps 5")
+        assert "--resume" not in spotted
+        ablation.Runner(1, ablation.JUDGES).scores(line, [0])
+        assert len(commands) == 2                          # now it is done
+        assert "--resume" not in json.loads((folder / "run.json").read_text())["command"]
+        commands.clear()
+        for record in folder.rglob("run.json"):
+            record.unlink()
+
+
+def test_what_was_made_from_an_older_run_is_refused(ablation, commands):
+    """Stage 1 was removed and trained anew: stage 3's folder has the numbers of the old one."""
+    first = ablation.stage1("--steps 5")
+    lines = {"a": ablation.stage3(ablation.stage2(None, first, "--steps 5"), "--steps 5")}
+    runner = ablation.Runner(1, ablation.JUDGES)
+    runner.scores(lines, [0])
+    for made, of in (("1/features", "1/last.pt"), ("2", "1/features"), ("2+3", "2/last.pt"),
+                     ("2+3/judges-1", "2+3/last.pt")):
+        source = (ablation.RUNS / "0" / of.removesuffix("/last.pt")) / "run.json"
+        before = source.stat().st_mtime_ns
+        os.utime(source, ns=(before, time.time_ns() + 10 ** 9))
+        with pytest.raises(DataError, match=re.escape(
+                f"0/{made}: is older than {ablation.RUNS}/0/{of}, which")):
+            runner.scores(lines, [0])
+        os.utime(source, ns=(before, before))
+    runner.scores(lines, [0])
+
+
+def test_a_failure_ends_the_others(ablation, monkeypatch, tmp_path):
+    """One line, at once, with what the command said last; the same command is not begun again for
+    another line, and no command goes on behind."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ablation, "ROOT", tmp_path)
+    (tmp_path / "stage1_spatial.py").write_text(
+        "import sys, time\nopen('begun', 'a').write('x')\ntime.sleep(0.5)\n"
+        "sys.exit('first\\nerror: no such data')")
+    (tmp_path / "stage3_finetune.py").write_text("import time\ntime.sleep(60)")
+    first, began = ablation.stage1("--steps 5"), time.time()
+    runner = ablation.Runner(3, ablation.JUDGES)
+    with pytest.raises(DataError, match=r"stage1_.* exit code 1 \(error: no such data\)"):
+        try:
+            runner.scores({"a": ablation.stage3(first), "b": first, "c": ablation.stage3(None)},
+                          [0])
+        finally:
+            runner.stop()
+    assert time.time() - began < 30 and (tmp_path / "begun").read_text() == "x"
+    assert all(child.returncode is not None for child in runner.children)
+    with pytest.raises(DataError, match="stopped"):
+        runner.call("stage1_spatial.py")
+
+
+@pytest.mark.parametrize("flags", [
+    ["table5", "--seeds", "1"], ["table5", "--jobs", "0"], ["table6"]])
+def test_flags_of_a_table_that_are_refused(ablation, flags):
+    """One seed has no deviation, and would replace a table of five."""
+    with pytest.raises(SystemExit) as refused:
+        ablation.parse_args(flags)
+    assert refused.value.code == 2
 
 
 @pytest.mark.parametrize("name", ["table2", "table7", "table12"])
@@ -172,8 +244,7 @@ def test_a_table_is_written_and_drawn(ablation, commands, monkeypatch, tmp_path,
     monkeypatch.setattr(ablation.Runner, "prepare", lambda self: None)
     monkeypatch.setattr(ablation, "MATCHES", ROOT / "matches")
     classes = soccernet.read_classes(ROOT / "matches/classes.txt")
-    monkeypatch.setattr(sys, "argv", ["ablation.py", name, "--seeds", "2", "--jobs", "1"])
-    ablation.main()
+    ablation.main(ablation.parse_args([name, "--seeds", "2", "--jobs", "1"]))
     title, lines = ablation.tables(json.loads(ablation.CHOSEN.read_text())["chosen"])[name]
     head, _, *rows = (tmp_path / f"benchmarks/ablation-{name}.txt").read_text().splitlines()
     assert head.startswith(f"{title}; t-AmAP in %, seeds 10, 11; python benchmarks/ablation.py "
