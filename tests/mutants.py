@@ -618,7 +618,7 @@ MUTANTS = {
             ("if args.chance and len(labels) < 2:", "if args.chance and len(labels) < 1:")]},
     "comedian/evaluate.py": {
         "test_evaluate.py::test_fewer_matches_to_compare_with_fail_first": [
-            ("read_others(against, truth, classes) if against else {}", "{}")],
+            ("find_others(against, truth) if against else {}", "{}")],
         "test_evaluate.py::test_frame_map": [
             ("itertools.accumulate(reversed(precision), max)", "reversed(precision)"),
             ("                    free.remove(near)\n", "")],
@@ -627,6 +627,12 @@ MUTANTS = {
             ("for q in percentiles(n_matches)", "for q in (5, 95)")],
         "test_evaluate.py::test_intervals_of_the_command": [
             ("classes, len(runs), seed, framerate", "classes, len(runs), seed + 1, framerate")],
+        "test_evaluate.py::test_what_other_predictions_lack_is_told": [
+            ("warn_unknown_labels(other_files.values(), ", "warn_unknown_labels([], "),
+            ("unreachable(counted, spans_of(other_files), classes)[1]", "''")],
+        "test_evaluate.py::test_few_matches_and_few_resamples_make_no_interval": [
+            ("* (len(labels) < 6)", "* (len(labels) < 5)"),
+            ("if 0 < args.bootstrap < 40:", "if 0 < args.bootstrap < 4:")],
         "test_layout.py::test_help_and_refusals_import_no_torch[evaluate-flags0-0]": [
             ("as np\n\nfrom comedian import", "as np\nimport torch\n\nfrom comedian import")],
         "test_evaluate.py::test_the_time_of_a_token_by_hand": [
