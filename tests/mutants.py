@@ -723,6 +723,26 @@ MUTANTS = {
         "test_docs.py::test_the_papers_commands_run_in_order": [
             ("for n in 6 8; do", "for n in 6; do"),
             ("&& s3 window$n", "; s3 windw$n")]},
+    "benchmarks/ablation.py": {
+        "test_benchmarks.py::test_a_run_that_was_killed_goes_on": [
+            ("if isinstance(made, list):", "if not made:"),
+            ('" --resume" * go_on', '""')],
+        "test_benchmarks.py::test_what_was_made_from_an_older_run_is_refused": [
+            ("st_mtime_ns > (", "st_mtime_ns < (")],
+        "test_benchmarks.py::test_a_failure_ends_the_others": [
+            ("            child.terminate() ", "            pass "),
+            ("            self.stopped = True\n", "            pass\n")],
+        "test_benchmarks.py::test_flags_of_a_table_that_are_refused": [
+            ("command.number(2, 90)", "command.number(1, 90)")]},
+    "benchmarks/probe.py": {
+        "test_benchmarks.py::test_the_probe_refuses_what_it_cannot_judge": [
+            ("if not kept.any():", "if False:"), ("if both := {", "if False and {")]},
+    "benchmarks/speedrun.py": {
+        "test_benchmarks.py::test_the_work_of_a_run_is_that_of_its_steps": [
+            ("2 * (3 + 1) * spatial", "(3 + 1) * spatial")],
+        "test_benchmarks.py::test_a_race_that_cannot_be_run_is_one_line": [
+            ("filter(os.path.lexists, ", "filter(os.path.exists, "),
+            ("if done.returncode:", "if False:")]},
     "docs/demo.sh": {
         "test_docs.py::test_the_demo_without_make_is_the_demo": [
             ("--steps 350 --lr 0.064", "--steps 350 --lr 0.032")]},

@@ -22,7 +22,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from comedian import DataError, evaluate, soccernet
-from comedian.frames import find_halves
+from comedian.frames import Half, find_halves
 from model import MODELS, Comedian
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -326,21 +326,57 @@ def test_the_probe_finds_what_is_there_and_nothing_else(benchmark):
     assert probe.effective_rank(flat) == pytest.approx(2, abs=0.1)
 
 
+def test_the_probe_refuses_what_it_cannot_judge(benchmark, monkeypatch):
+    """A match in both lists, and too few matches to choose the weight decay on."""
+    probe = benchmark("probe")
+    x, y = torch.randn(20, 4), torch.ones(20, 2)
+    with pytest.raises(DataError, match="--train: no class has .*; list more matches"):
+        probe.linear_probe((x, y), (x, y), np.arange(20) // 10)          # two matches
+    flags = ["--data", "data/demo", "--labels", "matches", "--classes", "matches/classes.txt"]
+    half = {name: Half(f"league/{name}", 1, "", "", 1, "", 0, 9) for name in "abc"}
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(probe, "load_network", lambda path, device: None)
+    monkeypatch.setattr(probe.soccernet, "labelled_halves", lambda data, labels, split, classes: (
+        [half[name] for name in split], {f"league/{name}": [] for name in split}))
+    with pytest.raises(DataError, match="--test: 'league/b' is in --train, too .1 such matches"):
+        probe.main(probe.parse_args([*flags, "--train", "ab", "--test", "bc", "c.pt"]))
+
+
 # ------------------------------------------------------------------ speedrun.py
 def test_the_work_of_a_run_is_that_of_its_steps(benchmark):
     """Against what torch counts in a step of stage 3, forward and backward: a little less, as the
-    first layer has no gradient of its input. And stage 1 is eight forwards of its encoder."""
+    first layer has no gradient of its input. And stage 1 is eight forwards of its encoder. The
+    network is the checkpoint's, whatever --model says."""
     speedrun, torch_model = benchmark("speedrun"), Comedian(MODELS["vivit_micro"])
     frames = torch.randn(2, 128, 3, 48, 48)
     with FlopCounterMode(display=False) as counter:
         torch_model(frames).sum().backward()
-    flags = {"model": "vivit_micro", "steps": 1, "batch": 2, "window": 64}
-    assert 0.89 < counter.get_total_flops() / speedrun.training_flop(flags, 3) < 1
+    state = {"config": torch_model.cfg, "stage": 3, "step": 1,
+             "args": {"model": "vivit_tiny", "steps": 0, "batch": 2}}
+    assert torch_model.cfg.window_tokens == 64
+    assert 0.89 < counter.get_total_flops() / speedrun.training_flop(state) < 1
     with FlopCounterMode(display=False) as counter:
         torch_model.spatial(frames.view(128, 2, 3, 48, 48))
     # On a CPU torch does not count the attention products: 3 % here.
     assert 0.94 < 8 * counter.get_total_flops() / speedrun.training_flop(
-        flags | {"batch": 128}, 1) <= 1
+        state | {"stage": 1, "args": {"batch": 128}}) <= 1
+
+
+def test_a_race_that_cannot_be_run_is_one_line(benchmark, monkeypatch, tmp_path):
+    """What is there is neither raced on nor removed, also behind a link; a demo that fails ends the
+    race."""
+    speedrun = benchmark("speedrun")
+    monkeypatch.setattr(speedrun, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Makefile").write_text("demo:\n\techo $(RUNS) >> begun; exit 3\n")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/speedrun-12").symlink_to("elsewhere")
+    with pytest.raises(DataError, match="runs/speedrun-12: is there already"):
+        speedrun.main(speedrun.parse_args([]))
+    assert not (tmp_path / "begun").exists()
+    with pytest.raises(DataError, match="runs/speedrun-10: make demo ended with exit code 2"):
+        speedrun.main(speedrun.parse_args(["--seeds", "10", "11"]))
+    assert (tmp_path / "begun").read_text() == "runs/speedrun-10\n"
 
 
 # ------------------------------------------------------------------ 2. gpu.py
