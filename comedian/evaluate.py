@@ -587,7 +587,7 @@ def find_others(against, truth):
 
 def compare(against, others, truth, classes, results, runs, seed, framerate):
     """Prints how much better these results are than `others`, read from `against`, over the same
-    resamples; returns {"difference": ..., "interval": ...}."""
+    resamples; returns these numbers as --json writes them."""
     less = difference(results, score(truth, others, classes, framerate))
     apart = [difference(*pair) for pair in zip(runs, resample(
         truth, others, classes, len(runs), seed, framerate), strict=True)]
@@ -595,7 +595,7 @@ def compare(against, others, truth, classes, results, runs, seed, framerate):
     ends = interval(apart, len(truth))
     print(f"\nDifference to {against}, in points; the t-AmAP is higher in {100 * above:.1f} % of "
           "the resamples:\n" + table(less, truth, classes, ends=ends))
-    return {"difference": less, "interval": ends}
+    return {"difference": less, "interval": ends, "higher": float(above)}
 
 
 def spans_of(files):
@@ -655,7 +655,8 @@ def parse_args(argv=None):
     add("--fps", type=number(0.1, 1000.0), help="rate of the frames that --at-frames counts, if "
         "the files do not contain it")
     add("--bootstrap", type=number(0, 100_000), metavar="N", default=0,
-        help="an interval for each number, from N resamples of the matches; 1000 are enough")
+        help="an interval for each number of the table, from N resamples of the matches; 1000 are "
+             "enough")
     add("--against", metavar="OTHER", help="compare with other predictions of the same matches, "
         "over the same resamples (1000, or --bootstrap)")
     add("--seed", type=number(0), default=0, help="seed of the resamples")

@@ -626,7 +626,8 @@ MUTANTS = {
             ("count = {}, counts[drawn].sum(0)", "count = {}, counts.sum(0)"),
             ("for q in percentiles(n_matches)", "for q in (5, 95)")],
         "test_evaluate.py::test_intervals_of_the_command": [
-            ("classes, len(runs), seed, framerate", "classes, len(runs), seed + 1, framerate")],
+            ("classes, len(runs), seed, framerate", "classes, len(runs), seed + 1, framerate"),
+            ('"higher": float(above)', '"higher": 0')],
         "test_evaluate.py::test_what_other_predictions_lack_is_told": [
             ("warn_unknown_labels(other_files.values(), ", "warn_unknown_labels([], "),
             ("unreachable(counted, spans_of(other_files), classes)[1]", "''")],

@@ -582,6 +582,7 @@ def test_intervals_of_the_command(tmp_path, run):
     assert numbers("--bootstrap", 50, "--seed", 1)[1]["interval"] != first["interval"]
     out, second = numbers("--bootstrap", 50, "--against", tmp_path / "bad")
     assert second["interval"] == first["interval"] and "higher in 100.0 % of the resamples" in out
+    assert second["against"]["higher"] == 1
     low, high = (end["tight"]["a_mAP"] for end in second["against"]["interval"])
     assert 0 < low < second["against"]["difference"]["tight"]["a_mAP"] < high
     _, same = numbers("--bootstrap", 50, "--against", tmp_path / "good")
