@@ -17,7 +17,7 @@ arms.
 Each line of a table is a chain of the stages' own commands. They run in runs/ablation/<seed>/<name>
 with one thread each, --jobs of them side by side; every folder keeps its command in run.json. What
 is there is not run again, so that a search or a table that was stopped goes on; what another
-command made is refused.
+command made is refused, and what was made from a run that has been trained anew since then.
 """
 import collections
 import functools
@@ -37,7 +37,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from comedian import command, draw, evaluate, report, soccernet, write_text  # noqa: E402
+from comedian import (  # noqa: E402
+    DataError, command, draw, evaluate, formats, report, soccernet, write_file, write_text)
 
 DATA, RUNS, CHOSEN = Path("data"), Path("runs/ablation"), ROOT / "benchmarks/ablation.json"
 MATCHES, FRAMES = Path("matches"), DATA / "demo"       # FRAMES: those of make demo
@@ -95,6 +96,7 @@ class Runner:
     def __init__(self, jobs, split):
         self.pool, self.locks = ThreadPoolExecutor(jobs), collections.defaultdict(threading.Lock)
         self.split, self.seconds = split, {}               # of each command that a table needs
+        self.children, self.starting, self.stopped = [], threading.Lock(), False
 
     def prepare(self):
         """The frames, lists of fewer labelled matches for --split, and the engine's state as
@@ -109,7 +111,8 @@ class Runner:
         for name in set(stored.files) - {"step"}:
             match, half = name.split("_")
             state = stored[name].cumsum(1).T * stored["step"]                    # (pictures, 96)
-            np.save(FRAMES / match / f"{half}_state.npy", np.ascontiguousarray(state, np.float32))
+            write_file(FRAMES / match / f"{half}_state.npy", functools.partial(    # others read it
+                np.save, arr=np.ascontiguousarray(state, np.float32)))
 
     def metrics(self, lines, seeds):
         """{line: [metrics.json per seed]}; lines: {line: Spot or Run}."""
@@ -158,27 +161,50 @@ class Runner:
         return f"{self.path(run.parent)}+{run.name}" if run.parent else run.name
 
     def command(self, folder, command, resumes=False):
-        """Runs it, unless run.json in its folder says that it has run."""
-        with self.locks[folder]:
+        """Runs it, unless run.json in its folder says that it has run: an object. A list is the
+        stage's own record of a run that has begun."""
+        with self.locks[str(folder)]:
             record = folder / "run.json"
-            if record.exists():
-                made = json.loads(record.read_text())
-                if made["command"] != command:
-                    sys.exit(f"error: {folder}: comes from another command ({made['command']}); "
-                             "remove it")
-            else:
+            made = formats.read_json(record, "a record of a run") if record.exists() else []
+            if isinstance(made, list):
                 print(f"  {folder}", flush=True)
                 since, go_on = time.time(), resumes and (folder / "last.pt").exists()
                 self.call(command + " --resume" * go_on)
                 made = {"command": command, "seconds": round(time.time() - since)}
                 write_text(record, json.dumps(made))
+            elif made["command"] != command:
+                raise DataError(f"{folder}: comes from another command ({made['command']}); "
+                                "remove it")
+            for path in [Path(word) for word in command.split() if word.startswith(f"{RUNS}/")]:
+                source = (path.parent if path.suffix else path) / "run.json"
+                if not path.is_relative_to(folder) and source.stat().st_mtime_ns > (
+                        record.stat().st_mtime_ns):
+                    raise DataError(f"{folder}: is older than {path}, which it was made from; "
+                                    "remove it")
             self.seconds[folder] = made["seconds"]
 
     def call(self, command):
-        done = subprocess.run([sys.executable, *command.split()], cwd=ROOT, text=True,
-                              capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        if done.returncode:
-            sys.exit(f"error: python {command}\n{done.stderr.strip()}")
+        """Runs it to its end. A session of its own: Ctrl-C reaches it through `stop`, once."""
+        with self.starting:
+            if self.stopped:
+                raise DataError("stopped")
+            child = subprocess.Popen([sys.executable, *command.split()], cwd=ROOT, text=True,
+                                     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                     env={**os.environ, "OMP_NUM_THREADS": "1"},
+                                     start_new_session=True)
+            self.children.append(child)
+        said = child.communicate()[1].strip().splitlines()
+        if child.returncode:
+            raise DataError(f"python {command}: ended with exit code {child.returncode}"
+                            + (f" ({said[-1]})" if said else ""))
+
+    def stop(self):
+        """Ends the commands that run; no other one begins. Trainings save what they have."""
+        with self.starting:
+            self.stopped = True
+        for child in self.children:
+            child.terminate()                              # nothing, of one that has ended
+        self.pool.shutdown(cancel_futures=True)
 
 
 def t_amap(metrics):
@@ -450,26 +476,33 @@ def machine():
     return f"{os.cpu_count()} cores of {', '.join(names) or platform.processor()}"
 
 
-def main():
-    names = list(tables(collections.defaultdict(str, flags=("", ""))))
-    parser = command.Parser(__doc__)
-    parser.add_argument("what", choices=["search", "all", *names])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side")
-    parser.add_argument("--seeds", type=int, help="default: 5 for table5, 3 for the others")
-    args = parser.parse_args()
+def parse_args(argv=None):
+    p = command.Parser(__doc__)
+    names = tables(collections.defaultdict(str, flags=("", "")))
+    p.add_argument("what", choices=["search", "all", *names])
+    p.add_argument("--jobs", type=command.number(1, 1024), default=os.cpu_count(),
+                   help="runs side by side")
+    p.add_argument("--seeds", type=command.number(2, 90), help="default: 5 for table5, 3 for the "
+                   "others")
+    return p.parse_args(argv)
+
+
+def main(args):
     os.chdir(ROOT)
+    if args.what != "search" and not CHOSEN.exists():
+        raise DataError(f"{CHOSEN}: not there; run python benchmarks/ablation.py search first")
     runner = Runner(args.jobs, JUDGES if args.what == "search" else UNSEEN)
-    runner.prepare()
-    try:
-        if args.what == "search":
-            return search(runner)
-        if not CHOSEN.exists():
-            sys.exit(f"error: {CHOSEN}: not there; run python benchmarks/ablation.py search first")
-        for name in names if args.what == "all" else [args.what]:
-            score_table(runner, name, args.seeds)
-    finally:
-        runner.pool.shutdown(cancel_futures=True)          # of a run that failed, do not go on
+    with command.stoppable(lambda: "stopped; the same command continues from here"):
+        try:
+            runner.prepare()
+            if args.what == "search":
+                return search(runner)
+            every = tables(json.loads(CHOSEN.read_text())["chosen"])
+            for name in every if args.what == "all" else [args.what]:
+                score_table(runner, name, args.seeds)
+        finally:
+            runner.stop()                                  # of a run that failed, do not go on
 
 
 if __name__ == "__main__":
-    main()
+    command.run_as_command(main, parse_args())

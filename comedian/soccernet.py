@@ -107,12 +107,12 @@ def label_names(files, key="annotations", without=()):
     return shorten_list([f"{name!r} ({n:,})" for name, n in names], 6, others="other names")
 
 
-def warn_unknown_labels(files, key, classes):
+def warn_unknown_labels(files, key, classes, where=""):
     """Prints which names in these files, already read, are no class. Such entries are left out,
     here and in the official evaluator, so a misspelt class looks like a badly spotted one. It also
     prints which annotations are perhaps one class under two names."""
     if names := label_names(files, key, without=classes):
-        print(f"warning: {key} of no class are left out: {names}")
+        print(f"warning: {where}{key} of no class are left out: {names}")
     alike = collections.defaultdict(list)
     for name in sorted({*classes, *map(str, count_names(files, key))}):
         alike[folded(name)].append(repr(name))
