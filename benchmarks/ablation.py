@@ -15,7 +15,7 @@ see the pictures of the 48, which favours pretraining: the search compares setti
 arms.
 
 Each line of a table is a chain of the stages' own commands. They run in runs/ablation/<seed>/<name>
-with one thread each, --jobs of them side by side; every folder keeps its command in run.json. What
+with one thread each, --jobs of them side by side; every folder keeps its command in done.json. What
 is there is not run again, so that a search or a table that was stopped goes on; what another
 command made is refused, and what was made from a run that has been trained anew since then.
 """
@@ -161,12 +161,11 @@ class Runner:
         return f"{self.path(run.parent)}+{run.name}" if run.parent else run.name
 
     def command(self, folder, command, resumes=False):
-        """Runs it, unless run.json in its folder says that it has run: an object. A list is the
-        stage's own record of a run that has begun."""
+        """Runs it, unless done.json in its folder says that it has run."""
         with self.locks[str(folder)]:
-            record = folder / "run.json"
-            made = formats.read_json(record, "a record of a run") if record.exists() else []
-            if isinstance(made, list):
+            record = folder / "done.json"                  # beside the stage's own run.json
+            made = formats.read_json(record, "a record of a run") if record.exists() else None
+            if not made:
                 print(f"  {folder}", flush=True)
                 since, go_on = time.time(), resumes and (folder / "last.pt").exists()
                 self.call(command + " --resume" * go_on)
@@ -176,7 +175,7 @@ class Runner:
                 raise DataError(f"{folder}: comes from another command ({made['command']}); "
                                 "remove it")
             for path in [Path(word) for word in command.split() if word.startswith(f"{RUNS}/")]:
-                source = (path.parent if path.suffix else path) / "run.json"
+                source = (path.parent if path.suffix else path) / "done.json"
                 if not path.is_relative_to(folder) and source.stat().st_mtime_ns > (
                         record.stat().st_mtime_ns):
                     raise DataError(f"{folder}: is older than {path}, which it was made from; "

@@ -726,7 +726,7 @@ MUTANTS = {
             ("&& s3 window$n", "; s3 windw$n")]},
     "benchmarks/ablation.py": {
         "test_benchmarks.py::test_a_run_that_was_killed_goes_on": [
-            ("if isinstance(made, list):", "if not made:"),
+            ('folder / "done.json"     ', 'folder / "run.json"     '),
             ('" --resume" * go_on', '""')],
         "test_benchmarks.py::test_what_was_made_from_an_older_run_is_refused": [
             ("st_mtime_ns > (", "st_mtime_ns < (")],
