@@ -1,13 +1,14 @@
 """
 Two tiny matches in SoccerNet's layout, for the tests that run whole stages; spies; AdamW by hand
 and what else the stages' own tests share; which tests are proofs (pytest -m proof); and what tests
-say whose kernels are not built.
+say whose kernels are not built; a browser.
 """
 import collections
 import contextlib
 import json
 import os
 import re
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -292,3 +293,49 @@ def assert_near(got, expected, most, name):
     if name.endswith("qkv.bias"):
         got, expected = (value.view(3, -1)[[0, 2]] for value in (got, expected))
     assert (got - expected).norm() <= most, name
+
+
+# ------------------------------------------------------------------ in a browser
+@pytest.fixture(scope="module")
+def browser():
+    wants = "pages are not tested in a browser: "
+    driver = pytest.importorskip("playwright.sync_api", reason=wants + "pip install playwright")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip(wants + "apt install chromium")
+    with driver.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Opens a page in one browser; at the end none has raised an error, or called anybody."""
+    context, errors = browser.new_context(viewport={"width": 1200, "height": 900}), []
+    context.set_default_timeout(8000)
+
+    def visit(path, script=""):
+        tab = context.new_page()
+        tab.asked = []                                     # the questions; the answer is yes
+        tab.add_init_script(script)
+        tab.on("dialog", lambda dialog: (tab.asked.append(dialog.type), dialog.accept()))
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.on("request", lambda ask: ask.url.startswith("http") and errors.append(ask.url))
+        tab.goto(path.as_uri())
+        return tab
+
+    yield visit
+    context.close()
+    assert errors == []
+
+
+def axe_findings(tab):
+    """What is wrong with a page by the rules of axe-core; without it the test is skipped."""
+    axe = Path(os.environ.get("AXE", "axe.min.js"))
+    if not axe.is_file():
+        pytest.skip("axe is absent: npm pack axe-core; tar xzf axe-core-*.tgz; "
+                    "AXE=package/axe.min.js")
+    tab.evaluate(axe.read_text())
+    return tab.evaluate("""async () => (await axe.run()).violations.map(
+        rule => [rule.id, ...rule.nodes.map(node => node.html + node.failureSummary)])""")

@@ -2,7 +2,8 @@
 What these tests prove about the lesson's pages (docs/lesson.py) and exercises (docs/exercise.py):
   1. a shape comment of the five files says what its line made in a real run; a wrong one is found
   2. every equation of docs/method.md stands beside code, with all tests that prove it; every
-     "Proved by" leads to its test; links lead somewhere; nothing is loaded from a network
+     "Proved by" leads to its test; links lead somewhere; nothing is loaded from a network; axe, if
+     it is there, finds nothing
   3. a blank fails its test, and what was cut out, put back, is the file again; an empty test kills
      no wrong version, a real one all
 """
@@ -121,6 +122,20 @@ def test_every_passage_is_shown(pages):
     assert [p.title for p in outline.passages() if p.page and p.text not in told] == []
     assert {picture for picture in pages if picture.endswith(".png")} == {"flow.png", *(
         picture for p in outline.passages() for picture in re.findall('<img src="(.*?)"', p.text))}
+
+
+@pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 390)])
+def test_axe_finds_nothing_in_the_lesson(scheme, width, visit, pages, tmp_path):
+    """With all that is folded open, on a desktop and on a phone."""
+    for name, page in pages.items():
+        if page:
+            (tmp_path / name).write_text(page, encoding="utf-8")
+            tab = visit(tmp_path / name)
+            tab.set_viewport_size({"width": width, "height": 900})
+            tab.emulate_media(color_scheme=scheme)
+            tab.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+            assert conftest.axe_findings(tab) == [], (name, scheme, width)
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
 # ------------------------------------------------------------------ 3. exercises

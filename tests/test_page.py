@@ -11,7 +11,6 @@ The last two need chromium (apt install chromium) and playwright (pip install pl
 import base64
 import contextlib
 import json
-import os
 import re
 import shlex
 import shutil
@@ -26,6 +25,7 @@ import pytest
 import torch
 
 import comedian
+import conftest
 from comedian import DataError, evaluate, export, page, prepare, report, soccernet
 from comedian.frames import Half
 from comedian.labels import Listed, Row
@@ -268,40 +268,6 @@ def test_pictures_are_of_their_time(spotted):
 
 
 # ------------------------------------------------------------------ 3. in a browser
-@pytest.fixture(scope="module")
-def browser():
-    wants = "the page is not tested in a browser: "
-    driver = pytest.importorskip("playwright.sync_api", reason=wants + "pip install playwright")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip(wants + "apt install chromium")
-    with driver.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser):
-    """Opens a page in one browser; at the end none has raised an error, or called anybody."""
-    context, errors = browser.new_context(viewport={"width": 1200, "height": 900}), []
-    context.set_default_timeout(8000)
-
-    def visit(path, script=""):
-        tab = context.new_page()
-        tab.asked = []                                     # the questions; the answer is yes
-        tab.add_init_script(script)
-        tab.on("dialog", lambda dialog: (tab.asked.append(dialog.type), dialog.accept()))
-        tab.on("pageerror", lambda error: errors.append(str(error)))
-        tab.on("request", lambda ask: ask.url.startswith("http") and errors.append(ask.url))
-        tab.goto(path.as_uri())
-        return tab
-
-    yield visit
-    context.close()
-    assert errors == []
-
-
 @pytest.fixture
 def tab(visit, spotted):
     tab = visit(spotted / "out" / MATCH / "page.html")
@@ -454,16 +420,10 @@ def test_it_can_be_read(tab, width, height, scheme):
     assert names == []                                     # a screen reader has a word for each
 
 
-AXE = Path(os.environ.get("AXE", "axe.min.js"))
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(scheme, tab, visit, spotted, tmp_path):
     """In the rules of axe-core: the page as it opens, in work, with nothing to play, and to label
     on."""
-    if not AXE.is_file():
-        pytest.skip("axe is absent: npm pack axe-core; tar xzf axe-core-*.tgz; "
-                    "AXE=package/axe.min.js")
     shutil.copy(spotted / "videos" / MATCH / "1_224p.mp4", tmp_path / "a.mp4")
     (tmp_path / "classes.txt").write_text("Goal\nFoul\n")
     command("page", "--video", tmp_path / "a.mp4", "--classes", tmp_path / "classes.txt",
@@ -474,10 +434,7 @@ def test_axe_finds_nothing(scheme, tab, visit, spotted, tmp_path):
         for key in keys:
             page_.keyboard.press(key)
         page_.evaluate("document.querySelector('details').open = true")
-        page_.evaluate(AXE.read_text())
-        found = page_.evaluate("""async () => (await axe.run()).violations.map(
-            rule => [rule.id, ...rule.nodes.map(node => node.html + node.failureSummary)])""")
-        assert found == [], (scheme, keys)
+        assert conftest.axe_findings(page_) == [], (scheme, keys)
 
 
 def test_the_focus_stays(tab):
