@@ -212,7 +212,7 @@ class TestNMS:
     def test_equals_reference(self, kind, dtype, layout, levels, threads):
         length = torch.tensor([0, 1, 2, 40, 0, 83, 17])
         scores = random_scores(int(length.sum()), 3, dtype, seed=levels, levels=levels)
-        widths = [0, 1, 2, 3, 4.5, 6, 13, 1e9, torch.tensor([5, 0, 20])]
+        widths = [0, 1, 2, 3, 4.6, 6, 13, 1e9, torch.tensor([5, 0, 20])]
         for i, window in enumerate(widths):
             weight = [[0, 0, .1, 1][i % 4]] if kind == "soft" else []
             agree(kind, scores, length, window, [0.0, .001, .3][i % 3], *weight, layout=layout)
