@@ -7,7 +7,7 @@
 #   make lesson        the five files beside their formulas and tests: pages, from build/lesson/index.html
 #   make mutants       breaks the code on purpose, one chosen line at a time: does a test notice?
 #   make faults        thousands of broken files and flags: each must end in one clear line, or well
-#   make search        chooses the settings of benchmarks/ablation.py, an hour or two; can be stopped
+#   make search        chooses the settings of benchmarks/ablation.py, about three hours; can be stopped
 #   make table5        a table of docs/ablation.md (table2 3 4 5 7 8 9 12, figure5, targets,
 #                      contrast, labels, compute)
 #   make ablation      all of them, some hours

@@ -284,7 +284,7 @@ def write_features(args, halves, rank, ranks, device):
                           for model, stage, h in zip(models, stages, encoded, strict=True)]
             yield half, bank.per_second(bank.side_by_side(tokens), half)
 
-    with run.stoppable(lambda: "stopped; the same command continues from here"), run.alone_in(
+    with run.stoppable(lambda: "stopped; the same command continues from here"), run.locked(
             args.out, rank):
         bank.write_missing(args.out, args.features, bank.made_by(args.checkpoint, bf16), halves,
                            sum(model.cfg.width for model in models), encode, rank, ranks,

@@ -28,7 +28,8 @@ import torch.nn.functional as F
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import infer  # noqa: E402
-from comedian import augment, command, soccernet, write_text  # noqa: E402
+from comedian import DataError, augment, command, soccernet, write_text  # noqa: E402
+from comedian.evaluate import check_writable  # noqa: E402
 from comedian.frames import FrameReader  # noqa: E402
 from infer import load_network  # noqa: E402
 from model import Comedian  # noqa: E402
@@ -87,6 +88,9 @@ def linear_probe(train, test, match_of):
     x, z = (x - mean) / std, (test[0] - mean) / std
     left_out = torch.from_numpy(match_of % 3 == 2)
     kept = y[left_out].any(0) & y[~left_out].any(0)
+    if not kept.any():
+        raise DataError("--train: no class has an action in every third match and in the others, "
+                        "which choose the weight decay; list more matches")
     scores = {}
     for decay in DECAYS:
         w, b = fit(x[~left_out], y[~left_out], decay)
@@ -112,7 +116,10 @@ def effective_rank(x):
 
 
 def main(args):
+    if args.json:
+        check_writable(args.json, ".json")
     classes = soccernet.read_classes(args.classes)
+    networks = [load_network(path, "cpu") for path in args.checkpoints]
     reader = FrameReader(0)
     halves, truth = {}, {}
     for name, split in (("train", args.train), ("test", args.test)):
@@ -120,10 +127,12 @@ def main(args):
         truth[name] = torch.from_numpy(np.concatenate([
             token_labels(frame_labels(events[half.match], half, 0.5, len(classes)), 0,
                          half.n_tokens) for half in halves[name]]))              # (n, K)
+    if both := {half.match for half in halves["train"]} & {half.match for half in halves["test"]}:
+        raise DataError(f"--test: {sorted(both)[0]!r} is in --train, too ({len(both)} such "
+                        "matches); the probe is judged on matches that it has not seen")
     matches = sorted({half.match for half in halves["train"]})
     match_of = np.repeat([matches.index(half.match) for half in halves["train"]],
                          [half.n_tokens for half in halves["train"]])            # (n,)
-    networks = [load_network(path, "cpu") for path in args.checkpoints]
     torch.manual_seed(0)
     rows = {"random weights": Comedian(networks[0][0].cfg).eval(), "8x8 pixels": None}
     rows |= {path: model for path, (model, _) in zip(args.checkpoints, networks, strict=True)}

@@ -116,7 +116,7 @@ def write_features(args):
     width = features(reader.read([(halves[0], 0)], 1)).shape[1]
     print(f"features: {args.backbone}, {size}x{size} pixels, {width} wide; a row is the mean of a "
           "second's frames")
-    with run.stoppable(lambda: "stopped; the same command continues from here"), run.alone_in(
+    with run.stoppable(lambda: "stopped; the same command continues from here"), run.locked(
             out, rank):
         bank.write_missing(out, name, made_by, halves, width, encode, rank, ranks, run.barrier)
 

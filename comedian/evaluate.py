@@ -37,7 +37,7 @@ from comedian import DataError, command, draw, formats, soccernet, write_text
 from comedian.command import number, text_encoding
 from comedian.receipt import receipt
 from comedian.soccernet import (
-    LABELS, PREDICTIONS, SCORES, find_labels, nearest_names, read_labels, same_names, unreachable,
+    LABELS, PREDICTIONS, SCORES, find_labels, nearest_names, read_labels, match_names, unreachable,
     warn_unknown_labels)
 
 HALF_S = 120 * 60                     # the official evaluator's half; later events fall on its end
@@ -332,7 +332,10 @@ def table(results, labels, classes, by_chance=None, ends=None):
             "a_mAP_per_class" + seen][k], lambda seen, k=k: has_events(count, seen)[k])
     gaps = any(re.search(r" -( |$)", line) for line in lines)
     if ends:
-        lines.append("x to y: 95 % interval, from resamples of the matches with replacement.")
+        lines.append("x to y: 95 % interval, from resamples of the matches with replacement; a "
+                     "class counts as 0 in those without it."
+                     + f" {len(labels)} matches are too few: it is narrower than 95 % would be."
+                     * (len(labels) < 6))                  # the lowest to the highest of 5: 94 %
     lines.append("+-1 s: an action counts if it is at most 1 s off (+-0.5 s: mAP@1 of the ball). "
                  "t-AmAP: the average of +-0.5 s to +-2.5 s (both ends count half); loose: of "
                  "+-2.5 s to +-30 s.")
@@ -426,7 +429,7 @@ def draw_sweep(path, overall, merges, ignored_s, windows_s):
 def run_sweep(args):
     began = time.perf_counter()
     stored = soccernet.read_scores(args.scores)
-    files = same_names(find_labels(args.labels, encoding=args.encoding), stored.matches)
+    files = match_names(find_labels(args.labels, encoding=args.encoding), stored.matches)
     unlabelled = [match for match in stored.matches if match not in files]
     if unlabelled:
         raise DataError(f"{args.labels}: no {LABELS} for {unlabelled[0]!r} ({len(unlabelled)} of "
@@ -496,7 +499,7 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
     is_asked = label_files is None    # and not found beside a video
     label_files = label_files or find_labels(labels, matches, encoding)
     found = soccernet.find_predictions(predictions)
-    label_files = same_names(label_files, found)
+    label_files = match_names(label_files, found)
     if matches is not None:           # other folders there are those of another run
         found = {match: path for match, path in found.items() if match in matches}
     missing = [match for match in label_files if match not in found]
@@ -518,7 +521,9 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
     if lost:
         print(f"warning: {lost}; they count as missed, as in the official evaluator")
     spotted = {match: soccernet.read_predictions(found[match], classes) for match in label_files}
-    others = read_others(against, truth, classes) if against else {}
+    other_files = find_others(against, truth) if against else {}
+    others = {match: soccernet.read_predictions(path, classes)
+              for match, path in other_files.items()}
     results = score(truth, spotted, classes, framerate)
     by_chance = chance(truth, spotted, classes, framerate) if with_chance else None
     by_frame = {}
@@ -538,10 +543,14 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
         print(f"mAP at {tolerance} frames, as in E2E-Spot: {100 * sum(there) / len(there):.2f}")
     if against:
         compared = compare(against, others, truth, classes, results, runs, seed, framerate)
+        if lost := unreachable(counted, spans_of(other_files), classes)[1]:
+            print(f"warning: {against}: {lost}; they count as missed there")
     if not any(truth.values()):
         print(f"No event in {labels} has one of these classes; give others with --classes FILE.")
     warn_unknown_labels(label_files.values(), "annotations", classes)
     warn_unknown_labels([found[match] for match in label_files], "predictions", classes)
+    if other_files:
+        warn_unknown_labels(other_files.values(), "predictions", classes, f"{against}: ")
     if only_predicted and missing and matches is None:
         print(f"{len(missing)} of {len(missing) + len(truth)} labelled matches: no predictions, "
               f"left out of every number: {names}")
@@ -567,18 +576,18 @@ def score_files(predictions, labels, classes=None, matches=None, only_predicted=
                                              "against": against and str(against)})})
 
 
-def read_others(against, truth, classes):
-    """{match: Detections} of other predictions, of all the matches in `truth`, or DataError."""
-    found = same_names(soccernet.find_predictions(against), truth)
+def find_others(against, truth):
+    """{match: path} of other predictions, of all the matches in `truth`, or DataError."""
+    found = match_names(soccernet.find_predictions(against), truth)
     if missing := [match for match in truth if match not in found]:
         raise DataError(f"{against}: no predictions for {nearest_names(missing, found)}, which the "
                         "other ones have; compare results of the same matches")
-    return {match: soccernet.read_predictions(found[match], classes) for match in truth}
+    return {match: found[match] for match in truth}
 
 
 def compare(against, others, truth, classes, results, runs, seed, framerate):
     """Prints how much better these results are than `others`, read from `against`, over the same
-    resamples; returns {"difference": ..., "interval": ...}."""
+    resamples; returns these numbers as --json writes them."""
     less = difference(results, score(truth, others, classes, framerate))
     apart = [difference(*pair) for pair in zip(runs, resample(
         truth, others, classes, len(runs), seed, framerate), strict=True)]
@@ -586,7 +595,7 @@ def compare(against, others, truth, classes, results, runs, seed, framerate):
     ends = interval(apart, len(truth))
     print(f"\nDifference to {against}, in points; the t-AmAP is higher in {100 * above:.1f} % of "
           "the resamples:\n" + table(less, truth, classes, ends=ends))
-    return {"difference": less, "interval": ends}
+    return {"difference": less, "interval": ends, "higher": float(above)}
 
 
 def spans_of(files):
@@ -646,7 +655,8 @@ def parse_args(argv=None):
     add("--fps", type=number(0.1, 1000.0), help="rate of the frames that --at-frames counts, if "
         "the files do not contain it")
     add("--bootstrap", type=number(0, 100_000), metavar="N", default=0,
-        help="an interval for each number, from N resamples of the matches; 1000 are enough")
+        help="an interval for each number of the table, from N resamples of the matches; 1000 are "
+             "enough")
     add("--against", metavar="OTHER", help="compare with other predictions of the same matches, "
         "over the same resamples (1000, or --bootstrap)")
     add("--seed", type=number(0), default=0, help="seed of the resamples")
@@ -668,6 +678,10 @@ def parse_args(argv=None):
         p.error("--sweep needs --scores, the folder that infer.py wrote")
     if not args.sweep and not args.predictions:
         p.error("give --predictions, or --sweep with --scores")
+    if 0 < args.bootstrap < 40:
+        p.error("--bootstrap needs 40 resamples or more: else 2.5 % of them are less than one")
+    if args.sweep and (args.bootstrap or args.against):
+        p.error("--bootstrap and --against are for the table; leave out --sweep")
     return args
 
 

@@ -390,7 +390,7 @@ def without(entries, *names):
 def video_of(name):
     """(match, half) of a video, from its path below the root: the names that infer.py and
     comedian.prepare give it. cup/derby.mp4 -> ("cup/derby", 1), game/2_224p.mkv -> ("game", 2).
-    One that begins elsewhere (/videos/, C:\\, https://) stays whole: see `same_names`."""
+    One that begins elsewhere (/videos/, C:\\, https://) stays whole: see `match_names`."""
     match, half = named_half(name)
     return match, half or 1
 
@@ -404,7 +404,7 @@ def named_half(name):
         raise ValueError(f"{name[:80]!r} is not the path of a video")
     half = half_number(path)
     if not half and path.suffix.lower() not in VIDEO_SUFFIXES:
-        return path.as_posix(), None  # a match's name, dots and all; or a suffix: see `same_names`
+        return path.as_posix(), None  # a match's name, dots and all; or a suffix: see `match_names`
     return (path.parent if half else path.with_suffix("")).as_posix(), half
 
 

@@ -66,7 +66,7 @@ def labels_of(args, matches):
     is left."""
     every = soccernet.find_files(args.scores, soccernet.SCORES)
     here = [*every, *[Path(args.scores).resolve().name] * ("." in every)]      # the match's own
-    found = soccernet.same_names(soccernet.find_labels(args.labels, encoding=args.encoding), here)
+    found = soccernet.match_names(soccernet.find_labels(args.labels, encoding=args.encoding), here)
     others = {name: labels for name, labels in found.items()
               if name not in here and isinstance(labels, soccernet.Listed)}
     soccernet.warn_unmatched(others, here, found)
@@ -209,7 +209,7 @@ def verify(args):
             raise DataError(f"{args.metrics}: its {name} {path}: no such folder or file from here; "
                             f"go to the folder of the run, or give --{name}")
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        found = soccernet.same_names(soccernet.find_labels(labels, encoding=encoding), sums)
+        found = soccernet.match_names(soccernet.find_labels(labels, encoding=encoding), sums)
         evaluate.score_files(predictions, labels, classes, list(sums), only, with_chance,
                              f"{folder}/again.json", encoding,
                              {match: found[match] for match in sums if match in found}, **how)

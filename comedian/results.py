@@ -115,7 +115,7 @@ def labels_to_score(args, halves, classes):
             raise
         print(f"warning: {error}; continuing without labels")
         return {}
-    folders = (soccernet.stray_folders(root, matches, found)
+    folders = (soccernet.unmatched_folders(root, matches, found)
                if args.labels or args.data else [])        # all disks may lie above a video
     if args.split:                    # those of other splits are there
         others = {name: of for name, of in others.items() if not Path(args.data, name).is_dir()}
@@ -193,7 +193,7 @@ class Results:
     def __enter__(self):
         with contextlib.ExitStack() as stack:
             stack.enter_context(run.stoppable(self.stopped))
-            stack.enter_context(run.alone_in(self.out, self.rank))  # all looked before one writes
+            stack.enter_context(run.locked(self.out, self.rank))  # all looked before one writes
             self.bar = stack.enter_context(tqdm(
                 total=sum(half.n_tokens for half in self.mine) or None, desc="infer", unit=" clips",
                 disable=None if self.rank == 0 else True))

@@ -363,7 +363,7 @@ def cpu_flags():
 
 
 @contextlib.contextmanager
-def alone_in(folder, rank):
+def locked(folder, rank):
     """Makes and locks the folder of a run while the block runs. DataError if another run writes
     there. All processes must enter, and wait until the first has locked it."""
     if rank == 0:

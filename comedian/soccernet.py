@@ -107,12 +107,12 @@ def label_names(files, key="annotations", without=()):
     return shorten_list([f"{name!r} ({n:,})" for name, n in names], 6, others="other names")
 
 
-def warn_unknown_labels(files, key, classes):
+def warn_unknown_labels(files, key, classes, where=""):
     """Prints which names in these files, already read, are no class. Such entries are left out,
     here and in the official evaluator, so a misspelt class looks like a badly spotted one. It also
     prints which annotations are perhaps one class under two names."""
     if names := label_names(files, key, without=classes):
-        print(f"warning: {key} of no class are left out: {names}")
+        print(f"warning: {where}{key} of no class are left out: {names}")
     alike = collections.defaultdict(list)
     for name in sorted({*classes, *map(str, count_names(files, key))}):
         alike[folded(name)].append(repr(name))
@@ -158,7 +158,7 @@ def match_labels(source, matches, encoding=None):
         if folder and os.path.lexists(folder / name):
             own[match] = folder / name
     listed = listed_labels(source, encoding) or ({} if own else clip_lists(source, matches))
-    listed = same_names(listed, matches)
+    listed = match_names(listed, matches)
     found = {match: listed.pop(match) for match in sorted(matches) if match in listed}
     return dict(sorted(first_read(own, found).items())), listed
 
@@ -240,7 +240,7 @@ def read_labels(labels, classes):
 
 
 # ------------------------------------------------------------------ labels and videos
-def same_names(labels, matches):
+def match_names(labels, matches):
     """`labels`, {match: ...}, under the names that other files give the same matches, where only
     one fits: the same in Unicode NFC; else the same but for a video's suffix; else one that is the
     end of the other, of folders further up. What a table has of a match under several names, as
@@ -306,7 +306,7 @@ def nearest_names(names, matches, labelled=()):
     return shorten_list([*map(with_nearest, names[:5]), *names[5:]], 5)
 
 
-def stray_folders(source, matches, labelled):
+def unmatched_folders(source, matches, labelled):
     """The folders below `source` that have labels but are called like no match. If all matches are
     `labelled`, it does not look for them."""
     names, found = {nfc(match) for match in matches}, {}
@@ -318,7 +318,7 @@ def stray_folders(source, matches, labelled):
 
 def warn_unmatched(listed, matches, labelled, folders=()):
     """Warns about names of a list, {name: Listed} from match_labels, that fit no video here, and
-    about `folders`, from stray_folders."""
+    about `folders`, from unmatched_folders."""
     if folders:
         print(f"warning: {len(folders)} of the folders with labels fit no match here: "
               f"{nearest_names(folders, matches, labelled)}")
@@ -381,7 +381,7 @@ def labelled_halves(root, source, split=None, classes=(), fixed=True, radius_s=0
     print(describe(halves, root, image_size))
     matches, there = {half.match for half in halves}, {half.match for half in everywhere}
     labels, others = match_labels(source, there, encoding)
-    all_labels, folders = labels, stray_folders(source, there, labels)
+    all_labels, folders = labels, unmatched_folders(source, there, labels)
     labels = {match: of_match for match, of_match in labels.items() if match in matches}
     if not labels:
         raise DataError(no_labels(source, matches, [*others, *all_labels, *folders]))

@@ -22,10 +22,8 @@ from typing import NamedTuple
 
 from outline import ROOT, defs, find_test, passages
 
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from comedian import command  # noqa: E402
-
-REFERENCE = "comedian/reference.py"
 
 
 class Exercise(NamedTuple):
@@ -49,9 +47,9 @@ EXERCISES = dict(enumerate([
     Exercise("mixup", "stage3_finetune.py", ["mixup"], ["test_mixup"]),
     Exercise("labels of a token", "stage3_finetune.py", ["token_labels"],
              ["test_labels_of_a_token"]),
-    Exercise("merging windows", REFERENCE, ["merge_windows"], ["TestMergeWindows"]),
-    Exercise("soft NMS", REFERENCE, ["soft_nms"], ["TestNMS"]),
-    Exercise("average precision", REFERENCE, ["eleven_points"], ["TestAverageMap"]),
+    Exercise("merging windows", "comedian/reference.py", ["merge_windows"], ["TestMergeWindows"]),
+    Exercise("soft NMS", "comedian/reference.py", ["soft_nms"], ["TestNMS"]),
+    Exercise("average precision", "comedian/reference.py", ["eleven_points"], ["TestAverageMap"]),
     Exercise("warm-up", "stage1_spatial.py", ["lr_at"],
              ["test_learning_rate", "test_warmups_that_are_no_whole_number_of_steps"]),
     Exercise("a test of the divergence", "stage2_distill.py", ["sce_loss"], []),
@@ -60,13 +58,8 @@ EXERCISES = dict(enumerate([
     Exercise("a test of the windows of a step", "stage2_distill.py", ["pick_windows"], []),
     Exercise("a test of the two phases' rates", "stage3_finetune.py", ["lr_at"], [])], 1))
 
-TO_TEST = '''"""Your test of {names} in {file}. Others, to see how they are written: test_*.py."""
-import {module}
-
-
-def test_mine():
-    ...
-'''
+TO_TEST = ('"""Your test of {} in {}. Others, to see how they are written: test_*.py."""\n'
+           'import {}\n\n\ndef test_mine():\n    ...\n')
 
 
 # ------------------------------------------------------------------ the blank
@@ -75,10 +68,8 @@ def bodies(exercise, root=ROOT):
     nodes, found = defs(root / exercise.file), {}
     for name in exercise.bodies:
         function, _, statement = name.partition(": ")
-        node = nodes[function]
-        if statement:
-            node, = (part for part in ast.walk(node) if isinstance(part, ast.stmt)
-                     and ast.unparse(part).startswith(f"{statement}:"))
+        node = next(part for part in ast.walk(nodes[function]) if isinstance(part, ast.stmt)
+                    and ast.unparse(part).startswith(statement and f"{statement}:"))
         body = node.body[bool(not statement and ast.get_docstring(node)):]
         found[name] = body[0].lineno, node.end_lineno
     return found
@@ -130,14 +121,16 @@ def copy_to(folder, source=ROOT):
 
 
 def make(number, folder):
+    """The copy. Returns the name of the file to write in."""
     copy_to(folder)
     (folder / "TASK.md").write_text(task(number), encoding="utf-8")
-    if (exercise := EXERCISES[number]).tests:
-        (folder / exercise.file).write_text(blanked(number), encoding="utf-8")
+    exercise, file, text = EXERCISES[number], "tests/test_mine.py", TO_TEST
+    if exercise.tests:
+        file, text = exercise.file, blanked(number)
     else:
-        (folder / "tests/test_mine.py").write_text(TO_TEST.format(
-            names=" and ".join(exercise.bodies), file=exercise.file,
-            module=exercise.file.removesuffix(".py")), encoding="utf-8")
+        text = text.format(" and ".join(exercise.bodies), exercise.file, Path(exercise.file).stem)
+    (folder / file).write_text(text, encoding="utf-8")
+    return file
 
 
 def verdicts(jobs, source=ROOT):
@@ -161,8 +154,7 @@ def grade(number, folder):
             print(f"Still to be written: {', '.join(missing)}, in {folder / exercise.file}")
             return False
         ids = [f"tests/{find_test(test, exercise.file)[0].name}::{test}" for test in exercise.tests]
-        command = [sys.executable, "-m", "pytest", "-q", "-x", *ids]
-        done = subprocess.run(command, cwd=folder).returncode == 0
+        done = not subprocess.call([sys.executable, "-m", "pytest", "-q", "-x", *ids], cwd=folder)
         print(f"Exercise {number} is {'done.' if done else 'not right yet: a test above fails.'}")
         return done
     changes = wrong_versions(exercise)
@@ -179,34 +171,30 @@ def grade(number, folder):
     return killed == len(changes)
 
 
-def main(parser):
+def main():
+    parser = command.Parser(__doc__)
+    parser.add_argument("number", type=int, nargs="?", choices=EXERCISES, metavar="NUMBER",
+                        help="of the exercise; without: the list")
+    parser.add_argument("--anew", action="store_true", help="make it again; what you wrote is lost")
     args = parser.parse_args()
-    sys.path.insert(0, str(ROOT / "tests"))
     if args.number is None:
         for number, exercise in EXERCISES.items():
             print(f"{number:3} {exercise.title:34} {exercise.file}: {', '.join(exercise.bodies)}")
-        return 0
-    if args.number not in EXERCISES:
-        parser.error(f"there is no exercise {args.number}; they are 1 to {len(EXERCISES)}")
+        return
     folder = ROOT / "build" / f"exercise-{args.number}"
     if args.anew:
         shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():
         if not importlib.util.find_spec("pytest"):
             sys.exit("error: this Python has no pytest; that of .venv has, after `make test`")
-        return 0 if grade(args.number, folder) else 1
-    make(args.number, folder)
-    exercise, where = EXERCISES[args.number], folder.relative_to(ROOT)
-    file = exercise.file if exercise.tests else "tests/test_mine.py"
+        sys.exit(not grade(args.number, folder))
+    file, where = make(args.number, folder), folder.relative_to(ROOT)
     lines = (folder / file).read_text(encoding="utf-8").splitlines()
     places = [n for n, line in enumerate(lines, 1) if re.search("# Exercise|^def test_mine", line)]
-    print(f"Exercise {args.number}: {exercise.title}\nread   {where}/TASK.md\nwrite  {where}/{file}"
-          f", line {', '.join(map(str, places))}\ngrade  python docs/exercise.py {args.number}")
-    return 0
+    print(f"Exercise {args.number}: {EXERCISES[args.number].title}\nread   {where}/TASK.md\n"
+          f"write  {where}/{file}, line {', '.join(map(str, places))}\n"
+          f"grade  python docs/exercise.py {args.number}")
 
 
 if __name__ == "__main__":
-    parser = command.Parser(__doc__)
-    parser.add_argument("number", type=int, nargs="?", help="of the exercise; without: the list")
-    parser.add_argument("--anew", action="store_true", help="make it again; what you wrote is lost")
-    sys.exit(main(parser))
+    main()

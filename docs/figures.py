@@ -36,7 +36,7 @@ from comedian.checkpoint import load_parts  # noqa: E402
 from model import Comedian, Projector, load_checkpoint  # noqa: E402
 
 MATCHES = ROOT / "matches"
-LARGEST = 200_000                     # bytes of a picture: pages should load on a phone
+LARGEST = 190_000                     # bytes of a picture: pages should load on a phone
 WIDTH_IN, LETTERS = 9, 15             # at report's 120 dots an inch: on a phone a third as large
 AUTOCAST = torch.autocast("cpu", torch.bfloat16, enabled=False)
 
@@ -350,7 +350,7 @@ def metric(demo, path):
                        label=f"the best at that recall or more; their mean is AP: {100 * ap:.1f} %")
         second.set(xlim=(-0.02, 1.02), ylim=(0, 1.05), xlabel="recall: share of events found",
                    ylabel="precision")
-        second.legend(loc="lower left")
+        second.legend(loc="best")
         second.set_title(f"2. {demo.classes[k]}, δ = 3 s: average precision")
         # 3. all classes, all tolerances
         deltas, maps = np.arange(1, 6), [100 * results[f"at{d}"]["a_mAP"] for d in range(1, 6)]
@@ -505,7 +505,7 @@ def target(demo, path):
         axes.set(xscale="log", xlim=(0.85, len(w)), ylim=(0, 1.12), ylabel="share of the whole",
                  xlabel=f"how many of the bank's {len(w):,} rows, those most like it first")
         axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda n, _: f"{n:,.0f}"))
-        axes.legend(loc="upper left", bbox_to_anchor=(0, 0.42))
+        axes.legend(loc="lower right")
 
 
 # ------------------------------------------------------------------ drawn

@@ -17,12 +17,13 @@ import html
 import re
 import shutil
 import textwrap
-from itertools import groupby
 from pathlib import Path
 
 import shapes
 from exercise import EXERCISES
 from latex2mathml.converter import convert
+from markdown_it import MarkdownIt
+from mdit_py_plugins.dollarmath import dollarmath_plugin
 from outline import FIVE, ROOT, STEP, TEST, passages, rows_of, test_source
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -32,69 +33,56 @@ from comedian import command
 
 FOLDED = ("imports", "options", "set-up", "everything below is bookkeeping")
 WIDTH = 102                                                # columns of code, shapes included
-INLINE = re.compile(r"`([^`]+)`|\$([^$]+)\$|\[([^\]]+)\]\(([^)\s]+)\)|\*\*(.+?)\*\*"
-                    rf"|(?<![\w*])\*([^\s*][^*]*)\*|({TEST})|\bEq\. (\d)")
 
 
-# ------------------------------------------------------------------ HTML
-def inline(text, links):
-    """Marks, formulas, links inside a paragraph. links: {a function, test, equation: where}."""
-    def link(name, shown):
-        return f'<a href="{links[name]}">{shown}</a>' if name in links else shown
-
-    out, end = [], 0
-    for m in INLINE.finditer(text):
-        code, tex, label, target, bold, italic, test, number = m.groups()
-        out.append(html.escape(text[end:m.start()], False))
-        end = m.end()
-        if code:
-            out.append(link(code, f"<code>{html.escape(code, False)}</code>"))
-        elif tex:
-            out.append(convert(tex))
-        elif label:
-            name = Path(target).stem
-            target = target if target.startswith("http") else f"{name}.html" if name in FIVE else 0
-            out.append(f'<a href="{target}">{label}</a>' if target else label)
-        elif test or number:
-            out.append(link(test or f"eq-{number}", m[0]))
-        else:
-            tag = "b" if bold else "i"
-            out.append(f"<{tag}>{inline(bold or italic, links)}</{tag}>")
-    return "".join(out) + html.escape(text[end:], False)
+# ------------------------------------------------------------------ words
+def linked(name, shown, links):
+    return f'<a href="{links[name]}">{shown}</a>' if name in links else shown
 
 
-def prose(text, links, tests=()):
-    """The Markdown of docs/method.md and of docstrings; tests: what proves the equations."""
-    out = []
-    for block in filter(str.strip, re.split(r"\n\s*\n|\n(?=- )", text)):
-        lines = block.splitlines()
-        if block.startswith("```math"):
-            tex, _, number = block[7:-3].strip().partition("\\qquad (")
-            here = f' id="eq-{number[0]}"' if number else ""
-            shown = convert(tex, display="block") + f"<span>({number}</span>" * bool(number)
-            out.append(f'<div class="eq" tabindex="0"{here}>{shown}</div>')
-            proofs = [f'<a href="{links[test]}">{test}</a>' for test in tests]
-            out.append(f'<p class="proof">proved by {", ".join(proofs)}</p>' * bool(proofs))
-        elif block.startswith("<img"):
-            src, alt = re.search('src="([^"]+)".*alt="([^"]+)"', block).groups()
-            out.append(f'<a href="{src}"><img src="{src}" alt="{alt}" loading="lazy"></a>')
-        elif block.startswith("|"):
-            rows = [[f"<td>{inline(cell.strip(), links)}" for cell in line.strip("|").split("|")]
-                    for line in lines if not line.startswith("|---")]
-            rows[0] = [cell if "<math" in cell else cell.replace("td", "th", 1) for cell in rows[0]]
-            out.append("<table><tr>" + "<tr>".join(map("".join, rows)) + "</table>")
-        elif block.strip("\n").startswith("Reads  "):
-            out.append(f"<pre>{html.escape(block, False)}</pre>")
-        else:
-            for indented, part in groupby(lines, key=lambda line: line.startswith("    ")):
-                if indented:
-                    part = html.escape(textwrap.dedent("\n".join(part)), False)
-                    out.append(f"<pre>{part}</pre>")
-                else:
-                    part = " ".join(part)
-                    out.append(("<p class=item>" if part.startswith("- ") else "<p>")
-                               + inline(part.removeprefix("- "), links) + "</p>")
-    return "\n".join(out)
+def text(self, tokens, i, options, env):
+    """Names of tests and equations become links."""
+    return re.sub(rf"{TEST}|\bEq\. \d", lambda name: linked(name[0], name[0], env["links"]),
+                  html.escape(tokens[i].content, False))
+
+
+def code_inline(self, tokens, i, options, env):
+    name = tokens[i].content
+    return linked(name, f"<code>{html.escape(name, False)}</code>", env["links"])
+
+
+def fence(self, tokens, i, options, env):
+    """An equation, its number, its proofs."""
+    tex, _, number = tokens[i].content.strip().partition("\\qquad (")
+    here = f' id="eq-{number[0]}"' if number else ""
+    shown = convert(tex, display="block") + f"<span>({number}</span>" * bool(number)
+    proofs = ", ".join(linked(test, test, env["links"]) for test in env["tests"])
+    return (f'<div class="eq" tabindex="0"{here}>{shown}</div>'
+            + f'<p class="proof">proved by {proofs}</p>' * bool(proofs))
+
+
+MARKDOWN = MarkdownIt("js-default").use(dollarmath_plugin, renderer=lambda tex, _: convert(tex))
+for rule in (text, code_inline, fence):
+    MARKDOWN.add_render_rule(rule.__name__, rule)
+
+
+def prose(words, links, tests=()):
+    """HTML of docs/method.md's Markdown or of a docstring. links: {function, test or "Eq. 1":
+    where}; tests: what proves the equations. Links to files that have no page are dropped."""
+    words = re.sub(r"\[([^]]+)\]\((?!http)(?:\.\./)?([^)]+?)(?:\.py)?\)", lambda link: (
+        f"[{link[1]}]({link[2]}.html)" if link[2] in FIVE else link[1]), words)
+    words = re.sub(r'<img src="([^"]+)".*alt="([^"]+)">', r"[![\2](\1)](\1)", words)
+    words = re.sub(r"^Reads  (.+\n?)+", lambda table: textwrap.indent(table[0], "    "), words,
+                   flags=re.M)
+    words = re.sub(r"^( ?\S.*\n)(?=    )", r"\1\n", words, flags=re.M)     # code, though no blank
+    return MARKDOWN.render(words, {"links": links, "tests": tests})        # line is before it
+
+
+# ------------------------------------------------------------------ code
+@functools.cache
+def colour(source):
+    """The lines of Python code, each as HTML."""
+    return highlight(source, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).splitlines()
 
 
 def code(cell, coloured, watch):
@@ -108,18 +96,12 @@ def code(cell, coloured, watch):
         wide = len(html.unescape(re.sub("<.*?>", "", line + shown))) + 2       # 2: a small triangle
         line = re.sub(r'  ( *)(?=<span class="c1">)', lambda gap, wide=wide: (
             f'<span class="gap">  {gap[1][max(0, wide - WIDTH):]}</span>'), line)
-        out.append(line + shown)
-    lines = "".join(f"<span>{line}</span>" for line in out)
-    lines = re.sub("^(<span></span>)+|(<span></span>)+$", "", lines)
+        out.append(f"<span>{line}{shown}</span>")
+    lines = re.sub("^(<span></span>)+|(<span></span>)+$", "", "".join(out))
     return f'<pre class="code"><code>{lines}</code></pre>'
 
 
-@functools.cache
-def colour(text):
-    """The lines of Python code, each as HTML."""
-    return highlight(text, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).splitlines()
-
-
+# ------------------------------------------------------------------ pages
 def row(cell, told, tests, page, links, shown, watch):
     """A row: the words first, which is their order on a phone. shown: what the page has already."""
     name, todo = "-".join(cell.name.split()) or f"from-{cell.lines[0]}", ""
@@ -143,7 +125,7 @@ def row(cell, told, tests, page, links, shown, watch):
         words.append(f"<details><summary>{test}, in tests/{file}</summary>"
                      f'<pre id="t-{test}">{"<br>".join(colour(source))}</pre></details>')
         shown[test] = name
-    left = code(cell, colour(cell.path.read_text(encoding="utf-8")), watch) if cell.lines else ""
+    left = code(cell, colour(cell.path.read_text(encoding="utf-8")), watch)
     if {cell.section, cell.name} & {*FOLDED}:
         left = f"<details><summary>{len(cell.lines)} lines, folded</summary>{left}</details>"
     return (f'<div class="row" id="{name}"><div class="words">{"".join(words)}{todo}</div>'
@@ -152,44 +134,45 @@ def row(cell, told, tests, page, links, shown, watch):
 
 def write(out, watch=None):
     """All pages. watch: what shapes.record() has seen, or None."""
-    pages, functions, told = {page: rows_of(page) for page in FIVE}, {}, passages()
+    pages, functions, index = {page: rows_of(page) for page in FIVE}, {}, ""
     for page, rows in pages.items():
         functions |= {cell.name: f"{page}.html#{cell.name}" for cell, *_ in rows
-                      if cell.name.isidentifier() or "." in cell.name}
-        functions |= {f"eq-{n}": f"{page}.html#eq-{n}" for _, of_row, _ in rows
-                      for p in of_row for n in re.findall(r"\\qquad \((\d)\)", p.text)}
-    template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
-    template, start = template.split("<!-- the index -->\n")
+                      if cell.name.replace(".", "_").isidentifier()}
+        functions |= {f"Eq. {n}": f"{page}.html#eq-{n}" for _, told, _ in rows
+                      for p in told for n in re.findall(r"\\qquad \((\d)\)", p.text)}
     run = ", ".join(f"{k} = {v}" for k, v in (shapes.LETTERS | shapes.IN_MAIN).items())
-    body, tasks = {"index": ""}, ""
+    body = {"index": ""}
     for page, rows in pages.items():
-        shown, section, parts = {}, "", []
         links = functions | {cell.name.split(".")[-1]: f"#{cell.name}" for cell, *_ in rows
-                             if f"{page}.html#{cell.name}" in functions.values()}
+                             if cell.name in functions}
         links |= {test: f"#t-{test}" for *_, tests in rows for test in tests}
-        for cell, of_row, tests in rows:
-            parts.append(f"<h2>{cell.section}</h2>" * (cell.section not in (section, "")))
-            section = cell.section
-            parts.append(row(cell, of_row, tests, page, links, shown, watch))
         doc = ast.get_docstring(ast.parse((ROOT / f"{page}.py").read_text(encoding="utf-8")))
         body[page] = (f"<header><h1>{page}.py</h1>{prose(doc, links)}<p class=mute>After a shape: "
                       f'<span class="seen">what the line made</span> in a small run, in which '
-                      f"{run}.</p></header>" + "\n".join(parts))
+                      f"{run}.</p></header>")
+        shown, section = {}, ""
+        for cell, *of_cell in rows:
+            body[page] += f"<h2>{cell.section}</h2>" * (cell.section not in (section, ""))
+            body[page] += row(cell, *of_cell, page, links, shown, watch)
+            section = cell.section
         what = html.escape(doc.partition("\n\n")[0])
-        body["index"] += f'<p><a href="{page}.html">{page}.py</a> {what}</p>'
-    for number, (title, file, (first, *_), _) in EXERCISES.items():
-        page = Path(file).stem if Path(file).stem in FIVE else FIVE[-1]
-        tasks += prose(f"- {number}. {title}: `{first}`", {first: f"{page}.html#{first}"})
-    first = "".join(f"<h2>{p.title}</h2>{prose(p.text, functions)}" for p in told if not p.page)
-    body["index"] = (start.replace("PAGES", body["index"]).replace("PASSAGES", first)
+        index += f'<p><a href="{page}.html">{page}.py</a> {what}</p>'
+    tasks = "".join(f'<li>{title}: <a href="{Path(file).stem}.html#{names[0]}"><code>{names[0]}'
+                    "</code></a>" for title, file, names, _ in EXERCISES.values())
+    tasks = tasks.replace("reference.html", "infer.html")              # which has the twins
+    first = "".join(f"<h2>{p.title}</h2>{prose(p.text, functions)}" for p in passages()
+                    if not p.page)
+    template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
+    template, start = template.split("<!-- the index -->\n")
+    body["index"] = (start.replace("PAGES", index).replace("PASSAGES", first)
                      .replace("TASKS", tasks))
     out.mkdir(parents=True, exist_ok=True)
-    for page, text in body.items():
+    for page, shown in body.items():
         nav = " ".join(f'<a href="{other}.html"{" aria-current=page" * (other == page)}>'
                        f"{other}</a>" for other in body)
         (out / f"{page}.html").write_text(template.replace("TITLE", page).replace("NAV", nav)
-                                          .replace("BODY", text), encoding="utf-8")
-        for picture in re.findall(r'<img src="([^"]+)"', text):
+                                          .replace("BODY", shown), encoding="utf-8")
+        for picture in re.findall(r'<img src="([^"]+)"', shown):
             shutil.copy2(ROOT / "docs" / picture, out / picture)
 
 

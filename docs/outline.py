@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 FIVE = ("model", "stage1_spatial", "stage2_distill", "stage3_finetune", "infer")
-NAMED = re.compile(r"\b(?:Code|Tests?):\s")               # in a paragraph that ends a passage
+# A passage ends with the paragraph that names its code or its tests, or the pictures behind it.
+PASSAGE = r".+?\b(?:Code|Tests?):\s.+?(?=\n\n(?!<img|\*[^*])|\Z)"
 TEST = r"\b(?:test_\w+|Test[A-Z]\w+)\b"
 STEP = "what this stage is about"                          # a heading in main of each stage
 
@@ -24,31 +25,14 @@ class Passage(NamedTuple):
     tests: list
 
 
-def passages():
-    """The Passages of docs/method.md in order. Each ends with the paragraph that names its code or
-    its tests, or with the pictures after it. Tests that the docstring of this code names are its
-    tests, too. page "": it comes before the first of the five."""
-    text, page, found = (ROOT / "docs/method.md").read_text(encoding="utf-8"), "", []
-    proofs = {name: re.findall(TEST, ast.get_docstring(node) or "")
-              for file in FIVE for name, node in defs(ROOT / f"{file}.py").items()}
-    for section in re.split(r"^#{2,3} ", text, flags=re.M)[1:]:
-        title, body = section.split("\n", 1)
-        page = next(iter(re.findall(rf"\]\(\.\./({'|'.join(FIVE)})\.py\)", body)), page)
-        paragraphs, parts = re.split(r"\n\s*\n", body.strip()), [[]]
-        for i, paragraph in enumerate(paragraphs):
-            if any(map(NAMED.search, parts[-1])) and not re.match(r"<img|\*[^*]", paragraph) and (
-                    paragraph.startswith("**") or any(map(NAMED.search, paragraphs[i:]))):
-                parts.append([])
-            parts[-1].append(paragraph)
-        tests, of_section = [], []
-        for part in reversed(parts):                       # without tests: those of the next one
-            whole = "\n\n".join(part)
-            code = re.findall(r"`([A-Za-z_][\w.]*)`", "".join(whole.partition("Code:")[1:]))
-            tests = list(dict.fromkeys(re.findall(rf"`({TEST})`", whole))) or tests
-            more = [test for name in code for test in proofs.get(name, ()) if test not in tests]
-            of_section.append(Passage(title, whole, page, code, tests + more))
-        found += reversed(of_section)
-    return found
+class Cell(NamedTuple):
+    """A row: a function, class, part of main, or "" for what stands between; its section, its
+    docstring, the other lines."""
+    name: str
+    section: str
+    words: str
+    path: Path
+    lines: list
 
 
 def defs(path):
@@ -64,6 +48,26 @@ def defs(path):
 
 def first_line(node):
     return min([node.lineno, *(d.lineno for d in node.decorator_list)])
+
+
+def passages():
+    """The Passages of docs/method.md in order. Tests that the docstring of this code names are its
+    tests, too. page "": it comes before the first of the five."""
+    text, page, found = (ROOT / "docs/method.md").read_text(encoding="utf-8"), "", []
+    proofs = {name: re.findall(TEST, ast.get_docstring(node) or "")
+              for file in FIVE for name, node in defs(ROOT / f"{file}.py").items()}
+    for section in re.split(r"^#{2,3} ", text, flags=re.M)[1:]:
+        title, body = section.strip().split("\n", 1)
+        page = next(iter(re.findall(rf"\]\(\.\./({'|'.join(FIVE)})\.py\)", body)), page)
+        parts, tests, of_section = re.findall(PASSAGE, body, re.S) or [""], [], []
+        parts[-1] += body[len("".join(parts)):]
+        for part in reversed(parts):                       # without tests: those of the next one
+            code = re.findall(r"`([A-Za-z_][\w.]*)`", "".join(part.partition("Code:")[1:]))
+            tests = list(dict.fromkeys(re.findall(rf"`({TEST})`", part))) or tests
+            more = [test for name in code for test in proofs.get(name, ()) if test not in tests]
+            of_section.append(Passage(title, part.strip(), page, code, tests + more))
+        found += reversed(of_section)
+    return found
 
 
 def find_test(name, file):
@@ -90,86 +94,55 @@ def test_source(name, file):
         for part in (node, *called))
 
 
-class Cell(NamedTuple):
-    """A row: a function, class, part of main, or "" for what stands between; its section, its
-    docstring, the other lines."""
-    name: str
-    section: str
-    words: str
-    path: Path
-    lines: list
-
-
-def function_cell(name, section, path, node):
-    """A whole function, with its docstring as the words."""
-    doc = ast.get_docstring(node) or ""
-    hidden = range(node.body[0].lineno, node.body[0].end_lineno + 1) if doc else ()
-    return Cell(name, section, doc, path, [n for n in range(first_line(node), node.end_lineno + 1)
-                                           if n not in hidden])
-
-
-def parts_of(cell, node, source):
-    """The parts of a class, each method that has a docstring, or of main, by its headings."""
-    first, marks, hidden = cell.lines[0], [], set()
-    if isinstance(node, ast.ClassDef):
-        methods = [function_cell(f"{cell.name}.{part.name}", cell.section, cell.path, part)
-                   for part in node.body if isinstance(part, ast.FunctionDef)]
-        for method in filter(lambda method: method.words, methods):
-            marks.append((method.lines[0], method.name, method.words))
-            hidden |= {*range(method.lines[0], method.lines[-1] + 1)} - {*method.lines}
-    elif cell.name == "main":
-        for n in cell.lines:
-            if heading := re.match(r"\s+# -- (.+?)(?: -{5,})?$", source[n]):
-                title, _, words = heading[1].partition(": ")
-                marks.append((n, title, words))
-                hidden.add(n)
-    marks = [(first, cell.name, cell.words), *marks, (cell.lines[-1] + 1, "", "")]
-    return [cell._replace(name=name, words=words, lines=[
-                n for n in cell.lines if at <= n < stop and n not in hidden])
-            for (at, name, words), (stop, *_) in zip(marks, marks[1:], strict=False)]
-
-
 def cells(path):
-    """The Cells of a file in order."""
-    text, found, section = path.read_text(encoding="utf-8"), [], ""
-    source, body = ["", *text.splitlines()], ast.parse(text).body
+    """The Cells of a file in order. One begins at each function, each method that has a docstring,
+    each heading, and behind each function."""
+    text = path.read_text(encoding="utf-8")
+    body = ast.parse(text).body
     start = max(n.end_lineno for n in body if isinstance(n, (ast.Import, ast.ImportFrom))) + 1
-    found.append(Cell("", "imports", "", path, list(range(body[0].end_lineno + 1, start))))
+    found, section, marks = [Cell("", "imports", "", path, [])], "", {start: ("", "")}
+    hidden = {*range(1, body[0].end_lineno + 1)}           # shown as words, not as code
     for name, node in defs(path).items():
+        if doc := ast.get_docstring(node) or "":
+            hidden |= {*range(node.body[0].lineno, node.body[0].end_lineno + 1)}
         if "." not in name:
-            between = [n for n in range(start, first_line(node)) if source[n].strip()]
-            rules = [n for n in between if re.match("# -{10,}", source[n])]
-            section = source[rules[-1]].strip("# -") if rules else section
-            if between != rules:
-                found.append(Cell("", section, "", path,
-                                  [n for n in range(start, first_line(node)) if n not in rules]))
-            found += parts_of(function_cell(name, section, path, node), node, source)
-            start = node.end_lineno + 1
-    return found
+            marks[node.end_lineno + 1] = "", ""
+        if doc or "." not in name:
+            marks[first_line(node)] = name, doc
+    for n, line in enumerate(text.splitlines(), 1):
+        rule = re.match(r"# -{10,} (.+)", line)
+        heading = re.match(r" +# -- (.+?)(?: -{5,})?$", line)
+        section = rule[1] if rule else section
+        mark = ("", "") if rule else heading[1].partition(": ")[::2] if heading else marks.get(n)
+        if mark:
+            found.append(Cell(mark[0], section, mark[1], path, []))
+        if not (rule or heading or n in hidden) and (line.strip() or found[-1].name):
+            found[-1].lines.append(n)
+    return [cell for cell in found if cell.lines]
 
 
 def rows_of(page):
     """[(Cell, its passages, its tests)] of a page."""
-    path = ROOT / f"{page}.py"
-    rows = [(cell, [], re.findall(TEST, cell.words)) for cell in cells(path)]
-    source = ["", *path.read_text(encoding="utf-8").splitlines()]
+    def bare(cell):
+        return cell, [], re.findall(TEST, cell.words)
+
+    rows = [*map(bare, cells(ROOT / f"{page}.py"))]
+    source = ["", *(ROOT / f"{page}.py").read_text(encoding="utf-8").splitlines()]
     of_five = {name for other in FIVE for name in defs(ROOT / f"{other}.py")}
     for passage in passages():
         here = [row for row in rows if row[0].name in passage.code]
         if passage.page == page and not of_five & {*passage.code}:
-            for link in re.findall(r"\]\(\.\./(comedian/\w+\.py)\)", passage.text):
-                for name, node in defs(ROOT / link).items():
-                    if name in passage.code:
-                        cell = function_cell(name, "from the pantry", ROOT / link, node)
-                        here.append((cell, [], re.findall(TEST, cell.words)))
-                        rows.append(here[-1])
-            here = here or [row for row in rows if {*row[2]} & {*passage.tests}] or [
+            pantry = [bare(cell._replace(section="from the pantry")) for link in
+                      re.findall(r"\]\(\.\./(comedian/\w+\.py)\)", passage.text)
+                      for cell in cells(ROOT / link) if cell.name.split(".")[0] in passage.code]
+            rows += pantry
+            here = here or pantry or [row for row in rows if {*row[2]} & {*passage.tests}] or [
                 row for row in rows if row[0].name == (STEP if "stage" in page else "main")]
         numbers = set(re.findall(r"\\qquad \((\d)\)", passage.text))
-        for row in rows:                                   # a comment that has these equations
-            if here and not row[0].name and numbers & {
-                    source[n][-2:-1] for n in row[0].lines if re.search(r" \(\d\)$", source[n])}:
-                here.insert(0, row)
+        for one in rows:                                   # a comment that has these equations
+            if here and not one[0].name and numbers & {
+                    source[n][-2:-1] for n in one[0].lines if re.search(r" \(\d\)$", source[n])}:
+                here.insert(0, one)
         for _, told, tests in here:
             told.append(passage)
             tests.extend(test for test in passage.tests if test not in tests)

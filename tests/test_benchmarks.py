@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ import torch
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from comedian import evaluate, soccernet
-from comedian.frames import find_halves
+from comedian import DataError, evaluate, soccernet
+from comedian.frames import Half, find_halves
 from model import MODELS, Comedian
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,13 +92,34 @@ def test_the_demo_has_what_the_search_found(ablation):
         assert ours == demo, name
 
 
+def test_the_search_chooses_by_all_its_seeds(ablation, commands, monkeypatch, tmp_path):
+    """Each question keeps every score; the best mean is chosen, but nothing where one seed ran."""
+    monkeypatch.setattr(ablation, "CHOSEN", tmp_path / "chosen.json")
+    ablation.search(ablation.Runner(1, ablation.JUDGES))
+    found = json.loads(ablation.CHOSEN.read_text())
+    scores = found["scores"]["stage 1, one thing changed"]
+    assert scores.keys() == {*ablation.CHANGES} and {*map(len, scores.values())} == {1}
+    asked = {name: lines for name, lines in found["scores"].items() if lines is not scores}
+    assert {*found["chosen"]} == {*asked, "flags"}
+    for name, lines in asked.items():
+        assert {*map(len, lines.values())} == {len(ablation.SEARCH_SEEDS)}
+        assert found["chosen"][name] == max(lines, key=lambda line, of=lines: np.mean(of[line]))
+    first = found["chosen"]["stage 1, fine-tuned without stage 2"]
+    assert found["chosen"]["flags"][0] == first
+    changed = [command for command in commands if command.startswith("stage1")
+               and first in command and any(command.endswith(more) for more in ablation.CHANGES)]
+    assert len(changed) == len(ablation.CHANGES)
+    for script, *flags in map(str.split, changed):
+        importlib.import_module(script.removesuffix(".py")).parse_args(flags)
+
+
 def t_amap(path):
     return 100 * json.loads(path.read_text())["tight"]["a_mAP"]
 
 
 @pytest.fixture
 def commands(ablation, monkeypatch, tmp_path):
-    """Commands are only recorded, in this list; the n-th, if it is infer.py's, scores n %."""
+    """Commands are only recorded, in this list; the n-th, of infer.py, scores n % of 101."""
     monkeypatch.chdir(tmp_path)
     commands = []
 
@@ -106,7 +128,7 @@ def commands(ablation, monkeypatch, tmp_path):
         if found := re.search(r"--out (\S+)", command):
             Path(found[1]).mkdir(parents=True, exist_ok=True)
         if found := re.search(r"--json (\S+)", command):
-            number = {"a_mAP": 0.01 * len(commands),
+            number = {"a_mAP": 0.01 * (len(commands) % 101),
                       "a_mAP_per_class": [0.001 * len(commands) * k for k in range(12)]}
             Path(found[1]).write_text(json.dumps(
                 dict.fromkeys(ablation.report.NUMBERS.values(), number)))
@@ -137,9 +159,82 @@ def test_each_run_of_a_table_is_run_once(ablation, commands):
     assert len(again.seconds) == len(done)                 # the time of what is not run again too
     ablation.Runner(1, ablation.UNSEEN).scores(lines, [0])     # the same runs, on other matches
     assert "--split matches/test.txt" in commands[-1] and len(commands) == 2
-    with pytest.raises(SystemExit, match="runs/ablation/0/1: comes from another command"):
+    with pytest.raises(DataError, match="runs/ablation/0/1: comes from another command"):
         ablation.Runner(1, ablation.JUDGES).scores(
             {"c": ablation.stage3(ablation.stage1("--steps 6"))}, [0])
+
+
+def test_a_run_that_was_killed_goes_on(ablation, commands):
+    """Without last.pt it begins anew, with it it goes on; infer.py always begins anew. A stage's
+    own run.json is kept, and does not say that the run has ended."""
+    line = {"a": ablation.stage1("--steps 5")}
+    folder = Path("runs/ablation/0/1")
+    for saved in (False, True):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "run.json").write_text("the stage's")
+        (folder / "last.pt").write_bytes(b"") if saved else None
+        ablation.Runner(1, ablation.JUDGES).scores(line, [0])
+        trained, spotted = commands
+        assert trained.endswith("--steps 5 --resume" if saved else "--steps 5")
+        assert "--resume" not in spotted
+        ablation.Runner(1, ablation.JUDGES).scores(line, [0])
+        assert len(commands) == 2                          # now it is done
+        assert "--resume" not in json.loads((folder / "done.json").read_text())["command"]
+        assert (folder / "run.json").read_text() == "the stage's"
+        commands.clear()
+        for record in folder.rglob("done.json"):
+            record.unlink()
+
+
+def test_what_was_made_from_an_older_run_is_refused(ablation, commands):
+    """Stage 1 was removed and trained anew: stage 3's folder has the numbers of the old one."""
+    first = ablation.stage1("--steps 5")
+    lines = {"a": ablation.stage3(ablation.stage2(None, first, "--steps 5"), "--steps 5")}
+    runner = ablation.Runner(1, ablation.JUDGES)
+    runner.scores(lines, [0])
+    for made, of in (("1/features", "1/last.pt"), ("2", "1/features"), ("2+3", "2/last.pt"),
+                     ("2+3/judges-1", "2+3/last.pt")):
+        source = (ablation.RUNS / "0" / of.removesuffix("/last.pt")) / "done.json"
+        before = source.stat().st_mtime_ns
+        os.utime(source, ns=(before, time.time_ns() + 10 ** 9))
+        with pytest.raises(DataError, match=re.escape(
+                f"0/{made}: is older than {ablation.RUNS}/0/{of}, which")):
+            runner.scores(lines, [0])
+        os.utime(source, ns=(before, before))
+    runner.scores(lines, [0])
+
+
+def test_a_failure_ends_the_others(ablation, monkeypatch, tmp_path):
+    """One line, at once, with what the command said last; the same command is not begun again for
+    another line, and no command goes on behind."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ablation, "ROOT", tmp_path)
+    (tmp_path / "stage1_spatial.py").write_text(
+        "import sys, time\nopen('begun', 'a').write('x')\ntime.sleep(0.5)\n"
+        "sys.exit('first\\nerror: no such data')")
+    (tmp_path / "stage3_finetune.py").write_text(
+        "import time\ntime.sleep(60)\nopen('ended', 'w')")
+    first = ablation.stage1("--steps 5")
+    runner = ablation.Runner(3, ablation.JUDGES)
+    with pytest.raises(DataError, match=r"stage1_.* exit code 1 \(error: no such data\)"):
+        try:
+            runner.scores({"a": ablation.stage3(first), "b": first, "c": ablation.stage3(None)},
+                          [0])
+        finally:
+            runner.stop()
+    assert (tmp_path / "begun").read_text() == "x" and not (tmp_path / "ended").exists()
+    assert all(child.returncode is not None for child in runner.children)
+    with pytest.raises(DataError, match="stopped"):
+        runner.call("stage1_spatial.py")
+
+
+@pytest.mark.parametrize("flags", [
+    ["table5", "--seeds", "1"], ["table5", "--jobs", "0"], ["table6"]])
+def test_flags_of_a_table_that_are_refused(ablation, flags):
+    """One seed has no deviation, and would replace a table of five."""
+    with pytest.raises(SystemExit) as refused:
+        ablation.parse_args(flags)
+    assert refused.value.code == 2
 
 
 @pytest.mark.parametrize("name", ["table2", "table7", "table12"])
@@ -151,8 +246,7 @@ def test_a_table_is_written_and_drawn(ablation, commands, monkeypatch, tmp_path,
     monkeypatch.setattr(ablation.Runner, "prepare", lambda self: None)
     monkeypatch.setattr(ablation, "MATCHES", ROOT / "matches")
     classes = soccernet.read_classes(ROOT / "matches/classes.txt")
-    monkeypatch.setattr(sys, "argv", ["ablation.py", name, "--seeds", "2", "--jobs", "1"])
-    ablation.main()
+    ablation.main(ablation.parse_args([name, "--seeds", "2", "--jobs", "1"]))
     title, lines = ablation.tables(json.loads(ablation.CHOSEN.read_text())["chosen"])[name]
     head, _, *rows = (tmp_path / f"benchmarks/ablation-{name}.txt").read_text().splitlines()
     assert head.startswith(f"{title}; t-AmAP in %, seeds 10, 11; python benchmarks/ablation.py "
@@ -234,21 +328,57 @@ def test_the_probe_finds_what_is_there_and_nothing_else(benchmark):
     assert probe.effective_rank(flat) == pytest.approx(2, abs=0.1)
 
 
+def test_the_probe_refuses_what_it_cannot_judge(benchmark, monkeypatch):
+    """A match in both lists, and too few matches to choose the weight decay on."""
+    probe = benchmark("probe")
+    x, y = torch.randn(20, 4), torch.ones(20, 2)
+    with pytest.raises(DataError, match="--train: no class has .*; list more matches"):
+        probe.linear_probe((x, y), (x, y), np.arange(20) // 10)          # two matches
+    flags = ["--data", "data/demo", "--labels", "matches", "--classes", "matches/classes.txt"]
+    half = {name: Half(f"league/{name}", 1, "", "", 1, "", 0, 9) for name in "abc"}
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(probe, "load_network", lambda path, device: None)
+    monkeypatch.setattr(probe.soccernet, "labelled_halves", lambda data, labels, split, classes: (
+        [half[name] for name in split], {f"league/{name}": [] for name in split}))
+    with pytest.raises(DataError, match="--test: 'league/b' is in --train, too .1 such matches"):
+        probe.main(probe.parse_args([*flags, "--train", "ab", "--test", "bc", "c.pt"]))
+
+
 # ------------------------------------------------------------------ speedrun.py
 def test_the_work_of_a_run_is_that_of_its_steps(benchmark):
     """Against what torch counts in a step of stage 3, forward and backward: a little less, as the
-    first layer has no gradient of its input. And stage 1 is eight forwards of its encoder."""
+    first layer has no gradient of its input. And stage 1 is eight forwards of its encoder. The
+    network is the checkpoint's, whatever --model says."""
     speedrun, torch_model = benchmark("speedrun"), Comedian(MODELS["vivit_micro"])
     frames = torch.randn(2, 128, 3, 48, 48)
     with FlopCounterMode(display=False) as counter:
         torch_model(frames).sum().backward()
-    flags = {"model": "vivit_micro", "steps": 1, "batch": 2, "window": 64}
-    assert 0.89 < counter.get_total_flops() / speedrun.training_flop(flags, 3) < 1
+    state = {"config": torch_model.cfg, "stage": 3, "step": 1,
+             "args": {"model": "vivit_tiny", "steps": 0, "batch": 2}}
+    assert torch_model.cfg.window_tokens == 64
+    assert 0.89 < counter.get_total_flops() / speedrun.training_flop(state) < 1
     with FlopCounterMode(display=False) as counter:
         torch_model.spatial(frames.view(128, 2, 3, 48, 48))
     # On a CPU torch does not count the attention products: 3 % here.
     assert 0.94 < 8 * counter.get_total_flops() / speedrun.training_flop(
-        flags | {"batch": 128}, 1) <= 1
+        state | {"stage": 1, "args": {"batch": 128}}) <= 1
+
+
+def test_a_race_that_cannot_be_run_is_one_line(benchmark, monkeypatch, tmp_path):
+    """What is there is neither raced on nor removed, also behind a link; a demo that fails ends the
+    race."""
+    speedrun = benchmark("speedrun")
+    monkeypatch.setattr(speedrun, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Makefile").write_text("demo:\n\techo $(RUNS) >> begun; exit 3\n")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/speedrun-12").symlink_to("elsewhere")
+    with pytest.raises(DataError, match="runs/speedrun-12: is there already"):
+        speedrun.main(speedrun.parse_args([]))
+    assert not (tmp_path / "begun").exists()
+    with pytest.raises(DataError, match="runs/speedrun-10: make demo ended with exit code 2"):
+        speedrun.main(speedrun.parse_args(["--seeds", "10", "11"]))
+    assert (tmp_path / "begun").read_text() == "runs/speedrun-10\n"
 
 
 # ------------------------------------------------------------------ 2. gpu.py

@@ -82,7 +82,7 @@ def anchors(path):
 def test_links_exist(name):
     for text, target in links(name):
         path, _, anchor = target.partition("#")
-        if not re.match(r"https?://", target):
+        if not re.match(r"https?://|\.\./\.\./", target):   # GitHub: pages of the repository
             file = (ROOT / name).parent / path if path else ROOT / name
             assert file.exists(), f"[{text}]({target}): no such file"
             assert not anchor or anchor in anchors(file), f"[{text}]({target}): no such heading"

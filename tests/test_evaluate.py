@@ -6,6 +6,7 @@ What these tests prove about evaluate.py:
   3. an action of token k is reported at token_s * (k + 1/4), and what that changes
   4. the sweep is what one would do by hand, setting by setting
 """
+import contextlib
 import copy
 import functools
 import gzip
@@ -581,6 +582,7 @@ def test_intervals_of_the_command(tmp_path, run):
     assert numbers("--bootstrap", 50, "--seed", 1)[1]["interval"] != first["interval"]
     out, second = numbers("--bootstrap", 50, "--against", tmp_path / "bad")
     assert second["interval"] == first["interval"] and "higher in 100.0 % of the resamples" in out
+    assert second["against"]["higher"] == 1
     low, high = (end["tight"]["a_mAP"] for end in second["against"]["interval"])
     assert 0 < low < second["against"]["difference"]["tight"]["a_mAP"] < high
     _, same = numbers("--bootstrap", 50, "--against", tmp_path / "good")
@@ -588,6 +590,56 @@ def test_intervals_of_the_command(tmp_path, run):
     (tmp_path / "bad/m3" / PREDICTIONS).unlink()
     with pytest.raises(DataError, match="bad: no predictions for 'm3'.*compare results of the s"):
         numbers("--against", tmp_path / "bad")
+
+
+def test_what_other_predictions_lack_is_told(tmp_path, run):
+    """Another class list, or a half that was not spotted, looks like a badly spotted one."""
+    labels, classes = random_labels(6), ("Goal", "Foul")
+    (tmp_path / "classes.txt").write_text("Goal\nFoul")
+    for match, events in labels.items():
+        write_match(tmp_path / "in" / match, [
+            {"gameTime": f"{event.half} - 00:00", "label": classes[event.label],
+             "position": event.position_ms} for event in events])
+    for match, found in noisy(labels, 2, 400).items():
+        first = soccernet.Detections(*(column[found.half == 1] for column in found))
+        for name, some, names, videos in (("all", found, classes, ["1", "2"]),
+                                          ("first", first, classes, ["1"]),
+                                          ("alien", found, ("goal", "foul"), ["1", "2"])):
+            soccernet.write_predictions(tmp_path / name / match / PREDICTIONS, match, some, names,
+                                        {"videos": dict.fromkeys(videos, "v")})
+
+    def warnings(other):
+        out = run("--classes", tmp_path / "classes.txt", "--against", tmp_path / other,
+                  labels=tmp_path / "in", predictions=tmp_path / "all")
+        return [line for line in out.splitlines() if line.startswith("warning: ")]
+
+    assert warnings("all") == []
+    lost, = warnings("first")
+    assert f"{tmp_path / 'first'}: 32 of 66 labels reach no frame: 32 in a half" in lost
+    unknown, = warnings("alien")
+    assert f"{tmp_path / 'alien'}: predictions of no class are left out: 'goal' (" in unknown
+
+
+def test_few_matches_and_few_resamples_make_no_interval(capsys):
+    """The lowest and the highest of n values hold the median with probability 1 - 2 ** (1 - n):
+    for 5 matches that is less than 95 %, and resamples of them reach no further."""
+    assert 1 - 2 ** -4 < 0.95 < 1 - 2 ** -5
+    for n_matches in (5, 6):
+        labels = random_labels(n_matches)
+        found = noisy(labels, 1, 800)
+        ends = evaluate.interval(evaluate.resample(labels, found, ("a", "b"), 40), n_matches)
+        text = evaluate.table(evaluate.score(labels, found, ("a", "b")), labels, ("a", "b"),
+                              ends=ends)
+        assert ("5 matches are too few" in text) == (n_matches == 5) and "95 % interval" in text
+    for n, is_refused in ((0, False), (1, True), (39, True), (40, False)):
+        flags = ["--predictions", "p", "--labels", "l", "--bootstrap", str(n)]
+        with pytest.raises(SystemExit) if is_refused else contextlib.nullcontext():
+            evaluate.parse_args(flags)
+        assert ("needs 40 resamples" in capsys.readouterr().err) == is_refused
+    for more in (["--bootstrap", "40"], ["--against", "p"]):
+        with pytest.raises(SystemExit):
+            evaluate.parse_args(["--sweep", "--scores", "s", "--labels", "l", *more])
+        assert "are for the table" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ the time of a token

@@ -153,7 +153,7 @@ def test_a_video_is_found_by_the_end_of_its_path(tmp_path, video, match):
     (["derby.mp4", "cup/derby.mp4"], {"cup/derby": 1, "derby": 1})])         # two matches
 def test_one_match_under_two_names(tmp_path, videos, found):
     labels = listed(tmp_path, "\n".join(["video,time,label", *(f"{v},1,Goal" for v in videos)]))
-    assert {name: len(labels.rows) for name, labels in soccernet.same_names(
+    assert {name: len(labels.rows) for name, labels in soccernet.match_names(
         labels, ["derby", "x"]).items()} == found
 
 
@@ -167,12 +167,12 @@ def test_folders_of_labels(tmp_path, capsys):
     found, others = soccernet.match_labels(tmp_path, matches)
     assert {name: path.name for name, path in found.items()} == {matches[0]: LABELS} and not others
     assert "labels.csv: has labels of 'lg/K\u00f6ln' that are not read: " in capsys.readouterr().out
-    folders = soccernet.stray_folders(tmp_path, matches, found)
+    folders = soccernet.unmatched_folders(tmp_path, matches, found)
     soccernet.warn_unmatched({}, matches, found, folders)
     assert capsys.readouterr().out == (
         "warning: 2 of the folders with labels fit no match here: 'lg/Derby' (did you mean "
         "'lg/derby'?), 'zoo'\n")
-    assert soccernet.stray_folders(tmp_path, matches[:1], found) == []
+    assert soccernet.unmatched_folders(tmp_path, matches[:1], found) == []
     (tmp_path / "labels.json").write_text(json.dumps(osl()).replace("g2", "K\u00f6ln"))
     soccernet.find_labels(tmp_path)
     assert "labels.csv: has labels of 'K\u00f6ln' that are not read: " in capsys.readouterr().out
@@ -233,7 +233,7 @@ def test_labels_of_opensportslab(tmp_path, capsys):
 
 
 def test_labels_of_the_ball(tmp_path):
-    """The same schema under another name; what lies in a match's folder goes before a list."""
+    """The same schema under another name; labels in a match's folder have priority over a list."""
     for name, label in ((soccernet.BALL_LABELS, "PASS"), (LABELS, "Foul")):
         (tmp_path / "lg" / name).mkdir(parents=True)
         write_labels(tmp_path / "lg" / name / name, annotation(label=label))
@@ -392,7 +392,7 @@ def test_classes_where_nobody_names_them(tmp_path, capsys):
     (["x/a"], ["y/a"], ["x/a"])])                          # two leagues, two matches
 def test_matches_of_other_roots_are_the_same(labels, matches, found):
     """One name may lack folders that lie above; where two fit, neither is taken."""
-    assert soccernet.same_names(dict(zip(labels, "123", strict=False)), matches) == dict(
+    assert soccernet.match_names(dict(zip(labels, "123", strict=False)), matches) == dict(
         zip(found, "123", strict=False))
 
 
