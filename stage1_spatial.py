@@ -146,7 +146,9 @@ def batch_loss(z, keys, own, tau):
 
 # ------------------------------------------------------------------ schedules
 def lr_at(step, total, args):
-    """Linear warm-up from 0, then a cosine to 0. Proved by test_learning_rate."""
+    """Linear warm-up over warmup_epochs / epochs of the steps, then a cosine to 0. The rate
+    of step 0 is one step's rise, not 0. Proved by test_learning_rate and
+    test_warmups_that_are_no_whole_number_of_steps."""
     peak, warmup = args.lr * args.batch / 256, total * args.warmup_epochs / args.epochs
     if step < warmup:                 # which may be a fraction of a step: min() keeps to the peak
         return peak * min(1, (step + 1) / warmup)

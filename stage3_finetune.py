@@ -140,7 +140,8 @@ def count_steps(args, n_frames):
 
 # ------------------------------------------------------------------ labels
 def frame_labels(events, half, radius_s, n_classes):
-    """(n_frames, K) bool: frame i has class c iff an event of c lies within `radius_s` of i / fps.
+    """(n_frames, K) bool: frame i has class c iff an event of c in this half lies within
+    `radius_s` of i / fps.
 
     The bound is inclusive and the same for all classes, visible or not (the paper's epsilon). Exact
     fractions: floats would miss it at some rates. Proved by test_labels_of_a_frame.
@@ -158,7 +159,7 @@ def frame_labels(events, half, radius_s, n_classes):
 
 
 def token_labels(labels, first_frame, n_tokens):
-    """(n_frames, K) bool -> (L, K) float: a token is positive if one of its clip's frames is.
+    """(n_frames, K) bool -> (L, K) float32: a token is positive if one of its clip's frames is.
     Proved by test_labels_of_a_token."""
     window = labels[first_frame:first_frame + CLIP_FRAMES * n_tokens]
     return window.reshape(n_tokens, CLIP_FRAMES, -1).any(1).astype(np.float32)

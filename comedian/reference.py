@@ -29,11 +29,12 @@ def merge_windows(scores, start, half, length, edge=0, mode="max"):
     scores (N, L, K); start (N,) first token of each window in its half, >= 0; half (N,) which half,
     not decreasing; length (H,) tokens per half. Returns (S, K).
 
-    A window ignores its `edge` first and last tokens, except those at most `edge` tokens from the
-    half's own ends, which no other window sees better. (The official COMEDIAN code mixes two units
-    there and loses the last seconds of every half.) Tokens at or beyond `length` are ignored: a
-    half may be shorter than a window. mode "max" (NaN wins) or "mean" (sum in window order,
-    over count). A token that no window covers scores 0. Proved by TestMergeWindows.
+    A window ignores its first `edge` tokens, except tokens 0 to `edge` of the half, and its last
+    `edge`, except the half's last `edge` + 1: no other window sees these better. (The official
+    COMEDIAN code mixes two units there and loses the last seconds of every half.) Tokens at or
+    beyond `length` are ignored: a half may be shorter than a window. mode "max" (NaN wins) or
+    "mean" (sum in window order, over count). A token that no window covers scores 0.
+    Proved by TestMergeWindows.
     """
     L, K = scores.shape[1:]
     merged = [scores.new_zeros(0, K)]
@@ -249,8 +250,9 @@ def near_visible(frame, labels):
 
 def eleven_points(scores, hits, n_labels):
     """AP of one class. scores (P,), hits (P,) bool: whether a prediction matched one of n_labels.
-    Precision and recall at 200 thresholds, then the mean over recall 0, 0.1 .. 1 of the best
-    precision at that recall or more."""
+    Precision and recall at the thresholds linspace(0, 1, 200), then the mean over the recalls
+    arange(11) / 10 of the best precision at that recall or more. (linspace(0, 1, 11) would have a
+    number just above 0.3.)"""
     recalls, precisions = [], []
     for threshold in np.linspace(0, 1, 200):
         n_reached, n_hits = int((scores >= threshold).sum()), int(hits[scores >= threshold].sum())
