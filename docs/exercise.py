@@ -58,7 +58,7 @@ EXERCISES = dict(enumerate([
     Exercise("a test of the windows of a step", "stage2_distill.py", ["pick_windows"], []),
     Exercise("a test of the two phases' rates", "stage3_finetune.py", ["lr_at"], [])], 1))
 
-TO_TEST = ('"""Your test of {} in {}. Others, to see how they are written: test_*.py."""\n'
+TO_TEST = ('"""Your test of {} in {}. types.SimpleNamespace can stand for halves and args."""\n'
            'import {}\n\n\ndef test_mine():\n    ...\n')
 
 
@@ -124,11 +124,10 @@ def make(number, folder):
     """The copy. Returns the name of the file to write in."""
     copy_to(folder)
     (folder / "TASK.md").write_text(task(number), encoding="utf-8")
-    exercise, file, text = EXERCISES[number], "tests/test_mine.py", TO_TEST
-    if exercise.tests:
-        file, text = exercise.file, blanked(number)
-    else:
-        text = text.format(" and ".join(exercise.bodies), exercise.file, Path(exercise.file).stem)
+    exercise = EXERCISES[number]
+    file, text = (exercise.file, blanked(number)) if exercise.tests else (
+        "tests/test_mine.py", TO_TEST.format(" and ".join(exercise.bodies), exercise.file,
+                                             Path(exercise.file).stem))
     (folder / file).write_text(text, encoding="utf-8")
     return file
 
@@ -158,14 +157,15 @@ def grade(number, folder):
         print(f"Exercise {number} is {'done.' if done else 'not right yet: a test above fails.'}")
         return done
     changes = wrong_versions(exercise)
-    (code, output), *others = verdicts([(change, ["test_mine.py"]) for change in (None, *changes)],
-                                       folder)
+    (code, output), = verdicts([(None, ["test_mine.py"])], folder)
     if code != 0:
-        print(output, "\nYour test must first pass on the right code.", sep="\n")
+        print(f"{output}\n\nYour test, {folder / 'tests/test_mine.py'}, must first pass on the "
+              "right code; its name begins with test_.")
         return False
+    others = verdicts([(change, ["test_mine.py"]) for change in changes], folder)
     for (_, old, new), (code, _) in zip(changes, others, strict=True):
-        says = "killed  " if code == 1 else "SURVIVED"
-        print(f"{says} {' '.join(old.split())[:70]}\n      -> {' '.join(new.split())[:70]}")
+        print("killed  " if code == 1 else "SURVIVED", " ".join(old.split())[:70],
+              f"\n      -> {' '.join(new.split())[:70]}")
     killed = sum(code == 1 for code, _ in others)
     print(f"Your test kills {killed} of {len(changes)} wrong versions.")
     return killed == len(changes)
