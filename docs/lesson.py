@@ -122,8 +122,9 @@ def row(cell, told, tests, page, links, shown, watch):
                          "the passage above</a></p>")
     for test in [test for test in tests if test not in shown]:
         file, source = test_source(test, page)
+        source = "".join(f"<span>{line}</span>" for line in colour(source))
         words.append(f"<details><summary>{test}, in tests/{file}</summary>"
-                     f'<pre id="t-{test}">{"<br>".join(colour(source))}</pre></details>')
+                     f'<pre id="t-{test}">{source}</pre></details>')
         shown[test] = name
     left = code(cell, colour(cell.path.read_text(encoding="utf-8")), watch)
     if {cell.section, cell.name} & {*FOLDED}:
