@@ -324,7 +324,7 @@ def tables(chosen):
     def scratch(flags):
         return stage3(None, f"{chosen['scratch']} {flags}", slug("scratch", flags))
 
-    whole = both()
+    whole, unlabelled = both(), functools.partial(both, by=first, name="-own")
     # The teacher is the network from scratch, if the search found its settings: trained once.
     alone = (teacher() if chosen["scratch"] == TEACHER else
              stage3(None, chosen["scratch"], "scratch"))
@@ -342,14 +342,13 @@ def tables(chosen):
             **{f"stages 1 and 2, {n} steps": both(fine=f"--steps {n}") for n in (50, 150, 1600)},
             "scratch, 450 steps": steps["scratch"],
             **{f"scratch, {n} steps": scratch(f"--steps {n}") for n in (50, 150, 1600, 2700)}}),
-        "labels": ("Fewer labelled matches", {
-            "12 matches: scratch": steps["scratch"],
-            "12 matches: stages 1 and 2": whole,
+        "labels": ("Fewer labelled matches; stage 1's encoder teaches, which saw no label", {
+            "12 matches: scratch": steps["scratch"], "12 matches: stages 1 and 2": unlabelled(),
             **{f"{n} matches: {name}": run for n in FEW for name, run in (
                 ("scratch", stage3(None, f"{chosen['scratch']} --split {DATA}/few{n}.txt",
                                    f"scratch-few{n}")),
-                ("stages 1 and 2", both(fine=f"--split {DATA}/few{n}.txt",
-                                        label=f"stage3-few{n}")))}}),
+                ("stages 1 and 2", unlabelled(fine=f"--split {DATA}/few{n}.txt",
+                                              label=f"stage3-few{n}")))}}),
         "table4": ("Table 4: share of tokens masked in stage 2 / in stage 3", {
             "0.25 / 0": whole, **{
                 f"{a} / {b}": both(f"--mask {a}" if a != 0.25 else "", f"--mask {b}" if b else "")
@@ -361,7 +360,7 @@ def tables(chosen):
             "none, scratch": steps["scratch"], "none, stage 1 alone": steps["stage 1"],
             "an untrained encoder": both(name="-untrained", by=stage1(
                 f"{one} --steps 1 --lr 0", "untrained")),
-            "stage 1's encoder": both(name="-own", by=first),
+            "stage 1's encoder": unlabelled(),
             "trained on the labels": whole,
             "the engine's state": both(name="-state", by="state")}),
         "targets": ("Eq. 4 to 6: the target of stage 2", {
