@@ -369,7 +369,7 @@ def tables(chosen):
         "targets": ("Eq. 4 to 6: the target of stage 2", {
             "complete bank": whole, "queue": both("--bank queue"),
             "one-hot, lambda 1": both("--lam 1")}),
-        "contrast": ("Stage 1: negatives and batches; without stage 2 but for the last line", {
+        "contrast": ("Stage 1: negatives and batches", {
             "none, scratch": steps["scratch"], **{
                 name: stage3(other_first(more), way, "stage3") for name, more in (
                     ("batch, four halves", ""), ("batch, all halves", "--halves-per-batch 0"),
