@@ -554,14 +554,20 @@ def test_the_interval_is_as_wide_as_students():
     assert ends == pytest.approx((x.mean() - half, x.mean() + half), abs=0.08 * half)
 
 
-def test_intervals_of_the_command(tmp_path, run):
-    """Below each number, the same with the same seed; --against is paired, and 0 against itself."""
+def six_matches(tmp_path):
+    """Random labels of six matches, in tmp_path/in: ({match: [Event]}, classes)."""
     labels, classes = random_labels(6), ("Goal", "Foul")
     (tmp_path / "classes.txt").write_text("Goal\nFoul")
     for match, events in labels.items():
         write_match(tmp_path / "in" / match, [
             {"gameTime": f"{event.half} - 00:00", "label": classes[event.label],
              "position": event.position_ms} for event in events])
+    return labels, classes
+
+
+def test_intervals_of_the_command(tmp_path, run):
+    """Below each number, the same with the same seed; --against is paired, and 0 against itself."""
+    labels, classes = six_matches(tmp_path)
     for name, sigma_ms in (("good", 400), ("bad", 2500)):
         for match, found in noisy(labels, 2, sigma_ms).items():
             soccernet.write_predictions(tmp_path / name / match / PREDICTIONS, match, found,
@@ -594,12 +600,7 @@ def test_intervals_of_the_command(tmp_path, run):
 
 def test_what_other_predictions_lack_is_told(tmp_path, run):
     """Another class list, or a half that was not spotted, looks like a badly spotted one."""
-    labels, classes = random_labels(6), ("Goal", "Foul")
-    (tmp_path / "classes.txt").write_text("Goal\nFoul")
-    for match, events in labels.items():
-        write_match(tmp_path / "in" / match, [
-            {"gameTime": f"{event.half} - 00:00", "label": classes[event.label],
-             "position": event.position_ms} for event in events])
+    labels, classes = six_matches(tmp_path)
     for match, found in noisy(labels, 2, 400).items():
         first = soccernet.Detections(*(column[found.half == 1] for column in found))
         for name, some, names, videos in (("all", found, classes, ["1", "2"]),

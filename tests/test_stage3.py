@@ -192,7 +192,7 @@ def test_labels_of_a_half():
 
 
 def test_labels_of_a_token():
-    """Token k is positive iff the event lies in [k - 0.5, k + 1]: one of them, or two."""
+    """Token k is positive iff the event is in [k - 0.5, k + 1]: one of them, or two."""
     positives, (half,) = [], halves_of(60)
     for position_ms in range(10_001, 12_000, 13):
         labels = stage3.frame_labels([Event(1, 0, position_ms, True)], half, 0.5, 1)
