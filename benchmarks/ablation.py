@@ -2,17 +2,17 @@
 The paper's comparisons at a size for two CPU cores: the 3-D matches of matches/, vivit_micro, short
 runs.
 
-    python benchmarks/ablation.py search          # chooses the settings: benchmarks/ablation.json
-    python benchmarks/ablation.py table5          # scores them, for docs/ablation.md
+    python benchmarks/ablation.py table5          # one table, for docs/ablation.md
     python benchmarks/ablation.py all             # every table
-    make search, make table5, make ablation       # the same
+    python benchmarks/ablation.py search          # those that settings are chosen by
+    make table5, make ablation, make search       # the same
 
 60 matches to pretrain on, 12 of them labelled. The tables judge on the 12 of test.txt, with seeds
-10 to 14 of weights and draws. The search judges on 52 others, with seeds 100 and 101: the 4 of
-valid.txt and the 48 of pretrain.txt whose labels teach nothing. (4 alone have 85 events, so few
-that settings 5 points apart look alike.) So nothing is chosen on what is reported. Stages 1 and 2
-see the pictures of the 48, which favours pretraining: the search compares settings of an arm, not
-arms.
+10 to 14 of weights and draws. The tables of the search judge on 52 others, with seeds 100 and 101:
+the 4 of valid.txt and the 48 of pretrain.txt whose labels teach nothing. (4 alone have 85 events,
+so few that settings 5 points apart look alike.) So nothing is chosen on what is reported. Stages 1
+and 2 see the pictures of the 48, which favours pretraining: a search compares settings of an arm,
+not arms.
 
 Each line of a table is a chain of the stages' own commands. They run in runs/ablation/<seed>/<name>
 with one thread each, --jobs of them side by side; every folder keeps its command in done.json. What
@@ -40,27 +40,40 @@ sys.path.insert(0, str(ROOT))
 from comedian import (  # noqa: E402
     DataError, command, draw, evaluate, formats, report, soccernet, write_file, write_text)
 
-DATA, RUNS, CHOSEN = Path("data"), Path("runs/ablation"), ROOT / "benchmarks/ablation.json"
+DATA, RUNS = Path("data"), Path("runs/ablation")
 MATCHES, FRAMES = Path("matches"), DATA / "demo"       # FRAMES: those of make demo
 CLASSES = soccernet.read_classes(ROOT / MATCHES / "classes.txt")
 LABELS = f"--labels {MATCHES} --classes {MATCHES}/classes.txt"
-SEARCH_SEEDS, FIRST_SEED = (100, 101), 10
-N_SEEDS = {"table5": 5, "contrast": 5}                     # the other tables have three
+FIRST_SEED, FIRST_OF_SEARCH = 10, 100
+SEARCH = "search-steps", "search-batches", "search-changes", "search-rates"
+N_SEEDS = {"table5": 5, "contrast": 5, "search-changes": 1,     # the other tables have 3 seeds, and
+           **dict.fromkeys(SEARCH[:2] + SEARCH[3:], 2)}    # the other searches 2
 ALSO_TO = {"table7": "an untrained encoder"}               # another line to take differences to
 COLOR = "--color 0.2 0.2 0.1 0"
 FEW = (6, 3)                          # labelled matches, instead of 12
 JUDGES, UNSEEN = DATA / "judges.txt", MATCHES / "test.txt"     # of the search, and of the tables
 COLORS = draw.SPOTTED, draw.CURVE, draw.TRUTH       # of the curves of a picture, at most 3
 MORE_SEEDS = 201, 202                 # of an ensemble's weights and draws: no table has these
+# The settings of every table but for what its lines change. docs/ablation.md has where they were
+# chosen; the steps are those of the demo's ten minutes. Fine-tuning has equal steps in every arm.
+ONE = "--steps 1200 --head-norm batch"                     # stage 1
+TWO = "--steps 350"                                        # stage 2
+SCRATCH = "--head-epochs 0 --steps 450 --lr 0.032"         # stage 3 alone: the teacher, too
+FINE = "--head-epochs 0 --steps 450 --lr 0.064"            # stage 3 after others
+ALL_HALVES = "--halves-per-batch 0"
+QUEUE = "--halves-per-batch 0 --negatives queue --queue 2048"
+# Or in two phases: 300 cheap steps train the head and the temporal transformer on stored tokens.
+PHASES = "--head-phase temporal --head-steps 300 --head-lr {} --steps 150 --lr {}"
 
 
 class Run(NamedTuple):
-    """A command of a stage, the run whose last.pt it starts from, and for stage 2 the run whose
-    tokens are the teacher's, or the name of features that are there."""
+    """A command of a stage, the run whose last.pt it starts from, and for stage 2 the runs whose
+    tokens are the teacher's, each with the seed after the last one's, or the name of features that
+    are there."""
     name: str
     command: str
     parent: "Run | None" = None
-    teacher: "Run | str | None" = None
+    teachers: "tuple[Run, ...] | str" = ()
 
 
 class Spot(NamedTuple):
@@ -76,10 +89,10 @@ def stage1(flags="", name="1"):
                f"--crop-scale 0.6 1 {COLOR} {flags}")
 
 
-def stage2(parent, teacher, flags="", name="2"):
+def stage2(parent, teachers, flags="", name="2"):
     return Run(name, f"stage2_distill.py --split {MATCHES}/pretrain.txt --model vivit_micro "
                f"--window 32 --windows-per-half 8 --batch 8 --lr 0.064 {COLOR} {flags}", parent,
-               teacher)
+               teachers)
 
 
 def stage3(parent, flags="", name="3"):
@@ -90,12 +103,11 @@ def stage3(parent, flags="", name="3"):
 
 # ------------------------------------------------------------------ running them
 class Runner:
-    """Runs what a table needs, `jobs` at a time, each run once; judges on the matches that the file
-    `split` lists."""
+    """Runs what a table needs, `jobs` at a time, each run once."""
 
-    def __init__(self, jobs, split):
+    def __init__(self, jobs):
         self.pool, self.locks = ThreadPoolExecutor(jobs), collections.defaultdict(threading.Lock)
-        self.split, self.seconds = split, {}               # of each command that a table needs
+        self.seconds = {}                                  # of each command that a table needs
         self.children, self.starting, self.stopped = [], threading.Lock(), False
 
     def prepare(self):
@@ -114,11 +126,12 @@ class Runner:
             write_file(FRAMES / match / f"{half}_state.npy", functools.partial(    # others read it
                 np.save, arr=np.ascontiguousarray(state, np.float32)))
 
-    def metrics(self, lines, seeds):
-        """{line: [metrics.json per seed]}; lines: {line: Spot or Run}."""
+    def metrics(self, lines, seeds, split):
+        """{line: [metrics.json per seed]}, on the matches that the file `split` lists; lines:
+        {line: Spot or Run}."""
         lines = {line: spot if isinstance(spot, Spot) else Spot([spot])
                  for line, spot in lines.items()}
-        todo = {(line, seed): self.pool.submit(self.spot, spot, seed)         # seeds do not wait
+        todo = {(line, seed): self.pool.submit(self.spot, spot, seed, split)  # seeds do not wait
                 for line, spot in lines.items() for seed in seeds}            # for each other
         wait(todo.values(), return_when=FIRST_EXCEPTION)   # what failed is said at once
         for future in todo.values():
@@ -126,16 +139,12 @@ class Runner:
                 future.result()
         return {line: [todo[line, seed].result() for seed in seeds] for line in lines}
 
-    def scores(self, lines, seeds):
-        """{line: [t-AmAP in % per seed]}"""
-        return {line: [*map(t_amap, paths)] for line, paths in self.metrics(lines, seeds).items()}
-
-    def spot(self, spot, seed):
+    def spot(self, spot, seed, split):
         checkpoints = [self.run(run, seed) / "last.pt" for run in spot.runs]
-        out = checkpoints[0].parent / "-".join([self.split.stem, str(len(spot.runs)),
+        out = checkpoints[0].parent / "-".join([split.stem, str(len(spot.runs)),
                                                 *spot.flags.split()])
         metrics = out / "metrics.json"
-        self.command(out, f"infer.py --data {FRAMES} --split {self.split} --labels "
+        self.command(out, f"infer.py --data {FRAMES} --split {split} --labels "
                      f"{MATCHES} --checkpoint {' '.join(map(str, checkpoints))} --out {out} --json "
                      f"{metrics} {spot.flags}".strip())
         return metrics
@@ -146,14 +155,15 @@ class Runner:
         command = [script, "--data", str(FRAMES), "--seed", str(seed), "--out", str(folder)]
         if run.parent:
             command += ["--init", str(self.run(run.parent, seed) / "last.pt")]
-        if isinstance(run.teacher, Run):
-            teacher = self.run(run.teacher, seed)
-            self.command(teacher / "features", f"infer.py --data {FRAMES} --split "
-                         f"{MATCHES}/pretrain.txt --checkpoint {teacher}/last.pt --features own "
-                         f"--out {teacher / 'features'}")
-            command += ["--features", str(teacher / "features"), "--features-name", "own"]
-        elif run.teacher:
-            command += ["--features-name", run.teacher, "--features-fps", "2"]
+        if isinstance(run.teachers, str):
+            command += ["--features-name", run.teachers, "--features-fps", "2"]
+        elif run.teachers:
+            found = [self.run(one, seed + k) for k, one in enumerate(run.teachers)]
+            out = found[0] / f"features{len(found)}".removesuffix("1")
+            self.command(out, f"infer.py --data {FRAMES} --split {MATCHES}/pretrain.txt "
+                         f"--checkpoint {' '.join(f'{one}/last.pt' for one in found)} "
+                         f"--features own --out {out}")
+            command += ["--features", str(out), "--features-name", "own"]
         self.command(folder, " ".join(command + flags), resumes=True)
         return folder
 
@@ -211,92 +221,27 @@ def t_amap(metrics):
 
 
 @functools.cache                      # a table takes all differences to its first line
-def resampled(path, n_resamples):
-    """Of the network whose metrics.json is `path`: the t-AmAP of resamples of the unseen matches,
-    (n_resamples,)."""
+def resampled(path, split, n_resamples):
+    """Of the network whose metrics.json is `path`: the t-AmAP of resamples of the matches that the
+    file `split` lists, (n_resamples,)."""
     truth = {match: soccernet.read_labels(labels, CLASSES) for match, labels in
-             soccernet.find_labels(MATCHES, UNSEEN.read_text().split()).items()}
+             soccernet.find_labels(MATCHES, split.read_text().split()).items()}
     found = {match: soccernet.read_predictions(path.parent / match / soccernet.PREDICTIONS,
                                                CLASSES) for match in truth}
     return np.array([run["tight"]["a_mAP"] for run in evaluate.resample(
         truth, found, CLASSES, n_resamples)])
 
 
-def over_matches(paths, others, n_resamples=1000):
+def over_matches(paths, others, split, n_resamples=1000):
     """The 95 % interval over the matches, in points, of how much more t-AmAP the networks at
     `paths`, a metrics.json a seed, have than those at `others`: the mean over the seeds, on the
-    same resamples of the matches."""
-    more = np.mean([resampled(path, n_resamples) - resampled(other, n_resamples)
+    same resamples of the matches that the file `split` lists."""
+    more = np.mean([resampled(path, split, n_resamples) - resampled(other, split, n_resamples)
                     for path, other in zip(paths, others, strict=True)], 0)
-    return 100 * np.percentile(more, evaluate.percentiles(len(UNSEEN.read_text().split())))
+    return 100 * np.percentile(more, evaluate.percentiles(len(split.read_text().split())))
 
 
-# ------------------------------------------------------------------ the search
-# The demo's size. Fine-tuning has 450 steps in every arm: all through the whole network, or, as in
-# the demo, in two phases. Then 300 of them are cheap: they train the head and the temporal
-# transformer on cached tokens of a spatial one that stands still.
-TEACHER = "--head-epochs 0 --steps 450 --lr 0.032"         # of the network whose tokens teach
-TWO = "--head-phase temporal --head-steps 300 --head-lr {lr} --steps 150 --lr {half}"
-FULL = "--head-epochs 0 --steps 450 --lr {lr}"
-RATES = (0.032, 0.064)                                     # 0.128 was too much on drawn matches
-ARMS = ("scratch", "stages 1 and 2")                       # stage 1 or 2 alone: as both
-ONES = ("--steps 300", "--steps 300 --head-norm batch", "--steps 600 --head-norm batch",
-        "--steps 1200 --head-norm batch", "--steps 1200")
-CHANGES = ("--lr 1e-3", "--lr 4e-3", "--batch 64 --steps 2400", "--batch 256 --steps 600",
-           "--momentum 0.9", "--momentum 0.99", "--crop-scale 0.3 1", "--halves-per-batch 1",
-           "--halves-per-batch 0", "--negatives queue --queue 2048", "--steps 6000")
-SECOND = "--steps 350"                # of stage 2
-TARGETS = ("", "--tau-m 0.1", "--lam 0.75")
-
-
-def search(runner):
-    """Asks one question after the other, each with what was chosen before; keeps every score."""
-    before = json.loads(CHOSEN.read_text())["chosen"] if CHOSEN.exists() else {}
-    found = {"commit": commit(), "seeds": SEARCH_SEEDS, "chosen": before, "scores": {}}
-    chosen = found["chosen"]          # answer by answer; a search that was stopped leaves a whole
-
-    def ask(question, lines, seeds=SEARCH_SEEDS):
-        print(f"search: {question}", flush=True)
-        scores = runner.scores(lines, seeds)
-        found["scores"][question] = scores
-        best = max(scores, key=lambda line: np.mean(scores[line]))
-        for line, values in scores.items():
-            print(f"  {np.mean(values):6.2f}  {values}  {line}{' <-' if line == best else ''}")
-        if seeds == SEARCH_SEEDS:     # one seed chooses nothing
-            chosen[question] = best
-        write_text(CHOSEN, json.dumps(found, indent=1) + "\n")
-        return best
-
-    full = FULL.format(lr=0.064)
-
-    def without_stage2(first):
-        return stage3(stage1(first, slug("1", first)), full, slug("3", full))
-
-    one = ask("stage 1, fine-tuned without stage 2", {line: without_stage2(line) for line in ONES})
-    ask("stage 1, one thing changed", {
-        line: without_stage2(f"{one} {line}") for line in CHANGES}, SEARCH_SEEDS[:1])
-    best = ask("target of stage 2", {line or "as in the paper": stage3(
-        pretrained(one, f"{SECOND} {line}".strip()), full, slug("3", full)) for line in TARGETS})
-    targets = {line or "as in the paper": f"{SECOND} {line}".strip() for line in TARGETS}
-    chosen["flags"] = one, targets[best]
-    for arm in ARMS:
-        ways = [way.format(lr=lr, half=lr / 2) for lr in RATES for way in
-                ([FULL] if arm == "scratch" else [FULL, TWO])]
-        start = pretrained("1" in arm and one, "2" in arm and targets[best])
-        ask(arm, {way: stage3(start, way, slug("3", way)) for way in ways})
-
-
-def teacher():
-    """What teaches unless a line says otherwise: stage 3 alone, on the labelled matches."""
-    return stage3(None, TEACHER, "teacher")
-
-
-def pretrained(one, second):
-    """Stage 1, then stage 2, with these flags; a stage without flags is left out."""
-    start = stage1(one, slug("1", one)) if one else None
-    return stage2(start, teacher(), second, slug("2", second)) if second else start
-
-
+# ------------------------------------------------------------------ the tables
 def slug(stage, flags):
     """A folder's name from flags: "--steps 75 --lr 0.03" -> "1-steps75-lr0.03"."""
     return stage + flags.replace(" --", "-").replace("--", "-").replace(" ", "")
@@ -307,48 +252,42 @@ def commit():
                           capture_output=True).stdout.strip() or "unknown"
 
 
-# ------------------------------------------------------------------ the tables
-def tables(chosen):
+def tables():
     """{table: (title, {line: Spot or Run})}; differences are taken to a table's first line, or to
-    the first of those that begin alike, "5 matches: ". `chosen` is what the search found."""
-    one, two = chosen["flags"]                             # of stages 1 and 2
-    way = chosen["stages 1 and 2"]                         # of fine-tuning the whole pipeline
-    first = stage1(one, "stage1")
+    the first of those that begin alike, "5 matches: ". Flags of a line come after those that all
+    have, and argparse takes the last of each."""
+    first, teacher = stage1(ONE, "stage1"), stage3(None, SCRATCH, "teacher")
 
-    def both(more="", fine="", by=None, name="", label=None):
-        """The pipeline with flags changed in stage 2 or 3; argparse takes the last of each."""
-        second = stage2(first, by or teacher(), f"{two} {more}".strip(),
-                        slug(f"stage2{name}", more))
-        return stage3(second, f"{way} {fine}".strip(), label or slug("stage3", fine))
+    def both(more="", fine="", by=(teacher,), name="", label=None):
+        """The pipeline with flags changed in stage 2 or 3."""
+        second = stage2(first, by, f"{TWO} {more}".strip(), slug(f"stage2{name}", more))
+        return stage3(second, f"{FINE} {fine}".strip(), label or slug("stage3", fine))
 
     def scratch(flags):
-        return stage3(None, f"{chosen['scratch']} {flags}", slug("scratch", flags))
+        return stage3(None, f"{SCRATCH} {flags}", slug("scratch", flags))
 
-    def other_first(more):
-        return stage1(f"{one} {more}".strip(), slug("stage1", more))
+    def without_stage2(more=""):
+        return stage3(stage1(f"{ONE} {more}".strip(), slug("stage1", more)), FINE, "stage3")
 
-    whole, unlabelled = both(), functools.partial(both, by=first, name="-own")
-    # The teacher is the network from scratch, if the search found its settings: trained once.
-    alone = (teacher() if chosen["scratch"] == TEACHER else
-             stage3(None, chosen["scratch"], "scratch"))
-    steps = {"scratch": alone,
-             "stage 1": stage3(first, way, "stage3"),
-             "stage 2": stage3(stage2(None, teacher(), two, "stage2"), way, "stage3"),
+    whole, unlabelled = both(), functools.partial(both, by=(first,), name="-own")
+    steps = {"scratch": teacher,                           # the teacher is the network from scratch
+             "stage 1": without_stage2(),
+             "stage 2": stage3(stage2(None, (teacher,), TWO, "stage2"), FINE, "stage3"),
              "stages 1 and 2": whole}
     others = [both(f"--seed {k}", f"--seed {k}") for k in MORE_SEEDS]
     windows = {f"{w} s": both(*(f"--window {w} --batch {256 // w} --windows-per-half {n * 32 // w}"
                                 for n in (8, 8))) for w in (4, 16, 64)}
-    found = {
+    return {
         "table5": ("Table 5: which steps", steps),
         "compute": ("Steps of fine-tuning; 2700 take as long as the pipeline with 450", {
             "stages 1 and 2, 450 steps": whole,
             **{f"stages 1 and 2, {n} steps": both(fine=f"--steps {n}") for n in (50, 150, 1600)},
-            "scratch, 450 steps": steps["scratch"],
+            "scratch, 450 steps": teacher,
             **{f"scratch, {n} steps": scratch(f"--steps {n}") for n in (50, 150, 1600, 2700)}}),
         "labels": ("Fewer labelled matches; stage 1's encoder teaches, which saw no label", {
-            "12 matches: scratch": steps["scratch"], "12 matches: stages 1 and 2": unlabelled(),
+            "12 matches: scratch": teacher, "12 matches: stages 1 and 2": unlabelled(),
             **{f"{n} matches: {name}": run for n in FEW for name, run in (
-                ("scratch", stage3(None, f"{chosen['scratch']} --split {DATA}/few{n}.txt",
+                ("scratch", stage3(None, f"{SCRATCH} --split {DATA}/few{n}.txt",
                                    f"scratch-few{n}")),
                 ("stages 1 and 2", unlabelled(fine=f"--split {DATA}/few{n}.txt",
                                               label=f"stage3-few{n}")))}}),
@@ -360,23 +299,23 @@ def tables(chosen):
         "table2": ("Table 2: temporal blocks", {
             "2": whole, "1": both("--temporal-depth 1"), "4": both("--temporal-depth 4")}),
         "table7": ("Table 7: teachers", {
-            "none, scratch": steps["scratch"], "none, stage 1 alone": steps["stage 1"],
-            "an untrained encoder": both(name="-untrained", by=stage1(
-                f"{one} --steps 1 --lr 0", "untrained")),
+            "none, scratch": teacher, "none, stage 1 alone": steps["stage 1"],
+            "an untrained encoder": both(name="-untrained", by=(stage1(
+                f"{ONE} --steps 1 --lr 0", "untrained"),)),
             "stage 1's encoder": unlabelled(),
             "trained on the labels": whole,
+            "three of these, side by side": both(name="-three", by=(teacher,) * 3),
             "the engine's state": both(name="-state", by="state")}),
         "targets": ("Eq. 4 to 6: the target of stage 2", {
             "complete bank": whole, "queue": both("--bank queue"),
             "one-hot, lambda 1": both("--lam 1")}),
         "contrast": ("Stage 1: negatives and batches", {
-            "none, scratch": steps["scratch"], **{
-                name: stage3(other_first(more), way, "stage3") for name, more in (
-                    ("batch, four halves", ""), ("batch, all halves", "--halves-per-batch 0"),
-                    ("queue, all halves", "--halves-per-batch 0 --negatives queue "
-                     "--queue 2048"))},
-            "batch, all halves, stage 2": stage3(stage2(other_first(
-                "--halves-per-batch 0"), teacher(), two, "stage2"), way, "stage3")}),
+            "none, scratch": teacher,
+            "batch, four halves": steps["stage 1"],
+            "batch, all halves": without_stage2(ALL_HALVES),
+            "queue, all halves": without_stage2(QUEUE),
+            "batch, all halves, stage 2": stage3(stage2(
+                without_stage2(ALL_HALVES).parent, (teacher,), TWO, "stage2"), FINE, "stage3")}),
         "table8": ("Table 8: inference", {
             "soft, 10 s": Spot([whole]), "local, 3 s": Spot([whole], "--nms local --nms-window 3"),
             "greedy, 3 s": Spot([whole], "--nms greedy --nms-window 3"),
@@ -390,33 +329,55 @@ def tables(chosen):
         "table9": ("Table 9: networks averaged", {
             "one": whole, "another": others[0], "a third": others[1],
             "the three averaged": Spot([whole, *others])}),
+        "search-steps": ("How long stage 1 learns; no stage 2", {
+            "scratch": teacher, "no norm, 1200 steps": without_stage2("--head-norm none"),
+            "BatchNorm in the heads, 1200 steps": without_stage2(), **{
+                f"BatchNorm in the heads, {n} steps": without_stage2(f"--steps {n}")
+                for n in (300, 600)}}),
+        "search-batches": ("Stage 1: negatives and batches; no stage 2", {
+            "batch, four halves": without_stage2(),
+            "batch, all halves": without_stage2(ALL_HALVES),
+            "queue, all halves": without_stage2(QUEUE)}),
+        "search-changes": ("Stage 1: one thing changed; no stage 2", {
+            "as in the demo": without_stage2(), **{more: without_stage2(more) for more in (
+                "--steps 6000", "--lr 4e-3", "--momentum 0.99", "--batch 256 --steps 600",
+                "--crop-scale 0.3 1")}}),
+        "search-rates": ("Fine-tuning, and the target of stage 2", {
+            "scratch: --lr 0.032": teacher, "scratch: --lr 0.064": scratch("--lr 0.064"),
+            "both: --lr 0.064": whole, "both: --lr 0.032": both(fine="--lr 0.032"), **{
+                f"both: two phases, --lr {lr}": stage3(whole.parent, PHASES.format(lr, lr / 2),
+                                                       f"stage3-phases-{lr}")
+                for lr in (0.032, 0.064)}, **{
+                f"both: stage 2 with {more}": both(more) for more in ("--tau-m 0.1", "--lam 0.75")
+            }}),
     }
-    return found
 
 
 def score_table(runner, name, n_seeds):
     """Scores a table; prints it, keeps it under benchmarks/ and draws it under docs/."""
-    title, lines = tables(json.loads(CHOSEN.read_text())["chosen"])[name]
-    seeds = range(FIRST_SEED, FIRST_SEED + (n_seeds or N_SEEDS.get(name, 3)))
+    title, lines = tables()[name]
+    split, start = (JUDGES, FIRST_OF_SEARCH) if name in SEARCH else (UNSEEN, FIRST_SEED)
+    seeds = range(start, start + (n_seeds or N_SEEDS.get(name, 3)))
     runner.seconds.clear()
-    found = runner.metrics(lines, seeds)
+    found = runner.metrics(lines, seeds, split)
     text = [f"{title}; t-AmAP in %, seeds {', '.join(map(str, seeds))}; python "
             f"benchmarks/ablation.py {name} --seeds {len(seeds)}; commit {commit()}, {machine()}, "
             f"its runs took {sum(runner.seconds.values()) / 60:.0f} min of one core, those that "
             "other tables share among them", ""]
+    spread = report.spread if len(seeds) > 1 else lambda of: (of[0], np.nan, np.nan)
     scores = {line: [*map(t_amap, paths)] for line, paths in found.items()}
     by_class, rows, first = "mean of each class", [], {}
     width = max(map(len, [by_class, *scores]))
     for line, values in scores.items():
         base = first.setdefault(line.rpartition(": ")[0], line)
-        mean, deviation, _ = report.spread(values)
+        mean, deviation, _ = spread(values)
         rows.append((line, mean, deviation, values))
         text.append(f"{line:{width}}  {mean:5.1f} +- {deviation:.1f}  "
                     f"({', '.join(f'{value:.1f}' for value in values)})")
         for other in dict.fromkeys([base, ALSO_TO.get(name, base)]):
             if base != line != other:
-                gain, _, half = report.spread(np.subtract(values, scores[other]))
-                low, high = over_matches(found[line], found[other])
+                gain, _, half = spread(np.subtract(values, scores[other]))
+                low, high = over_matches(found[line], found[other], split)
                 text[-1] += (f"  {gain:+.1f} to {other!r}, 95 % over seeds {gain - half:+.1f} to "
                              f"{gain + half:+.1f}, over matches {low:+.1f} to {high:+.1f}")
     text += ["", f"{by_class:{width}}  " + "  ".join(CLASSES)]
@@ -425,24 +386,25 @@ def score_table(runner, name, n_seeds):
                                for path in paths], axis=0)
         text.append(f"{line:{width}}  " + "  ".join(
             f"{mean:{len(name)}.1f}" for name, mean in zip(CLASSES, means, strict=True)))
-    print("\n".join(text))
-    write_text(ROOT / f"benchmarks/ablation-{name}.txt", "\n".join(text) + "\n")
+    text = "\n".join(text).replace(" +- nan", "").replace(", 95 % over seeds +nan to +nan", "")
+    print(text)
+    write_text(ROOT / f"benchmarks/ablation-{name}.txt", text + "\n")
     draw_dots(ROOT / f"docs/ablation-{name}.png", title, rows)
 
 
 def draw_dots(path, title, rows):
-    """A line per method: every seed a dot, the mean a bar with its number. Where every name is a
-    method and a number, "soft, 10 s", a curve per method and seed."""
+    """A line per method: every seed a dot, the mean a bar with its number. Where names are a method
+    and a number, "soft, 10 s", a curve per method and seed."""
     names = [re.fullmatch(r"(.*), ([\d.]+) (s|steps)", line) for line, *_ in rows]
-    if all(names):
+    if any(names):
         return draw_curves(path, title, names, rows)
     with draw.picture(path, 8, 0.9 + 0.42 * len(rows)) as figure:
         axes = figure.subplots()
         for y, (_, mean, deviation, values) in enumerate(rows):
             axes.plot([mean, mean], [y - 0.3, y + 0.3], color=draw.SPOTTED, lw=2.5)
             axes.plot(values, [y] * len(values), "o", color=draw.CURVE, ms=6, alpha=0.8)
-            axes.annotate(f"{mean:.1f} ± {deviation:.1f}", (1.01, y), va="center",
-                          xycoords=("axes fraction", "data"))
+            axes.annotate(f"{mean:.1f} ± {deviation:.1f}".removesuffix(" ± nan"), (1.01, y),
+                          va="center", xycoords=("axes fraction", "data"))
         axes.set_yticks(range(len(rows)), [line for line, *_ in rows])
         axes.invert_yaxis()
         axes.set_xlabel("t-AmAP (%); a dot per seed, the line is their mean")
@@ -451,12 +413,15 @@ def draw_dots(path, title, rows):
 
 
 def draw_curves(path, title, names, rows):
-    """`names`: matches of (method, number, unit)."""
-    curves, unit = collections.defaultdict(list), names[0][3]
-    for name, (_, mean, _, values) in zip(names, rows, strict=True):
-        curves[name[1]].append((float(name[2]), mean, values))
+    """`names`: of each row a match, (method, number, unit), or None: a line at the row's mean."""
+    curves, unit = collections.defaultdict(list), names[-1][3]
     with draw.picture(path, 8, 4) as figure:
         axes = figure.subplots()
+        for name, (line, mean, _, values) in zip(names, rows, strict=True):
+            if name:
+                curves[name[1]].append((float(name[2]), mean, values))
+            else:
+                axes.axhline(mean, color="0.5", ls="--", label=line)
         for color, (method, points) in zip(COLORS[:len(curves)], curves.items(), strict=True):
             x, means, values = zip(*sorted(points), strict=True)
             axes.plot(x, means, color=color, lw=2.5, label=method)
@@ -480,27 +445,22 @@ def machine():
 
 def parse_args(argv=None):
     p = command.Parser(__doc__)
-    names = tables(collections.defaultdict(str, flags=("", "")))
-    p.add_argument("what", choices=["search", "all", *names])
+    p.add_argument("what", choices=["search", "all", *tables()])
     p.add_argument("--jobs", type=command.number(1, 1024), default=os.cpu_count(),
                    help="runs side by side")
     p.add_argument("--seeds", type=command.number(2, 90), help="default: 5 for table5 "
-                   "and contrast, 3 for the others")
+                   "and contrast, 1 or 2 for a search, 3 for the others")
     return p.parse_args(argv)
 
 
 def main(args):
     os.chdir(ROOT)
-    if args.what != "search" and not CHOSEN.exists():
-        raise DataError(f"{CHOSEN}: not there; run python benchmarks/ablation.py search first")
-    runner = Runner(args.jobs, JUDGES if args.what == "search" else UNSEEN)
+    runner = Runner(args.jobs)
+    names = {"search": SEARCH, "all": [name for name in tables() if name not in SEARCH]}
     with command.stoppable(lambda: "stopped; the same command continues from here"):
         try:
             runner.prepare()
-            if args.what == "search":
-                return search(runner)
-            every = tables(json.loads(CHOSEN.read_text())["chosen"])
-            for name in every if args.what == "all" else [args.what]:
+            for name in names.get(args.what, [args.what]):
                 score_table(runner, name, args.seeds)
         finally:
             runner.stop()                                  # of a run that failed, do not go on

@@ -1,7 +1,7 @@
 """
 What these tests prove about benchmarks/:
   1. every line of every table of ablation.py is a command of a stage; each is run once; mean,
-     deviation and interval are right; the demo has the settings that the search found
+     deviation and interval are right; the demo has the settings of the tables
   2. gpu.py, which people run once on a machine with a GPU, prints every line of its table, here on
      a CPU at small sizes; what fails is a line, and the others follow
   3. the others run to their end at small sizes (slow)
@@ -45,15 +45,16 @@ def ablation(benchmark):
 def chain(run):
     while run:
         yield run
-        yield from chain(run.teacher if isinstance(run.teacher, tuple) else None)
+        for teacher in () if isinstance(run.teachers, str) else run.teachers:
+            yield from chain(teacher)
         run = run.parent
 
 
 def test_every_line_of_every_table_is_a_command(ablation):
     """Accepted by its stage's parser; no two commands share a folder; each table has two lines, and
     a target in the Makefile."""
-    tables = ablation.tables(json.loads(ablation.CHOSEN.read_text())["chosen"])
-    runner, commands = ablation.Runner(1, ablation.UNSEEN), {}
+    tables = ablation.tables()
+    runner, commands = ablation.Runner(1), {}
     for table, (_, lines) in tables.items():
         assert len(lines) >= 2, table
         for spot in lines.values():
@@ -61,23 +62,23 @@ def test_every_line_of_every_table_is_a_command(ablation):
                 script, *flags = run.command.split()
                 module = importlib.import_module(script.removesuffix(".py"))
                 assert module.parse_args(["--data", "d", *flags]).steps > 0
-                content = run.command, run.teacher
+                content = run.command, run.teachers
                 assert commands.setdefault(runner.path(run), content) == content
             importlib.import_module("infer").parse_args(
                 ["--data", "d", "--checkpoint", "c", *getattr(spot, "flags", "").split()])
     assert len(commands) > 40
-    drawn = {*range(ablation.FIRST_SEED, ablation.FIRST_SEED + 5), *ablation.SEARCH_SEEDS}
-    assert not drawn & {*ablation.MORE_SEEDS}              # else an ensemble holds a network twice
+    drawn = [{*range(ablation.FIRST_SEED, ablation.FIRST_SEED + 5)}, {*ablation.MORE_SEEDS},
+             {*range(ablation.FIRST_OF_SEARCH, ablation.FIRST_OF_SEARCH + 2)}]
+    assert len(set.union(*drawn)) == sum(map(len, drawn))  # else an ensemble holds a network twice
     rule = re.search(r"^(table2 .*): ", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
-    assert sorted(rule.split()) == sorted(tables)
+    assert sorted([*rule.split(), *ablation.SEARCH]) == sorted(tables)
 
 
-def test_the_demo_has_what_the_search_found(ablation):
+def test_the_demo_has_the_settings_of_the_tables(ablation):
     """Same flags, in the Makefile and in benchmarks/ablation.py: same numbers."""
-    found = json.loads(ablation.CHOSEN.read_text())
-    lines = ablation.tables(found["chosen"])["table5"][1]
+    lines = ablation.tables()["table5"][1]
     wanted = {run.command.split()[0]: run for run in chain(lines["stages 1 and 2"])
-              if run.name != "teacher"} | {"teacher": ablation.teacher()}
+              if run.name != "teacher"} | {"teacher": lines["scratch"]}
     printed = subprocess.check_output(["make", "-n", "demo", "RUNS=r"], cwd=ROOT, text=True)
     made = {"teacher" if "--out r/teacher" in line else line.split()[0]: line.split()[1:]
             for line in re.findall(r"(stage\d_\w+\.py .*)", printed.replace("\\\n", " "))}
@@ -90,27 +91,6 @@ def test_the_demo_has_what_the_search_found(ablation):
                        if key not in own | ({"model"} if run.parent else set())}   # --init's
                       for words in (flags, made[name]))
         assert ours == demo, name
-
-
-def test_the_search_chooses_by_all_its_seeds(ablation, commands, monkeypatch, tmp_path):
-    """Each question keeps every score; the best mean is chosen, but nothing where one seed ran."""
-    monkeypatch.setattr(ablation, "CHOSEN", tmp_path / "chosen.json")
-    ablation.search(ablation.Runner(1, ablation.JUDGES))
-    found = json.loads(ablation.CHOSEN.read_text())
-    scores = found["scores"]["stage 1, one thing changed"]
-    assert scores.keys() == {*ablation.CHANGES} and {*map(len, scores.values())} == {1}
-    asked = {name: lines for name, lines in found["scores"].items() if lines is not scores}
-    assert {*found["chosen"]} == {*asked, "flags"}
-    for name, lines in asked.items():
-        assert {*map(len, lines.values())} == {len(ablation.SEARCH_SEEDS)}
-        assert found["chosen"][name] == max(lines, key=lambda line, of=lines: np.mean(of[line]))
-    first = found["chosen"]["stage 1, fine-tuned without stage 2"]
-    assert found["chosen"]["flags"][0] == first
-    changed = [command for command in commands if command.startswith("stage1")
-               and first in command and any(command.endswith(more) for more in ablation.CHANGES)]
-    assert len(changed) == len(ablation.CHANGES)
-    for script, *flags in map(str.split, changed):
-        importlib.import_module(script.removesuffix(".py")).parse_args(flags)
 
 
 def t_amap(path):
@@ -142,8 +122,8 @@ def test_each_run_of_a_table_is_run_once(ablation, commands):
     refused."""
     first = ablation.stage1("--steps 5")
     lines = {"a": ablation.stage3(first, "--steps 5"),
-             "b": ablation.stage3(ablation.stage2(first, first, "--steps 5"), "--steps 5")}
-    scores = ablation.Runner(1, ablation.JUDGES).scores(lines, [0, 1])
+             "b": ablation.stage3(ablation.stage2(first, (first,), "--steps 5"), "--steps 5")}
+    judged = ablation.Runner(1).metrics(lines, [0, 1], ablation.JUDGES)
     done = [command for command in commands if not command.startswith("-m")]
     assert len(done) == len(set(done)) == 2 * (1 + 2 + 1 + 3)
     assert [command.split()[0] for command in done[:3]] == [
@@ -151,17 +131,30 @@ def test_each_run_of_a_table_is_run_once(ablation, commands):
     assert "--init runs/ablation/0/1/last.pt" in done[1] and "--seed 0" in done[1]
     own, = (command for command in done if "--features-name own" in command and "/0/" in command)
     assert "--features runs/ablation/0/1/features" in own
-    assert set(scores) == {"a", "b"} and len(set(sum(scores.values(), []))) == 4
+    assert set(judged) == {"a", "b"}
+    assert len({*map(ablation.t_amap, sum(judged.values(), []))}) == 4
     commands.clear()
-    again = ablation.Runner(1, ablation.JUDGES)
-    assert again.scores(lines, [0, 1]) == scores
+    again = ablation.Runner(1)
+    assert again.metrics(lines, [0, 1], ablation.JUDGES) == judged
     assert not commands
     assert len(again.seconds) == len(done)                 # the time of what is not run again too
-    ablation.Runner(1, ablation.UNSEEN).scores(lines, [0])     # the same runs, on other matches
+    ablation.Runner(1).metrics(lines, [0], ablation.UNSEEN)    # the same runs, on other matches
     assert "--split matches/test.txt" in commands[-1] and len(commands) == 2
     with pytest.raises(DataError, match="runs/ablation/0/1: comes from another command"):
-        ablation.Runner(1, ablation.JUDGES).scores(
-            {"c": ablation.stage3(ablation.stage1("--steps 6"))}, [0])
+        ablation.Runner(1).metrics(
+            {"c": ablation.stage3(ablation.stage1("--steps 6"))}, [0], ablation.JUDGES)
+
+
+def test_several_teachers_are_of_several_seeds(ablation, commands):
+    """The tokens of three networks are features of a folder of their own."""
+    first = ablation.stage1("--steps 5")
+    for n, folder in ((1, "features"), (3, "features3")):
+        commands.clear()
+        ablation.Runner(1).run(ablation.stage2(None, (first,) * n, "--steps 5", f"2-{n}"), 7)
+        infer, stage2 = commands[-2:]
+        networks = " ".join(f"runs/ablation/{seed}/1/last.pt" for seed in range(7, 7 + n))
+        assert f"--checkpoint {networks} --features own --out runs/ablation/7/1/{folder}" in infer
+        assert f"--features runs/ablation/7/1/{folder} --features-name own" in stage2
 
 
 def test_a_run_that_was_killed_goes_on(ablation, commands):
@@ -173,11 +166,11 @@ def test_a_run_that_was_killed_goes_on(ablation, commands):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "run.json").write_text("the stage's")
         (folder / "last.pt").write_bytes(b"") if saved else None
-        ablation.Runner(1, ablation.JUDGES).scores(line, [0])
+        ablation.Runner(1).metrics(line, [0], ablation.JUDGES)
         trained, spotted = commands
         assert trained.endswith("--steps 5 --resume" if saved else "--steps 5")
         assert "--resume" not in spotted
-        ablation.Runner(1, ablation.JUDGES).scores(line, [0])
+        ablation.Runner(1).metrics(line, [0], ablation.JUDGES)
         assert len(commands) == 2                          # now it is done
         assert "--resume" not in json.loads((folder / "done.json").read_text())["command"]
         assert (folder / "run.json").read_text() == "the stage's"
@@ -189,9 +182,9 @@ def test_a_run_that_was_killed_goes_on(ablation, commands):
 def test_what_was_made_from_an_older_run_is_refused(ablation, commands):
     """Stage 1 was removed and trained anew: stage 3's folder has the numbers of the old one."""
     first = ablation.stage1("--steps 5")
-    lines = {"a": ablation.stage3(ablation.stage2(None, first, "--steps 5"), "--steps 5")}
-    runner = ablation.Runner(1, ablation.JUDGES)
-    runner.scores(lines, [0])
+    lines = {"a": ablation.stage3(ablation.stage2(None, (first,), "--steps 5"), "--steps 5")}
+    runner = ablation.Runner(1)
+    runner.metrics(lines, [0], ablation.JUDGES)
     for made, of in (("1/features", "1/last.pt"), ("2", "1/features"), ("2+3", "2/last.pt"),
                      ("2+3/judges-1", "2+3/last.pt")):
         source = (ablation.RUNS / "0" / of.removesuffix("/last.pt")) / "done.json"
@@ -199,9 +192,9 @@ def test_what_was_made_from_an_older_run_is_refused(ablation, commands):
         os.utime(source, ns=(before, time.time_ns() + 10 ** 9))
         with pytest.raises(DataError, match=re.escape(
                 f"0/{made}: is older than {ablation.RUNS}/0/{of}, which")):
-            runner.scores(lines, [0])
+            runner.metrics(lines, [0], ablation.JUDGES)
         os.utime(source, ns=(before, before))
-    runner.scores(lines, [0])
+    runner.metrics(lines, [0], ablation.JUDGES)
 
 
 def test_a_failure_ends_the_others(ablation, monkeypatch, tmp_path):
@@ -215,11 +208,11 @@ def test_a_failure_ends_the_others(ablation, monkeypatch, tmp_path):
     (tmp_path / "stage3_finetune.py").write_text(
         "import time\ntime.sleep(60)\nopen('ended', 'w')")
     first = ablation.stage1("--steps 5")
-    runner = ablation.Runner(3, ablation.JUDGES)
+    runner = ablation.Runner(3)
     with pytest.raises(DataError, match=r"stage1_.* exit code 1 \(error: no such data\)"):
         try:
-            runner.scores({"a": ablation.stage3(first), "b": first, "c": ablation.stage3(None)},
-                          [0])
+            runner.metrics({"a": ablation.stage3(first), "b": first, "c": ablation.stage3(None)},
+                           [0], ablation.JUDGES)
         finally:
             runner.stop()
     assert (tmp_path / "begun").read_text() == "x" and not (tmp_path / "ended").exists()
@@ -237,20 +230,38 @@ def test_flags_of_a_table_that_are_refused(ablation, flags):
     assert refused.value.code == 2
 
 
-@pytest.mark.parametrize("name", ["table2", "table7", "table12"])
+def test_a_search_of_one_seed_has_no_interval_over_seeds(ablation, commands, monkeypatch, tmp_path):
+    """The one over matches is there."""
+    monkeypatch.setattr(ablation, "over_matches", lambda *_: (-1, 2))
+    monkeypatch.setattr(ablation, "ROOT", tmp_path)
+    ablation.score_table(ablation.Runner(1), "search-changes", None)
+    text = (tmp_path / "benchmarks/ablation-search-changes.txt").read_text()
+    rows = text.splitlines()[2:2 + len(ablation.tables()["search-changes"][1])]
+    assert re.fullmatch(r"as in the demo +(\d+\.\d)  \(\1\)", rows[0])
+    for row in rows[1:]:
+        assert re.fullmatch(r"--.*  ([\d.]+)  \(\1\)  [+-][\d.]+ to 'as in the demo', "
+                            r"over matches -1.0 to \+2.0", row)
+    assert "nan" not in text
+
+
+@pytest.mark.parametrize("name", ["table2", "table7", "table12", "search-steps"])
 def test_a_table_is_written_and_drawn(ablation, commands, monkeypatch, tmp_path, name):
-    """Mean, deviation, and differences seed by seed, against numpy."""
-    monkeypatch.setattr(ablation, "over_matches", lambda paths, others: (
+    """Mean, deviation, and differences seed by seed, against numpy. A search has seeds and matches
+    of its own."""
+    monkeypatch.setattr(ablation, "over_matches", lambda paths, others, split: (
         len(paths), t_amap(paths[0]) - t_amap(others[0])))
     monkeypatch.setattr(ablation, "ROOT", tmp_path)
     monkeypatch.setattr(ablation.Runner, "prepare", lambda self: None)
     monkeypatch.setattr(ablation, "MATCHES", ROOT / "matches")
     classes = soccernet.read_classes(ROOT / "matches/classes.txt")
     ablation.main(ablation.parse_args([name, "--seeds", "2", "--jobs", "1"]))
-    title, lines = ablation.tables(json.loads(ablation.CHOSEN.read_text())["chosen"])[name]
+    title, lines = ablation.tables()[name]
     head, _, *rows = (tmp_path / f"benchmarks/ablation-{name}.txt").read_text().splitlines()
-    assert head.startswith(f"{title}; t-AmAP in %, seeds 10, 11; python benchmarks/ablation.py "
-                           f"{name} --seeds 2; commit ")
+    first, split = (100, "data/judges") if name in ablation.SEARCH else (10, "matches/test")
+    assert head.startswith(f"{title}; t-AmAP in %, seeds {first}, {first + 1}; python "
+                           f"benchmarks/ablation.py {name} --seeds 2; commit ")
+    spotted = [command for command in commands if "--json" in command]
+    assert spotted and all(f"--split {split}.txt" in command for command in spotted)
     assert rows[-len(lines) - 1].endswith("  " + "  ".join(classes))
     scores = []
     for line, row, by_class in zip(lines, rows, rows[-len(lines):], strict=False):
@@ -271,6 +282,19 @@ def test_a_table_is_written_and_drawn(ablation, commands, monkeypatch, tmp_path,
                 assert [*map(float, (mean, low, high, over))] == pytest.approx(
                     [gain.mean(), gain.mean() - half, gain.mean() + half, gain[0]], abs=0.06)
     assert (tmp_path / f"docs/ablation-{name}.png").stat().st_size > 1000
+
+
+def test_all_and_search_share_no_table(ablation, monkeypatch, tmp_path):
+    """Each table belongs to one of them."""
+    asked = []
+    monkeypatch.setattr(ablation, "score_table", lambda runner, name, n_seeds: asked.append(name))
+    monkeypatch.setattr(ablation.Runner, "prepare", lambda self: None)
+    monkeypatch.chdir(tmp_path)
+    ablation.main(ablation.parse_args(["search"]))
+    assert asked == [*ablation.SEARCH]
+    ablation.main(ablation.parse_args(["all"]))
+    ablation.main(ablation.parse_args(["table5"]))
+    assert sorted(asked) == sorted([*ablation.tables(), "table5"])
 
 
 def test_the_interval_over_matches(ablation, monkeypatch, tmp_path):
@@ -297,7 +321,8 @@ def test_the_interval_over_matches(ablation, monkeypatch, tmp_path):
 
     more = (outright("a0") - outright("b0") + outright("a1") - outright("b1")) / 2
     paths = {network: tmp_path / network / "metrics.json" for network in networks}
-    ends = ablation.over_matches([paths["a0"], paths["a1"]], [paths["b0"], paths["b1"]], 4)
+    ends = ablation.over_matches([paths["a0"], paths["a1"]], [paths["b0"], paths["b1"]],
+                                 ROOT / "matches/test.txt", 4)
     assert ends == pytest.approx(100 * np.percentile(more, evaluate.percentiles(12)), abs=0.02)
     assert ends[0] > 1
 
