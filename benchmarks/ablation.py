@@ -14,33 +14,26 @@ so few that settings 5 points apart look alike.) So nothing is chosen on what is
 and 2 see the pictures of the 48, which favours pretraining: a search compares settings of an arm,
 not arms.
 
-Each line of a table is a chain of the stages' own commands. They run in runs/ablation/<seed>/<name>
-with one thread each, --jobs of them side by side; every folder keeps its command in done.json. What
-is there is not run again, so that a search or a table that was stopped goes on; what another
-command made is refused, and what was made from a run that has been trained anew since then.
+Each line of a table is a chain of the stages' own commands. Each command runs once
+(benchmarks/runner.py), so that a table that was stopped goes on.
 """
 import collections
 import functools
 import json
 import os
-import platform
 import re
 import subprocess
-import sys
-import threading
-import time
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-from comedian import (  # noqa: E402
-    DataError, command, draw, evaluate, formats, report, soccernet, write_file, write_text)
+from runner import ROOT, RUNS, Runner  # and it puts ROOT into sys.path
+from comedian import (
+    check, command, draw, evaluate, report, soccernet, write_file, write_text)
 
-DATA, RUNS = Path("data"), Path("runs/ablation")
+DATA = Path("data")
 MATCHES, FRAMES = Path("matches"), DATA / "demo"       # FRAMES: those of make demo
 CLASSES = soccernet.read_classes(ROOT / MATCHES / "classes.txt")
 LABELS = f"--labels {MATCHES} --classes {MATCHES}/classes.txt"
@@ -102,118 +95,63 @@ def stage3(parent, flags="", name="3"):
 
 
 # ------------------------------------------------------------------ running them
-class Runner:
-    """Runs what a table needs, `jobs` at a time, each run once."""
+def prepare(runner):
+    """The frames, lists of matches for --split, and the engine's state as features
+    (matches/README.md)."""
+    runner.call(f"-m comedian.prepare frames --videos {MATCHES} --out {FRAMES} --size 48 48")
+    labelled = (MATCHES / "train.txt").read_text().split()
+    seen = (MATCHES / "pretrain.txt").read_text().split()
+    judges = [*(MATCHES / "valid.txt").read_text().split(), *sorted({*seen} - {*labelled})]
+    for path, names in ((JUDGES, judges), *((DATA / f"few{n}.txt", labelled[:n]) for n in FEW)):
+        write_text(path, "".join(f"{name}\n" for name in names))
+    stored = np.load(MATCHES / "state.npz")
+    for name in set(stored.files) - {"step"}:
+        match, half = name.split("_")
+        state = stored[name].cumsum(1).T * stored["step"]                        # (pictures, 96)
+        write_file(FRAMES / match / f"{half}_state.npy", functools.partial(      # others read it
+            np.save, arr=np.ascontiguousarray(state, np.float32)))
 
-    def __init__(self, jobs):
-        self.pool, self.locks = ThreadPoolExecutor(jobs), collections.defaultdict(threading.Lock)
-        self.seconds = {}                                  # of each command that a table needs
-        self.children, self.starting, self.stopped = [], threading.Lock(), False
 
-    def prepare(self):
-        """The frames, lists of fewer labelled matches for --split, and the engine's state as
-        features (matches/README.md)."""
-        self.call(f"-m comedian.prepare frames --videos {MATCHES} --out {FRAMES} --size 48 48")
-        labelled = (MATCHES / "train.txt").read_text().split()
-        seen = (MATCHES / "pretrain.txt").read_text().split()
-        judges = [*(MATCHES / "valid.txt").read_text().split(), *sorted({*seen} - {*labelled})]
-        for path, names in ((JUDGES, judges), *((DATA / f"few{n}.txt", labelled[:n]) for n in FEW)):
-            write_text(path, "".join(f"{name}\n" for name in names))
-        stored = np.load(MATCHES / "state.npz")
-        for name in set(stored.files) - {"step"}:
-            match, half = name.split("_")
-            state = stored[name].cumsum(1).T * stored["step"]                    # (pictures, 96)
-            write_file(FRAMES / match / f"{half}_state.npy", functools.partial(    # others read it
-                np.save, arr=np.ascontiguousarray(state, np.float32)))
+def metrics(runner, lines, seeds, split):
+    """{line: [metrics.json per seed]}, on the matches that the file `split` lists; lines:
+    {line: Spot or Run}."""
+    todo = {(line, seed): runner.pool.submit(                 # seeds do not wait for each other
+        spot, runner, run if isinstance(run, Spot) else Spot([run]), seed, split)
+        for line, run in lines.items() for seed in seeds}
+    for future in as_completed(todo.values()):                # what failed is said at once
+        future.result()
+    return {line: [todo[line, seed].result() for seed in seeds] for line in lines}
 
-    def metrics(self, lines, seeds, split):
-        """{line: [metrics.json per seed]}, on the matches that the file `split` lists; lines:
-        {line: Spot or Run}."""
-        lines = {line: spot if isinstance(spot, Spot) else Spot([spot])
-                 for line, spot in lines.items()}
-        todo = {(line, seed): self.pool.submit(self.spot, spot, seed, split)  # seeds do not wait
-                for line, spot in lines.items() for seed in seeds}            # for each other
-        wait(todo.values(), return_when=FIRST_EXCEPTION)   # what failed is said at once
-        for future in todo.values():
-            if future.done():
-                future.result()
-        return {line: [todo[line, seed].result() for seed in seeds] for line in lines}
 
-    def spot(self, spot, seed, split):
-        checkpoints = [self.run(run, seed) / "last.pt" for run in spot.runs]
-        out = checkpoints[0].parent / "-".join([split.stem, str(len(spot.runs)),
-                                                *spot.flags.split()])
-        metrics = out / "metrics.json"
-        self.command(out, f"infer.py --data {FRAMES} --split {split} --labels "
-                     f"{MATCHES} --checkpoint {' '.join(map(str, checkpoints))} --out {out} --json "
-                     f"{metrics} {spot.flags}".strip())
-        return metrics
+def spot(runner, line, seed, split):
+    checkpoints = [train(runner, run, seed) / "last.pt" for run in line.runs]
+    out = checkpoints[0].parent / "-".join([split.stem, str(len(line.runs)), *line.flags.split()])
+    runner.once(out, f"infer.py --data {FRAMES} --split {split} --labels {MATCHES} --checkpoint "
+                f"{' '.join(map(str, checkpoints))} --out {out} --json {out}/metrics.json "
+                f"{line.flags}".strip())
+    return out / "metrics.json"
 
-    def run(self, run, seed):
-        folder = RUNS / str(seed) / self.path(run)
-        script, *flags = run.command.split()
-        command = [script, "--data", str(FRAMES), "--seed", str(seed), "--out", str(folder)]
-        if run.parent:
-            command += ["--init", str(self.run(run.parent, seed) / "last.pt")]
-        if isinstance(run.teachers, str):
-            command += ["--features-name", run.teachers, "--features-fps", "2"]
-        elif run.teachers:
-            found = [self.run(one, seed + k) for k, one in enumerate(run.teachers)]
-            out = found[0] / f"features{len(found)}".removesuffix("1")
-            self.command(out, f"infer.py --data {FRAMES} --split {MATCHES}/pretrain.txt "
-                         f"--checkpoint {' '.join(f'{one}/last.pt' for one in found)} "
-                         f"--features own --out {out}")
-            command += ["--features", str(out), "--features-name", "own"]
-        self.command(folder, " ".join(command + flags), resumes=True)
-        return folder
 
-    def path(self, run):
-        return f"{self.path(run.parent)}+{run.name}" if run.parent else run.name
+def train(runner, run, seed):
+    folder = RUNS / str(seed) / name_of(run)
+    script, *flags = run.command.split()
+    command = [script, "--data", str(FRAMES), "--seed", str(seed), "--out", str(folder)]
+    if run.parent:
+        command += ["--init", str(train(runner, run.parent, seed) / "last.pt")]
+    if isinstance(run.teachers, str):
+        command += ["--features-name", run.teachers, "--features-fps", "2"]
+    elif run.teachers:
+        found = [train(runner, one, seed + k) for k, one in enumerate(run.teachers)]
+        out = found[0] / f"features{len(found)}".removesuffix("1")
+        runner.once(out, f"infer.py --data {FRAMES} --split {MATCHES}/pretrain.txt --checkpoint "
+                    f"{' '.join(f'{one}/last.pt' for one in found)} --features own --out {out}")
+        command += ["--features", str(out), "--features-name", "own"]
+    runner.once(folder, " ".join(command + flags), resumes=True)
+    return folder
 
-    def command(self, folder, command, resumes=False):
-        """Runs it, unless done.json in its folder says that it has run."""
-        with self.locks[str(folder)]:
-            record = folder / "done.json"                  # beside the stage's own run.json
-            made = formats.read_json(record, "a record of a run") if record.exists() else None
-            if not made:
-                print(f"  {folder}", flush=True)
-                since, go_on = time.time(), resumes and (folder / "last.pt").exists()
-                self.call(command + " --resume" * go_on)
-                made = {"command": command, "seconds": round(time.time() - since)}
-                write_text(record, json.dumps(made))
-            elif made["command"] != command:
-                raise DataError(f"{folder}: comes from another command ({made['command']}); "
-                                "remove it")
-            for path in [Path(word) for word in command.split() if word.startswith(f"{RUNS}/")]:
-                source = (path.parent if path.suffix else path) / "done.json"
-                if not path.is_relative_to(folder) and source.stat().st_mtime_ns > (
-                        record.stat().st_mtime_ns):
-                    raise DataError(f"{folder}: is older than {path}, which it was made from; "
-                                    "remove it")
-            self.seconds[folder] = made["seconds"]
 
-    def call(self, command):
-        """Runs it to its end. A session of its own: Ctrl-C reaches it through `stop`, once."""
-        with self.starting:
-            if self.stopped:
-                raise DataError("stopped")
-            child = subprocess.Popen([sys.executable, *command.split()], cwd=ROOT, text=True,
-                                     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                     env={**os.environ, "OMP_NUM_THREADS": "1"},
-                                     start_new_session=True)
-            self.children.append(child)
-        said = child.communicate()[1].strip().splitlines()
-        if child.returncode:
-            raise DataError(f"python {command}: ended with exit code {child.returncode}"
-                            + (f" ({said[-1]})" if said else ""))
-
-    def stop(self):
-        """Ends the commands that run; no other one begins. Trainings save what they have."""
-        with self.starting:
-            self.stopped = True
-        for child in self.children:
-            child.terminate()                              # nothing, of one that has ended
-        self.pool.shutdown(cancel_futures=True)
+def name_of(run):
+    return f"{name_of(run.parent)}+{run.name}" if run.parent else run.name
 
 
 def t_amap(metrics):
@@ -359,11 +297,11 @@ def score_table(runner, name, n_seeds):
     split, start = (JUDGES, FIRST_OF_SEARCH) if name in SEARCH else (UNSEEN, FIRST_SEED)
     seeds = range(start, start + (n_seeds or N_SEEDS.get(name, 3)))
     runner.seconds.clear()
-    found = runner.metrics(lines, seeds, split)
+    found = metrics(runner, lines, seeds, split)
     text = [f"{title}; t-AmAP in %, seeds {', '.join(map(str, seeds))}; python "
-            f"benchmarks/ablation.py {name} --seeds {len(seeds)}; commit {commit()}, {machine()}, "
-            f"its runs took {sum(runner.seconds.values()) / 60:.0f} min of one core, those that "
-            "other tables share among them", ""]
+            f"benchmarks/ablation.py {name} --seeds {len(seeds)}; commit {commit()}, "
+            f"{check.cpu()}; its runs took {sum(runner.seconds.values()) / 60:.0f} min of one "
+            "core, those that other tables share among them", ""]
     spread = report.spread if len(seeds) > 1 else lambda of: (of[0], np.nan, np.nan)
     scores = {line: [*map(t_amap, paths)] for line, paths in found.items()}
     by_class, rows, first = "mean of each class", [], {}
@@ -437,12 +375,6 @@ def draw_curves(path, title, names, rows):
         axes.grid(alpha=0.25)
 
 
-def machine():
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        names = {line.split(":")[1].strip() for line in file if line.startswith("model name")}
-    return f"{os.cpu_count()} cores of {', '.join(names) or platform.processor()}"
-
-
 def parse_args(argv=None):
     p = command.Parser(__doc__)
     p.add_argument("what", choices=["search", "all", *tables()])
@@ -459,7 +391,7 @@ def main(args):
     names = {"search": SEARCH, "all": [name for name in tables() if name not in SEARCH]}
     with command.stoppable(lambda: "stopped; the same command continues from here"):
         try:
-            runner.prepare()
+            prepare(runner)
             for name in names.get(args.what, [args.what]):
                 score_table(runner, name, args.seeds)
         finally:

@@ -725,6 +725,15 @@ MUTANTS = {
             ("for n in 6 8; do", "for n in 6; do"),
             ("&& s3 window$n", "; s3 windw$n")]},
     "benchmarks/ablation.py": {
+        "test_benchmarks.py::test_flags_of_a_table_that_are_refused": [
+            ("command.number(2, 90)", "command.number(1, 90)")],
+        "test_benchmarks.py::test_several_teachers_are_of_several_seeds": [
+            ("train(runner, one, seed + k)", "train(runner, one, seed)")],
+        "test_benchmarks.py::test_a_table_is_written_and_drawn": [
+            ("if name in SEARCH else (UNSEEN,", "if False else (UNSEEN,")],
+        "test_benchmarks.py::test_all_and_search_share_no_table": [
+            (" if name not in SEARCH]", "]")]},
+    "benchmarks/runner.py": {
         "test_benchmarks.py::test_a_run_that_was_killed_goes_on": [
             ('folder / "done.json"     ', 'folder / "run.json"     '),
             ('" --resume" * go_on', '""')],
@@ -732,9 +741,7 @@ MUTANTS = {
             ("st_mtime_ns > (", "st_mtime_ns < (")],
         "test_benchmarks.py::test_a_failure_ends_the_others": [
             ("            child.terminate() ", "            pass "),
-            ("            self.stopped = True\n", "            pass\n")],
-        "test_benchmarks.py::test_flags_of_a_table_that_are_refused": [
-            ("command.number(2, 90)", "command.number(1, 90)")]},
+            ("            self.stopped = True\n", "            pass\n")]},
     "benchmarks/probe.py": {
         "test_benchmarks.py::test_the_probe_refuses_what_it_cannot_judge": [
             ("if not kept.any():", "if False:"), ("if both := {", "if False and {")]},

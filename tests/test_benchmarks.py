@@ -54,7 +54,7 @@ def test_every_line_of_every_table_is_a_command(ablation):
     """Accepted by its stage's parser; no two commands share a folder; each table has two lines, and
     a target in the Makefile."""
     tables = ablation.tables()
-    runner, commands = ablation.Runner(1), {}
+    commands = {}
     for table, (_, lines) in tables.items():
         assert len(lines) >= 2, table
         for spot in lines.values():
@@ -63,7 +63,7 @@ def test_every_line_of_every_table_is_a_command(ablation):
                 module = importlib.import_module(script.removesuffix(".py"))
                 assert module.parse_args(["--data", "d", *flags]).steps > 0
                 content = run.command, run.teachers
-                assert commands.setdefault(runner.path(run), content) == content
+                assert commands.setdefault(ablation.name_of(run), content) == content
             importlib.import_module("infer").parse_args(
                 ["--data", "d", "--checkpoint", "c", *getattr(spot, "flags", "").split()])
     assert len(commands) > 40
@@ -123,7 +123,7 @@ def test_each_run_of_a_table_is_run_once(ablation, commands):
     first = ablation.stage1("--steps 5")
     lines = {"a": ablation.stage3(first, "--steps 5"),
              "b": ablation.stage3(ablation.stage2(first, (first,), "--steps 5"), "--steps 5")}
-    judged = ablation.Runner(1).metrics(lines, [0, 1], ablation.JUDGES)
+    judged = ablation.metrics(ablation.Runner(1), lines, [0, 1], ablation.JUDGES)
     done = [command for command in commands if not command.startswith("-m")]
     assert len(done) == len(set(done)) == 2 * (1 + 2 + 1 + 3)
     assert [command.split()[0] for command in done[:3]] == [
@@ -135,14 +135,14 @@ def test_each_run_of_a_table_is_run_once(ablation, commands):
     assert len({*map(ablation.t_amap, sum(judged.values(), []))}) == 4
     commands.clear()
     again = ablation.Runner(1)
-    assert again.metrics(lines, [0, 1], ablation.JUDGES) == judged
+    assert ablation.metrics(again, lines, [0, 1], ablation.JUDGES) == judged
     assert not commands
     assert len(again.seconds) == len(done)                 # the time of what is not run again too
-    ablation.Runner(1).metrics(lines, [0], ablation.UNSEEN)    # the same runs, on other matches
+    ablation.metrics(ablation.Runner(1), lines, [0], ablation.UNSEEN)      # on other matches
     assert "--split matches/test.txt" in commands[-1] and len(commands) == 2
     with pytest.raises(DataError, match="runs/ablation/0/1: comes from another command"):
-        ablation.Runner(1).metrics(
-            {"c": ablation.stage3(ablation.stage1("--steps 6"))}, [0], ablation.JUDGES)
+        ablation.metrics(ablation.Runner(1), {
+            "c": ablation.stage3(ablation.stage1("--steps 6"))}, [0], ablation.JUDGES)
 
 
 def test_several_teachers_are_of_several_seeds(ablation, commands):
@@ -150,7 +150,8 @@ def test_several_teachers_are_of_several_seeds(ablation, commands):
     first = ablation.stage1("--steps 5")
     for n, folder in ((1, "features"), (3, "features3")):
         commands.clear()
-        ablation.Runner(1).run(ablation.stage2(None, (first,) * n, "--steps 5", f"2-{n}"), 7)
+        run = ablation.stage2(None, (first,) * n, "--steps 5", f"2-{n}")
+        ablation.train(ablation.Runner(1), run, 7)
         infer, stage2 = commands[-2:]
         networks = " ".join(f"runs/ablation/{seed}/1/last.pt" for seed in range(7, 7 + n))
         assert f"--checkpoint {networks} --features own --out runs/ablation/7/1/{folder}" in infer
@@ -166,11 +167,11 @@ def test_a_run_that_was_killed_goes_on(ablation, commands):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "run.json").write_text("the stage's")
         (folder / "last.pt").write_bytes(b"") if saved else None
-        ablation.Runner(1).metrics(line, [0], ablation.JUDGES)
+        ablation.metrics(ablation.Runner(1), line, [0], ablation.JUDGES)
         trained, spotted = commands
         assert trained.endswith("--steps 5 --resume" if saved else "--steps 5")
         assert "--resume" not in spotted
-        ablation.Runner(1).metrics(line, [0], ablation.JUDGES)
+        ablation.metrics(ablation.Runner(1), line, [0], ablation.JUDGES)
         assert len(commands) == 2                          # now it is done
         assert "--resume" not in json.loads((folder / "done.json").read_text())["command"]
         assert (folder / "run.json").read_text() == "the stage's"
@@ -184,7 +185,7 @@ def test_what_was_made_from_an_older_run_is_refused(ablation, commands):
     first = ablation.stage1("--steps 5")
     lines = {"a": ablation.stage3(ablation.stage2(None, (first,), "--steps 5"), "--steps 5")}
     runner = ablation.Runner(1)
-    runner.metrics(lines, [0], ablation.JUDGES)
+    ablation.metrics(runner, lines, [0], ablation.JUDGES)
     for made, of in (("1/features", "1/last.pt"), ("2", "1/features"), ("2+3", "2/last.pt"),
                      ("2+3/judges-1", "2+3/last.pt")):
         source = (ablation.RUNS / "0" / of.removesuffix("/last.pt")) / "done.json"
@@ -192,16 +193,16 @@ def test_what_was_made_from_an_older_run_is_refused(ablation, commands):
         os.utime(source, ns=(before, time.time_ns() + 10 ** 9))
         with pytest.raises(DataError, match=re.escape(
                 f"0/{made}: is older than {ablation.RUNS}/0/{of}, which")):
-            runner.metrics(lines, [0], ablation.JUDGES)
+            ablation.metrics(runner, lines, [0], ablation.JUDGES)
         os.utime(source, ns=(before, before))
-    runner.metrics(lines, [0], ablation.JUDGES)
+    ablation.metrics(runner, lines, [0], ablation.JUDGES)
 
 
 def test_a_failure_ends_the_others(ablation, monkeypatch, tmp_path):
     """One line, at once, with what the command said last; the same command is not begun again for
     another line, and no command goes on behind."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ablation, "ROOT", tmp_path)
+    monkeypatch.setattr("runner.ROOT", tmp_path)
     (tmp_path / "stage1_spatial.py").write_text(
         "import sys, time\nopen('begun', 'a').write('x')\ntime.sleep(0.5)\n"
         "sys.exit('first\\nerror: no such data')")
@@ -211,8 +212,8 @@ def test_a_failure_ends_the_others(ablation, monkeypatch, tmp_path):
     runner = ablation.Runner(3)
     with pytest.raises(DataError, match=r"stage1_.* exit code 1 \(error: no such data\)"):
         try:
-            runner.metrics({"a": ablation.stage3(first), "b": first, "c": ablation.stage3(None)},
-                           [0], ablation.JUDGES)
+            ablation.metrics(runner, {"a": ablation.stage3(first), "b": first,
+                                      "c": ablation.stage3(None)}, [0], ablation.JUDGES)
         finally:
             runner.stop()
     assert (tmp_path / "begun").read_text() == "x" and not (tmp_path / "ended").exists()
@@ -251,7 +252,7 @@ def test_a_table_is_written_and_drawn(ablation, commands, monkeypatch, tmp_path,
     monkeypatch.setattr(ablation, "over_matches", lambda paths, others, split: (
         len(paths), t_amap(paths[0]) - t_amap(others[0])))
     monkeypatch.setattr(ablation, "ROOT", tmp_path)
-    monkeypatch.setattr(ablation.Runner, "prepare", lambda self: None)
+    monkeypatch.setattr(ablation, "prepare", lambda runner: None)
     monkeypatch.setattr(ablation, "MATCHES", ROOT / "matches")
     classes = soccernet.read_classes(ROOT / "matches/classes.txt")
     ablation.main(ablation.parse_args([name, "--seeds", "2", "--jobs", "1"]))
@@ -288,7 +289,7 @@ def test_all_and_search_share_no_table(ablation, monkeypatch, tmp_path):
     """Each table belongs to one of them."""
     asked = []
     monkeypatch.setattr(ablation, "score_table", lambda runner, name, n_seeds: asked.append(name))
-    monkeypatch.setattr(ablation.Runner, "prepare", lambda self: None)
+    monkeypatch.setattr(ablation, "prepare", lambda runner: None)
     monkeypatch.chdir(tmp_path)
     ablation.main(ablation.parse_args(["search"]))
     assert asked == [*ablation.SEARCH]
@@ -450,9 +451,11 @@ SMALL = {
 
 
 def test_every_benchmark_is_run():
-    """steps.py is what gpu.py, memory.py and throughput.py share."""
+    """steps.py is what gpu.py, memory.py and throughput.py share, runner.py runs ablation.py's
+    commands."""
     assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} == {
-        *SMALL, "ablation", "gpu", "page", "probe", "reproduce", "speedrun", "steps"}
+        *SMALL, "ablation", "gpu", "page", "probe", "reproduce", "runner", "speedrun",
+        "steps"}
 
 
 @pytest.mark.slow
