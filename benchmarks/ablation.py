@@ -297,11 +297,13 @@ def score_table(runner, name, n_seeds):
     split, start = (JUDGES, FIRST_OF_SEARCH) if name in SEARCH else (UNSEEN, FIRST_SEED)
     seeds = range(start, start + (n_seeds or N_SEEDS.get(name, 3)))
     runner.seconds.clear()
+    runner.resumed.clear()
     found = metrics(runner, lines, seeds, split)
     text = [f"{title}; t-AmAP in %, seeds {', '.join(map(str, seeds))}; python "
             f"benchmarks/ablation.py {name} --seeds {len(seeds)}; commit {commit()}, "
-            f"{check.cpu()}; its runs took {sum(runner.seconds.values()) / 60:.0f} min of one "
-            "core, those that other tables share among them", ""]
+            f"{check.cpu()}; its runs took {'more than ' * bool(runner.resumed)}"
+            f"{sum(runner.seconds.values()) / 60:.0f} min of one core, those that other tables "
+            "share among them", ""]
     spread = report.spread if len(seeds) > 1 else lambda of: (of[0], np.nan, np.nan)
     scores = {line: [*map(t_amap, paths)] for line, paths in found.items()}
     by_class, rows, first = "mean of each class", [], {}

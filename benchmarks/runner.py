@@ -25,12 +25,13 @@ RUNS = Path("runs/ablation")
 
 class Runner:
     """`pool` has a thread for each of `jobs` commands side by side; `seconds`: {folder: how long
-    its command took}, of all that were asked for."""
+    its command took}, of all that were asked for; `resumed`: the folders of which that is only the
+    last part."""
 
     def __init__(self, jobs):
         self.pool, self.locks = ThreadPoolExecutor(jobs), collections.defaultdict(threading.Lock)
         self.children, self.starting, self.stopped = [], threading.Lock(), False
-        self.seconds = {}
+        self.seconds, self.resumed = {}, set()
 
     def once(self, folder, command, resumes=False):
         """Runs it, unless it has run. `resumes`: it takes --resume and saves last.pt."""
@@ -41,7 +42,8 @@ class Runner:
                 print(f"  {folder}", flush=True)
                 since, go_on = time.time(), resumes and (folder / "last.pt").exists()
                 self.call(command + " --resume" * go_on)
-                made = {"command": command, "seconds": round(time.time() - since)}
+                made = {"command": command, "seconds": round(time.time() - since),
+                        "resumed": go_on}
                 write_text(record, json.dumps(made))
             elif made["command"] != command:
                 raise DataError(f"{folder}: comes from another command ({made['command']}); "
@@ -53,6 +55,7 @@ class Runner:
                     raise DataError(f"{folder}: is older than {path}, which it was made from; "
                                     "remove it")
             self.seconds[folder] = made["seconds"]
+            self.resumed |= {folder} if made.get("resumed") else set()
 
     def call(self, command):
         """Runs it to its end. A session of its own: Ctrl-C reaches it through `stop`, once."""

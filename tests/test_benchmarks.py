@@ -171,8 +171,10 @@ def test_a_run_that_was_killed_goes_on(ablation, commands):
         trained, spotted = commands
         assert trained.endswith("--steps 5 --resume" if saved else "--steps 5")
         assert "--resume" not in spotted
-        ablation.metrics(ablation.Runner(1), line, [0], ablation.JUDGES)
+        again = ablation.Runner(1)
+        ablation.metrics(again, line, [0], ablation.JUDGES)
         assert len(commands) == 2                          # now it is done
+        assert again.resumed == ({folder} if saved else set())
         assert "--resume" not in json.loads((folder / "done.json").read_text())["command"]
         assert (folder / "run.json").read_text() == "the stage's"
         commands.clear()
