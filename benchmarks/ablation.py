@@ -22,7 +22,6 @@ import functools
 import json
 import os
 import re
-import subprocess
 from concurrent.futures import as_completed
 from pathlib import Path
 from typing import NamedTuple
@@ -39,9 +38,11 @@ CLASSES = soccernet.read_classes(ROOT / MATCHES / "classes.txt")
 LABELS = f"--labels {MATCHES} --classes {MATCHES}/classes.txt"
 FIRST_SEED, FIRST_OF_SEARCH = 10, 100
 SEARCH = "search-steps", "search-batches", "search-changes", "search-rates"
-N_SEEDS = {"table5": 5, "contrast": 5,                     # the other tables have 3 seeds
+N_SEEDS = {"table5": 5, "contrast": 5, "table7": 5,        # the other tables have 3 seeds
            "search-steps": 2, "search-batches": 2, "search-changes": 1, "search-rates": 2}
-ALSO_TO = {"table7": "an untrained encoder"}               # another line to take differences to
+ALSO_TO = {                           # other lines to take the differences of those below them to
+    "table4": ["0 / 0"], "table5": ["stage 1", "stage 2"],
+    "table7": ["none, stage 1 alone", "an untrained encoder", "trained on the labels"]}
 COLOR = "--color 0.2 0.2 0.1 0"
 FEW = (6, 3)                          # labelled matches, instead of 12
 JUDGES, UNSEEN = DATA / "judges.txt", MATCHES / "test.txt"     # of the search, and of the tables
@@ -55,8 +56,6 @@ SCRATCH = "--head-epochs 0 --steps 450 --lr 0.032"         # stage 3 alone: the 
 FINE = "--head-epochs 0 --steps 450 --lr 0.064"            # stage 3 after others
 ALL_HALVES = "--halves-per-batch 0"
 QUEUE = "--halves-per-batch 0 --negatives queue --queue 2048"
-# Or in two phases: 300 cheap steps train the head and the temporal transformer on stored tokens.
-PHASES = "--head-phase temporal --head-steps 300 --head-lr {} --steps 150 --lr {}"
 
 
 class Run(NamedTuple):
@@ -154,8 +153,8 @@ def name_of(run):
     return f"{name_of(run.parent)}+{run.name}" if run.parent else run.name
 
 
-def t_amap(metrics):
-    return report.read_metrics(metrics)["t-AmAP"]
+def t_amap(path):
+    return report.read_metrics(path)["t-AmAP"]
 
 
 @functools.cache                      # a table takes all differences to its first line
@@ -185,9 +184,11 @@ def slug(stage, flags):
     return stage + flags.replace(" --", "-").replace("--", "-").replace(" ", "")
 
 
-def commit():
-    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True, check=False,
-                          capture_output=True).stdout.strip() or "unknown"
+def commits(folders):
+    """Those that trained, as their run.json has it."""
+    found = {part["commit"] or "unknown" for folder in folders if (folder / "run.json").exists()
+             for part in json.loads((folder / "run.json").read_text())}
+    return ", ".join(sorted(commit[:7] + commit[40:] for commit in found)) or "unknown"
 
 
 def tables():
@@ -213,8 +214,8 @@ def tables():
              "stage 2": stage3(stage2(None, (teacher,), TWO, "stage2"), FINE, "stage3"),
              "stages 1 and 2": whole}
     others = [both(f"--seed {k}", f"--seed {k}") for k in MORE_SEEDS]
-    windows = {f"{w} s": both(*(f"--window {w} --batch {256 // w} --windows-per-half {n * 32 // w}"
-                                for n in (8, 8))) for w in (4, 16, 64)}
+    windows = {f"{w} s": both(*[f"--window {w} --batch {256 // w} --windows-per-half {256 // w}"]
+                              * 2) for w in (4, 16, 64)}
     return {
         "table5": ("Table 5: which steps", steps),
         "compute": ("Steps of fine-tuning; 2700 take as long as the pipeline with 450", {
@@ -283,8 +284,9 @@ def tables():
         "search-rates": ("Fine-tuning, and the target of stage 2", {
             "scratch: --lr 0.032": teacher, "scratch: --lr 0.064": scratch("--lr 0.064"),
             "both: --lr 0.064": whole, "both: --lr 0.032": both(fine="--lr 0.032"), **{
-                f"both: two phases, --lr {lr}": stage3(whole.parent, PHASES.format(lr, lr / 2),
-                                                       f"stage3-phases-{lr}")
+                f"both: two phases, --lr {lr}": stage3(
+                    whole.parent, f"--head-phase temporal --head-steps 300 --head-lr {lr} "
+                    f"--steps 150 --lr {lr / 2}", f"stage3-phases-{lr}")
                 for lr in (0.032, 0.064)}, **{
                 f"both: stage 2 with {more}": both(more) for more in ("--tau-m 0.1", "--lam 0.75")
             }}),
@@ -300,10 +302,10 @@ def score_table(runner, name, n_seeds):
     runner.resumed.clear()
     found = metrics(runner, lines, seeds, split)
     text = [f"{title}; t-AmAP in %, seeds {', '.join(map(str, seeds))}; python "
-            f"benchmarks/ablation.py {name} --seeds {len(seeds)}; commit {commit()}, "
-            f"{check.cpu()}; its runs took {'more than ' * bool(runner.resumed)}"
-            f"{sum(runner.seconds.values()) / 60:.0f} min of one core, those that other tables "
-            "share among them", ""]
+            f"benchmarks/ablation.py {name} --seeds {len(seeds)}; commit "
+            f"{commits(runner.seconds)}; {check.cpu()}; its runs of one thread took "
+            f"{'more than ' * bool(runner.resumed)}{sum(runner.seconds.values()) / 60:.0f} min, "
+            "those that other tables share among them", ""]
     spread = report.spread if len(seeds) > 1 else lambda of: (of[0], np.nan, np.nan)
     scores = {line: [*map(t_amap, paths)] for line, paths in found.items()}
     by_class, rows, first = "mean of each class", [], {}
@@ -314,8 +316,8 @@ def score_table(runner, name, n_seeds):
         rows.append((line, mean, deviation, values))
         text.append(f"{line:{width}}  {mean:5.1f} +- {deviation:.1f}  "
                     f"({', '.join(f'{value:.1f}' for value in values)})")
-        for other in dict.fromkeys([base, ALSO_TO.get(name, base)]):
-            if base != line != other:
+        for other in [base, *ALSO_TO.get(name, [])]:
+            if other in [above for above, *_ in rows[:-1]]:
                 gain, _, half = spread(np.subtract(values, scores[other]))
                 low, high = over_matches(found[line], found[other], split)
                 text[-1] += (f"  {gain:+.1f} to {other!r}, 95 % over seeds {gain - half:+.1f} to "
@@ -382,8 +384,8 @@ def parse_args(argv=None):
     p.add_argument("what", choices=["search", "all", *tables()])
     p.add_argument("--jobs", type=command.number(1, 1024), default=os.cpu_count(),
                    help="runs side by side")
-    p.add_argument("--seeds", type=command.number(2, 90), help="default: 5 for table5 "
-                   "and contrast, 1 or 2 for a search, 3 for the others")
+    p.add_argument("--seeds", type=command.number(2, 90), help="default: 5 for table5, "
+                   "table7 and contrast, 1 or 2 for a search, 3 for the others")
     return p.parse_args(argv)
 
 

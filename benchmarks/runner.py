@@ -1,10 +1,10 @@
 """
-Runs the commands of benchmarks/ablation.py, several side by side, each one once.
+Runs the commands of benchmarks/ablation.py, several side by side.
 
-A command has a folder, runs/ablation/<seed>/<name>, and its done.json says which command has run
-there to its end. What is there is not run again, and a training that was stopped goes on. What
-another command made is refused, and so is what was made from a run that has been trained anew since
-then.
+A training or a spotting has a folder, runs/ablation/<seed>/<name>, and its done.json says which
+command has run there to its end. What is there is not run again, and a training that was stopped
+goes on. What another command made is refused, and so is what was made from a run that has been
+trained anew since then.
 """
 import collections
 import json
@@ -25,8 +25,8 @@ RUNS = Path("runs/ablation")
 
 class Runner:
     """`pool` has a thread for each of `jobs` commands side by side; `seconds`: {folder: how long
-    its command took}, of all that were asked for; `resumed`: the folders of which that is only the
-    last part."""
+    its command took by the clock}, of all that were asked for; `resumed`: the folders of which that
+    is only the last part."""
 
     def __init__(self, jobs):
         self.pool, self.locks = ThreadPoolExecutor(jobs), collections.defaultdict(threading.Lock)
@@ -49,7 +49,7 @@ class Runner:
                 raise DataError(f"{folder}: comes from another command ({made['command']}); "
                                 "remove it")
             for path in [Path(word) for word in command.split() if word.startswith(f"{RUNS}/")]:
-                source = (path.parent if path.suffix else path) / "done.json"
+                source = (path.parent if path.name == "last.pt" else path) / "done.json"
                 if not path.is_relative_to(folder) and source.stat().st_mtime_ns > (
                         record.stat().st_mtime_ns):
                     raise DataError(f"{folder}: is older than {path}, which it was made from; "

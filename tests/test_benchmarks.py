@@ -276,15 +276,25 @@ def test_a_table_is_written_and_drawn(ablation, commands, monkeypatch, tmp_path,
         assert f"{np.mean(values):5.1f} +- {np.std(values, ddof=1):.1f}  (" in row
         said = re.findall(r"  ([+-][\d.]+) to '(.*?)', 95 % over seeds ([+-][\d.]+) to ([+-][\d.]+)"
                           r", over matches \+2.0 to ([+-][\d.]+)", row)
-        names = [*lines][:1] + ["an untrained encoder"] * (name == "table7")
-        assert [of for _, of, *_ in said] == [of for of in names if line not in (of, names[0])]
+        above = [*lines][:len(scores) - 1]
+        assert [of for _, of, *_ in said] == [
+            of for of in [*lines][:1] + ablation.ALSO_TO.get(name, []) if of in above]
         for mean, of, low, high, over in said:
-            if of in [*lines][:len(scores)]:               # that line is already read
-                gain = np.subtract(values, scores[[*lines].index(of)])
-                half = 12.7062 * np.std(gain, ddof=1) / np.sqrt(2)      # Student's, one degree
-                assert [*map(float, (mean, low, high, over))] == pytest.approx(
-                    [gain.mean(), gain.mean() - half, gain.mean() + half, gain[0]], abs=0.06)
+            gain = np.subtract(values, scores[above.index(of)])
+            half = 12.7062 * np.std(gain, ddof=1) / np.sqrt(2)          # Student's, one degree
+            assert [*map(float, (mean, low, high, over))] == pytest.approx(
+                [gain.mean(), gain.mean() - half, gain.mean() + half, gain[0]], abs=0.06)
     assert (tmp_path / f"docs/ablation-{name}.png").stat().st_size > 1000
+
+
+def test_a_table_names_the_commits_of_its_runs(ablation, tmp_path):
+    """Those that trained, not the one that scores; a run of two versions has both."""
+    for name, commits in (("a", ["1" * 40]), ("b", ["1" * 40, "2" * 40 + "-dirty"]), ("c", [None])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps([{"commit": c} for c in commits]))
+    folders = [tmp_path / name for name in "abcd"]
+    assert ablation.commits(folders) == "1111111, 2222222-dirty, unknown"
+    assert ablation.commits(folders[3:]) == "unknown"
 
 
 def test_all_and_search_share_no_table(ablation, monkeypatch, tmp_path):
