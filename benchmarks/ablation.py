@@ -41,7 +41,7 @@ SEARCH = "search-steps", "search-batches", "search-changes", "search-rates"
 N_SEEDS = {"table5": 5, "contrast": 5, "table7": 5,        # the other tables have 3 seeds
            "search-steps": 2, "search-batches": 2, "search-changes": 1, "search-rates": 2}
 ALSO_TO = {                           # other lines to take the differences of those below them to
-    "table4": ["0 / 0"], "table5": ["stage 1", "stage 2"],
+    "table5": ["stage 1", "stage 2"],
     "table7": ["none, stage 1 alone", "an untrained encoder", "trained on the labels"]}
 COLOR = "--color 0.2 0.2 0.1 0"
 FEW = (6, 3)                          # labelled matches, instead of 12
@@ -52,8 +52,8 @@ MORE_SEEDS = 201, 202                 # of an ensemble's weights and draws: no t
 # chosen; the steps are those of the demo's ten minutes. Fine-tuning has equal steps in every arm.
 ONE = "--steps 1200 --head-norm batch"                     # stage 1
 TWO = "--steps 350"                                        # stage 2
-SCRATCH = "--head-epochs 0 --steps 450 --lr 0.032"         # stage 3 alone: the teacher, too
-FINE = "--head-epochs 0 --steps 450 --lr 0.064"            # stage 3 after others
+FINE = "--head-epochs 0 --steps 450 --lr 0.064"            # stage 3 after stage 2
+ALONE = "--head-epochs 0 --steps 450 --lr 0.032"           # 0.064 is too fast from random weights
 ALL_HALVES = "--halves-per-batch 0"
 QUEUE = "--halves-per-batch 0 --negatives queue --queue 2048"
 
@@ -195,7 +195,7 @@ def tables():
     """{table: (title, {line: Spot or Run})}; differences are taken to a table's first line, or to
     the first of those that begin alike, "5 matches: ". Flags of a line come after those that all
     have, and argparse takes the last of each."""
-    first, teacher = stage1(ONE, "stage1"), stage3(None, SCRATCH, "teacher")
+    first, teacher = stage1(ONE, "stage1"), stage3(None, ALONE, "teacher")
 
     def both(more="", fine="", by=(teacher,), name="", label=None):
         """The pipeline with flags changed in stage 2 or 3."""
@@ -203,10 +203,10 @@ def tables():
         return stage3(second, f"{FINE} {fine}".strip(), label or slug("stage3", fine))
 
     def scratch(flags):
-        return stage3(None, f"{SCRATCH} {flags}", slug("scratch", flags))
+        return stage3(None, f"{ALONE} {flags}", slug("scratch", flags))
 
-    def without_stage2(more=""):
-        return stage3(stage1(f"{ONE} {more}".strip(), slug("stage1", more)), FINE, "stage3")
+    def without_stage2(more="", way=ALONE, name="stage3-lr0.032"):
+        return stage3(stage1(f"{ONE} {more}".strip(), slug("stage1", more)), way, name)
 
     whole, unlabelled = both(), functools.partial(both, by=(first,), name="-own")
     steps = {"scratch": teacher,                           # the teacher is the network from scratch
@@ -226,14 +226,14 @@ def tables():
         "labels": ("Fewer labelled matches; stage 1's encoder teaches, which saw no label", {
             "12 matches: scratch": teacher, "12 matches: stages 1 and 2": unlabelled(),
             **{f"{n} matches: {name}": run for n in FEW for name, run in (
-                ("scratch", stage3(None, f"{SCRATCH} --split {DATA}/few{n}.txt",
+                ("scratch", stage3(None, f"{ALONE} --split {DATA}/few{n}.txt",
                                    f"scratch-few{n}")),
                 ("stages 1 and 2", unlabelled(fine=f"--split {DATA}/few{n}.txt",
                                               label=f"stage3-few{n}")))}}),
         "table4": ("Table 4: share of tokens masked in stage 2 / in stage 3", {
-            "0.25 / 0": whole, **{
-                f"{a} / {b}": both(f"--mask {a}" if a != 0.25 else "", f"--mask {b}" if b else "")
-                for a, b in ((0, 0), (0.5, 0), (0.75, 0), (0, 0.5), (0.25, 0.25), (0.5, 0.5))}}),
+            f"{a} / {b}": both(f"--mask {a}" if a != 0.25 else "", f"--mask {b}" if b else "")
+            for a, b in ((0, 0), (0, 0.5), (0.25, 0), (0.5, 0), (0.75, 0), (0.25, 0.25),
+                         (0.5, 0.5))}),
         "table3": ("Table 3: window", {"32 s": whole, **windows}),
         "table2": ("Table 2: temporal blocks", {
             "2": whole, "1": both("--temporal-depth 1"), "4": both("--temporal-depth 4")}),
@@ -281,15 +281,16 @@ def tables():
             "as in the demo": without_stage2(), **{more: without_stage2(more) for more in (
                 "--steps 6000", "--lr 4e-3", "--momentum 0.99", "--batch 256 --steps 600",
                 "--crop-scale 0.3 1")}}),
-        "search-rates": ("Fine-tuning, and the target of stage 2", {
-            "scratch: --lr 0.032": teacher, "scratch: --lr 0.064": scratch("--lr 0.064"),
-            "both: --lr 0.064": whole, "both: --lr 0.032": both(fine="--lr 0.032"), **{
-                f"both: two phases, --lr {lr}": stage3(
-                    whole.parent, f"--head-phase temporal --head-steps 300 --head-lr {lr} "
-                    f"--steps 150 --lr {lr / 2}", f"stage3-phases-{lr}")
-                for lr in (0.032, 0.064)}, **{
-                f"both: stage 2 with {more}": both(more) for more in ("--tau-m 0.1", "--lam 0.75")
-            }}),
+        "search-rates": ("Fine-tuning: rates", {
+            "scratch: 0.032": teacher, "scratch: 0.064": stage3(None, FINE, "stage3"),
+            "stage 1: 0.032": without_stage2(), "stage 1: 0.064": without_stage2(
+                "", FINE, "stage3"), **{
+                f"stage 1: two phases, {lr}": without_stage2(
+                    "", f"--head-phase temporal --head-steps 300 --head-lr {lr} --steps 150 "
+                    f"--lr {lr / 2}", f"stage3-phases-{lr}") for lr in (0.032, 0.064)}, **{
+                f"{arm}: {lr}": stage3(stage2(start, (teacher,), TWO, "stage2"), way, name)
+                for arm, start in (("stage 2", None), ("both", first))
+                for lr, way, name in ((0.032, ALONE, "stage3-lr0.032"), (0.064, FINE, "stage3"))}}),
     }
 
 
