@@ -7,7 +7,7 @@
 #   make lesson        the five files beside their formulas and tests: pages, from build/lesson/index.html
 #   make mutants       breaks the code on purpose, one chosen line at a time: does a test notice?
 #   make faults        thousands of broken files and flags: each must end in one clear line, or well
-#   make search        chooses the settings of benchmarks/ablation.py, about three hours; can be stopped
+#   make search        the tables that its settings are chosen by, on other matches and seeds; some hours, can be stopped
 #   make table5        a table of docs/ablation.md (table2 3 4 5 7 8 9 12, figure5, targets,
 #                      contrast, labels, compute)
 #   make ablation      all of them, some hours
@@ -120,7 +120,7 @@ demo: $(RUNS)/test/metrics.json $(RUNS)/curves.png $(RUNS)/timeline.png
 	@echo "scores, truth  $(RUNS)/timeline.png"
 	@echo "loss curves    $(RUNS)/curves.png"
 	@echo "every number   $(RUNS)/test/metrics.json"
-	@echo "the table      $(PY) -m comedian.evaluate --predictions $(RUNS)/test --labels matches --classes matches/classes.txt --only-predicted"
+	@echo "with intervals $(PY) -m comedian.evaluate --predictions $(RUNS)/test --labels matches --classes matches/classes.txt --only-predicted --bootstrap 1000"
 	@echo "train anew     make clean-demo demo"
 
 $(FRAMES)/.made: matches/labels.csv | $(VENV)/.run
