@@ -9,7 +9,7 @@
 #   make faults        thousands of broken files and flags: each must end in one clear line, or well
 #   make search        the tables that its settings are chosen by, on other matches and seeds; some hours, can be stopped
 #   make table5        a table of docs/ablation.md (table2 3 4 5 7 8 9 12, figure5, targets,
-#                      contrast, labels, compute; table5-more and contrast-more judge on 52 other matches)
+#                      contrast, labels, compute)
 #   make ablation      all of them, some hours
 #   make speedrun      the race of docs/speedrun.md: three seeds of the demo, timed
 #   make gpu           on a machine with a GPU: speed, memory, equality and hours, in 20 minutes
@@ -86,14 +86,14 @@ reproduce:
 	$(GPU_PY) setup.py -q build_ext --inplace
 	$(GPU_PY) benchmarks/reproduce.py --data "$(DATA)" --labels "$(or $(LABELS),$(DATA))" --weights "$(WEIGHTS)"
 
-.PHONY: search ablation table2 table3 table4 table5 table7 table8 table9 table12 figure5 targets contrast labels compute table5-more contrast-more
+.PHONY: search ablation table2 table3 table4 table5 table7 table8 table9 table12 figure5 targets contrast labels compute
 search: $(VENV)/.kernels
 	$(PY) benchmarks/ablation.py search
 
 ablation: $(VENV)/.kernels
 	$(PY) benchmarks/ablation.py all
 
-table2 table3 table4 table5 table7 table8 table9 table12 figure5 targets contrast labels compute table5-more contrast-more: $(VENV)/.kernels
+table2 table3 table4 table5 table7 table8 table9 table12 figure5 targets contrast labels compute: $(VENV)/.kernels
 	$(PY) benchmarks/ablation.py $@
 
 sanitize: $(VENV)/.dev

@@ -247,8 +247,9 @@ def test_a_search_of_one_seed_has_no_interval_over_seeds(ablation, commands, mon
     assert "nan" not in text
 
 
-@pytest.mark.parametrize("name", ["table2", "table7", "table12", "table5-more", "search-steps"])
-def test_a_table_is_written_and_drawn(ablation, commands, monkeypatch, tmp_path, name):
+@pytest.mark.parametrize(("name", "more"), [
+    ("table2", ""), ("table7", ""), ("table12", ""), ("table5", " --more"), ("search-steps", "")])
+def test_a_table_is_written_and_drawn(ablation, commands, monkeypatch, tmp_path, name, more):
     """Mean, deviation, and differences seed by seed, against numpy. A search has seeds and matches
     of its own."""
     monkeypatch.setattr(ablation, "over_matches", lambda paths, others, split: (
@@ -257,13 +258,14 @@ def test_a_table_is_written_and_drawn(ablation, commands, monkeypatch, tmp_path,
     monkeypatch.setattr(ablation, "prepare", lambda runner: None)
     monkeypatch.setattr(ablation, "MATCHES", ROOT / "matches")
     classes = soccernet.read_classes(ROOT / "matches/classes.txt")
-    ablation.main(ablation.parse_args([name, "--seeds", "2", "--jobs", "1"]))
+    ablation.main(ablation.parse_args([name, "--seeds", "2", "--jobs", "1", *more.split()]))
     title, lines = ablation.tables()[name]
-    head, _, *rows = (tmp_path / f"benchmarks/ablation-{name}.txt").read_text().splitlines()
+    file = f"ablation-{name}{more.replace(' -', '')}"
+    head, _, *rows = (tmp_path / f"benchmarks/{file}.txt").read_text().splitlines()
     first = 100 if name in ablation.SEARCH else 10
-    split = "matches/test" if name in ("table2", "table7", "table12") else "data/judges"
+    split = "data/judges" if more or name in ablation.SEARCH else "matches/test"
     assert head.startswith(f"{title}; t-AmAP in %, seeds {first}, {first + 1}; python "
-                           f"benchmarks/ablation.py {name} --seeds 2; commit ")
+                           f"benchmarks/ablation.py {name} --seeds 2{more}; commit ")
     spotted = [command for command in commands if "--json" in command]
     assert spotted and all(f"--split {split}.txt" in command for command in spotted)
     assert rows[-len(lines) - 1].endswith("  " + "  ".join(classes))
@@ -285,7 +287,7 @@ def test_a_table_is_written_and_drawn(ablation, commands, monkeypatch, tmp_path,
             half = 12.7062 * np.std(gain, ddof=1) / np.sqrt(2)          # Student's, one degree
             assert [*map(float, (mean, low, high, over))] == pytest.approx(
                 [gain.mean(), gain.mean() - half, gain.mean() + half, gain[0]], abs=0.06)
-    assert (tmp_path / f"docs/ablation-{name}.png").stat().st_size > 1000
+    assert (tmp_path / f"docs/{file}.png").stat().st_size > 1000
 
 
 def test_a_table_names_the_commits_of_its_runs(ablation, tmp_path):
@@ -301,7 +303,7 @@ def test_a_table_names_the_commits_of_its_runs(ablation, tmp_path):
 def test_all_and_search_share_no_table(ablation, monkeypatch, tmp_path):
     """Each table belongs to one of them."""
     asked = []
-    monkeypatch.setattr(ablation, "score_table", lambda runner, name, n_seeds: asked.append(name))
+    monkeypatch.setattr(ablation, "score_table", lambda runner, name, *_: asked.append(name))
     monkeypatch.setattr(ablation, "prepare", lambda runner: None)
     monkeypatch.chdir(tmp_path)
     ablation.main(ablation.parse_args(["search"]))
