@@ -255,7 +255,8 @@ def test_the_demo_without_make_is_the_demo():
 def test_flags_exist(name):
     """A command in a sentence may leave out what is required."""
     helps = "".join(path.read_text(encoding="utf-8") for path in
-                    (*ROOT.glob("*.py"), *ROOT.glob("comedian/*.py"), ROOT / "docs/figures.py"))
+                    (*ROOT.glob("*.py"), *ROOT.glob("comedian/*.py"), ROOT / "docs/figures.py",
+                     ROOT / "benchmarks/ablation.py"))
     for span in spans(name):
         for flag in re.findall(r"^--[a-z][\w-]*", span):
             assert f'"{flag}"' in helps or f'"{flag.replace("--no-", "--")}"' in helps, flag
