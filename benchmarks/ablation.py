@@ -38,9 +38,9 @@ MATCHES, FRAMES = Path("matches"), DATA / "demo"       # FRAMES: those of make d
 CLASSES = soccernet.read_classes(ROOT / MATCHES / "classes.txt")
 LABELS = f"--labels {MATCHES} --classes {MATCHES}/classes.txt"
 FIRST_SEED, FIRST_OF_SEARCH = 10, 100
-SEARCH = "search-steps", "search-changes", "search-rates"
+SEARCH = "search-rates", "search-steps", "search-long", "search-changes"
 N_SEEDS = {"table5": 5, "contrast": 5,                     # the others have 3
-           "search-steps": 2, "search-changes": 1, "search-rates": 2}
+           "search-rates": 2, "search-steps": 2, "search-long": 1, "search-changes": 2}
 ALSO_TO = {                           # other lines to take the differences of those below them to
     "table5": ["stage 1", "stage 2"],
     "table7": ["none, stage 1 alone", "an untrained encoder", "trained on the labels"]}
@@ -274,10 +274,11 @@ def tables():
             "BatchNorm in the heads, 1200 steps": without_stage2(), **{
                 f"BatchNorm in the heads, {n} steps": without_stage2(f"--steps {n}")
                 for n in (300, 600)}}),
+        "search-long": ("Stage 1 for longer; no stage 2", {
+            "1200 steps": without_stage2(), "6000 steps": without_stage2("--steps 6000")}),
         "search-changes": ("Stage 1: one thing changed; no stage 2", {
             "as in the demo": without_stage2(), **{more: without_stage2(more) for more in (
-                "--steps 6000", "--lr 4e-3", "--momentum 0.99", "--batch 256 --steps 600",
-                "--crop-scale 0.3 1")}}),
+                "--lr 4e-3", "--momentum 0.99", "--batch 256 --steps 600", "--crop-scale 0.3 1")}}),
         "search-rates": ("Fine-tuning: rates", {
             "scratch: 0.032": teacher, "scratch: 0.064": stage3(None, FINE, "stage3"),
             "stage 1: 0.032": without_stage2(), "stage 1: 0.064": without_stage2(

@@ -237,12 +237,12 @@ def test_a_search_of_one_seed_has_no_interval_over_seeds(ablation, commands, mon
     """The one over matches is there."""
     monkeypatch.setattr(ablation, "over_matches", lambda *_: (-1, 2))
     monkeypatch.setattr(ablation, "ROOT", tmp_path)
-    ablation.score_table(ablation.Runner(1), "search-changes", None)
-    text = (tmp_path / "benchmarks/ablation-search-changes.txt").read_text()
-    rows = text.splitlines()[2:2 + len(ablation.tables()["search-changes"][1])]
-    assert re.fullmatch(r"as in the demo +(\d+\.\d)  \(\1\)", rows[0])
+    ablation.score_table(ablation.Runner(1), "search-long", None)
+    text = (tmp_path / "benchmarks/ablation-search-long.txt").read_text()
+    rows = text.splitlines()[2:2 + len(ablation.tables()["search-long"][1])]
+    assert re.fullmatch(r"1200 steps +(\d+\.\d)  \(\1\)", rows[0])
     for row in rows[1:]:
-        assert re.fullmatch(r"--.*  ([\d.]+)  \(\1\)  [+-][\d.]+ to 'as in the demo', "
+        assert re.fullmatch(r"6000 steps +([\d.]+)  \(\1\)  [+-][\d.]+ to '1200 steps', "
                             r"over matches -1.0 to \+2.0", row)
     assert "nan" not in text
 
