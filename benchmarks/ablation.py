@@ -42,7 +42,7 @@ SEARCH = "search-rates", "search-steps", "search-long", "search-changes"
 N_SEEDS = {"table5": 5, "contrast": 5,                     # the others have 3
            "search-rates": 2, "search-steps": 2, "search-long": 1, "search-changes": 2}
 ALSO_TO = {                           # other lines to take the differences of those below them to
-    "table5": ["stage 1", "stage 2"],
+    "table3": ["4 s, scratch"], "table5": ["stage 1", "stage 2"],
     "table7": ["none, stage 1 alone", "an untrained encoder", "trained on the labels"]}
 COLOR = "--color 0.2 0.2 0.1 0"
 FEW = (6, 3)                          # labelled matches, instead of 12
@@ -235,7 +235,8 @@ def tables():
             f"{a} / {b}": both(f"--mask {a}" if a != 0.25 else "", f"--mask {b}" if b else "")
             for a, b in ((0, 0), (0, 0.5), (0.25, 0), (0.5, 0), (0.75, 0), (0.25, 0.25),
                          (0.5, 0.5))}),
-        "table3": ("Table 3: window", {"32 s": whole, **windows}),
+        "table3": ("Table 3: window", {"32 s": whole, "32 s, scratch": teacher, "4 s, scratch":
+            scratch("--window 4 --batch 64 --windows-per-half 64"), **windows}),
         "table2": ("Table 2: temporal blocks", {
             "2": whole, "1": both("--temporal-depth 1"), "4": both("--temporal-depth 4")}),
         "table7": ("Table 7: teachers", {
