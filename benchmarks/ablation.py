@@ -13,7 +13,8 @@ runs.
 the 4 of valid.txt and the 48 of pretrain.txt whose labels teach nothing. (4 alone have 85 events,
 so few that settings 5 points apart look alike.) So nothing is chosen on what is reported. Stages 1
 and 2 see the pictures of the 48, which favours pretraining: a search compares settings of an arm,
-not arms. With --more a table, too, is judged on the 52, which are four times as many.
+not arms. With --more a table, too, is judged on the 52, which are four times as many; the rate of
+stage 1 alone, ALONE, was chosen there with the seeds of the search.
 
 Each line of a table is a chain of the stages' own commands. Each command runs once
 (benchmarks/runner.py), so that a table that was stopped goes on.
@@ -30,8 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from runner import ROOT, RUNS, Runner  # and it puts ROOT into sys.path
-from comedian import (
-    check, command, draw, evaluate, report, soccernet, write_file, write_text)
+from comedian import check, command, draw, evaluate, report, soccernet, write_file, write_text
 
 DATA = Path("data")
 MATCHES, FRAMES = Path("matches"), DATA / "demo"       # FRAMES: those of make demo
