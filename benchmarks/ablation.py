@@ -38,9 +38,10 @@ MATCHES, FRAMES = Path("matches"), DATA / "demo"       # FRAMES: those of make d
 CLASSES = soccernet.read_classes(ROOT / MATCHES / "classes.txt")
 LABELS = f"--labels {MATCHES} --classes {MATCHES}/classes.txt"
 FIRST_SEED, FIRST_OF_SEARCH = 10, 100
-SEARCH = "search-rates", "search-steps", "search-long", "search-changes"
+SEARCH = "search-rates", "search-steps", "search-long", "search-changes", "search-window"
 N_SEEDS = {"table5": 5, "contrast": 5,                     # the others have 3
-           "search-rates": 2, "search-steps": 2, "search-long": 1, "search-changes": 2}
+           "search-rates": 2, "search-steps": 2, "search-long": 1, "search-changes": 2,
+           "search-window": 2}
 ALSO_TO = {                           # other lines to take the differences of those below them to
     "table3": ["4 s, scratch"], "table5": ["stage 1", "stage 2"],
     "table7": ["none, stage 1 alone", "an untrained encoder", "trained on the labels"]}
@@ -214,9 +215,13 @@ def tables():
              "stage 1": without_stage2(),
              "stage 2": stage3(stage2(None, (teacher,), TWO, "stage2"), FINE, "stage3"),
              "stages 1 and 2": whole}
+    def window(s):
+        """As many clips in a batch and in an epoch as with 32 s."""
+        return f"--window {s} --batch {256 // s} --windows-per-half {256 // s}"
+
+    short = scratch(window(4))
     others = [both(f"--seed {k}", f"--seed {k}") for k in OTHERS]
-    windows = {f"{w} s": both(*[f"--window {w} --batch {256 // w} --windows-per-half {256 // w}"]
-                              * 2) for w in (4, 16, 64)}
+    windows = {f"{s} s": both(window(s), window(s)) for s in (4, 16, 64)}
     return {
         "table5": ("Table 5: which steps", steps),
         "compute": ("Steps of fine-tuning; 2700 take as long as the pipeline with 450", {
@@ -235,8 +240,8 @@ def tables():
             f"{a} / {b}": both(f"--mask {a}" if a != 0.25 else "", f"--mask {b}" if b else "")
             for a, b in ((0, 0), (0, 0.5), (0.25, 0), (0.5, 0), (0.75, 0), (0.25, 0.25),
                          (0.5, 0.5))}),
-        "table3": ("Table 3: window", {"32 s": whole, "32 s, scratch": teacher, "4 s, scratch":
-            scratch("--window 4 --batch 64 --windows-per-half 64"), **windows}),
+        "table3": ("Table 3: window", {"32 s": whole, "32 s, scratch": teacher,
+                                        "4 s, scratch": short, **windows}),
         "table2": ("Table 2: temporal blocks", {
             "2": whole, "1": both("--temporal-depth 1"), "4": both("--temporal-depth 4")}),
         "table7": ("Table 7: teachers", {
@@ -280,6 +285,17 @@ def tables():
         "search-changes": ("Stage 1: one thing changed; no stage 2", {
             "as in the demo": without_stage2(), **{more: without_stage2(more) for more in (
                 "--lr 4e-3", "--momentum 0.99", "--batch 256 --steps 600", "--crop-scale 0.3 1")}}),
+        "search-window": ("Windows and rates; both: stages 1 and 2", {
+            "scratch: 32 s": teacher, "scratch: 4 s": short, **{
+                f"scratch: 4 s, rate {lr}": scratch(f"{window(4)} --lr {lr}")
+                for lr in (0.016, 0.064)},
+            "stage 1: 32 s": without_stage2(), "stage 1: 4 s": stage3(
+                first, f"{ALONE} {window(4)}", slug("stage3-lr0.032", window(4))),
+            "both: 32 s": whole, "both: 4 s": windows["4 s"],
+            "both: 4 s, teacher too": both(window(4), window(4), (short,), "-short"),
+            "both: 4 s, teacher too, rate 0.032": both(
+                window(4), f"{window(4)} --lr 0.032", (short,), "-short"),
+            **{f"both: {s} s": both(window(s), window(s)) for s in (2, 8)}}),
         "search-rates": ("Fine-tuning: rates", {
             "scratch: 0.032": teacher, "scratch: 0.064": stage3(None, FINE, "stage3"),
             "stage 1: 0.032": without_stage2(), "stage 1: 0.064": without_stage2(

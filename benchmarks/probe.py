@@ -5,19 +5,16 @@ nearest neighbours of its tokens, from labelled matches to unseen ones.
     python benchmarks/probe.py --data data/demo --labels matches --classes matches/classes.txt \
         --train matches/train.txt --test matches/valid.txt runs/demo-0/stage1/last.pt
 
-Reads   frames and labels of two lists of matches; any checkpoints
-Writes  a line per encoder to the screen (--json: the numbers), beside three that learned nothing:
-        the first one's network with random weights, 8 x 8 pixels of both frames, and chance
+Prints a line per checkpoint, and three that learned nothing: the first one's network with random
+weights, 8 x 8 pixels of both frames, and chance.
 
 probe       mean over the classes of the average precision of a logistic regression on the tokens,
-            in %. A token is positive as stage 3 has it. The weight decay is chosen on every third
-            training match, left out for that; then all are fitted.
+            in %. A token is positive as stage 3 has it. Every third training match chooses the
+            weight decay; then all are fitted.
 neighbours  of the 5 nearest training tokens (cosine) of a test token that has an action, how many
-            have one of the same class, in %.
-rank        effective rank of the training tokens: exp of the entropy of their covariance's
-            spectrum. D at most; few directions mean that the encoder has collapsed.
+            have one of the same class, in %
+rank        effective rank of the training tokens; a low one means that the encoder has collapsed
 """
-import json
 import sys
 from pathlib import Path
 
@@ -27,35 +24,28 @@ import torch.nn.functional as F
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-import infer  # noqa: E402
-from comedian import DataError, augment, command, soccernet, write_text  # noqa: E402
-from comedian.evaluate import check_writable  # noqa: E402
+from comedian import DataError, augment, command, soccernet  # noqa: E402
 from comedian.frames import FrameReader  # noqa: E402
-from infer import load_network  # noqa: E402
+from infer import encode_halves, frame_clips, load_network  # noqa: E402
 from model import Comedian  # noqa: E402
 from stage3_finetune import frame_labels, token_labels  # noqa: E402
 
 DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
-AUTOCAST = torch.autocast("cpu", torch.bfloat16, enabled=False)
 
 
-def tokens_of(model, halves, reader):
+def tokens_of(model, halves):
     """(n, D) float32: the spatial tokens of all clips; model None: 8 x 8 pixels, D = 384."""
-    rows = []
-    clips = infer.frame_clips(halves, reader, 64)
+    clips = frame_clips(halves, FrameReader(0), 64)
     if model is None:
-        for _, some in clips:
-            small = augment.resize(augment.to_float(some, "cpu"), 8)             # (b, 2, 3, 8, 8)
-            rows.append(augment.normalize(small, True).flatten(1))
-    else:
-        rows = [h for _, (h,) in infer.encode_halves([model], clips, "cpu", AUTOCAST)]
-    return torch.cat(rows)
+        small = (augment.resize(augment.to_float(some, "cpu"), 8) for _, some in clips)
+        return torch.cat([augment.normalize(x, True).flatten(1) for x in small])
+    float32 = torch.autocast("cpu", enabled=False)
+    return torch.cat([h for _, (h,) in encode_halves([model], clips, "cpu", float32)])
 
 
 def average_precision(scores, truth):
-    """Mean over the classes that have a positive of the area under precision over recall, by steps:
-    the mean of the precision at each positive. scores, truth (n, K). Proved by
-    test_the_probes_precision_by_hand."""
+    """The mean of the precision at each positive, and of that over the classes that have one.
+    scores, truth (n, K). Proved by test_the_probes_precision_by_hand."""
     order = scores.sort(dim=0, descending=True, stable=True).indices
     hits = truth.gather(0, order)                                                # (n, K)
     precision = hits.cumsum(0) / torch.arange(1, len(hits) + 1)[:, None]
@@ -72,8 +62,7 @@ def fit(x, y, decay):
     def closure():
         solver.zero_grad()
         loss = F.binary_cross_entropy_with_logits(x @ w + b, y, reduction="none").mean(0).sum()
-        loss = loss + decay * w.square().sum()
-        loss.backward()
+        (loss := loss + decay * w.square().sum()).backward()
         return loss
 
     solver.step(closure)
@@ -115,40 +104,32 @@ def effective_rank(x):
     return torch.exp(-(share * share.log()).sum()).item()
 
 
+def load_labelled(args, split, classes):
+    """The halves of the listed matches, and a row per token of theirs (n, K): stage 3's labels."""
+    halves, events, *_ = soccernet.labelled_halves(args.data, args.labels, split, classes)
+    return halves, torch.from_numpy(np.concatenate([token_labels(frame_labels(
+        events[half.match], half, 0.5, len(classes)), 0, half.n_tokens) for half in halves]))
+
+
 def main(args):
-    if args.json:
-        check_writable(args.json, ".json")
     classes = soccernet.read_classes(args.classes)
-    networks = [load_network(path, "cpu") for path in args.checkpoints]
-    reader = FrameReader(0)
-    halves, truth = {}, {}
-    for name, split in (("train", args.train), ("test", args.test)):
-        halves[name], events, *_ = soccernet.labelled_halves(args.data, args.labels, split, classes)
-        truth[name] = torch.from_numpy(np.concatenate([
-            token_labels(frame_labels(events[half.match], half, 0.5, len(classes)), 0,
-                         half.n_tokens) for half in halves[name]]))              # (n, K)
-    if both := {half.match for half in halves["train"]} & {half.match for half in halves["test"]}:
+    networks = [load_network(path, "cpu")[0] for path in args.checkpoints]
+    (known, labels), (unseen, truth) = (
+        load_labelled(args, split, classes) for split in (args.train, args.test))
+    if both := {half.match for half in known} & {half.match for half in unseen}:
         raise DataError(f"--test: {sorted(both)[0]!r} is in --train, too ({len(both)} such "
                         "matches); the probe is judged on matches that it has not seen")
-    matches = sorted({half.match for half in halves["train"]})
-    match_of = np.repeat([matches.index(half.match) for half in halves["train"]],
-                         [half.n_tokens for half in halves["train"]])            # (n,)
+    match_of = np.unique([half.match for half in known], return_inverse=True)[1]
+    match_of = match_of.repeat([half.n_tokens for half in known])                # (n,)
     torch.manual_seed(0)
-    rows = {"random weights": Comedian(networks[0][0].cfg).eval(), "8x8 pixels": None}
-    rows |= {path: model for path, (model, _) in zip(args.checkpoints, networks, strict=True)}
-    found = {"chance": {"probe": 100 * truth["test"].mean(0)[truth["test"].any(0)].mean().item()}}
-    print(f"{'':40} {'probe':>7} {'neighbours':>11} {'rank':>6}\n{'chance':40} "
-          f"{found['chance']['probe']:7.1f}")
+    rows = {"random weights": Comedian(networks[0].cfg).eval(), "8x8 pixels": None,
+            **dict(zip(args.checkpoints, networks, strict=True))}
+    chance = 100 * truth.mean(0)[truth.any(0)].mean()
+    print(f"{'':40}   probe  neighbours   rank\n{'chance':40} {chance:7.1f}")
     for name, model in rows.items():
-        train, test = ((tokens_of(model, halves[s], reader), truth[s]) for s in ("train", "test"))
-        numbers = {"probe": 100 * linear_probe(train, test, match_of),
-                   "neighbours": 100 * neighbours(train, test),
-                   "rank": effective_rank(train[0])}
-        found[name] = numbers
-        print(f"{name[-40:]:40} {numbers['probe']:7.1f} {numbers['neighbours']:11.1f} "
-              f"{numbers['rank']:6.1f}", flush=True)
-    if args.json:
-        write_text(args.json, json.dumps(found, indent=1))
+        train, test = (tokens_of(model, known), labels), (tokens_of(model, unseen), truth)
+        print(f"{name[-40:]:40} {100 * linear_probe(train, test, match_of):7.1f} "
+              f"{100 * neighbours(train, test):11.1f} {effective_rank(train[0]):6.1f}", flush=True)
 
 
 def parse_args(argv=None):
@@ -160,7 +141,6 @@ def parse_args(argv=None):
     add("--classes", required=True, help="a file with a class per line")
     add("--train", required=True, help="list of labelled matches that the probe learns from")
     add("--test", required=True, help="list of labelled matches that it is judged on")
-    add("--json", metavar="FILE", help="write the numbers here")
     return p.parse_args(argv)
 
 

@@ -378,7 +378,7 @@ def test_the_probe_refuses_what_it_cannot_judge(benchmark, monkeypatch):
     flags = ["--data", "data/demo", "--labels", "matches", "--classes", "matches/classes.txt"]
     half = {name: Half(f"league/{name}", 1, "", "", 1, "", 0, 9) for name in "abc"}
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(probe, "load_network", lambda path, device: None)
+    monkeypatch.setattr(probe, "load_network", lambda path, device: (None, None))
     monkeypatch.setattr(probe.soccernet, "labelled_halves", lambda data, labels, split, classes: (
         [half[name] for name in split], {f"league/{name}": [] for name in split}))
     with pytest.raises(DataError, match="--test: 'league/b' is in --train, too .1 such matches"):
