@@ -199,31 +199,36 @@ def tables():
     have, and argparse takes the last of each."""
     first, teacher = stage1(ONE, "stage1"), stage3(None, ALONE, "teacher")
 
-    def both(more="", fine="", by=(teacher,), name="", label=None):
+    def both(more="", fine="", by=(teacher,), name="", label=None, first=first):
         """The pipeline with flags changed in stage 2 or 3."""
-        second = stage2(first, by, f"{TWO} {more}".strip(), slug(f"stage2{name}", more))
-        return stage3(second, f"{FINE} {fine}".strip(), label or slug("stage3", fine))
+        return stage3(stage2(first, by, f"{TWO} {more}", slug(f"stage2{name}", more)),
+                      f"{FINE} {fine}", label or slug("stage3", fine))
 
     def scratch(flags):
         return stage3(None, f"{ALONE} {flags}", slug("scratch", flags))
 
     def without_stage2(more="", way=ALONE, name="stage3-lr0.032"):
-        return stage3(stage1(f"{ONE} {more}".strip(), slug("stage1", more)), way, name)
+        return stage3(stage1(f"{ONE} {more}", slug("stage1", more)), way, name)
 
-    whole, unlabelled = both(), functools.partial(both, by=(first,), name="-own")
-    steps = {"scratch": teacher,                           # the teacher is the network from scratch
-             "stage 1": without_stage2(),
-             "stage 2": stage3(stage2(None, (teacher,), TWO, "stage2"), FINE, "stage3"),
-             "stages 1 and 2": whole}
+    def steps(teacher, flags="", name=""):
+        """Table 5's lines. Stage 3 alone is the teacher, too."""
+        return {"scratch": teacher, "stage 1": without_stage2(
+                    "", f"{ALONE} {flags}", slug("stage3-lr0.032", flags)),
+                "stage 2": both(flags, flags, (teacher,), name, first=None),
+                "stages 1 and 2": both(flags, flags, (teacher,), name)}
+
     def window(s):
         """As many clips in a batch and in an epoch as with 32 s."""
         return f"--window {s} --batch {256 // s} --windows-per-half {256 // s}"
 
+    whole, unlabelled = both(), functools.partial(both, by=(first,), name="-own")
     short = scratch(window(4))
+    at_4 = steps(short, window(4), "-short")
     others = [both(f"--seed {k}", f"--seed {k}") for k in OTHERS]
-    windows = {f"{s} s": both(window(s), window(s)) for s in (4, 16, 64)}
+    windows = {f"{s} s": both(window(s), window(s)) for s in (2, 4, 8, 16, 64)}
     return {
-        "table5": ("Table 5: which steps", steps),
+        "table5": ("Table 5: which steps; windows of 4 s", at_4),
+        "table5-32": ("Table 5: which steps; windows of 32 s", steps(teacher)),
         "compute": ("Steps of fine-tuning; 2700 take as long as the pipeline with 450", {
             "stages 1 and 2, 450 steps": whole,
             **{f"stages 1 and 2, {n} steps": both(fine=f"--steps {n}") for n in (50, 150, 1600)},
@@ -245,7 +250,7 @@ def tables():
         "table2": ("Table 2: temporal blocks", {
             "2": whole, "1": both("--temporal-depth 1"), "4": both("--temporal-depth 4")}),
         "table7": ("Table 7: teachers", {
-            "none, scratch": teacher, "none, stage 1 alone": steps["stage 1"],
+            "none, scratch": teacher, "none, stage 1 alone": without_stage2(),
             "an untrained encoder": both(name="-untrained", by=(stage1(
                 f"{ONE} --steps 1 --lr 0", "untrained"),)),
             "stage 1's encoder": unlabelled(),
@@ -257,11 +262,10 @@ def tables():
             "one-hot, lambda 1": both("--lam 1")}),
         "contrast": ("Stage 1: negatives and batches", {
             "none, scratch": teacher,
-            "batch, four halves": steps["stage 1"],
+            "batch, four halves": without_stage2(),
             "batch, all halves": without_stage2(ALL_HALVES),
             "queue, all halves": without_stage2(QUEUE),
-            "batch, all halves, stage 2": stage3(stage2(without_stage2(
-                ALL_HALVES).parent, (teacher,), TWO, "stage2"), FINE, "stage3")}),
+            "batch, all halves, stage 2": both(first=without_stage2(ALL_HALVES).parent)}),
         "table8": ("Table 8: inference", {
             "soft, 10 s": Spot([whole]), "local, 3 s": Spot([whole], "--nms local --nms-window 3"),
             "greedy, 3 s": Spot([whole], "--nms greedy --nms-window 3"),
@@ -289,13 +293,14 @@ def tables():
             "scratch: 32 s": teacher, "scratch: 4 s": short, **{
                 f"scratch: 4 s, rate {lr}": scratch(f"{window(4)} --lr {lr}")
                 for lr in (0.016, 0.064)},
-            "stage 1: 32 s": without_stage2(), "stage 1: 4 s": stage3(
-                first, f"{ALONE} {window(4)}", slug("stage3-lr0.032", window(4))),
-            "both: 32 s": whole, "both: 4 s": windows["4 s"],
-            "both: 4 s, teacher too": both(window(4), window(4), (short,), "-short"),
+            "stage 1: 32 s": without_stage2(), "stage 1: 4 s": at_4["stage 1"],
+            "both: 32 s": whole, **{f"both: {s} s": windows[f"{s} s"] for s in (2, 4, 8)},
+            "both: 4 s, teacher too": at_4["stages 1 and 2"],
             "both: 4 s, teacher too, rate 0.032": both(
                 window(4), f"{window(4)} --lr 0.032", (short,), "-short"),
-            **{f"both: {s} s": both(window(s), window(s)) for s in (2, 8)}}),
+            "both: 4 s, teacher too, 600 steps of stage 1": both(
+                window(4), window(4), (short,), "-short", first=stage1(
+                    f"{ONE} --steps 600", "stage1-steps600"))}),
         "search-rates": ("Fine-tuning: rates", {
             "scratch: 0.032": teacher, "scratch: 0.064": stage3(None, FINE, "stage3"),
             "stage 1: 0.032": without_stage2(), "stage 1: 0.064": without_stage2(
@@ -303,7 +308,7 @@ def tables():
                 f"stage 1: two phases, {lr}": without_stage2(
                     "", f"--head-phase temporal --head-steps 300 --head-lr {lr} --steps 150 "
                     f"--lr {lr / 2}", f"stage3-phases-{lr}") for lr in (0.032, 0.064)}, **{
-                f"{arm}: {lr}": stage3(stage2(start, (teacher,), TWO, "stage2"), way, name)
+                f"{arm}: {lr}": stage3(both(first=start).parent, way, name)
                 for arm, start in (("stage 2", None), ("both", first))
                 for lr, way, name in ((0.032, ALONE, "stage3-lr0.032"), (0.064, FINE, "stage3"))}}),
     }

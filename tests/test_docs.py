@@ -12,6 +12,7 @@ What these tests prove about the pages (README.md, CONTRIBUTING.md, docs/*.md) a
      every picture
 """
 import argparse
+import collections
 import importlib
 import importlib.util
 import json
@@ -341,6 +342,27 @@ def test_numbers_equal_the_cited_file(name):
         there = set().union(*(numbers(file.read_text(encoding="utf-8")) for file in files))
         said = {number for number in numbers(text) if "." in number or len(number) > 2}
         assert said <= there, (sorted(said - there), [file.name for file in files])
+
+
+def test_a_row_of_the_tables_has_the_numbers_of_its_own_line():
+    """docs/ablation.md: a row with "39.2 ± 3.5" has only numbers of the lines of that name, in the
+    files that its table cites (and of the probe, which has no such lines)."""
+    rows = 0
+    for text, files in citing("docs/ablation.md"):
+        lines, others = collections.defaultdict(set), set()
+        for file in files:
+            content = file.read_text(encoding="utf-8")
+            scored = re.findall(r"^(.+?) +(\d+\.\d) \+- (\d+\.\d)(  .*)", content, re.MULTILINE)
+            for name, mean, deviation, rest in scored:
+                lines[name] |= {(mean, deviation)} | numbers(rest)
+            others |= set() if scored else numbers(content)
+        for row in re.findall(r"^\|[^|]*(\|.*±.*)", text, re.MULTILINE):
+            pairs = re.findall(r"(\d+\.\d) ± (\d+\.\d)", row)
+            own = set().union(*(have for have in lines.values() if have & {*pairs}))
+            said = {number for number in numbers(row) if "." in number} - {*sum(pairs, ())}
+            assert {*pairs} <= own and said <= own | others, (row, said - own - others)
+            rows += 1
+    assert rows > 40
 
 
 def test_every_benchmark_output_is_cited():
