@@ -225,7 +225,6 @@ def tables():
     short = scratch(window(4))
     quick = stage1(f"{ONE} --steps 600", "stage1-steps600")
     others = [both(f"--seed {k}", f"--seed {k}") for k in OTHERS]
-    windows = {f"{s} s": both(window(s), window(s)) for s in (2, 4, 8, 16, 64)}
     return {
         "table5": ("Table 5: which steps; windows of 4 s, but for the teacher, who is the first", {
             "scratch, 32 s": teacher, "scratch, 4 s": short,
@@ -249,8 +248,9 @@ def tables():
             f"{a} / {b}": both(f"--mask {a}" if a != 0.25 else "", f"--mask {b}" if b else "")
             for a, b in ((0, 0), (0, 0.5), (0.25, 0), (0.5, 0), (0.75, 0), (0.25, 0.25),
                          (0.5, 0.5))}),
-        "table3": ("Table 3: window", {"32 s": whole, "32 s, scratch": teacher,
-                                        "4 s, scratch": short, **windows}),
+        "table3": ("Table 3: window", {
+            "32 s": whole, "32 s, scratch": teacher, "4 s, scratch": short,
+            **{f"{s} s": both(window(s), window(s)) for s in (4, 16, 64)}}),
         "table2": ("Table 2: temporal blocks", {
             "2": whole, "1": both("--temporal-depth 1"), "4": both("--temporal-depth 4")}),
         "table7": ("Table 7: teachers", {
@@ -290,16 +290,19 @@ def tables():
                 for n in (300, 600)}}),
         "search-long": ("Stage 1 for longer; no stage 2", {
             "1200 steps": without_stage2(), "6000 steps": without_stage2("--steps 6000")}),
-        "search-changes": ("Stage 1: one thing changed; no stage 2", {
-            "as in the demo": without_stage2(), **{more: without_stage2(more) for more in (
-                "--lr 4e-3", "--momentum 0.99", "--batch 256 --steps 600", "--crop-scale 0.3 1")}}),
+        "search-changes": ("Stage 1 of 600 steps, one thing changed; windows of 4 s, no stage 2", {
+            more or "as in the demo": steps(stage1(f"{ONE} --steps 600 {more}", slug(
+                "stage1-steps600", more)), window(4))["stage 1"] for more in (
+                "", "--lr 4e-3", "--lr 1e-3", "--momentum 0.99", "--batch 256 --steps 300",
+                "--crop-scale 0.3 1")}),
         "search-window": ("Windows and rates; both: stages 1 and 2", {
             "scratch: 32 s": teacher, "scratch: 4 s": short, **{
                 f"scratch: 4 s, rate {lr}": scratch(f"{window(4)} --lr {lr}")
                 for lr in (0.016, 0.064)},
             "stage 1: 32 s": without_stage2(), "stage 1: 4 s": steps(
                 first, window(4))["stage 1"],
-            "both: 32 s": whole, **{f"both: {s} s": windows[f"{s} s"] for s in (2, 4, 8)},
+            "both: 32 s": whole, **{
+                f"both: {s} s": both(window(s), window(s)) for s in (2, 4, 8)},
             "both: 4 s, teacher too": both(window(4), window(4), (short,), "-short"),
             "both: 4 s, teacher too, rate 0.032": both(
                 window(4), f"{window(4)} --lr 0.032", (short,), "-short"),

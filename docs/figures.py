@@ -369,8 +369,9 @@ def metric(demo, path):
 # ------------------------------------------------------------------ what the networks do
 def attention(demo, path):
     """Where the temporal transformer looks: the weights of its last block, mean over the heads, in
-    the window around the goal that was spotted most surely."""
-    checkpoint, model = demo.model(3)
+    the window around the goal that was spotted most surely. The network is docs/example's, whose
+    windows have 32 s: those of the demo have four tokens."""
+    model, _ = infer.load_network(ROOT / "docs/example/football3d.pt", "cpu")
     (name, _, match, number, true_s, _), = surest(demo, ("Goal",))
     half, length = demo.halves[match, number], model.cfg.window_tokens
     h = demo.tokens(model, [half])[0]
