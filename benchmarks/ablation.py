@@ -10,11 +10,10 @@ runs.
 
 60 matches to pretrain on, 12 of them labelled. The tables judge on the 12 of test.txt, with seeds
 10 to 14 of weights and draws. The tables of the search judge on 52 others, with seeds 100 and 101:
-the 4 of valid.txt and the 48 of pretrain.txt whose labels teach nothing. (4 alone have 85 events,
-so few that settings 5 points apart look alike.) So nothing is chosen on what is reported. Stages 1
-and 2 see the pictures of the 48, which favours pretraining: a search compares settings of an arm,
-not arms. With --more a table, too, is judged on the 52, which are four times as many; the rate of
-stage 1 alone, ALONE, was chosen there with the seeds of the search.
+the 4 of valid.txt, which alone have too few events to choose on, and the 48 of pretrain.txt whose
+labels teach nothing. So nothing is chosen on what is reported. Stages 1 and 2 see the pictures of
+the 48, which favours pretraining: a search compares settings of an arm, not arms. With --more a
+table, too, is judged on the 52.
 
 Each line of a table is a chain of the stages' own commands. Each command runs once
 (benchmarks/runner.py), so that a table that was stopped goes on.
@@ -49,7 +48,6 @@ ALSO_TO = {                           # other lines to take the differences of t
 COLOR = "--color 0.2 0.2 0.1 0"
 FEW = (6, 3)                          # labelled matches, instead of 12
 JUDGES, UNSEEN = DATA / "judges.txt", MATCHES / "test.txt"     # of the search, and of the tables
-COLORS = draw.SPOTTED, draw.CURVE, draw.TRUTH       # of the curves of a picture, at most 3
 OTHERS = 201, 202                     # seeds of an ensemble: no table has these
 # The settings of every table but for what its lines change. docs/ablation.md has where they were
 # chosen; the steps are those of the demo's ten minutes. Fine-tuning has equal steps in every arm.
@@ -154,10 +152,6 @@ def train(runner, run, seed):
 
 def name_of(run):
     return f"{name_of(run.parent)}+{run.name}" if run.parent else run.name
-
-
-def t_amap(path):
-    return report.read_metrics(path)["t-AmAP"]
 
 
 @functools.cache                      # a table takes all differences to its first line
@@ -336,7 +330,8 @@ def score_table(runner, name, n_seeds, more=False):
             f"{'more than ' * bool(runner.resumed)}{sum(runner.seconds.values()) / 60:.0f} min, "
             "those that other tables share among them", ""]
     spread = report.spread if len(seeds) > 1 else lambda of: (of[0], np.nan, np.nan)
-    scores = {line: [*map(t_amap, paths)] for line, paths in found.items()}
+    scores = {line: [report.read_metrics(path)["t-AmAP"] for path in paths]
+              for line, paths in found.items()}
     by_class, rows, first = "mean of each class", [], {}
     width = max(map(len, [by_class, *scores]))
     for line, values in scores.items():
@@ -385,6 +380,7 @@ def draw_dots(path, title, rows):
 
 def draw_curves(path, title, names, rows):
     """`names`: of each row a match, (method, number, unit), or None: a line at the row's mean."""
+    colors = draw.SPOTTED, draw.CURVE, draw.TRUTH          # at most three curves
     curves, unit = collections.defaultdict(list), names[-1][3]
     with draw.picture(path, 8, 4) as figure:
         axes = figure.subplots()
@@ -393,7 +389,7 @@ def draw_curves(path, title, names, rows):
                 curves[name[1]].append((float(name[2]), mean, values))
             else:
                 axes.axhline(mean, color="0.5", ls="--", label=line)
-        for color, (method, points) in zip(COLORS[:len(curves)], curves.items(), strict=True):
+        for color, (method, points) in zip(colors[:len(curves)], curves.items(), strict=True):
             x, means, values = zip(*sorted(points), strict=True)
             axes.plot(x, means, color=color, lw=2.5, label=method)
             axes.plot(x, values, "o-", color=color, ms=3, lw=0.7, alpha=0.45)      # one per seed

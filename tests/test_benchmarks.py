@@ -131,7 +131,7 @@ def test_each_run_of_a_table_is_run_once(ablation, commands):
     own, = (command for command in done if "--features-name own" in command and "/0/" in command)
     assert "--features runs/ablation/0/1/features" in own
     assert set(judged) == {"a", "b"}
-    assert len({*map(ablation.t_amap, sum(judged.values(), []))}) == 4
+    assert len({*map(t_amap, sum(judged.values(), []))}) == 4
     commands.clear()
     again = ablation.Runner(1)
     assert ablation.metrics(again, lines, [0, 1], ablation.JUDGES) == judged
