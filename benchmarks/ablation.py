@@ -287,7 +287,7 @@ def tables():
         "search-changes": ("Stage 1 of 600 steps, one thing changed; windows of 4 s, no stage 2", {
             more or "as in the demo": steps(stage1(f"{ONE} --steps 600 {more}", slug(
                 "stage1-steps600", more)), window(4))["stage 1"] for more in (
-                "", "--lr 4e-3", "--lr 1e-3", "--momentum 0.99", "--batch 256 --steps 300",
+                "", "--lr 4e-3", "--momentum 0.99", "--batch 256 --steps 300",
                 "--crop-scale 0.3 1")}),
         "search-window": ("Windows and rates; both: stages 1 and 2", {
             "scratch: 32 s": teacher, "scratch: 4 s": short, **{
