@@ -203,8 +203,9 @@ def tables():
     def scratch(flags):
         return stage3(None, f"{ALONE} {flags}", slug("scratch", flags))
 
-    def without_stage2(more="", way=ALONE, name="stage3-lr0.032"):
-        return stage3(stage1(f"{ONE} {more}", slug("stage1", more)), way, name)
+    def only_stage1(more="", fine="", way=ALONE, name="stage3-lr0.032"):
+        return stage3(stage1(f"{ONE} {more}", slug("stage1", more)), f"{way} {fine}",
+                      slug(name, fine))
 
     def steps(first, flags=""):
         """The lines of Table 5 that are pretrained."""
@@ -250,7 +251,7 @@ def tables():
         "table2": ("Table 2: temporal blocks", {
             "2": whole, "1": both("--temporal-depth 1"), "4": both("--temporal-depth 4")}),
         "table7": ("Table 7: teachers", {
-            "none, scratch": teacher, "none, stage 1 alone": without_stage2(),
+            "none, scratch": teacher, "none, stage 1 alone": only_stage1(),
             "an untrained encoder": both(name="-untrained", by=(stage1(
                 f"{ONE} --steps 1 --lr 0", "untrained"),)),
             "stage 1's encoder": unlabelled(),
@@ -262,10 +263,10 @@ def tables():
             "one-hot, lambda 1": both("--lam 1")}),
         "contrast": ("Stage 1: negatives and batches", {
             "none, scratch": teacher,
-            "batch, four halves": without_stage2(),
-            "batch, all halves": without_stage2(ALL_HALVES),
-            "queue, all halves": without_stage2(QUEUE),
-            "batch, all halves, stage 2": both(first=without_stage2(ALL_HALVES).parent)}),
+            "batch, four halves": only_stage1(),
+            "batch, all halves": only_stage1(ALL_HALVES),
+            "queue, all halves": only_stage1(QUEUE),
+            "batch, all halves, stage 2": both(first=only_stage1(ALL_HALVES).parent)}),
         "table8": ("Table 8: inference", {
             "soft, 10 s": Spot([whole]), "local, 3 s": Spot([whole], "--nms local --nms-window 3"),
             "greedy, 3 s": Spot([whole], "--nms greedy --nms-window 3"),
@@ -280,23 +281,26 @@ def tables():
             "one": whole, "another": others[0], "a third": others[1],
             "the three averaged": Spot([whole, *others])}),
         "search-steps": ("How long stage 1 learns; no stage 2", {
-            "scratch": teacher, "no norm, 1200 steps": without_stage2("--head-norm none"),
-            "BatchNorm in the heads, 1200 steps": without_stage2(), **{
-                f"BatchNorm in the heads, {n} steps": without_stage2(f"--steps {n}")
+            "scratch": teacher, "no norm, 1200 steps": only_stage1("--head-norm none"),
+            "BatchNorm in the heads, 1200 steps": only_stage1(), **{
+                f"BatchNorm in the heads, {n} steps": only_stage1(f"--steps {n}")
                 for n in (300, 600)}}),
         "search-long": ("Stage 1 for longer; no stage 2", {
-            "1200 steps": without_stage2(), "6000 steps": without_stage2("--steps 6000")}),
-        "search-changes": ("Stage 1 of 600 steps, one thing changed; windows of 4 s, no stage 2", {
-            more or "as in the demo": steps(stage1(f"{ONE} --steps 600 {more}", slug(
-                "stage1-steps600", more)), window(4))["stage 1"] for more in (
-                "", "--lr 4e-3", "--momentum 0.99", "--batch 256 --steps 300",
-                "--crop-scale 0.3 1")}),
+            f"{s} s: {n} steps": only_stage1(f"--steps {n}" if n > 1200 else "", at)
+            for s, at in ((32, ""), (4, window(4))) for n in (1200, 6000)}),
+        "search-changes": ("Stage 1, one thing changed; windows of 4 s, no stage 2", {
+            "600 steps": only_stage1("--steps 600", window(4)),
+            "300 steps": only_stage1("--steps 300", window(4)),
+            "1200 steps": only_stage1("", window(4)),
+            **{more: only_stage1(f"--steps 600 {more}", window(4)) for more in (
+                "--lr 4e-3", "--momentum 0.99", "--batch 256 --steps 300",
+                "--crop-scale 0.3 1")}}),
         "search-window": ("Windows and rates; both: stages 1 and 2", {
             "scratch: 32 s": teacher, "scratch: 4 s": short, **{
                 f"scratch: 4 s, rate {lr}": scratch(f"{window(4)} --lr {lr}")
                 for lr in (0.016, 0.064)},
-            "stage 1: 32 s": without_stage2(), "stage 1: 4 s": steps(
-                first, window(4))["stage 1"],
+            "stage 1: 32 s": only_stage1(), "stage 1: 4 s": only_stage1(
+                "", window(4)),
             "both: 32 s": whole, **{
                 f"both: {s} s": both(window(s), window(s)) for s in (2, 4, 8)},
             "both: 4 s, teacher too": both(window(4), window(4), (short,), "-short"),
@@ -305,10 +309,10 @@ def tables():
             "both: 4 s, 600 steps of stage 1": both(window(4), window(4), first=quick)}),
         "search-rates": ("Fine-tuning: rates", {
             "scratch: 0.032": teacher, "scratch: 0.064": stage3(None, FINE, "stage3"),
-            "stage 1: 0.032": without_stage2(), "stage 1: 0.064": without_stage2(
-                "", FINE, "stage3"), **{
-                f"stage 1: two phases, {lr}": without_stage2(
-                    "", f"--head-phase temporal --head-steps 300 --head-lr {lr} --steps 150 "
+            "stage 1: 0.032": only_stage1(), "stage 1: 0.064": only_stage1(
+                "", "", FINE, "stage3"), **{
+                f"stage 1: two phases, {lr}": only_stage1(
+                    "", "", f"--head-phase temporal --head-steps 300 --head-lr {lr} --steps 150 "
                     f"--lr {lr / 2}", f"stage3-phases-{lr}") for lr in (0.032, 0.064)}, **{
                 f"{arm}: {lr}": stage3(both(first=start).parent, way, name)
                 for arm, start in (("stage 2", None), ("both", first))
