@@ -506,7 +506,7 @@ def target(demo, path):
         axes.set(xscale="log", xlim=(0.85, len(w)), ylim=(0, 1.12), ylabel="share of the whole",
                  xlabel=f"how many of the bank's {len(w):,} rows, those most like it first")
         axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda n, _: f"{n:,.0f}"))
-        axes.legend(loc="lower right")
+        axes.legend(loc=(0.02, 0.12))
 
 
 # ------------------------------------------------------------------ drawn
