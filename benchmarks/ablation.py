@@ -222,7 +222,7 @@ def tables():
     quick = stage1(f"{ONE} --steps 600", "stage1-steps600")
     others = [both(f"--seed {k}", f"--seed {k}") for k in OTHERS]
     return {
-        "table5": ("Table 5: which steps; windows of 4 s, but for the teacher, who is the first", {
+        "table5": ("Table 5: which steps; windows of 4 s", {
             "scratch, 32 s": teacher, "scratch, 4 s": short,
             "scratch, 4 s, 2000 steps": scratch(f"{window(4)} --steps 2000"),
             **steps(quick, window(4)),
