@@ -11,9 +11,9 @@ runs.
 60 matches to pretrain on, 12 of them labelled. The tables judge on the 12 of test.txt, with seeds
 10 to 14 of weights and draws. The tables of the search judge on 52 others, with seeds 100 and 101:
 the 4 of valid.txt, which alone have too few events to choose on, and the 48 of pretrain.txt whose
-labels teach nothing. So nothing is chosen on what is reported. Stages 1 and 2 see the pictures of
-the 48, which favours pretraining: a search compares settings of an arm, not arms. With --more a
-table, too, is judged on the 52.
+labels teach nothing. So nothing is chosen on the 12. Stages 1 and 2 see the pictures of the 48,
+which favours pretraining: a search compares settings of an arm, not arms. With --more a table, too,
+is judged on the 52, where settings were chosen with other seeds.
 
 Each line of a table is a chain of the stages' own commands. Each command runs once
 (benchmarks/runner.py), so that a table that was stopped goes on.
