@@ -6,7 +6,7 @@ How long infer.py takes for a minute of video on this machine, and where the tim
 
 One video of 398x224 at 25 fps is rendered from a seed; weights are random, which costs as much as
 trained ones. "decode" is the video alone, up to clips of 2 frames a second; "spatial" and
-"temporal" are the two transformers alone; "rest" is merging, NMS, the files and the timeline;
+"temporal" are the two transformers alone; "rest" is loading, merging, NMS, the files and the page;
 "together" is the whole command on the video, decoding ahead while the network works, without
 starting Python; "its CPU" is the processor time it takes on all cores, which depends less on what
 else the machine does. Then what a denser --stride costs: only the temporal transformer runs more
@@ -21,6 +21,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -74,27 +75,20 @@ def seconds_of(work):
     return time.perf_counter() - began, result
 
 
-def parts(args, half, checkpoint, folder, device, wait):
+def parts(args, half, checkpoint, folder, wait):
     """One repeat: {part: seconds} for the whole video."""
     options = infer.parse_args(["--video", half.path, "--checkpoint", checkpoint, "--out", folder,
                                 "--device", args.device])
     took = {}
-    took["decode"], clips = seconds_of(lambda: list(infer.video_clips([half], options.batch, [])))
-    networks = infer.load_networks(options, device)
-    with contextlib.redirect_stdout(io.StringIO()):
-        autocast = infer.choose_autocast(options, device, [network.model for network in networks])
+    took["decode"], clips = seconds_of(lambda: list(video.clips([half], options.batch, [])))
     spatial, temporal = (Clock(function, wait)
                          for function in (infer.encode_clips, infer.window_scores))
-    infer.encode_clips, infer.window_scores = spatial, temporal
-    with contextlib.redirect_stdout(io.StringIO()):
-        encoded = infer.encode_halves([network.model for network in networks], iter(clips), device,
-                                      autocast)
-        after, _ = seconds_of(lambda: infer.spot_match(half.match, encoded, networks, autocast,
-                                                       options, labels=None, seen={}))
-    infer.encode_clips, infer.window_scores = spatial.function, temporal.function
-    took |= {"spatial": spatial.seconds, "temporal": temporal.seconds,
-             "rest": after - spatial.seconds - temporal.seconds}
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with mock.patch.object(video, "clips", lambda *_: iter(clips)), mock.patch.multiple(
+                infer, encode_clips=spatial, window_scores=temporal):
+            after, _ = seconds_of(lambda: infer.main(options))
+        took |= {"spatial": spatial.seconds, "temporal": temporal.seconds,
+                 "rest": after - spatial.seconds - temporal.seconds}
         cpu = time.process_time()
         took["together"], _ = seconds_of(lambda: infer.main(options))
         took["its CPU"] = time.process_time() - cpu
@@ -121,7 +115,7 @@ def main(args):
             save_checkpoint(checkpoint, stage=3, step=0,
                                   config=dataclasses.asdict(model.MODELS[name]),
                                   model=networks[name].state_dict())
-            runs = [parts(args, half, checkpoint, folder, device, wait)
+            runs = [parts(args, half, checkpoint, folder, wait)
                     for _ in range(args.repeats + 1)][1:]              # the first one warms up
             columns = [[60 / args.seconds * run[part] for run in runs] for part in runs[0]]
             print(f"{name:12}" + "".join(
