@@ -207,11 +207,11 @@ def tables():
         return stage3(stage1(f"{ONE} {more}", slug("stage1", more)), f"{way} {fine}",
                       slug(name, fine))
 
-    def steps(first, flags=""):
-        """The lines of Table 5 that are pretrained."""
-        return {"stage 1": stage3(first, f"{ALONE} {flags}", slug("stage3-lr0.032", flags)),
-                "stage 2": both(flags, flags, first=None),
-                "stages 1 and 2": both(flags, flags, first=first)}
+    def steps(more="", flags=""):
+        """The lines of Table 5 that are pretrained: flags of stage 1, and of the others."""
+        alone = only_stage1(more, flags)
+        return {"stage 1": alone, "stage 2": both(flags, flags, first=None),
+                "stages 1 and 2": both(flags, flags, first=alone.parent)}
 
     def window(s):
         """As many clips in a batch and in an epoch as with 32 s."""
@@ -219,16 +219,15 @@ def tables():
 
     whole, unlabelled = both(), functools.partial(both, by=(first,), name="-own")
     short = scratch(window(4))
-    quick = stage1(f"{ONE} --steps 600", "stage1-steps600")
     others = [both(f"--seed {k}", f"--seed {k}") for k in OTHERS]
     return {
         "table5": ("Table 5: which steps; windows of 4 s", {
             "scratch, 32 s": teacher, "scratch, 4 s": short,
             "scratch, 4 s, 2000 steps": scratch(f"{window(4)} --steps 2000"),
-            **steps(quick, window(4)),
+            **steps("--steps 600", window(4)),
             "the same, 1200 steps of stage 1": both(window(4), window(4))}),
         "table5-32": ("Table 5: which steps; windows of 32 s", {
-            "scratch": teacher, **steps(first)}),
+            "scratch": teacher, **steps()}),
         "compute": ("Steps of fine-tuning; 2700 take as long as the pipeline with 450", {
             "stages 1 and 2, 450 steps": whole,
             **{f"stages 1 and 2, {n} steps": both(fine=f"--steps {n}") for n in (50, 150, 1600)},
@@ -306,7 +305,8 @@ def tables():
             "both: 4 s, teacher too": both(window(4), window(4), (short,), "-short"),
             "both: 4 s, teacher too, rate 0.032": both(
                 window(4), f"{window(4)} --lr 0.032", (short,), "-short"),
-            "both: 4 s, 600 steps of stage 1": both(window(4), window(4), first=quick)}),
+            "both: 4 s, 600 steps of stage 1": both(
+                window(4), window(4), first=only_stage1("--steps 600").parent)}),
         "search-rates": ("Fine-tuning: rates", {
             "scratch: 0.032": teacher, "scratch: 0.064": stage3(None, FINE, "stage3"),
             "stage 1: 0.032": only_stage1(), "stage 1: 0.064": only_stage1(

@@ -733,7 +733,7 @@ MUTANTS = {
             ("JUDGES if more or name in SEARCH", "JUDGES if name in SEARCH"),
             ("FIRST_OF_SEARCH if name in SEARCH else", "FIRST_SEED if name in SEARCH else")],
         "test_benchmarks.py::test_the_demo_has_the_settings_of_the_tables": [
-            ("**steps(quick, window(4))", "**steps(first, window(4))")],
+            ('**steps("--steps 600", window(4))', "**steps('', window(4))")],
         "test_benchmarks.py::test_all_and_search_share_no_table": [
             (" if name not in SEARCH]", "]")]},
     "benchmarks/runner.py": {
