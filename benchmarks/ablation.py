@@ -3,44 +3,35 @@ The paper's comparisons at a size for two CPU cores: the 3-D matches of matches/
 runs.
 
     python benchmarks/ablation.py table5          # one table, for docs/ablation.md
-    python benchmarks/ablation.py table5 --more   # its networks, judged on more matches
+    python benchmarks/ablation.py table5 --more   # its networks, on the 52 matches of the search
     python benchmarks/ablation.py all             # every table
     python benchmarks/ablation.py search          # those that settings are chosen by
     make table5, make ablation, make search       # the same
 
-60 matches to pretrain on, 12 of them labelled. The tables judge on the 12 of test.txt, with seeds
-10 to 14 of weights and draws. The tables of the search judge on 52 others, with seeds 100 and 101:
-the 4 of valid.txt, which alone have too few events to choose on, and the 48 of pretrain.txt whose
-labels teach nothing. So nothing is chosen on the 12. Stages 1 and 2 see the pictures of the 48,
-which favours pretraining: a search compares settings of an arm, not arms. With --more a table, too,
-is judged on the 52, where settings were chosen with other seeds.
+60 matches to pretrain on, 12 of them labelled. Tables judge on the 12 of test.txt, with seeds 10 to
+14. A search judges on 52 others, with seeds 100 and 101, so that nothing is chosen on the 12: the 4
+of valid.txt, too few alone, and the 48 of pretrain.txt whose labels teach nothing. Pretraining sees
+the pictures of the 48, which favours it: a search compares settings of an arm, not arms.
 
-Each line of a table is a chain of the stages' own commands. Each command runs once
-(benchmarks/runner.py), so that a table that was stopped goes on.
+A line of a table is a chain of the stages' own commands. Each runs once (benchmarks/runner.py), so
+that a table that was stopped goes on.
 """
 import collections
 import functools
 import json
 import os
 import re
-from concurrent.futures import as_completed
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from runner import ROOT, RUNS, Runner  # and it puts ROOT into sys.path
+from runner import DATA, FRAMES, MATCHES, ROOT, Run, Runner, Spot, metrics  # ROOT: in sys.path
 from comedian import check, command, draw, evaluate, report, soccernet, write_file, write_text
 
-DATA = Path("data")
-MATCHES, FRAMES = Path("matches"), DATA / "demo"       # FRAMES: those of make demo
 CLASSES = soccernet.read_classes(ROOT / MATCHES / "classes.txt")
 LABELS = f"--labels {MATCHES} --classes {MATCHES}/classes.txt"
 FIRST_SEED, FIRST_OF_SEARCH = 10, 100
 SEARCH = "search-rates", "search-steps", "search-long", "search-changes", "search-window"
-N_SEEDS = {"table5": 5, "table5-32": 5, "contrast": 5,                     # the others have 3
-           "search-rates": 2, "search-steps": 2, "search-long": 1, "search-changes": 2,
-           "search-window": 2}
+N_SEEDS = {"table5": 5, "table5-32": 5, "contrast": 5}      # a search has 2, the others have 3
 ALSO_TO = {                           # other lines to take the differences of those below them to
     "table3": ["4 s, scratch"], "table5-32": ["stage 1", "stage 2"],
     "table5": ["scratch, 4 s", "scratch, 4 s, 2000 steps", "stage 1", "stage 2", "stages 1 and 2"],
@@ -58,22 +49,6 @@ FINE = "--head-epochs 0 --steps 450 --lr 0.064"            # stage 3 after stage
 ALONE = "--head-epochs 0 --steps 450 --lr 0.032"           # 0.064 is too fast from random weights
 ALL_HALVES = "--halves-per-batch 0"
 QUEUE = "--halves-per-batch 0 --negatives queue --queue 2048"
-
-
-class Run(NamedTuple):
-    """A command of a stage, the run whose last.pt it starts from, and for stage 2 the runs whose
-    tokens are the teacher's, each with the seed after the last one's, or the name of features that
-    are there."""
-    name: str
-    command: str
-    parent: "Run | None" = None
-    teachers: "tuple[Run, ...] | str" = ()
-
-
-class Spot(NamedTuple):
-    """A line of a table: infer.py on the judged matches, with one network or several."""
-    runs: list
-    flags: str = ""
 
 
 # ------------------------------------------------------------------ the stages at this size
@@ -95,7 +70,6 @@ def stage3(parent, flags="", name="3"):
                f"{flags}".strip(), parent)
 
 
-# ------------------------------------------------------------------ running them
 def prepare(runner):
     """The frames, lists of matches for --split, and the engine's state as features
     (matches/README.md)."""
@@ -111,48 +85,6 @@ def prepare(runner):
         state = stored[name].cumsum(1).T * stored["step"]                        # (pictures, 96)
         write_file(FRAMES / match / f"{half}_state.npy", functools.partial(      # others read it
             np.save, arr=np.ascontiguousarray(state, np.float32)))
-
-
-def metrics(runner, lines, seeds, split):
-    """{line: [metrics.json per seed]}, on the matches that the file `split` lists; lines:
-    {line: Spot or Run}."""
-    todo = {(line, seed): runner.pool.submit(                 # seeds do not wait for each other
-        spot, runner, run if isinstance(run, Spot) else Spot([run]), seed, split)
-        for line, run in lines.items() for seed in seeds}
-    for future in as_completed(todo.values()):                # what failed is said at once
-        future.result()
-    return {line: [todo[line, seed].result() for seed in seeds] for line in lines}
-
-
-def spot(runner, line, seed, split):
-    checkpoints = [train(runner, run, seed) / "last.pt" for run in line.runs]
-    out = checkpoints[0].parent / "-".join([split.stem, str(len(line.runs)), *line.flags.split()])
-    runner.once(out, f"infer.py --data {FRAMES} --split {split} --labels {MATCHES} --checkpoint "
-                f"{' '.join(map(str, checkpoints))} --out {out} --json {out}/metrics.json "
-                f"{line.flags}".strip())
-    return out / "metrics.json"
-
-
-def train(runner, run, seed):
-    folder = RUNS / str(seed) / name_of(run)
-    script, *flags = run.command.split()
-    command = [script, "--data", str(FRAMES), "--seed", str(seed), "--out", str(folder)]
-    if run.parent:
-        command += ["--init", str(train(runner, run.parent, seed) / "last.pt")]
-    if isinstance(run.teachers, str):
-        command += ["--features-name", run.teachers, "--features-fps", "2"]
-    elif run.teachers:
-        found = [train(runner, one, seed + k) for k, one in enumerate(run.teachers)]
-        out = found[0] / f"features{len(found)}".removesuffix("1")
-        runner.once(out, f"infer.py --data {FRAMES} --split {MATCHES}/pretrain.txt --checkpoint "
-                    f"{' '.join(f'{one}/last.pt' for one in found)} --features own --out {out}")
-        command += ["--features", str(out), "--features-name", "own"]
-    runner.once(folder, " ".join(command + flags), resumes=True)
-    return folder
-
-
-def name_of(run):
-    return f"{name_of(run.parent)}+{run.name}" if run.parent else run.name
 
 
 @functools.cache                      # a table takes all differences to its first line
@@ -218,14 +150,16 @@ def tables():
         return f"--window {s} --batch {256 // s} --windows-per-half {256 // s}"
 
     whole, unlabelled = both(), functools.partial(both, by=(first,), name="-own")
-    short = scratch(window(4))
+    short, brief = scratch(window(4)), only_stage1("--steps 600").parent
     others = [both(f"--seed {k}", f"--seed {k}") for k in OTHERS]
     return {
         "table5": ("Table 5: which steps; windows of 4 s", {
             "scratch, 32 s": teacher, "scratch, 4 s": short,
             "scratch, 4 s, 2000 steps": scratch(f"{window(4)} --steps 2000"),
             **steps("--steps 600", window(4)),
-            "the same, 1200 steps of stage 1": both(window(4), window(4))}),
+            "the same, 1200 steps of stage 1": both(window(4), window(4)),
+            "stages 1 and 2, 2000 steps": both(window(4), f"{window(4)} --steps 2000",
+                                               first=brief)}),
         "table5-32": ("Table 5: which steps; windows of 32 s", {
             "scratch": teacher, **steps()}),
         "compute": ("Steps of fine-tuning; 2700 take as long as the pipeline with 450", {
@@ -281,42 +215,36 @@ def tables():
             "the three averaged": Spot([whole, *others])}),
         "search-steps": ("How long stage 1 learns; no stage 2", {
             "scratch": teacher, "no norm, 1200 steps": only_stage1("--head-norm none"),
-            "BatchNorm in the heads, 1200 steps": only_stage1(), **{
-                f"BatchNorm in the heads, {n} steps": only_stage1(f"--steps {n}")
-                for n in (300, 600)}}),
+            "BatchNorm in the heads, 1200 steps": only_stage1(),
+            **{f"BatchNorm in the heads, {n} steps": only_stage1(f"--steps {n}")
+               for n in (300, 600)}}),
         "search-long": ("Stage 1 for longer; no stage 2", {
             f"{s} s: {n} steps": only_stage1(f"--steps {n}" if n > 1200 else "", at)
             for s, at in ((32, ""), (4, window(4))) for n in (1200, 6000)}),
         "search-changes": ("Stage 1, one thing changed; windows of 4 s, no stage 2", {
-            "600 steps": only_stage1("--steps 600", window(4)),
-            "300 steps": only_stage1("--steps 300", window(4)),
+            **{f"{n} steps": only_stage1(f"--steps {n}", window(4)) for n in (600, 300)},
             "1200 steps": only_stage1("", window(4)),
             **{more: only_stage1(f"--steps 600 {more}", window(4)) for more in (
-                "--lr 4e-3", "--momentum 0.99", "--batch 256 --steps 300",
-                "--crop-scale 0.3 1")}}),
+                "--lr 4e-3", "--momentum 0.99", "--batch 256 --steps 300", "--crop-scale 0.3 1")}}),
         "search-window": ("Windows and rates; both: stages 1 and 2", {
-            "scratch: 32 s": teacher, "scratch: 4 s": short, **{
-                f"scratch: 4 s, rate {lr}": scratch(f"{window(4)} --lr {lr}")
-                for lr in (0.016, 0.064)},
-            "stage 1: 32 s": only_stage1(), "stage 1: 4 s": only_stage1(
-                "", window(4)),
-            "both: 32 s": whole, **{
-                f"both: {s} s": both(window(s), window(s)) for s in (2, 4, 8)},
+            "scratch: 32 s": teacher, "scratch: 4 s": short,
+            **{f"scratch: 4 s, rate {lr}": scratch(f"{window(4)} --lr {lr}")
+               for lr in (0.016, 0.064)},
+            "stage 1: 32 s": only_stage1(), "stage 1: 4 s": only_stage1("", window(4)),
+            "both: 32 s": whole,
+            **{f"both: {s} s": both(window(s), window(s)) for s in (2, 4, 8)},
             "both: 4 s, teacher too": both(window(4), window(4), (short,), "-short"),
             "both: 4 s, teacher too, rate 0.032": both(
                 window(4), f"{window(4)} --lr 0.032", (short,), "-short"),
-            "both: 4 s, 600 steps of stage 1": both(
-                window(4), window(4), first=only_stage1("--steps 600").parent)}),
+            "both: 4 s, 600 steps of stage 1": both(window(4), window(4), first=brief)}),
         "search-rates": ("Fine-tuning: rates", {
-            "scratch: 0.032": teacher, "scratch: 0.064": stage3(None, FINE, "stage3"),
-            "stage 1: 0.032": only_stage1(), "stage 1: 0.064": only_stage1(
-                "", "", FINE, "stage3"), **{
-                f"stage 1: two phases, {lr}": only_stage1(
-                    "", "", f"--head-phase temporal --head-steps 300 --head-lr {lr} --steps 150 "
-                    f"--lr {lr / 2}", f"stage3-phases-{lr}") for lr in (0.032, 0.064)}, **{
-                f"{arm}: {lr}": stage3(both(first=start).parent, way, name)
-                for arm, start in (("stage 2", None), ("both", first))
-                for lr, way, name in ((0.032, ALONE, "stage3-lr0.032"), (0.064, FINE, "stage3"))}}),
+            **{f"{arm}: {lr}": stage3(start, way, name)
+               for arm, start in (("scratch", None), ("stage 1", first),
+                                  ("stage 2", both(first=None).parent), ("both", whole.parent))
+               for lr, way, name in ((0.032, ALONE, "stage3-lr0.032"), (0.064, FINE, "stage3"))},
+            **{f"stage 1: two phases, {lr}": only_stage1(
+                "", "", f"--head-phase temporal --head-steps 300 --head-lr {lr} --steps 150 "
+                f"--lr {lr / 2}", f"stage3-phases-{lr}") for lr in (0.032, 0.064)}}),
     }
 
 
@@ -325,7 +253,7 @@ def score_table(runner, name, n_seeds, more=False):
     title, lines = tables()[name]
     split = JUDGES if more or name in SEARCH else UNSEEN
     start = FIRST_OF_SEARCH if name in SEARCH else FIRST_SEED
-    seeds = range(start, start + (n_seeds or N_SEEDS.get(name, 3)))
+    seeds = range(start, start + (n_seeds or N_SEEDS.get(name, 2 if name in SEARCH else 3)))
     runner.seconds.clear()
     runner.resumed.clear()
     found = metrics(runner, lines, seeds, split)
@@ -335,20 +263,19 @@ def score_table(runner, name, n_seeds, more=False):
             f"{commits(runner.seconds)}; {check.cpu()}; its runs of one thread took "
             f"{'more than ' * bool(runner.resumed)}{sum(runner.seconds.values()) / 60:.0f} min, "
             "those that other tables share among them", ""]
-    spread = report.spread if len(seeds) > 1 else lambda of: (of[0], np.nan, np.nan)
     scores = {line: [report.read_metrics(path)["t-AmAP"] for path in paths]
               for line, paths in found.items()}
     by_class, rows, first = "mean of each class", [], {}
     width = max(map(len, [by_class, *scores]))
     for line, values in scores.items():
         base = first.setdefault(line.rpartition(": ")[0], line)
-        mean, deviation, _ = spread(values)
+        mean, deviation, _ = report.spread(values)
         rows.append((line, mean, deviation, values))
         text.append(f"{line:{width}}  {mean:5.1f} +- {deviation:.1f}  "
                     f"({', '.join(f'{value:.1f}' for value in values)})")
         for other in [base, *ALSO_TO.get(name, [])]:
             if other in [above for above, *_ in rows[:-1]]:
-                gain, _, half = spread(np.subtract(values, scores[other]))
+                gain, _, half = report.spread(np.subtract(values, scores[other]))
                 low, high = over_matches(found[line], found[other], split)
                 text[-1] += (f"  {gain:+.1f} to {other!r}, 95 % over seeds {gain - half:+.1f} to "
                              f"{gain + half:+.1f}, over matches {low:+.1f} to {high:+.1f}")
@@ -358,15 +285,14 @@ def score_table(runner, name, n_seeds, more=False):
                                for path in paths], axis=0)
         text.append(f"{line:{width}}  " + "  ".join(
             f"{mean:{len(name)}.1f}" for name, mean in zip(CLASSES, means, strict=True)))
-    text = "\n".join(text).replace(" +- nan", "").replace(", 95 % over seeds +nan to +nan", "")
-    print(text)
-    write_text(ROOT / f"benchmarks/{file}.txt", text + "\n")
+    print(*text, sep="\n")
+    write_text(ROOT / f"benchmarks/{file}.txt", "\n".join(text) + "\n")
     draw_dots(ROOT / f"docs/{file}.png", title + ", on 52 other matches" * more, rows)
 
 
 def draw_dots(path, title, rows):
-    """A line per method: every seed a dot, the mean a bar with its number. Where all names, the
-    first one aside, are a method and a number, "soft, 10 s", a curve per method and seed."""
+    """A line per method: every seed a dot, the mean a bar. Where all names but the first are a
+    method and a number, "soft, 10 s": a curve per method and seed."""
     names = [re.fullmatch(r"(.*), ([\d.]+) (s|steps)", line) for line, *_ in rows]
     if all(names[1:]):
         return draw_curves(path, title, names, rows)
@@ -375,12 +301,11 @@ def draw_dots(path, title, rows):
         for y, (_, mean, deviation, values) in enumerate(rows):
             axes.plot([mean, mean], [y - 0.3, y + 0.3], color=draw.SPOTTED, lw=2.5)
             axes.plot(values, [y] * len(values), "o", color=draw.CURVE, ms=6, alpha=0.8)
-            axes.annotate(f"{mean:.1f} ± {deviation:.1f}".removesuffix(" ± nan"), (1.01, y),
-                          va="center", xycoords=("axes fraction", "data"))
+            axes.annotate(f"{mean:.1f} ± {deviation:.1f}", (1.01, y), va="center",
+                          xycoords=("axes fraction", "data"))
         axes.set_yticks(range(len(rows)), [line for line, *_ in rows])
         axes.invert_yaxis()
-        axes.set_xlabel("t-AmAP (%); a dot per seed, the line is their mean")
-        axes.set_title(title)
+        axes.set(xlabel="t-AmAP (%); a dot per seed, the line is their mean", title=title)
         axes.grid(axis="x", alpha=0.25)
 
 
@@ -404,8 +329,8 @@ def draw_curves(path, title, names, rows):
             axes.set_xticks(sorted({x for points in curves.values() for x, *_ in points}))
             axes.minorticks_off()
             axes.xaxis.set_major_formatter("{x:g}")
-        axes.set(xlabel="seconds" if unit == "s" else unit, ylabel="t-AmAP (%); thin: each seed")
-        axes.set_title(title)
+        axes.set(xlabel="seconds" if unit == "s" else unit, ylabel="t-AmAP (%); thin: each seed",
+                 title=title)
         axes.legend()
         axes.grid(alpha=0.25)
 

@@ -1,5 +1,6 @@
 """
-Runs the commands of benchmarks/ablation.py, several side by side.
+Runs the lines of benchmarks/ablation.py's tables: chains of the stages' commands, several side by
+side.
 
 A training or a spotting has a folder, runs/ablation/<seed>/<name>, and its done.json says which
 command has run there to its end. What is there is not run again, and a training that was stopped
@@ -13,14 +14,32 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from comedian import DataError, formats, write_text  # noqa: E402
 
-RUNS = Path("runs/ablation")
+RUNS, DATA, MATCHES = Path("runs/ablation"), Path("data"), Path("matches")
+FRAMES = DATA / "demo"                                     # those of make demo
+
+
+class Run(NamedTuple):
+    """A command of a stage, the run whose last.pt it starts from, and for stage 2 the runs whose
+    tokens are the teacher's, each with the seed after the last one's, or the name of features that
+    are there."""
+    name: str
+    command: str
+    parent: "Run | None" = None
+    teachers: "tuple[Run, ...] | str" = ()
+
+
+class Spot(NamedTuple):
+    """A line of a table: infer.py on the judged matches, with one network or several."""
+    runs: list
+    flags: str = ""
 
 
 class Runner:
@@ -79,3 +98,45 @@ class Runner:
         for child in self.children:
             child.terminate()                              # nothing, of one that has ended
         self.pool.shutdown(cancel_futures=True)
+
+
+def metrics(runner, lines, seeds, split):
+    """{line: [metrics.json per seed]}, on the matches that the file `split` lists; lines:
+    {line: Spot or Run}."""
+    todo = {(line, seed): runner.pool.submit(                 # seeds do not wait for each other
+        spot, runner, run if isinstance(run, Spot) else Spot([run]), seed, split)
+        for line, run in lines.items() for seed in seeds}
+    for future in as_completed(todo.values()):                # what failed is said at once
+        future.result()
+    return {line: [todo[line, seed].result() for seed in seeds] for line in lines}
+
+
+def spot(runner, line, seed, split):
+    checkpoints = [train(runner, run, seed) / "last.pt" for run in line.runs]
+    out = checkpoints[0].parent / "-".join([split.stem, str(len(line.runs)), *line.flags.split()])
+    runner.once(out, f"infer.py --data {FRAMES} --split {split} --labels {MATCHES} --checkpoint "
+                f"{' '.join(map(str, checkpoints))} --out {out} --json {out}/metrics.json "
+                f"{line.flags}".strip())
+    return out / "metrics.json"
+
+
+def train(runner, run, seed):
+    folder = RUNS / str(seed) / name_of(run)
+    script, *flags = run.command.split()
+    command = [script, "--data", str(FRAMES), "--seed", str(seed), "--out", str(folder)]
+    if run.parent:
+        command += ["--init", str(train(runner, run.parent, seed) / "last.pt")]
+    if isinstance(run.teachers, str):
+        command += ["--features-name", run.teachers, "--features-fps", "2"]
+    elif run.teachers:
+        found = [train(runner, one, seed + k) for k, one in enumerate(run.teachers)]
+        out = found[0] / f"features{len(found)}".removesuffix("1")
+        runner.once(out, f"infer.py --data {FRAMES} --split {MATCHES}/pretrain.txt --checkpoint "
+                    f"{' '.join(f'{one}/last.pt' for one in found)} --features own --out {out}")
+        command += ["--features", str(out), "--features-name", "own"]
+    runner.once(folder, " ".join(command + flags), resumes=True)
+    return folder
+
+
+def name_of(run):
+    return f"{name_of(run.parent)}+{run.name}" if run.parent else run.name
