@@ -3,15 +3,15 @@ The paper's comparisons at a size for two CPU cores: the 3-D matches of matches/
 runs.
 
     python benchmarks/ablation.py table5          # one table, for docs/ablation.md
-    python benchmarks/ablation.py table5 --more   # its networks, on the 52 matches of the search
     python benchmarks/ablation.py all             # every table
     python benchmarks/ablation.py search          # those that settings are chosen by
     make table5, make ablation, make search       # the same
 
-60 matches to pretrain on, 12 of them labelled. Tables judge on the 12 of test.txt, with seeds 10 to
-14. A search judges on 52 others, with seeds 100 and 101, so that nothing is chosen on the 12: the 4
-of valid.txt, too few alone, and the 48 of pretrain.txt whose labels teach nothing. Pretraining sees
-the pictures of the 48, which favours it: a search compares settings of an arm, not arms.
+60 matches to pretrain on, 12 of them labelled. A table judges its networks, of seeds 10 to 14, on
+the 12 of test.txt, then on 52 others: the 4 of valid.txt, too few alone, and the 48 of pretrain.txt
+whose labels teach nothing. A search has the 52 only, and seeds 100 and 101, so that nothing is
+chosen on the 12. Pretraining sees the pictures of the 48, which favours it: a search compares
+settings of an arm, not arms.
 
 A line of a table is a chain of the stages' own commands. Each runs once (benchmarks/runner.py), so
 that a table that was stopped goes on.
@@ -30,7 +30,7 @@ from comedian import check, command, draw, evaluate, report, soccernet, write_fi
 CLASSES = soccernet.read_classes(ROOT / MATCHES / "classes.txt")
 LABELS = f"--labels {MATCHES} --classes {MATCHES}/classes.txt"
 FIRST_SEED, FIRST_OF_SEARCH = 10, 100
-SEARCH = "search-rates", "search-steps", "search-long", "search-changes", "search-window"
+SEARCH = "search-rates", "search-steps", "search-changes", "search-window"
 N_SEEDS = {"table5": 5, "table5-32": 5, "contrast": 5}      # a search has 2, the others have 3
 ALSO_TO = {                           # other lines to take the differences of those below them to
     "table3": ["4 s, scratch"], "table5-32": ["stage 1", "stage 2"],
@@ -217,15 +217,13 @@ def tables():
             "scratch": teacher, "no norm, 1200 steps": only_stage1("--head-norm none"),
             "BatchNorm in the heads, 1200 steps": only_stage1(),
             **{f"BatchNorm in the heads, {n} steps": only_stage1(f"--steps {n}")
-               for n in (300, 600)}}),
-        "search-long": ("Stage 1 for longer; no stage 2", {
-            f"{s} s: {n} steps": only_stage1(f"--steps {n}" if n > 1200 else "", at)
-            for s, at in ((32, ""), (4, window(4))) for n in (1200, 6000)}),
+               for n in (300, 600, 6000)}}),
         "search-changes": ("Stage 1, one thing changed; windows of 4 s, no stage 2", {
-            **{f"{n} steps": only_stage1(f"--steps {n}", window(4)) for n in (600, 300)},
+            **{f"{n} steps": only_stage1(f"--steps {n}", window(4)) for n in (600, 300, 6000)},
             "1200 steps": only_stage1("", window(4)),
             **{more: only_stage1(f"--steps 600 {more}", window(4)) for more in (
-                "--lr 4e-3", "--momentum 0.99", "--batch 256 --steps 300", "--crop-scale 0.3 1")}}),
+                "--lr 1e-3", "--lr 4e-3", "--momentum 0.99", "--batch 256 --steps 300",
+                "--crop-scale 0.3 1", ALL_HALVES, QUEUE)}}),
         "search-window": ("Windows and rates; both: stages 1 and 2", {
             "scratch: 32 s": teacher, "scratch: 4 s": short,
             **{f"scratch: 4 s, rate {lr}": scratch(f"{window(4)} --lr {lr}")
@@ -248,18 +246,19 @@ def tables():
     }
 
 
-def score_table(runner, name, n_seeds, more=False):
-    """Scores a table; prints it, keeps it under benchmarks/ and draws it under docs/."""
+def score_table(runner, name, n_seeds, split):
+    """Scores a table on the matches that the file `split` lists; prints it, keeps it under
+    benchmarks/ and draws it under docs/."""
     title, lines = tables()[name]
-    split = JUDGES if more or name in SEARCH else UNSEEN
+    more = split is JUDGES and name not in SEARCH
     start = FIRST_OF_SEARCH if name in SEARCH else FIRST_SEED
     seeds = range(start, start + (n_seeds or N_SEEDS.get(name, 2 if name in SEARCH else 3)))
     runner.seconds.clear()
     runner.resumed.clear()
     found = metrics(runner, lines, seeds, split)
-    flags, file = f"--seeds {len(seeds)}{' --more' * more}", f"ablation-{name}{'-more' * more}"
+    title, file = f"{title}{', on 52 other matches' * more}", f"ablation-{name}{'-more' * more}"
     text = [f"{title}; t-AmAP in %, seeds {', '.join(map(str, seeds))}; python "
-            f"benchmarks/ablation.py {name} {flags}; commit "
+            f"benchmarks/ablation.py {name} --seeds {len(seeds)}; commit "
             f"{commits(runner.seconds)}; {check.cpu()}; its runs of one thread took "
             f"{'more than ' * bool(runner.resumed)}{sum(runner.seconds.values()) / 60:.0f} min, "
             "those that other tables share among them", ""]
@@ -287,7 +286,8 @@ def score_table(runner, name, n_seeds, more=False):
             f"{mean:{len(name)}.1f}" for name, mean in zip(CLASSES, means, strict=True)))
     print(*text, sep="\n")
     write_text(ROOT / f"benchmarks/{file}.txt", "\n".join(text) + "\n")
-    draw_dots(ROOT / f"docs/{file}.png", title + ", on 52 other matches" * more, rows)
+    if not more:
+        draw_dots(ROOT / f"docs/{file}.png", title, rows)
 
 
 def draw_dots(path, title, rows):
@@ -322,7 +322,7 @@ def draw_curves(path, title, names, rows):
                 axes.axhline(mean, color="0.5", ls="--", label=line)
         for color, (method, points) in zip(colors[:len(curves)], curves.items(), strict=True):
             x, means, values = zip(*sorted(points), strict=True)
-            axes.plot(x, means, color=color, lw=2.5, label=method)
+            axes.plot(x, means, "o-", color=color, ms=5, lw=2.5, label=method)
             axes.plot(x, values, "o-", color=color, ms=3, lw=0.7, alpha=0.45)      # one per seed
         if unit == "steps":                                # each about three times the last
             axes.set_xscale("log")
@@ -340,9 +340,8 @@ def parse_args(argv=None):
     p.add_argument("what", choices=["search", "all", *tables()])
     p.add_argument("--jobs", type=command.number(1, 1024), default=os.cpu_count(),
                    help="runs side by side")
-    p.add_argument("--more", action="store_true", help="judge on the 52 matches of the search")
-    p.add_argument("--seeds", type=command.number(2, 90), help="default: 5 for table5 "
-                   "and contrast, 1 or 2 for a search, 3 for the others")
+    p.add_argument("--seeds", type=command.number(2, 90), help="default: 5 for table5, table5-32 "
+                   "and contrast, 2 for a search, 3 for the others")
     return p.parse_args(argv)
 
 
@@ -354,7 +353,8 @@ def main(args):
         try:
             prepare(runner)
             for name in names.get(args.what, [args.what]):
-                score_table(runner, name, args.seeds, args.more)
+                for split in [UNSEEN] * (name not in SEARCH) + [JUDGES]:
+                    score_table(runner, name, args.seeds, split)
         finally:
             runner.stop()                                  # of a run that failed, do not go on
 

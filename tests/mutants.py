@@ -728,7 +728,8 @@ MUTANTS = {
         "test_benchmarks.py::test_flags_of_a_table_that_are_refused": [
             ("command.number(2, 90)", "command.number(1, 90)")],
         "test_benchmarks.py::test_a_table_is_written_and_drawn": [
-            ("JUDGES if more or name in SEARCH", "JUDGES if name in SEARCH"),
+            ("[UNSEEN] * (name not in SEARCH) + [JUDGES]", "[UNSEEN, JUDGES]"),
+            ("    if not more:\n        draw_dots", "    if True:\n        draw_dots"),
             ("FIRST_OF_SEARCH if name in SEARCH else", "FIRST_SEED if name in SEARCH else"),
             ('line.rpartition(": ")[0], line)', '"", line)')],
         "test_benchmarks.py::test_the_demo_has_the_settings_of_the_tables": [

@@ -233,27 +233,32 @@ def test_flags_of_a_table_that_are_refused(ablation, flags):
 
 
 @pytest.mark.parametrize(("name", "more"), [
-    ("table2", ""), ("table7", ""), ("table12", ""), ("table5", " --more"),
-    ("search-steps", ""), ("search-long", "")])
+    ("table2", ""), ("table7", ""), ("table12", ""), ("table5", "-more"),
+    ("search-steps", ""), ("search-window", "")])
 def test_a_table_is_written_and_drawn(ablation, commands, monkeypatch, tmp_path, name, more):
-    """Mean, deviation, and differences seed by seed, against numpy. A search has seeds and matches
-    of its own."""
+    """Mean, deviation, and differences seed by seed, against numpy. A table is judged on two sets
+    of matches and drawn for the first; a search has seeds of its own, and the second set only."""
     monkeypatch.setattr(ablation, "over_matches", lambda paths, others, split: (
         len(paths), t_amap(paths[0]) - t_amap(others[0])))
     monkeypatch.setattr(ablation, "ROOT", tmp_path)
     monkeypatch.setattr(ablation, "prepare", lambda runner: None)
     monkeypatch.setattr(ablation, "MATCHES", ROOT / "matches")
     classes = soccernet.read_classes(ROOT / "matches/classes.txt")
-    ablation.main(ablation.parse_args([name, "--seeds", "2", "--jobs", "1", *more.split()]))
+    ablation.main(ablation.parse_args([name, "--seeds", "2", "--jobs", "1"]))
     title, lines = ablation.tables()[name]
-    file = f"ablation-{name}{more.replace(' -', '')}"
-    head, _, *rows = (tmp_path / f"benchmarks/{file}.txt").read_text().splitlines()
-    first = 100 if name in ablation.SEARCH else 10
-    split = "data/judges" if more or name in ablation.SEARCH else "matches/test"
-    assert head.startswith(f"{title}; t-AmAP in %, seeds {first}, {first + 1}; python "
-                           f"benchmarks/ablation.py {name} --seeds 2{more}; commit ")
-    spotted = [command for command in commands if "--json" in command]
-    assert spotted and all(f"--split {split}.txt" in command for command in spotted)
+    search = name in ablation.SEARCH
+    files = [f"ablation-{name}.txt"] + [f"ablation-{name}-more.txt"] * (not search)
+    assert sorted(path.name for path in tmp_path.glob("benchmarks/*")) == sorted(files)
+    assert [path.name for path in tmp_path.glob("docs/*")] == [f"ablation-{name}.png"]
+    assert (tmp_path / f"docs/ablation-{name}.png").stat().st_size > 1000
+    head, _, *rows = (tmp_path / f"benchmarks/ablation-{name}{more}.txt").read_text().splitlines()
+    first = 100 if search else 10
+    assert head.startswith(f"{title}{', on 52 other matches' * bool(more)}; t-AmAP in %, seeds "
+                           f"{first}, {first + 1}; python benchmarks/ablation.py {name} --seeds 2; "
+                           "commit ")
+    sets = re.findall(r"--split (\S+)", " ".join(run for run in commands if "--json" in run))
+    judged = ["data/judges.txt"] if search else ["matches/test.txt", "data/judges.txt"]
+    assert sets == [one for one in judged for _ in range(len(sets) // len(judged))] != []
     assert rows[-len(lines) - 1].endswith("  " + "  ".join(classes))
     scores = []
     for line, row, by_class in zip(lines, rows, rows[-len(lines):], strict=False):
@@ -274,7 +279,6 @@ def test_a_table_is_written_and_drawn(ablation, commands, monkeypatch, tmp_path,
             half = 12.7062 * np.std(gain, ddof=1) / np.sqrt(2)          # Student's, one degree
             assert [*map(float, (mean, low, high, over))] == pytest.approx(
                 [gain.mean(), gain.mean() - half, gain.mean() + half, gain[0]], abs=0.06)
-    assert (tmp_path / f"docs/{file}.png").stat().st_size > 1000
 
 
 def test_a_table_names_the_commits_of_its_runs(ablation, tmp_path):
@@ -288,16 +292,21 @@ def test_a_table_names_the_commits_of_its_runs(ablation, tmp_path):
 
 
 def test_all_and_search_share_no_table(ablation, monkeypatch, tmp_path):
-    """Each table belongs to one of them."""
-    asked = []
-    monkeypatch.setattr(ablation, "score_table", lambda runner, name, *_: asked.append(name))
+    """Each table belongs to one of them, and a table is judged on both sets of matches."""
+    asked, judges, unseen = [], ablation.JUDGES, ablation.UNSEEN
+    monkeypatch.setattr(ablation, "score_table", lambda runner, name, seeds, split: asked.append(
+        (name, split)))
     monkeypatch.setattr(ablation, "prepare", lambda runner: None)
     monkeypatch.chdir(tmp_path)
     ablation.main(ablation.parse_args(["search"]))
-    assert asked == [*ablation.SEARCH]
-    ablation.main(ablation.parse_args(["all"]))
+    assert asked == [(name, judges) for name in ablation.SEARCH]
+    asked.clear()
     ablation.main(ablation.parse_args(["table5"]))
-    assert sorted(asked) == sorted([*ablation.tables(), "table5"])
+    assert asked == [("table5", unseen), ("table5", judges)]
+    asked.clear()
+    ablation.main(ablation.parse_args(["all"]))
+    assert sorted(asked) == sorted((name, split) for name in ablation.tables()
+                                   if name not in ablation.SEARCH for split in (unseen, judges))
 
 
 def test_the_interval_over_matches(ablation, monkeypatch, tmp_path):

@@ -365,6 +365,22 @@ def test_a_row_of_the_tables_has_the_numbers_of_its_own_line():
     assert rows > 40
 
 
+def test_an_interval_stands_in_a_file_that_its_section_cites():
+    """docs/ablation.md: with its signs, or all turned round, "3.0 behind". And the page says how
+    many it has."""
+    interval, n = re.compile(r"([+-])(\d+\.\d) to ([+-])(\d+\.\d)"), 0
+    for section in re.split(r"\n(?=## )", page("docs/ablation.md")):
+        said = interval.findall(" ".join(section.split()))
+        there = {found for file in re.findall(r"\]\(\.\./(benchmarks/[\w-]+\.txt)\)", section)
+                 for found in interval.findall((ROOT / file).read_text(encoding="utf-8"))}
+        turned = {tuple(part.translate(str.maketrans("+-", "-+")) for part in (s2, high, s1, low))
+                  for s1, low, s2, high in there}
+        if not section.startswith("## On drawn matches"):  # whose files an older commit has
+            assert {*said} <= there | turned, ({*said} - there - turned, section[:40])
+        n += len(said)
+    assert f"among the {n} on this page" in page("docs/ablation.md")
+
+
 def test_every_benchmark_output_is_cited():
     """Else nobody reads it, and the test above does not look."""
     text = "".join(map(page, PAGES))
