@@ -100,11 +100,12 @@ def resampled(path, split, n_resamples):
 
 
 def over_matches(paths, others, split, n_resamples=1000):
-    """The 95 % interval over the matches, in points, of how much more t-AmAP the networks at
-    `paths`, a metrics.json a seed, have than those at `others`: the mean over the seeds, on the
-    same resamples of the matches that the file `split` lists."""
-    more = np.mean([resampled(path, split, n_resamples) - resampled(other, split, n_resamples)
-                    for path, other in zip(paths, others, strict=True)], 0)
+    """The 95 % interval over the matches, in points, of the t-AmAP of the networks at `paths`, a
+    metrics.json a seed, or of how much more it is than that of those at `others`: the mean over the
+    seeds, on the same resamples of the matches that the file `split` lists."""
+    more = np.mean([resampled(path, split, n_resamples) for path in paths], 0)
+    if others:
+        more = more - np.mean([resampled(other, split, n_resamples) for other in others], 0)
     return 100 * np.percentile(more, evaluate.percentiles(len(split.read_text().split())))
 
 

@@ -5,24 +5,23 @@ The race of docs/speedrun.md: `make demo` with three seeds, how long it takes an
     python benchmarks/speedrun.py --seeds 10 11 12   # the same, after make demo
 
 Trains in runs/speedrun-<seed>, which must not be there yet; set-up and frames are not timed. Prints
-the row for the table: mean t-AmAP on the 12 matches of matches/test.txt, minutes of a run from
-first command to page, and the work in TFLOP: the matrix products of the clips that were trained on,
-by every last.pt in the folder. That counts a forward of each, two more for its backward, and of
-stage 1 two views and the slow copy's forward.
+the row for the table: mean t-AmAP on the 12 matches of matches/test.txt with its 95 % intervals,
+minutes of a run from first command to page, and the work in TFLOP: the matrix products of the clips
+that were trained on, by every last.pt in the folder. That counts a forward of each, two more for
+its backward, and of stage 1 two views and the slow copy's forward.
 """
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-from comedian import DataError, command, report  # noqa: E402
-from model import Comedian, load_checkpoint  # noqa: E402
+from ablation import ROOT, UNSEEN, over_matches  # and the top is in sys.path
+from comedian import DataError, check, command, report
+from model import Comedian, load_checkpoint
 
 
 def forward_flop(cfg):
@@ -51,7 +50,10 @@ def training_flop(state):
 def parse_args(argv=None):
     p = command.Parser(__doc__)
     p.add_argument("--seeds", type=command.number(0), nargs="+", default=[10, 11, 12])
-    return p.parse_args(argv)
+    args = p.parse_args(argv)
+    if len(set(args.seeds)) < 2:
+        p.error("--seeds: one seed has no spread; give two or more")
+    return args
 
 
 def main(args):
@@ -59,7 +61,7 @@ def main(args):
     folders = {seed: Path(f"runs/speedrun-{seed}") for seed in args.seeds}
     for folder in filter(os.path.lexists, folders.values()):
         raise DataError(f"{folder}: is there already, and a run begins from nothing; remove it")
-    scores, minutes = [], []
+    results, minutes = [], []
     for seed, folder in folders.items():
         began = time.monotonic()
         done = subprocess.run(["make", "demo", f"SEED={seed}", f"RUNS={folder}"], check=False)
@@ -67,10 +69,14 @@ def main(args):
             raise DataError(f"{folder}: make demo ended with exit code {done.returncode}; its own "
                             "error is above")
         minutes.append((time.monotonic() - began) / 60)
-        scores.append(report.read_metrics(folder / "test/metrics.json")["t-AmAP"])
+        results.append(folder / "test/metrics.json")
+    scores = [report.read_metrics(path)["t-AmAP"] for path in results]
+    mean, deviation, half = report.spread(scores)
+    low, high = over_matches(results, None, UNSEEN)
     work = sum(training_flop(load_checkpoint(path)) for path in folder.rglob("last.pt"))
-    print(f"t-AmAP {sum(scores) / len(scores):.1f} ({', '.join(f'{one:.1f}' for one in scores)}), "
-          f"{sum(minutes) / len(minutes):.1f} minutes, {work / 1e12:.0f} TFLOP")
+    print(f"t-AmAP {mean:.1f} +- {deviation:.1f} ({', '.join(f'{one:.1f}' for one in scores)}), "
+          f"95 % over seeds {mean - half:.1f} to {mean + half:.1f}, over matches {low:.1f} to "
+          f"{high:.1f}; {np.mean(minutes):.1f} minutes, {work / 1e12:.0f} TFLOP; {check.cpu()}")
 
 
 if __name__ == "__main__":

@@ -755,7 +755,11 @@ MUTANTS = {
             ("2 * (3 + 1) * spatial", "(3 + 1) * spatial")],
         "test_benchmarks.py::test_a_race_that_cannot_be_run_is_one_line": [
             ("filter(os.path.lexists, ", "filter(os.path.exists, "),
-            ("if done.returncode:", "if False:")]},
+            ("if done.returncode:", "if False:"),
+            ("if len(set(args.seeds)) < 2:", "if len(args.seeds) < 2:")],
+        "test_benchmarks.py::test_the_row_of_a_race": [
+            ("over_matches(results, None, UNSEEN)", "over_matches(results, results, UNSEEN)"),
+            ("{mean - half:.1f} to {mean", "{mean - deviation:.1f} to {mean")]},
     "docs/demo.sh": {
         "test_docs.py::test_the_demo_without_make_is_the_demo": [
             ("--steps 350 --lr 0.064", "--steps 350 --lr 0.032")]},

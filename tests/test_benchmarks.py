@@ -337,6 +337,9 @@ def test_the_interval_over_matches(ablation, monkeypatch, tmp_path):
                                  ROOT / "matches/test.txt", 4)
     assert ends == pytest.approx(100 * np.percentile(more, evaluate.percentiles(12)), abs=0.02)
     assert ends[0] > 1
+    alone = ablation.over_matches([paths["a0"], paths["a1"]], None, ROOT / "matches/test.txt", 4)
+    assert alone == pytest.approx(100 * np.percentile(
+        (outright("a0") + outright("a1")) / 2, evaluate.percentiles(12)), abs=0.02)
 
 
 # ------------------------------------------------------------------ probe.py
@@ -416,6 +419,32 @@ def test_a_race_that_cannot_be_run_is_one_line(benchmark, monkeypatch, tmp_path)
     with pytest.raises(DataError, match="runs/speedrun-10: make demo ended with exit code 2"):
         speedrun.main(speedrun.parse_args(["--seeds", "10", "11"]))
     assert (tmp_path / "begun").read_text() == "runs/speedrun-10\n"
+    with pytest.raises(SystemExit) as refused:
+        speedrun.parse_args(["--seeds", "10", "10"])       # no spread
+    assert refused.value.code == 2
+
+
+def test_the_row_of_a_race(benchmark, monkeypatch, tmp_path, capsys):
+    """Mean, deviation, each seed in order and Student's interval, by hand: 20, 30 and 25 %. With a
+    network of one step of stage 1."""
+    speedrun = benchmark("speedrun")
+    monkeypatch.setattr(speedrun, "ROOT", tmp_path)
+    monkeypatch.setattr(speedrun, "over_matches", lambda paths, others, split: (
+        len(paths), 100 if others is None and split.name == "test.txt" else 0))
+    monkeypatch.setattr(speedrun, "load_checkpoint", lambda path: path.parent.name)
+    monkeypatch.setattr(speedrun, "training_flop", {"stage1": 3e12, "stage2": 4e12}.get)
+    monkeypatch.chdir(tmp_path)
+    for seed, score in ((10, 0.2), (11, 0.3), (12, 0.25)):
+        for name in ("test/metrics.json", "stage1/last.pt", "stage2/last.pt"):
+            path = tmp_path / "made" / str(seed) / name
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps(dict.fromkeys(
+                speedrun.report.NUMBERS.values(), {"a_mAP": score})))
+    (tmp_path / "Makefile").write_text("demo:\n\tmkdir -p runs; cp -r made/$(SEED) $(RUNS)\n")
+    speedrun.main(speedrun.parse_args([]))
+    assert capsys.readouterr().out.splitlines()[-1].startswith(
+        "t-AmAP 25.0 +- 5.0 (20.0, 30.0, 25.0), 95 % over seeds 12.6 to 37.4, over matches 3.0 to "
+        "100.0; 0.0 minutes, 7 TFLOP; ")
 
 
 # ------------------------------------------------------------------ 2. gpu.py
