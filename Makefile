@@ -114,14 +114,14 @@ STAGE3 := stage3_finetune.py $(SMALL) --split matches/train.txt --labels matches
 INFER  := infer.py --data $(FRAMES) --split matches/test.txt --labels matches --chance
 
 .PHONY: demo demo-scratch clean-demo
-demo: $(RUNS)/test/metrics.json $(RUNS)/curves.png $(RUNS)/timeline.png
-	@echo
+demo: $(RUNS)/test/metrics.json $(RUNS)/curves.png $(RUNS)/timeline.png $(RUNS)/intervals.txt
+	@echo; echo "With 95 % intervals over the matches (every class: $(RUNS)/intervals.txt):"
+	@sed -n '2,4p' $(RUNS)/intervals.txt; echo
 	@echo "watch a match  $(RUNS)/test/<match>/page.html, in a browser"
 	@echo "predictions    results_spotting.json, in the same folders"
 	@echo "scores, truth  $(RUNS)/timeline.png"
 	@echo "loss curves    $(RUNS)/curves.png"
 	@echo "every number   $(RUNS)/test/metrics.json"
-	@echo "with intervals $(PY) -m comedian.evaluate --predictions $(RUNS)/test --labels matches --classes matches/classes.txt --only-predicted --bootstrap 1000"
 	@echo "train anew     make clean-demo demo"
 
 $(FRAMES)/.made: matches/labels.csv | $(VENV)/.run
@@ -160,6 +160,10 @@ $(RUNS)/curves.png: $(RUNS)/stage3/last.pt
 $(RUNS)/timeline.png: $(RUNS)/test/metrics.json
 	$(PY) -m comedian.report page $(RUNS)/test --labels matches --videos matches > $(RUNS)/pages.txt
 	$(PY) -m comedian.report timeline $(RUNS)/test --labels matches --out $@
+
+$(RUNS)/intervals.txt: $(RUNS)/test/metrics.json
+	$(PY) -m comedian.evaluate --predictions $(RUNS)/test --labels matches --classes matches/classes.txt --only-predicted \
+	  --bootstrap 1000 > $@
 
 # The teacher by itself: as many fine-tuning steps, all of them through the whole network, from random weights.
 demo-scratch: $(RUNS)/teacher/last.pt

@@ -34,6 +34,7 @@ SEARCH = "search-rates", "search-steps", "search-changes", "search-window"
 N_SEEDS = {"table5": 5, "table5-32": 5, "contrast": 5}      # a search has 2, the others have 3
 ALSO_TO = {                           # other lines to take the differences of those below them to
     "table3": ["4 s, scratch"], "table5-32": ["stage 1", "stage 2"],
+    "compute": [f"stages 1 and 2, {n} steps" for n in (50, 150, 1600)],
     "table5": ["scratch, 4 s", "scratch, 4 s, 2000 steps", "stage 1", "stage 2", "stages 1 and 2"],
     "table7": ["none, stage 1 alone", "an untrained encoder", "trained on the labels"]}
 COLOR = "--color 0.2 0.2 0.1 0"

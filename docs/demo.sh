@@ -16,3 +16,5 @@ python stage3_finetune.py $small $labelled --init runs/demo-0/stage2/last.pt --l
 python infer.py --data data/demo --split matches/test.txt --labels matches --chance --checkpoint runs/demo-0/stage3/last.pt \
     --out runs/demo-0/test --json runs/demo-0/test/metrics.json
 python -m comedian.report page runs/demo-0/test --labels matches --videos matches
+python -m comedian.evaluate --predictions runs/demo-0/test --labels matches --classes matches/classes.txt --only-predicted \
+    --bootstrap 1000

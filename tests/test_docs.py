@@ -249,7 +249,7 @@ def test_the_demo_without_make_is_the_demo():
                                   page("docs/demo.sh")))
     pictures = ("curves", "timeline")
     assert by_hand == [one for one in made if one[1].get("picture") not in pictures]
-    assert len(by_hand) == 8
+    assert len(by_hand) == 9
 
 
 @each_page
