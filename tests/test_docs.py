@@ -381,6 +381,19 @@ def test_an_interval_stands_in_a_file_that_its_section_cites():
     assert f"among the {n} on this page" in page("docs/ablation.md")
 
 
+def test_the_second_run_of_table_5_has_the_numbers_of_the_first():
+    """Seed by seed, on both sets of matches: it was trained anew."""
+    def lines(text):
+        return {name: values.split(", ") for name, values in re.findall(
+            r"^(\S.*?) +[\d.]+ \+- [\d.]+  \((.*?)\)", text, re.MULTILINE)}
+
+    first, second = (page(f"benchmarks/ablation-table5{name}.txt") for name in ("", "-more")), (
+        page("benchmarks/ablation-table5-again.txt").split("\nTable 5")[1:])
+    for once, again in zip(first, second, strict=True):
+        once, again = lines(once), lines(again)
+        assert len(again) >= 7 and again == {name: once[name][:3] for name in again}
+
+
 def test_every_benchmark_output_is_cited():
     """Else nobody reads it, and the test above does not look."""
     text = "".join(map(page, PAGES))
