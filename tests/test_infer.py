@@ -815,6 +815,7 @@ def test_what_is_finished_stays(error, ends, said, matches, checkpoint, tmp_path
     """After a full disk; after a signal, with a line, and signals do again what they did."""
     savez = np.savez
     signal.signal(signal.SIGHUP, signal.SIG_DFL)          # nohup may have started the tests
+    signal.signal(signal.SIGINT, signal.default_int_handler)        # or a script, with &
 
     def breaks_off_at_the_second(file, **arrays):
         savez(file, **arrays)

@@ -410,6 +410,7 @@ def test_a_disk_that_takes_nothing_more(problem, library, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_what_is_finished(number, library, monkeypatch, capsys):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)          # nohup may have started the tests
+    signal.signal(signal.SIGINT, signal.default_int_handler)        # or a script, with &
     waited, before = prepare.concurrent.futures.as_completed, signal.getsignal(number)
 
     def interrupted(running):
