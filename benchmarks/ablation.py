@@ -242,6 +242,7 @@ def tables():
                for arm, start in (("scratch", None), ("stage 1", first),
                                   ("stage 2", both(first=None).parent), ("both", whole.parent))
                for lr, way, name in ((0.032, ALONE, "stage3-lr0.032"), (0.064, FINE, "stage3"))},
+            "scratch: 0.032": teacher,                     # the same; other tables train it, too
             **{f"stage 1: two phases, {lr}": only_stage1(
                 "", "", f"--head-phase temporal --head-steps 300 --head-lr {lr} --steps 150 "
                 f"--lr {lr / 2}", f"stage3-phases-{lr}") for lr in (0.032, 0.064)}}),

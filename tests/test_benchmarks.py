@@ -425,8 +425,8 @@ def test_a_race_that_cannot_be_run_is_one_line(benchmark, monkeypatch, tmp_path)
 
 
 def test_the_row_of_a_race(benchmark, monkeypatch, tmp_path, capsys):
-    """Mean, deviation, each seed in order and Student's interval, by hand: 20, 30 and 25 %. With a
-    network of one step of stage 1."""
+    """Mean, deviation, each seed in order and Student's interval, by hand: 20, 30 and 25 %; and the
+    work of the networks of one seed."""
     speedrun = benchmark("speedrun")
     monkeypatch.setattr(speedrun, "ROOT", tmp_path)
     monkeypatch.setattr(speedrun, "over_matches", lambda paths, others, split: (
